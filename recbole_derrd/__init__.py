@@ -1,0 +1,42 @@
+"""Knowledge distillation for RecBole: make a recommender ten times smaller and keep its quality.
+
+Names are resolved on first use, so that ``import recbole_derrd`` (and ``--help``) does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "run_recbole_derrd": "recbole_derrd.quick_start",
+    "objective_function": "recbole_derrd.quick_start",
+    "DistillConfig": "recbole_derrd.config",
+    "DistillError": "recbole_derrd.errors",
+    "prepare_data": "recbole_derrd.data",
+    "train_or_find": "recbole_derrd.trained",
+    "Teacher": "recbole_derrd.teacher",
+    "Knowledge": "recbole_derrd.teacher",
+    "backbone_of": "recbole_derrd.backbones",
+    "register_backbone": "recbole_derrd.backbones",
+    "distilled": "recbole_derrd.model",
+    "build_student": "recbole_derrd.model",
+    "Distiller": "recbole_derrd.distillers",
+    "trainer_for": "recbole_derrd.trainer",
+}
+
+__all__ = ["__version__", *_EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public name on first use."""
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

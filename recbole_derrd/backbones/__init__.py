@@ -1,0 +1,99 @@
+"""What distillation may ask of a RecBole model: one small adapter per model family, looked up by model class."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from recbole_derrd.backbones.base import Backbone, ScoresOnly, VectorBackbone
+from recbole_derrd.backbones.factors import (
+    DMFBackbone,
+    ENMFBackbone,
+    FactorBackbone,
+    FISMBackbone,
+    SimpleXBackbone,
+)
+from recbole_derrd.backbones.graph import GraphBackbone, NCLBackbone, SGLBackbone
+from recbole_derrd.backbones.neumf import NeuMFBackbone
+from recbole_derrd.backbones.pairs import GCMCBackbone, PairBackbone
+from recbole_derrd.backbones.rows import CDAEBackbone, FixedBackbone, RowBackbone
+
+#: Adapter of each RecBole model, by class name; a subclass inherits its parent's.
+BACKBONES: dict[str, type[Backbone]] = {
+    "BPR": FactorBackbone,
+    "LINE": FactorBackbone,
+    "ENMF": ENMFBackbone,
+    "SimpleX": SimpleXBackbone,
+    "DMF": DMFBackbone,
+    "FISM": FISMBackbone,
+    "LightGCN": GraphBackbone,
+    "NGCF": GraphBackbone,
+    "DGCF": GraphBackbone,
+    "SpectralCF": GraphBackbone,
+    "SGL": SGLBackbone,
+    "NCL": NCLBackbone,
+    "NeuMF": NeuMFBackbone,
+    "NNCF": PairBackbone,
+    "ConvNCF": PairBackbone,
+    "NAIS": PairBackbone,
+    "GCMC": GCMCBackbone,
+    "MultiVAE": RowBackbone,
+    "MultiDAE": RowBackbone,
+    "MacridVAE": RowBackbone,
+    "RecVAE": RowBackbone,
+    "RaCT": RowBackbone,
+    "DiffRec": RowBackbone,
+    "LDiffRec": RowBackbone,
+    "CDAE": CDAEBackbone,
+    "Pop": FixedBackbone,
+    "Random": FixedBackbone,
+    "ItemKNN": FixedBackbone,
+    "AsymKNN": FixedBackbone,
+    "EASE": FixedBackbone,
+    "SLIMElastic": FixedBackbone,
+    "ADMMSLIM": FixedBackbone,
+    "NCEPLRec": FixedBackbone,
+}
+
+
+def register_backbone(name: str) -> Callable[[type[Backbone]], type[Backbone]]:
+    """Register an adapter for a model class of your own.
+
+    Example:
+        >>> @register_backbone("MyModel")
+        ... class MyBackbone(FactorBackbone): ...
+    """
+
+    def register(adapter: type[Backbone]) -> type[Backbone]:
+        BACKBONES[name] = adapter
+        return adapter
+
+    return register
+
+
+def adapter_of(model: type[Any]) -> type[Backbone]:
+    """Return the adapter class of a model class; :class:`RowBackbone`, which any model offers, where none is known."""
+    for ancestor in model.__mro__:
+        if ancestor.__name__ in BACKBONES:
+            return BACKBONES[ancestor.__name__]
+    return RowBackbone
+
+
+def backbone_of(model: Any) -> Backbone:
+    """Wrap a RecBole model in its adapter."""
+    return adapter_of(type(model))(model)
+
+
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "FactorBackbone",
+    "GraphBackbone",
+    "NeuMFBackbone",
+    "PairBackbone",
+    "RowBackbone",
+    "ScoresOnly",
+    "VectorBackbone",
+    "adapter_of",
+    "backbone_of",
+    "register_backbone",
+]

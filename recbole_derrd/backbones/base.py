@@ -1,0 +1,149 @@
+"""The contract between distillation and a RecBole model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Callable, ClassVar
+
+import torch
+from torch import Tensor
+
+from recbole_derrd.errors import OptionError
+
+
+class Backbone:
+    """Adapter around one unmodified RecBole model (teacher or student). It owns no parameter of its own.
+
+    Ids are RecBole's: 0 is the padding id. Scores are raw logits, never probabilities.
+
+    Args:
+        model: the RecBole model.
+    """
+
+    #: Hint layers that the model's vectors can be read from, default first; empty where it has no vectors.
+    hints: ClassVar[tuple[str, ...]] = ()
+    #: Whether gradients reach the model through :meth:`score`, so that it can be a student.
+    trainable: ClassVar[bool] = True
+
+    def __init__(self, model: Any) -> None:
+        """Wrap the model."""
+        self.model = model
+        self._shared: dict[str, Any] | None = None
+
+    @property
+    def n_users(self) -> int:
+        """Number of users, padding id 0 included."""
+        return int(self.model.n_users)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items, padding id 0 included."""
+        return int(self.model.n_items)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return torch.device(self.model.device)
+
+    def user_vectors(self, users: Tensor | None = None, hint: str | None = None) -> Tensor:
+        """Return the users' vectors [n, d]; of all users where none are named."""
+        raise OptionError(self._without_vectors())
+
+    def item_vectors(self, items: Tensor | None = None, hint: str | None = None) -> Tensor:
+        """Return the items' vectors [n, d]; of all items where none are named."""
+        raise OptionError(self._without_vectors())
+
+    def score(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return the logits [B, K] of items [B, K] for users [B], differentiable."""
+        raise NotImplementedError
+
+    def score_all(self, users: Tensor) -> Tensor:
+        """Return the logits [B, n_items] of every item for users [B]."""
+        raise NotImplementedError
+
+    def layer(self, hint: str | None) -> str:
+        """Return the hint layer asked for, the default where none is.
+
+        Raises:
+            OptionError: the model has no such layer.
+        """
+        if not self.hints:
+            raise OptionError(self._without_vectors())
+        if hint is None:
+            return self.hints[0]
+        if hint not in self.hints:
+            raise OptionError(
+                f"{self.name} has no hint layer '{hint}'. It has: {', '.join(self.hints)}; set de_hint to one of them."
+            )
+        return hint
+
+    @property
+    def name(self) -> str:
+        """The RecBole name of the model."""
+        return type(self.model).__name__.replace("Distilled", "")
+
+    def _without_vectors(self) -> str:
+        return (
+            f"{self.name} has no user and item vectors, so DE cannot use it (as teacher or as student). "
+            "Use distillers that need scores only: [rrd]."
+        )
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        """Within the block, what is costly and the same for every call (a graph propagation) is computed once."""
+        if self._shared is not None:
+            yield
+            return
+        self._shared = {}
+        try:
+            yield
+        finally:
+            self._shared = None
+
+    def once(self, key: str, compute: Callable[[], Any]) -> Any:
+        """Compute, or give what this block of :meth:`shared` has computed already."""
+        if self._shared is None:
+            return compute()
+        if key not in self._shared:
+            self._shared[key] = compute()
+        return self._shared[key]
+
+    def observed_forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run the student's own ``forward`` in its base loss; graph adapters remember the result for the distillers."""
+        return forward(*args, **kwargs)
+
+
+class VectorBackbone(Backbone):
+    """A model whose logit is the dot product of a user vector and an item vector."""
+
+    hints: ClassVar[tuple[str, ...]] = ("embedding",)
+
+    def _users(self, users: Tensor | None, layer: str) -> Tensor:
+        raise NotImplementedError
+
+    def _items(self, items: Tensor | None, layer: str) -> Tensor:
+        raise NotImplementedError
+
+    def user_vectors(self, users: Tensor | None = None, hint: str | None = None) -> Tensor:
+        """Return the users' vectors [n, d]."""
+        return self._users(users, self.layer(hint))
+
+    def item_vectors(self, items: Tensor | None = None, hint: str | None = None) -> Tensor:
+        """Return the items' vectors [n, d]."""
+        return self._items(items, self.layer(hint))
+
+    def score(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return the logits [B, K]."""
+        user = self._users(users, self.hints[0])
+        item = self._items(items.reshape(-1), self.hints[0]).view(*items.shape, -1)
+        return torch.bmm(item, user.unsqueeze(2)).squeeze(2)
+
+    def score_all(self, users: Tensor) -> Tensor:
+        """Return the logits [B, n_items]."""
+        items = self.once("all items", lambda: self._items(None, self.hints[0]))
+        return self._users(users, self.hints[0]) @ items.T
+
+
+class ScoresOnly(Backbone):
+    """A model that scores, but has no vectors to imitate."""

@@ -1,0 +1,63 @@
+"""Graph models: vectors are embeddings propagated over the user-item graph, once per step."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from torch import Tensor
+
+from recbole_derrd.backbones.base import VectorBackbone
+from recbole_derrd.backbones.factors import rows
+
+
+class GraphBackbone(VectorBackbone):
+    """Models whose ``forward`` returns every user's and every item's vector (LightGCN, NGCF, DGCF, SpectralCF)."""
+
+    hints = ("final", "ego")
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return ()
+
+    def observed_forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Remember the propagation of the base loss, or reuse the one that is remembered."""
+        whole_graph = all(given is own for given, own in zip(args, self._arguments()))
+        if not whole_graph:
+            return forward(*args, **kwargs)
+        return self.once("propagation", lambda: forward(*args, **kwargs))
+
+    def _propagated(self) -> tuple[Tensor, Tensor]:
+        output = self.once("propagation", lambda: self.model.forward(*self._arguments()))
+        return output[0], output[1]
+
+    def _users(self, users: Tensor | None, layer: str) -> Tensor:
+        if layer == "ego":
+            return rows(self.model.user_embedding, users)
+        every = self._propagated()[0]
+        return every if users is None else every[users]
+
+    def _items(self, items: Tensor | None, layer: str) -> Tensor:
+        if layer == "ego":
+            return rows(self.model.item_embedding, items)
+        every = self._propagated()[1]
+        return every if items is None else every[items]
+
+    def score(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return the logits [B, K], from one propagation."""
+        with self.shared():
+            return super().score(users, items)
+
+    def score_all(self, users: Tensor) -> Tensor:
+        """Return the logits [B, n_items], from one propagation."""
+        with self.shared():
+            return super().score_all(users)
+
+
+class NCLBackbone(GraphBackbone):
+    """NCL's ``forward`` returns its layers as a third value."""
+
+
+class SGLBackbone(GraphBackbone):
+    """SGL's ``forward`` takes a graph; the vectors are those of the whole one."""
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return (self.model.train_graph,)

@@ -1,0 +1,86 @@
+"""NeuMF: a factor part and a network part, scored for lists without building every pair's input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recbole_derrd.backbones.base import Backbone
+from recbole_derrd.backbones.factors import rows
+
+
+class NeuMFBackbone(Backbone):
+    """NeuMF. Hint layers: the GMF embeddings, the MLP embeddings, or both end to end."""
+
+    hints = ("gmf", "mlp", "concat")
+
+    def _vectors(self, side: str, ids: Tensor | None, hint: str | None) -> Tensor:
+        tables = {"gmf": f"{side}_mf_embedding", "mlp": f"{side}_mlp_embedding"}
+        layer = self.layer(hint)
+        wanted = ("gmf", "mlp") if layer == "concat" else (layer,)
+        return torch.cat([rows(getattr(self.model, tables[part]), ids) for part in wanted], dim=-1)
+
+    def user_vectors(self, users: Tensor | None = None, hint: str | None = None) -> Tensor:
+        """Return the users' vectors [n, d]."""
+        return self._vectors("user", users, hint)
+
+    def item_vectors(self, items: Tensor | None = None, hint: str | None = None) -> Tensor:
+        """Return the items' vectors [n, d]."""
+        return self._vectors("item", items, hint)
+
+    def _drops_out(self) -> bool:
+        return bool(self.model.training and self.model.mlp_train and self.model.dropout_prob > 0)
+
+    def score(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return the logits [B, K]."""
+        if self._drops_out():
+            # Dropout acts on each pair's own input, so the pairs are built.
+            pairs = users.unsqueeze(1).expand_as(items)
+            logits: Tensor = self.model.forward(pairs.reshape(-1), items.reshape(-1))
+            return logits.view(items.shape)
+        flat = items.reshape(-1)
+        return self._logits(users, self._item_side(flat, items.shape))
+
+    def score_all(self, users: Tensor) -> Tensor:
+        """Return the logits [B, n_items]."""
+        if self._drops_out():
+            every = torch.arange(self.n_items, device=self.device)
+            return self.score(users, every.expand(len(users), -1))
+        return self._logits(users, self.once("all items", lambda: self._item_side(None, (1, self.n_items))))
+
+    def _item_side(
+        self, items: Tensor | None, shape: tuple[int, ...] | torch.Size
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What the items alone contribute: the GMF factors [.., K, d] and their half of the first layer [.., K, h]."""
+        model = self.model
+        factors = rows(model.item_mf_embedding, items).view(*shape, -1) if model.mf_train else None
+        hidden = None
+        if model.mlp_train:
+            first = model.mlp_layers.mlp_layers[1]
+            half = functional.linear(rows(model.item_mlp_embedding, items), first.weight[:, model.mlp_embedding_size :])
+            hidden = half.view(*shape, -1)
+        return factors, hidden
+
+    def _logits(self, users: Tensor, item_side: tuple[Tensor | None, Tensor | None]) -> Tensor:
+        model = self.model
+        factors, hidden = item_side
+        weight, bias = model.predict_layer.weight.squeeze(0), model.predict_layer.bias
+        logits: Tensor = bias
+        if factors is not None:
+            user = model.user_mf_embedding(users) * weight[: model.mf_embedding_size]
+            # One product for all users where the items are the same for each.
+            logits = logits + (
+                user @ factors[0].T if factors.shape[0] == 1 else torch.bmm(factors, user.unsqueeze(2)).squeeze(2)
+            )
+        if hidden is not None:
+            layers = list(model.mlp_layers.mlp_layers)
+            first = layers[1]
+            user = functional.linear(
+                model.user_mlp_embedding(users), first.weight[:, : model.mlp_embedding_size], first.bias
+            )
+            output = user.unsqueeze(1) + hidden
+            for layer in layers[2:]:
+                output = layer(output)
+            logits = logits + output @ weight[-output.shape[-1] :]
+        return logits

@@ -1,0 +1,250 @@
+"""RecBole's Config with our options on top: typed as YAML, checked, and free of ``eval`` and of ``sys.argv``."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import recbole
+import yaml
+from recbole.config import Config
+
+from recbole_derrd.errors import OptionError, did_you_mean, nearest
+from recbole_derrd.models import general_models, model_class
+from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
+
+PROPERTIES = Path(__file__).parent / "properties"
+
+# Keys that RecBole reads though no default file of its names them.
+_READ_BY_RECBOLE = frozenset(
+    """
+    model dataset config_files config_file nproc world_size ip port offset group_offset local_rank neg_sampling
+    training_neg_sample_num log_wandb saved single_spec device fields seq_separator field_separator
+    numerical_features discretization kg_reverse_r entity_kg_num_interval relation_kg_num_interval eval_type
+    preload_weight warm_up_step m_step pretrain_epochs save_step train_stage pre_model_path transform
+    """.split()
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e-3 as a number, as RecBole's own loader does."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*([eE][-+]?\d+)?|\.(inf|Inf|INF|nan|NaN|NAN)|[-+]\.(inf|Inf|INF))$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(text: str, source: str) -> Any:
+    """Parse YAML; a mistake in it is the user's."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise OptionError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Read one config file."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(
+            f"Cannot read the config file '{path}': {getattr(error, 'strerror', None) or error}."
+        ) from error
+    settings = read_yaml(text, f"The config file '{path}'")
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise OptionError(
+            f"The config file '{path}' must hold 'key: value' lines, but holds a {type(settings).__name__}."
+        )
+    return settings
+
+
+def read_command_line(arguments: Iterable[str]) -> dict[str, Any]:
+    """Read ``--key=value`` arguments, each value typed as YAML."""
+    settings: dict[str, Any] = {}
+    for argument in arguments:
+        if not argument.startswith("--") or "=" not in argument:
+            raise OptionError(f"Cannot read the argument '{argument}'. Options are given as --key=value.")
+        key, _, value = argument[2:].partition("=")
+        typed = read_yaml(value, f"The value of --{key}")
+        if key in settings and settings[key] != typed:
+            raise OptionError(f"--{key} is given twice, with different values.")
+        settings[key] = typed
+    return settings
+
+
+@functools.cache
+def _recbole_keys() -> frozenset[str]:
+    """Every key that some default file of RecBole names, and those that only its code names."""
+    from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
+
+    found = set(_READ_BY_RECBOLE)
+    for file in (Path(recbole.__file__).parent / "properties").rglob("*.yaml"):
+        found.update(re.findall(r"^([A-Za-z_]\w*)\s*:", file.read_text(encoding="utf-8"), re.M))
+    for group in (general_arguments, training_arguments, evaluation_arguments, dataset_arguments):
+        found.update(group)
+    return frozenset(found)
+
+
+def method_options(name: str) -> type[Options]:
+    """Return the options of a method: a built-in name, or the dotted path of a user's own Distiller class."""
+    if name in METHOD_OPTIONS:
+        return METHOD_OPTIONS[name]
+    if "." not in name:
+        raise OptionError(
+            f"Unknown distiller '{name}'.{did_you_mean(name, METHOD_OPTIONS)}"
+            " A method of your own is given by its dotted path, package.module.Class."
+        )
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute).options_class
+    except (ImportError, AttributeError) as error:
+        raise OptionError(f"Cannot load the distiller '{name}': {error}.") from error
+
+
+def _plain(value: Any) -> Any:
+    """Type a string as YAML, as RecBole does with ``eval``; HyperTuning hands lists over as strings."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError:
+        return value
+
+
+class DistillConfig(Config):
+    """RecBole's Config, with this plugin's defaults under the user's settings and every option checked.
+
+    Priority: command line > dict > files > this plugin's defaults > RecBole's defaults.
+
+    Args:
+        model: RecBole model name; read from the settings if None.
+        dataset: data set name; read from the settings if None.
+        config_file_list: YAML files, later ones win.
+        config_dict: settings; strings in it are typed as YAML.
+        command_line: arguments ``--key=value``; the process's own arguments are never read.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        dataset: str | None = None,
+        config_file_list: Iterable[str | Path] | None = None,
+        config_dict: Mapping[str, Any] | None = None,
+        command_line: Iterable[str] = (),
+    ) -> None:
+        """Build and check the configuration."""
+        self._command_line = list(command_line)
+        try:
+            super().__init__(model, dataset, list(config_file_list or []), dict(config_dict or {}))
+        except (KeyError, ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError) as error:
+            message = " ".join(str(error.args[0] if error.args else error).split())
+            raise OptionError(f"RecBole refuses this configuration: {message}") from error
+        self.run_options = RunOptions.from_keys(self.final_config_dict)
+        self.method_options = {
+            name: method_options(name).from_keys(self.final_config_dict) for name in self.run_options.distillers
+        }
+
+    def compatibility_settings(self) -> None:
+        """Give numpy the aliases that RecBole's code uses, whichever numpy is installed."""
+        for alias, kind in {
+            "bool": np.bool_, "int": np.int_, "float": np.float64, "complex": np.complex128,
+            "object": np.object_, "str": np.str_, "long": np.int_, "unicode": np.str_,
+        }.items():  # fmt: skip
+            setattr(np, alias, kind)
+
+    def _build_yaml_loader(self) -> type[yaml.SafeLoader]:
+        return _Loader
+
+    def _load_config_files(self, file_list: list[str | Path]) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for file in file_list:
+            merged.update(read_settings(file))
+        return merged
+
+    def _load_variable_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
+        return {key: _plain(value) for key, value in config_dict.items()}
+
+    def _load_cmd_line(self) -> dict[str, Any]:
+        return read_command_line(self._command_line)
+
+    def _get_model_and_dataset(self, model: Any, dataset: str | None) -> tuple[str, type[Any], str]:
+        model = model if model is not None else self.external_config_dict.get("model")
+        dataset = dataset if dataset is not None else self.external_config_dict.get("dataset")
+        for what, value in (("model", model), ("dataset", dataset)):
+            if value is None:
+                raise OptionError(f"No {what} is given. Set it with --{what}=NAME or '{what}: NAME' in a config file.")
+        if isinstance(model, type):
+            return model.__name__, model, str(dataset)
+        return str(model), model_class(str(model)), str(dataset)
+
+    def _load_internal_config_dict(self, model: str, model_class: type[Any], dataset: str) -> None:
+        super()._load_internal_config_dict(model, model_class, dataset)
+        distillers = self.external_config_dict.get("distillers") or []
+        if isinstance(distillers, str):
+            distillers = [distillers]
+        self.external_config_dict["distillers"] = distillers
+        groups = {**METHOD_OPTIONS, **{name: method_options(name) for name in distillers}}
+        self.parameters["Distillation"] = list(RunOptions.keys())
+        self.internal_config_dict.update(RunOptions.defaults())
+        for group in groups.values():
+            self.internal_config_dict.update(group.defaults())
+            self.parameters["Distillation"] += group.keys()
+        own = PROPERTIES / "model" / f"{model}.yaml"
+        if own.exists():
+            self.internal_config_dict.update(read_settings(own))
+        self._refuse_misspelt(self.external_config_dict, "")
+        teacher = self.external_config_dict.get("teacher")
+        if isinstance(teacher, dict):
+            self._refuse_misspelt(teacher, " in 'teacher'")
+
+    def _refuse_misspelt(self, settings: Mapping[str, Any], place: str) -> None:
+        ours = set(self.parameters["Distillation"])
+        known = ours | _recbole_keys() | set(self.internal_config_dict)
+        prefixes = tuple(group.prefix for group in METHOD_OPTIONS.values() if group.prefix)
+        for key in settings:
+            if not isinstance(key, str):
+                raise OptionError(f"The key {key!r}{place} is not a name; RecBole's keys are names.")
+            if key in known or key.startswith("alias_of_"):
+                continue
+            if key.startswith(prefixes):
+                family = [name for name in ours if name.startswith(key.split("_")[0])]
+                raise OptionError(f"Unknown option '{key}'{place}.{did_you_mean(key, family)}")
+            match = nearest(key, known, cutoff=0.8)
+            if match:
+                raise OptionError(f"Unknown option '{key}'{place}. Did you mean '{match}'?")
+
+    def derived(self, model: str, settings: Mapping[str, Any]) -> DistillConfig:
+        """Return the configuration of a plain model on the same data: the user's settings, these on top."""
+        ours = set(RunOptions.keys())
+        base = {
+            key: value for key, value in self.external_config_dict.items() if key not in ours | {"model", "dataset"}
+        }
+        base = {key: value for key, value in base.items() if key not in self.parameters["Distillation"]}
+        kept = {
+            key: self.final_config_dict[key]
+            for key in ("record_dir", "cache_dir", "latency_users", "resume", "checkpoint_step")
+        }
+        return DistillConfig(model, self.dataset, config_dict={**base, **kept, **settings})
+
+    @property
+    def cache_dir(self) -> Path:
+        """Folder of trained models and knowledge."""
+        return Path(self.run_options.cache_dir or Path(self["checkpoint_dir"]) / "cache")
+
+
+def known_models() -> list[str]:
+    """Return the names of RecBole's general recommenders."""
+    return sorted(general_models())

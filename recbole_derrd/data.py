@@ -1,0 +1,130 @@
+"""RecBole's data for one model, with a fingerprint that tells whether two models have seen the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import numpy as np
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import init_seed
+
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Fingerprint:
+    """Hashes of the id maps and of each split's pairs."""
+
+    ids: str
+    train: str
+    valid: str
+    test: str
+
+    def difference(self, other: Fingerprint) -> str | None:
+        """Say in words what differs, or None."""
+        if self.ids != other.ids:
+            return "its users or items, or their order, are others"
+        if self.train != other.train:
+            return "its training interactions are others (another split or seed), so it may have seen the test items"
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """Training items of each user: ``items[indptr[u]:indptr[u + 1]]``, sorted; int64."""
+
+    indptr: np.ndarray[Any, Any]
+    items: np.ndarray[Any, Any]
+    n_items: int
+
+    @property
+    def n_users(self) -> int:
+        """Number of users, padding id 0 included."""
+        return len(self.indptr) - 1
+
+    @property
+    def lengths(self) -> np.ndarray[Any, Any]:
+        """Training items of each user, counted."""
+        return np.diff(self.indptr)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Everything RecBole makes for training and evaluating one model."""
+
+    dataset: Any
+    train: Any
+    valid: Any
+    test: Any
+    history: History
+    fingerprint: Fingerprint
+
+    def user_token(self, user: int) -> str:
+        """Return the user's name in the data file."""
+        return str(self.dataset.id2token(self.dataset.uid_field, user))
+
+
+def _digest(*arrays: np.ndarray[Any, Any]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(b"|")
+    return digest.hexdigest()[:32]
+
+
+def _pairs(loader: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    dataset = loader._dataset
+    feat = dataset.inter_feat
+    return feat[dataset.uid_field].numpy(), feat[dataset.iid_field].numpy()
+
+
+def _history(users: np.ndarray[Any, Any], items: np.ndarray[Any, Any], n_users: int, n_items: int) -> History:
+    keys = np.unique(users.astype(np.int64) * n_items + items)
+    indptr = np.searchsorted(keys, np.arange(n_users + 1, dtype=np.int64) * n_items)
+    return History(indptr.astype(np.int64), keys % n_items, n_items)
+
+
+def prepare_data(config: DistillConfig) -> Data:
+    """Load, filter and split the data exactly as stock RecBole does for this configuration.
+
+    The split depends on the seed and on every random number drawn before it, so seeding happens here.
+
+    Raises:
+        DataError: files are missing, or a split is empty.
+    """
+    init_seed(config["seed"], config["reproducibility"])
+    try:
+        dataset = create_dataset(config)
+        train, valid, test = data_preparation(config, dataset)
+        splits = {name: _pairs(loader) for name, loader in (("training", train), ("validation", valid), ("test", test))}
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        TypeError,
+        AssertionError,
+        RuntimeError,
+    ) as error:
+        message = " ".join(str(error.args[0] if error.args else error).split()) or type(error).__name__
+        raise DataError(
+            f"The data set '{config['dataset']}' under '{config['data_path']}' cannot be used: {message} "
+            "Check data_path, the .inter file, the filters and eval_args (no split may be empty)."
+        ) from error
+    for name, (users, _) in splits.items():
+        if len(users) == 0:
+            raise DataError(
+                f"The {name} split of '{config['dataset']}' is empty. Check eval_args, benchmark_filename and filters."
+            )
+    n_users, n_items = dataset.user_num, dataset.item_num
+    ids = _digest(
+        np.array("\0".join(map(str, dataset.field2id_token[dataset.uid_field])).encode()),
+        np.array("\0".join(map(str, dataset.field2id_token[dataset.iid_field])).encode()),
+    )
+    hashes = [_digest(np.sort(users.astype(np.int64) * n_items + items)) for users, items in splits.values()]
+    history = _history(*splits["training"], n_users, n_items)
+    return Data(dataset, train, valid, test, history, Fingerprint(ids, *hashes))

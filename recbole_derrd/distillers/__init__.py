@@ -1,0 +1,35 @@
+"""The distillation methods, one file each: pure functions of tensors and a thin module around them."""
+
+from __future__ import annotations
+
+import importlib
+
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.distillers.de import DistillationExperts
+from recbole_derrd.distillers.rrd import RelaxedRankingDistillation
+
+#: Built-in methods by their name in ``distillers``.
+DISTILLERS: dict[str, type[Distiller]] = {
+    "de": DistillationExperts,
+    "rrd": RelaxedRankingDistillation,
+}
+
+
+def distiller_class(name: str) -> type[Distiller]:
+    """Return the method of this name, or of this dotted path (checked when the configuration was read)."""
+    if name in DISTILLERS:
+        return DISTILLERS[name]
+    module, _, attribute = name.rpartition(".")
+    found: type[Distiller] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+__all__ = [
+    "DISTILLERS",
+    "DistillationExperts",
+    "Distiller",
+    "Need",
+    "RelaxedRankingDistillation",
+    "StepBatch",
+    "distiller_class",
+]

@@ -1,0 +1,83 @@
+"""What every distillation method is: one loss term with its own parameters and its own randomness."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from recbole_derrd.backbones import Backbone
+from recbole_derrd.options import Options
+from recbole_derrd.teacher import Knowledge
+
+
+class Need(enum.Enum):
+    """What a method asks of the teacher; VECTORS are asked of the student as well."""
+
+    VECTORS = "vectors"
+    TOP_ITEMS = "top items"
+    SCORES = "scores"
+
+
+@dataclasses.dataclass(frozen=True)
+class StepBatch:
+    """The distinct entities of one training batch.
+
+    Attributes:
+        users: distinct users [n].
+        positives: distinct observed items [p]; None where the loader gives users only (autoencoders).
+        negatives: distinct sampled items [q]; None likewise.
+        rows: training rows of the batch, which every published sum is divided by.
+    """
+
+    users: Tensor
+    positives: Tensor | None
+    negatives: Tensor | None
+    rows: int
+
+
+class Distiller(nn.Module):
+    """One distillation term.
+
+    Scale: published weights assume a base loss summed over the batch's rows, RecBole's is their mean. ``forward``
+    therefore returns the published sum divided by the rows, and published weights carry over unchanged.
+
+    Args:
+        options: the method's checked options; ``options.weight`` is applied by the student, not here.
+        knowledge: what the teacher knows.
+        student: the student in its adapter.
+        seed: seed of the method's own generator.
+    """
+
+    name: ClassVar[str]
+    options_class: ClassVar[type[Options]]
+    needs: ClassVar[frozenset[Need]]
+
+    def __init__(self, options: Any, knowledge: Knowledge, student: Backbone, seed: int) -> None:
+        """Keep the parts; none of them becomes a parameter or a buffer."""
+        super().__init__()
+        self.options = options
+        self.knowledge = knowledge
+        self.student = student
+        self.seed = seed
+        self.generator = torch.Generator(device=student.device).manual_seed(seed)
+
+    @property
+    def weight(self) -> float:
+        """Weight of the term in the training loss."""
+        return float(self.options.weight)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Draw what is drawn once an epoch and set what changes with the epoch."""
+
+    def forward(self, batch: StepBatch) -> Tensor:
+        """Return the unweighted term, a scalar."""
+        raise NotImplementedError
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return a seed of its own for each epoch, so that a resumed run draws what an uninterrupted one draws."""
+    return (seed * 1_000_003 + epoch * 7_919 + 1) % (2**63 - 1)

@@ -1,0 +1,217 @@
+r"""Distillation Experts (DE).
+
+Seongku Kang, Junyoung Hwang, Wonbin Kweon, Hwanjo Yu: "DE-RRD: A Knowledge Distillation Framework for Recommender
+System", CIKM 2020, section 3.1.
+
+For each entity e (user or item) the student's vector h_s(e) is mapped to the teacher's h_t(e) by one of M experts. A
+selection network on the teacher's vector chooses the expert by a Gumbel-softmax whose temperature falls towards 0, so
+that entities of one kind come to share an expert:
+
+    s(e) = softmax((log softmax(S h_t(e)) + g) / tau),   g_m ~ Gumbel(0, 1), fresh for each entity and step
+    l(e) = || h_t(e) - sum_m s_m(e) E_m(h_s(e)) ||^2,    E_m(x) = W2_m relu(W1_m x + b1_m) + b2_m
+    L_DE = sum_{users} l(u) + 1/2 (sum_{positives} l(i) + sum_{negatives} l(j))       over a batch's distinct entities
+
+Paper and code: the paper's text writes the norm unsquared, the authors' code squares it (``de_norm``). The factor 1/2
+and the distinct entities are the code's. The code lowers the temperature after an epoch, so that epochs 0 and 1 share
+the first value; so does :func:`temperature`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_derrd.backbones import Backbone
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.options import DEOptions
+from recbole_derrd.teacher import Knowledge
+
+
+def temperature(epoch: int, start: float, end: float, epochs: int) -> float:
+    r"""Return the temperature of an epoch: start * (end / start)^((epoch - 1) / epochs), from epoch 1, never below end.
+
+    Args:
+        epoch: 0-based epoch; epochs 0 and 1 both have ``start``.
+        start: temperature at first.
+        end: temperature after ``epochs`` epochs.
+        epochs: length of the schedule, whatever the length of the training.
+
+    Example:
+        >>> round(temperature(101, 1.0, 1e-10, 1000), 6)
+        0.1
+    """
+    fraction = min(max(epoch - 1, 0) / epochs, 1.0)
+    return start * (end / start) ** fraction
+
+
+def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Draw standard Gumbel noise of this shape, -log of an exponential variable, on the generator's device."""
+    return torch.empty(shape, device=generator.device).exponential_(generator=generator).log_().neg_()
+
+
+def selection_weights(logits: Tensor, tau: float, noise: Tensor | None = None) -> Tensor:
+    r"""Return softmax((log softmax(logits) + noise) / tau) over the experts.
+
+    The normaliser of the inner softmax is the same for all experts and cancels. The largest entry is taken off before
+    the division, so that differences survive a temperature of 1e-10 in float32.
+
+    Args:
+        logits: selection network's output [n, M].
+        tau: temperature, above 0.
+        noise: Gumbel noise [n, M]; None chooses without noise (attention at tau = 1).
+
+    Returns:
+        Weights [n, M], each row sums to 1.
+    """
+    keys = logits if noise is None else logits + noise
+    keys = keys - keys.detach().max(dim=1, keepdim=True).values
+    return (keys / tau).softmax(dim=1)
+
+
+def mixed_experts(
+    vectors: Tensor, weights: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor
+) -> Tensor:
+    r"""Return sum_m weights[:, m] * E_m(vectors) for M two-layer experts, in two matrix products.
+
+    All first layers are one product. Since the second layer is linear, weighting the hidden units before it and
+    multiplying once gives the weighted sum of the experts' outputs; no [n, M, d_t] tensor is made.
+
+    Args:
+        vectors: student's vectors [n, d_s].
+        weights: expert weights [n, M].
+        first: first layers side by side [d_s, M * h].
+        first_bias: [M * h].
+        second: second layers one below the other [M * h, d_t].
+        second_bias: [M, d_t].
+
+    Returns:
+        [n, d_t].
+    """
+    hidden = torch.addmm(first_bias, vectors, first).relu()
+    n_experts = weights.shape[1]
+    weighted = (hidden.view(len(hidden), n_experts, -1) * weights.unsqueeze(2)).view(len(hidden), -1)
+    return torch.addmm(weights @ second_bias, weighted, second)
+
+
+def reconstruction_errors(teacher: Tensor, reconstructed: Tensor, norm: str = "squared") -> Tensor:
+    r"""Return each row's error [n]: the squared L2 distance (authors' code), or the L2 distance (paper's text).
+
+    Args:
+        teacher: teacher's vectors [n, d_t].
+        reconstructed: [n, d_t].
+        norm: "squared" or "l2".
+    """
+    if norm == "l2":
+        return torch.linalg.vector_norm(teacher - reconstructed, dim=1)
+    return (teacher - reconstructed).square().sum(dim=1)
+
+
+class ExpertBank(nn.Module):
+    """M experts and their selection network, for the users or the items of one hint layer.
+
+    Args:
+        student_size: width of the student's vectors.
+        teacher_size: width of the teacher's vectors.
+        options: DE's options.
+        generator: source of the initial weights.
+    """
+
+    def __init__(self, student_size: int, teacher_size: int, options: DEOptions, generator: torch.Generator) -> None:
+        """Draw the weights as torch.nn.Linear draws those of its layers."""
+        super().__init__()
+        experts = options.num_experts
+        # Equal sizes are self-distillation, where the authors' code halves the hidden layer.
+        default = student_size // 2 if student_size == teacher_size else (student_size + teacher_size) // 2
+        hidden = options.hidden_size or max(default, 1)
+
+        def uniform(fan_in: int, *shape: int) -> nn.Parameter:
+            bound = 1 / math.sqrt(fan_in)
+            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
+
+        self.first = uniform(student_size, student_size, experts * hidden)
+        self.first_bias = uniform(student_size, experts * hidden)
+        self.second = uniform(hidden, experts * hidden, teacher_size)
+        self.second_bias = uniform(hidden, experts, teacher_size)
+        self.select = uniform(teacher_size, teacher_size, experts)
+        self.select_bias = uniform(teacher_size, experts)
+
+    def forward(self, student: Tensor, weights: Tensor) -> Tensor:
+        """Return the experts' weighted reconstruction [n, d_t]."""
+        return mixed_experts(student, weights, self.first, self.first_bias, self.second, self.second_bias)
+
+    def logits(self, teacher: Tensor) -> Tensor:
+        """Return the selection network's output [n, M]."""
+        return torch.addmm(self.select_bias, teacher, self.select)
+
+
+class DistillationExperts(Distiller):
+    """DE as a loss term; see the file's head for the formula."""
+
+    name = "de"
+    options_class = DEOptions
+    needs = frozenset({Need.VECTORS})
+
+    def __init__(self, options: DEOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
+        """Make a bank for the users and one for the items of each hint layer."""
+        super().__init__(options, knowledge, student, seed)
+        layers = options.hint.split("+") if options.hint else [student.layer(None)]
+        self.layers = [student.layer(layer.strip()) for layer in layers]
+        teacher_layers = options.teacher_hint.split("+") if options.teacher_hint else [None] * len(layers)
+        if len(teacher_layers) != len(layers):
+            teacher_layers = teacher_layers[:1] * len(layers)
+        initial = torch.Generator().manual_seed(seed)
+        self.banks: Any = nn.ModuleList()
+        self.targets: list[dict[str, Tensor]] = []
+        for layer, teacher_layer in zip(self.layers, teacher_layers):
+            wanted = teacher_layer.strip() if teacher_layer else self._same_layer(layer)
+            targets = {side: self._target(side, wanted) for side in ("user", "item")}
+            with torch.no_grad():
+                one = torch.ones(1, dtype=torch.int64, device=student.device)
+                sizes = {
+                    "user": student.user_vectors(one, layer).shape[1],
+                    "item": student.item_vectors(one, layer).shape[1],
+                }
+            banks = {
+                side: ExpertBank(sizes[side], targets[side].shape[1], options, initial) for side in ("user", "item")
+            }
+            self.banks.append(nn.ModuleDict(banks))
+            self.targets.append(targets)
+        self.tau = options.temperature_start
+        self.to(student.device)
+
+    def _same_layer(self, layer: str) -> str | None:
+        return layer if layer in self.knowledge.teacher_hints else None
+
+    def _target(self, side: str, layer: str | None) -> Tensor:
+        # A plain tensor, no buffer: buffers would reach the checkpoint and be broadcast at every distributed step.
+        return torch.from_numpy(self.knowledge.vectors(side, layer)).to(self.student.device)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set the epoch's temperature."""
+        options = self.options
+        self.tau = temperature(epoch, options.temperature_start, options.temperature_end, options.temperature_epochs)
+
+    def _errors(self, bank: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        logits = bank.logits(teacher)
+        if self.options.selection == "attention":
+            weights = selection_weights(logits, 1.0)
+        else:
+            weights = selection_weights(logits, self.tau, gumbel_noise(tuple(logits.shape), self.generator))
+        return reconstruction_errors(teacher, bank(student, weights), self.options.norm)
+
+    def forward(self, batch: StepBatch) -> Tensor:
+        """Return L_DE of the batch divided by its rows; float32 under mixed precision as well."""
+        if batch.positives is None or batch.negatives is None:
+            raise TypeError("DE needs the items of a batch; this model's loader gives users only.")
+        items = torch.cat([batch.positives, batch.negatives])
+        total = torch.zeros((), device=self.student.device)
+        with torch.autocast(device_type=self.student.device.type, enabled=False):
+            for layer, banks, targets in zip(self.layers, self.banks, self.targets):
+                users = self.student.user_vectors(batch.users, layer).float()
+                total = total + self._errors(banks["user"], users, targets["user"][batch.users]).sum()
+                item_vectors = self.student.item_vectors(items, layer).float()
+                total = total + 0.5 * self._errors(banks["item"], item_vectors, targets["item"][items]).sum()
+        return total / batch.rows

@@ -1,0 +1,146 @@
+r"""Relaxed Ranking Distillation (RRD).
+
+Seongku Kang, Junyoung Hwang, Wonbin Kweon, Hwanjo Yu: "DE-RRD: A Knowledge Distillation Framework for Recommender
+System", CIKM 2020, section 3.2.
+
+For each user, K interesting items pi_1 .. pi_K are drawn from the teacher's top-N list, the better their rank the
+likelier, and kept in the teacher's order; L uninteresting items are drawn from those that are neither training items
+nor in the list. The student is asked for the detailed order of the interesting ones, and to keep the uninteresting
+ones below them in whatever order:
+
+    L_RRD = - sum_u sum_{k=1..K} log( exp(r_{pi_k}) / (sum_{i=k..K} exp(r_{pi_i}) + sum_{j=1..L} exp(r_{z_j})) )
+
+over the batch's distinct users, r being the student's logits. Both sets are drawn once an epoch for all users.
+
+Paper and code: as printed, the sum over uninteresting items starts one index early; the code counts the uninteresting
+ones only, and so does this. The authors later found that always taking the first K is better than drawing
+(``rrd_interesting: topk``).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recbole_derrd.backbones import Backbone
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, epoch_seed
+from recbole_derrd.errors import OptionError
+from recbole_derrd.options import RRDOptions
+from recbole_derrd.sampling import exclusion_keys, sample_outside, sample_top_positions
+from recbole_derrd.teacher import Knowledge
+
+#: Users whose lists are drawn at once; bounds the memory of drawing, whatever the number of users.
+_DRAWN_AT_ONCE = 8192
+
+
+def relaxed_ranking_loss(interesting: Tensor, uninteresting: Tensor) -> Tensor:
+    r"""Return each user's negative log-likelihood of the relaxed ranking.
+
+    Computed as sum_k logaddexp(logsumexp(r_{pi_k} .. r_{pi_K}), logsumexp(r_z)) - r_{pi_k}, which neither overflows
+    nor needs clipping. With no uninteresting items it is the Plackett-Luce likelihood of the interesting ones.
+
+    Args:
+        interesting: logits [n, K], in the teacher's order.
+        uninteresting: logits [n, L], in any order; L may be 0.
+
+    Returns:
+        Loss of each user [n]; 0 at best, ln((K + L)! / L!) where all logits are equal.
+    """
+    rest = interesting.flip(1).logcumsumexp(dim=1).flip(1)
+    if uninteresting.shape[1]:
+        rest = torch.logaddexp(rest, uninteresting.logsumexp(dim=1, keepdim=True))
+    return (rest - interesting).sum(dim=1)
+
+
+class RelaxedRankingDistillation(Distiller):
+    """RRD as a loss term; see the file's head for the formula."""
+
+    name = "rrd"
+    options_class = RRDOptions
+    needs = frozenset({Need.TOP_ITEMS})
+
+    def __init__(self, options: RRDOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
+        """Read the teacher's lists and check that every user has enough items.
+
+        Raises:
+            OptionError: some user has fewer than K + L unobserved items.
+        """
+        super().__init__(options, knowledge, student, seed)
+        history = knowledge.history
+        unobserved = history.n_items - 1 - torch.from_numpy(history.lengths)
+        self._refuse_too_few(unobserved)
+        self.lists = torch.from_numpy(knowledge.top_items(options.top_n))
+        # Users with few unobserved items: a shorter list leaves L items to be uninteresting.
+        self.list_lengths = torch.minimum(unobserved - options.l, torch.tensor(self.lists.shape[1]))
+        # One row a user: K interesting items in the teacher's order, then L uninteresting ones.
+        self.items: Tensor | None = None
+
+    def _refuse_too_few(self, unobserved: Tensor) -> None:
+        wanted = self.options.k + self.options.l
+        fewest, user = (int(value) for value in unobserved[1:].min(dim=0))
+        if fewest < 1:
+            raise OptionError(
+                f"User number {user + 1} has interacted with every item, so no ranking is left to distil. "
+                "Filter such users out (user_inter_num_interval)."
+            )
+        if fewest < wanted:
+            raise OptionError(
+                f"rrd_k + rrd_l = {wanted} is more than the catalogue allows: one user has only {fewest} unobserved "
+                f"items. Lower rrd_k and rrd_l to {fewest} together, or filter users (user_inter_num_interval)."
+            )
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Draw the epoch's items for all users."""
+        options = self.options
+        if self.items is not None and options.interesting == "topk" and options.l == 0:
+            return
+        # Drawn on the CPU, so that a GPU run draws the same items.
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
+        n_users = self.knowledge.n_users
+        items = torch.empty(n_users, options.k + options.l, dtype=torch.int32)
+        for start in range(0, n_users, _DRAWN_AT_ONCE):
+            stop = min(start + _DRAWN_AT_ONCE, n_users)
+            items[start:stop] = self._draw(start, stop, generator).to(torch.int32)
+        if options.ranking == "full" and options.l:
+            items = self._in_teacher_order(items)
+        self.items = items.to(self.student.device)
+
+    def _draw(self, start: int, stop: int, generator: torch.Generator) -> Tensor:
+        options = self.options
+        lengths, lists = self.list_lengths[start:stop], self.lists[start:stop]
+        if options.interesting == "topk":
+            interesting = lists[:, : options.k].long()
+        else:
+            positions = sample_top_positions(lengths, options.k, options.sharpness, lists.shape[1], generator)
+            interesting = lists.gather(1, positions).long()
+        if options.l == 0:
+            return interesting
+        history = self.knowledge.history
+        seen = torch.from_numpy(history.items[history.indptr[start] : history.indptr[stop]])
+        seen_rows = torch.arange(stop - start).repeat_interleave(torch.from_numpy(history.lengths[start:stop]))
+        listed = torch.arange(lists.shape[1]) < lengths.unsqueeze(1)
+        list_rows = torch.arange(stop - start).unsqueeze(1).expand_as(listed)[listed]
+        keys, offsets = exclusion_keys(
+            torch.cat([seen_rows, list_rows]),
+            torch.cat([seen, lists[listed].long()]),
+            stop - start,
+            history.n_items,
+        )
+        return torch.cat([interesting, sample_outside(keys, offsets, history.n_items, options.l, generator)], dim=1)
+
+    def _in_teacher_order(self, items: Tensor) -> Tensor:
+        k = self.options.k
+        uninteresting = items[1:, k:].long()
+        scores = self.knowledge.scores(torch.arange(1, len(items)), uninteresting)
+        items[1:, k:] = uninteresting.gather(1, scores.argsort(dim=1, descending=True)).to(torch.int32)
+        return items
+
+    def forward(self, batch: StepBatch) -> Tensor:
+        """Return L_RRD of the batch divided by its rows; float32 under mixed precision as well."""
+        if self.items is None:
+            raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
+        scores = self.student.score(batch.users, self.items[batch.users].long())
+        with torch.autocast(device_type=self.student.device.type, enabled=False):
+            scores = scores.float()
+            ordered = scores.shape[1] if self.options.ranking == "full" else self.options.k
+            return relaxed_ranking_loss(scores[:, :ordered], scores[:, ordered:]).sum() / batch.rows

@@ -1,0 +1,119 @@
+"""Compare what is installed with what the package was tried on, and say what to do about each difference."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from importlib import metadata
+from typing import NamedTuple
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+
+class Tested(NamedTuple):
+    """A distribution, the versions the package was tried on, and what goes wrong above them."""
+
+    name: str
+    range: str
+    above: str
+
+
+# The ranges of setup.py (ray, tensorboard: of recbole's own metadata); tests/test_doctor.py compares them.
+TESTED = (
+    Tested("python", ">=3.9,<3.12", "ray, which RecBole requires, has no build for it"),
+    Tested("torch", ">=2.0,<2.14", "nobody has tried it with this package"),
+    Tested("recbole", ">=1.2.1,<1.3", "this package extends classes of RecBole 1.2"),
+    Tested("numpy", ">=1.23.5,<2", "RecBole's Config and ray use names that numpy 2 removed"),
+    Tested("scipy", ">=1.10.1,<1.13", "RecBole's LightGCN and NGCF call a method that scipy 1.13 removed"),
+    Tested("pandas", ">=1.5.3,<3", "RecBole silently leaves missing values in place under pandas 3"),
+    Tested("pyyaml", ">=6.0.1", "nobody has tried it with this package"),
+    Tested("setuptools", ">=65,<82", "ray imports pkg_resources, which setuptools 82 dropped"),
+    Tested("packaging", ">=22", "nobody has tried it with this package"),
+    Tested("ray", ">=1.13.0,<=2.6.3", "RecBole's quick_start imports parts that later releases moved"),
+    Tested("tensorboard", ">=2.5.0", "nobody has tried it with this package"),
+)
+
+
+class Finding(NamedTuple):
+    """One line of the table; `advice` is empty where all is well."""
+
+    name: str
+    installed: str
+    range: str
+    verdict: str
+    advice: str
+
+
+def installed_version(name: str) -> str | None:
+    """The version in the distribution's metadata, without importing it; None where it is not installed."""
+    if name == "python":
+        return platform.python_version()
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def judge(tested: Tested, installed: str | None) -> Finding:
+    """Compare one version with its range and word the advice."""
+    name, allowed, above = tested
+    if name == "python":
+        remedy = "Make an environment with Python 3.11 and install the package there."
+    else:
+        remedy = f'Run: pip install "{name}{allowed}"'
+    if not installed:
+        return Finding(name, "-", allowed, "missing", f"{name} is not installed. {remedy}")
+    try:
+        version = Version(installed)
+    except InvalidVersion:
+        problem = f"{name} reports the version {installed!r}, which cannot be compared with {allowed}."
+        return Finding(name, installed, allowed, "unreadable", f"{problem} {remedy}")
+    wanted = SpecifierSet(allowed)
+    # A pre-release is judged by its number instead of being refused for what it is.
+    if wanted.contains(version, prereleases=True):
+        return Finding(name, installed, allowed, "ok", "")
+    if any(version < Version(bound.version) for bound in wanted if bound.operator == ">="):
+        return Finding(
+            name,
+            installed,
+            allowed,
+            "too old",
+            f"{name} {installed} is too old: {allowed} is needed. {remedy}",
+        )
+    problem = f"{name} {installed} is newer than the tested range {allowed}: {above}."
+    return Finding(name, installed, allowed, "too new", f"{problem} {remedy}")
+
+
+def table(findings: Iterable[Finding]) -> str:
+    """The findings as aligned columns under a heading."""
+    rows = [("package", "installed", "tested", "verdict"), *(finding[:4] for finding in findings)]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def cuda() -> tuple[str, bool]:
+    """A sentence about the GPU and whether torch could be asked at all."""
+    try:
+        # Imported last and here: it takes seconds, and a broken torch must not cost the user the table.
+        import torch
+
+        if torch.cuda.is_available():
+            return f"CUDA is available: {torch.cuda.get_device_name()}.", True
+    except Exception as error:  # a broken install raises ImportError, OSError, RuntimeError ...
+        return f"CUDA was not checked, because torch cannot be used: {error}", False
+    return "CUDA is not available: training runs on the CPU, which is fine for small data sets.", True
+
+
+def doctor() -> int:
+    """Print versions against the tested ranges, then what to do; return 0 if all is well and 1 otherwise."""
+    findings = [judge(tested, installed_version(tested.name)) for tested in TESTED]
+    advice = [finding.advice for finding in findings if finding.advice]
+    print(table(findings))
+    for sentence in advice:
+        print(f"- {sentence}")
+    cuda_sentence, torch_works = cuda()
+    print(cuda_sentence)
+    fine = not advice and torch_works
+    print("All is well." if fine else "Mend the above, then run the doctor again.")
+    return 0 if fine else 1

@@ -1,0 +1,6 @@
+"""How large and how fast a model is. Ranking quality is measured by RecBole's own evaluator."""
+
+from recbole_derrd.evaluation.latency import Latency, measure_latency
+from recbole_derrd.evaluation.size import model_bytes, parameter_count
+
+__all__ = ["Latency", "measure_latency", "model_bytes", "parameter_count"]

@@ -1,0 +1,40 @@
+"""Numbers and bytes that a model needs to serve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from recbole_derrd.backbones import adapter_of
+
+
+def _arrays(model: Any) -> Iterator[tuple[int, int]]:
+    """Yield (numbers, bytes) of each array that the model serves with; distillers and caches are none of them."""
+    if adapter_of(type(model)).trainable:
+        for name, parameter in model.named_parameters():
+            if not name.startswith("distillers."):
+                yield parameter.numel(), parameter.numel() * parameter.element_size()
+        return
+    # Models without gradients keep what they learnt among RecBole's other parameters.
+    for value in model.other_parameter().values():
+        if isinstance(value, torch.Tensor):
+            yield value.numel(), value.numel() * value.element_size()
+        elif isinstance(value, np.ndarray):
+            yield value.size, value.nbytes
+        elif sp.issparse(value):
+            # A sparse matrix in rows: values, columns and row starts, four bytes each.
+            yield value.nnz, 8 * value.nnz + 4 * (value.shape[0] + 1)
+
+
+def parameter_count(model: Any) -> int:
+    """Return how many numbers the model serves with."""
+    return sum(count for count, _ in _arrays(model))
+
+
+def model_bytes(model: Any) -> int:
+    """Return how many bytes those numbers take."""
+    return sum(size for _, size in _arrays(model))

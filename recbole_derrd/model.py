@@ -1,0 +1,176 @@
+"""A RecBole model as a distilled student: the model's own loss, and one term per distiller."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from recbole.utils import InputType
+from torch import Tensor, nn
+
+from recbole_derrd.backbones import Backbone, adapter_of, backbone_of
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.data import Data
+from recbole_derrd.distillers import Distiller, Need, StepBatch, distiller_class
+from recbole_derrd.errors import OptionError
+from recbole_derrd.models import model_class
+from recbole_derrd.teacher import Knowledge
+from recbole_derrd.trained import build_model
+
+# RecVAETrainer adds up epochs with +, which a tuple of terms would break.
+_SUMMED_LOSS = ("RecVAE",)
+
+
+class DistilledMixin:
+    """Mixed in over an unmodified RecBole model class.
+
+    With no distillers it is that model: same losses, same weights, to the bit. The teacher is never a part of it.
+    """
+
+    distillers: Any
+    loss_names: list[str]
+    last_terms: dict[str, Tensor]
+    backbone: Backbone
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        """Build the model as RecBole does; distillers are attached afterwards."""
+        super().__init__(config, dataset)  # type: ignore[call-arg]
+        self.backbone = backbone_of(self)
+        self.attach(())
+
+    def attach(self, distillers: Iterable[Distiller]) -> None:
+        """Add the distillers; before the trainer builds its optimizer."""
+        self.distillers = nn.ModuleList(distillers)
+        self.last_terms = {}
+        self.loss_names = [distiller.name for distiller in self._active()] + ["base"]
+
+    def _active(self) -> list[Any]:
+        return [distiller for distiller in self.distillers if distiller.weight > 0]
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Let every distiller draw what it draws once an epoch."""
+        for distiller in self._active():
+            distiller.begin_epoch(epoch)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model's own forward, under its adapter's eyes."""
+        return self.backbone.observed_forward(super().forward, *args, **kwargs)  # type: ignore[misc]
+
+    def calculate_loss(self, interaction: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the weighted distillation terms and the model's own loss, as RecBole's tuple of terms.
+
+        The base loss comes last: NCL's trainer drops the last term of a tuple while it warms up, and that one is its
+        own.
+        """
+        active = self._active()
+        if not active:
+            return super().calculate_loss(interaction, *args, **kwargs)  # type: ignore[misc]
+        with self.backbone.shared():
+            base = super().calculate_loss(interaction, *args, **kwargs)  # type: ignore[misc]
+            batch = step_batch(self, interaction)
+            terms = [distiller.weight * distiller(batch) for distiller in active]
+        bases = base if isinstance(base, tuple) else (base,)
+        names = [distiller.name for distiller in active]
+        names += ["base"] if len(bases) == 1 else [f"base{index + 1}" for index in range(len(bases))]
+        self.loss_names = names
+        losses = (*terms, *bases)
+        self.last_terms = {name: loss.detach() for name, loss in zip(names, losses)}
+        if type(self).__mro__[2].__name__ in _SUMMED_LOSS:
+            self.loss_names = ["sum"]
+            return sum(losses)
+        return losses
+
+    def sampling_state(self) -> dict[str, Tensor]:
+        """Return the state of every distiller's generator."""
+        return {distiller.name: distiller.generator.get_state() for distiller in self.distillers}
+
+    def load_sampling_state(self, states: dict[str, Tensor]) -> None:
+        """Put the generators back to where a training checkpoint found them."""
+        for distiller in self.distillers:
+            distiller.generator.set_state(states[distiller.name].cpu())
+
+
+def step_batch(model: Any, interaction: Any) -> StepBatch:
+    """Return the distinct users and items of a RecBole batch, pairwise, pointwise or of whole users."""
+    users = interaction[model.USER_ID]
+    columns = interaction.columns
+    positives = negatives = None
+    if model.NEG_ITEM_ID in columns:
+        positives, negatives = interaction[model.ITEM_ID], interaction[model.NEG_ITEM_ID]
+    elif model.ITEM_ID in columns:
+        label = getattr(model, "LABEL", None)
+        items = interaction[model.ITEM_ID]
+        liked = interaction[label] > 0 if label in columns else torch.ones_like(items, dtype=torch.bool)
+        positives, negatives = items[liked], items[~liked]
+    return StepBatch(
+        users=users.unique(),
+        positives=None if positives is None else positives.unique(),
+        negatives=None if negatives is None else negatives.unique(),
+        rows=len(interaction),
+    )
+
+
+@functools.cache
+def distilled(model: type[Any]) -> type[Any]:
+    """Return the distilled student class of a RecBole model class, made once per class.
+
+    Example:
+        >>> distilled(BPR).__name__
+        'DistilledBPR'
+    """
+    return type(
+        f"Distilled{model.__name__}",
+        (DistilledMixin, model),
+        {"__module__": __name__, "__doc__": model.__doc__},
+    )
+
+
+def check_roles(student: str, teacher: str, distillers: Iterable[str]) -> None:
+    """Refuse, before anything is trained, what these models cannot do.
+
+    Raises:
+        OptionError: the student cannot learn, or a method asks for vectors that a model does not have.
+    """
+    student_class, distillers = model_class(student), list(distillers)
+    adapter = adapter_of(student_class)
+    if not adapter.trainable:
+        raise OptionError(
+            f"{student} is not trained by gradients and cannot be a student. It can be a teacher (teacher_model: {student}); "
+            "choose a student such as BPR, NeuMF or LightGCN."
+        )
+    for name in distillers:
+        if Need.VECTORS not in distiller_class(name).needs:
+            continue
+        others = [other for other in ("rrd",) if other != name]
+        for role, model in (("teacher", teacher), ("student", student)):
+            if not adapter_of(model_class(model)).hints:
+                raise OptionError(
+                    f"{name} needs user and item vectors, and the {role} {model} has none. "
+                    f"Use distillers that need scores only: {others}, or another {role}."
+                )
+        if getattr(student_class, "input_type", None) == InputType.LISTWISE or student in _TRAINED_ON_WHOLE_USERS:
+            raise OptionError(
+                f"{name} needs the items of a batch, and {student} is trained on whole users. Use distillers: {others}."
+            )
+
+
+_TRAINED_ON_WHOLE_USERS = ("ENMF",)
+
+
+def build_student(config: DistillConfig, data: Data, knowledge: Knowledge) -> Any:
+    """Build the distilled student of a configuration; its own weights start as those of the plain model.
+
+    Raises:
+        OptionError: the student and the distillers do not fit.
+    """
+    student = build_model(config, data, distilled(model_class(config["model"])))
+    seed = config.run_options.distill_seed
+    seed = config["seed"] if seed is None else seed
+    # Experts draw from their own generators, so the student's random stream is that of the plain model.
+    student.attach(
+        distiller_class(name)(options, knowledge, student.backbone, seed + index)
+        for index, (name, options) in enumerate(config.method_options.items())
+    )
+    return student

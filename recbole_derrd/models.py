@@ -1,0 +1,107 @@
+"""RecBole's general recommenders by name, able to run on today's numpy and scipy."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import recbole.model.general_recommender as general
+import scipy.sparse as sp
+import torch
+
+from recbole_derrd.errors import OptionError, did_you_mean
+
+
+class _NormalisedAdjacency:
+    """RecBole's normalised user-item graph, without the scipy method that newer versions lack.
+
+    The stock models fill a dictionary matrix through ``dok_matrix._update``, which scipy 1.13 removed. The values
+    here are the same to the bit, and the matrix is built faster.
+    """
+
+    interaction_matrix: Any
+    n_users: int
+    n_items: int
+
+    def _adjacency(self) -> sp.csr_matrix:
+        pairs = self.interaction_matrix
+        size = self.n_users + self.n_items
+        row = np.concatenate([pairs.row, pairs.col + self.n_users])
+        col = np.concatenate([pairs.col + self.n_users, pairs.row])
+        adjacency = sp.csr_matrix((np.ones(len(row), dtype=np.float32), (row, col)), shape=(size, size))
+        adjacency.sum_duplicates()
+        adjacency.data[:] = 1
+        return adjacency
+
+    @staticmethod
+    def _degrees(adjacency: sp.csr_matrix) -> np.ndarray[Any, Any]:
+        return np.asarray((adjacency > 0).sum(axis=1)).ravel() + 1e-7
+
+    @staticmethod
+    def _tensor(matrix: sp.spmatrix) -> torch.Tensor:
+        matrix = sp.coo_matrix(matrix)
+        index = torch.from_numpy(np.stack([matrix.row, matrix.col]).astype(np.int64))
+        values = torch.from_numpy(matrix.data.astype(np.float32))
+        return torch.sparse_coo_tensor(index, values, matrix.shape)
+
+    def get_norm_adj_mat(self) -> torch.Tensor:
+        """Return D^-1/2 A D^-1/2 as a sparse tensor."""
+        adjacency = self._adjacency()
+        scale = sp.diags(np.power(self._degrees(adjacency), -0.5))
+        return self._tensor(scale @ adjacency @ scale)
+
+    def get_laplacian_matrix(self) -> torch.Tensor:
+        """Return I - D^-1 A as a sparse tensor (SpectralCF)."""
+        adjacency = self._adjacency()
+        walk = sp.diags(np.power(self._degrees(adjacency), -1.0)) @ adjacency
+        return self.get_eye_mat(self.n_items + self.n_users) - self._tensor(walk)  # type: ignore[attr-defined]
+
+
+_BUILDS_ADJACENCY = ("LightGCN", "NGCF", "NCL", "GCMC", "SpectralCF")
+
+
+@functools.cache
+def general_models() -> dict[str, str]:
+    """Return the module of each general recommender of the installed RecBole, by class name, importing none."""
+    modules: dict[str, str] = {}
+    for file in sorted(Path(general.__file__).parent.glob("*.py")):
+        for name in re.findall(r"^class (\w+)\(.*GeneralRecommender", file.read_text(encoding="utf-8"), re.M):
+            modules[name] = f"recbole.model.general_recommender.{file.stem}"
+    modules["LDiffRec"] = "recbole.model.general_recommender.ldiffrec"
+    return modules
+
+
+def _other_recbole_model(name: str) -> bool:
+    root = Path(general.__file__).parent.parent
+    return any(
+        (root / kind / f"{name.lower()}.py").exists()
+        for kind in ("sequential_recommender", "context_aware_recommender", "knowledge_aware_recommender")
+    )
+
+
+@functools.cache
+def model_class(name: str) -> type[Any]:
+    """Return the RecBole model class of this name.
+
+    Raises:
+        OptionError: there is no general recommender of this name.
+    """
+    modules = general_models()
+    if name not in modules:
+        if _other_recbole_model(name):
+            raise OptionError(
+                f"'{name}' is not a general recommender: it needs more than users and items, and cannot be distilled "
+                "here. Choose a general recommender such as BPR, NeuMF or LightGCN."
+            )
+        raise OptionError(f"RecBole has no general recommender '{name}'.{did_you_mean(name, modules)}")
+    try:
+        stock = getattr(importlib.import_module(modules[name]), name)
+    except ImportError as error:
+        raise OptionError(f"RecBole's {name} needs the package '{error.name}': pip install {error.name}.") from error
+    if name in _BUILDS_ADJACENCY:
+        return type(name, (_NormalisedAdjacency, stock), {"__module__": stock.__module__, "__doc__": stock.__doc__})
+    return stock

@@ -1,0 +1,133 @@
+"""Dataclasses as flat, typed, ranged RecBole options."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+from recbole_derrd.errors import OptionError, did_you_mean
+
+O = TypeVar("O", bound="Options")
+
+
+def option(
+    default: Any,
+    doc: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    kind: type | tuple[type, ...] | None = None,
+) -> Any:
+    """Declare one option: its default, meaning and limits.
+
+    Args:
+        default: the value where the user says nothing; its type is the option's type unless ``kind`` says otherwise.
+        doc: one sentence for ``--help`` and the documentation.
+        low: smallest value allowed.
+        high: largest value allowed.
+        above: exclusive lower limit.
+        choices: the only strings allowed.
+        kind: type or types accepted.
+    """
+    kinds = kind if kind is not None else type(default)
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    return dataclasses.field(
+        default_factory=lambda: copy.copy(default),
+        metadata={"doc": doc, "low": low, "high": high, "above": above, "choices": choices, "kinds": kinds},
+    )
+
+
+def _typed(name: str, value: Any, kinds: tuple[type, ...]) -> Any:
+    if bool in kinds and isinstance(value, bool):
+        return value
+    if isinstance(value, bool):
+        pass
+    elif int in kinds and isinstance(value, float) and value.is_integer():
+        return int(value)
+    elif float in kinds and isinstance(value, int):
+        return float(value)
+    elif isinstance(value, kinds):
+        return value
+    wanted = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in kinds)
+    raise OptionError(f"Option '{name}' must be {wanted}, but is {value!r} ({type(value).__name__}).")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Base of all option groups. A field ``weight`` of a group with prefix ``de_`` is the RecBole key ``de_weight``."""
+
+    prefix: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        """Check every value against its declaration."""
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, self._checked(field, getattr(self, field.name)))
+
+    @classmethod
+    def _checked(cls, field: dataclasses.Field[Any], value: Any) -> Any:
+        name, limits = cls.prefix + field.name, field.metadata
+        value = _typed(name, value, limits["kinds"])
+        if isinstance(value, float) and not math.isfinite(value):
+            raise OptionError(f"Option '{name}' must be a finite number, but is {value}.")
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if limits["low"] is not None and value < limits["low"]:
+                raise OptionError(f"Option '{name}' must be at least {limits['low']}, but is {value}.")
+            if limits["above"] is not None and value <= limits["above"]:
+                raise OptionError(f"Option '{name}' must be above {limits['above']}, but is {value}.")
+            if limits["high"] is not None and value > limits["high"]:
+                raise OptionError(f"Option '{name}' must be at most {limits['high']}, but is {value}.")
+        if limits["choices"] is not None and isinstance(value, str) and value not in limits["choices"]:
+            raise OptionError(
+                f"Option '{name}' cannot be '{value}'.{did_you_mean(value, limits['choices'])}"
+                f" It is one of: {', '.join(limits['choices'])}."
+            )
+        return value
+
+    @classmethod
+    def keys(cls) -> tuple[str, ...]:
+        """Return the RecBole keys of this group."""
+        return tuple(cls.prefix + field.name for field in dataclasses.fields(cls))
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return the default of each RecBole key."""
+        return cls().to_keys()
+
+    @classmethod
+    def from_keys(cls: type[O], settings: Mapping[str, Any]) -> O:
+        """Read and check this group's options in a flat mapping; other keys are ignored."""
+        given = {
+            field.name: settings[cls.prefix + field.name]
+            for field in dataclasses.fields(cls)
+            if cls.prefix + field.name in settings
+        }
+        return cls(**given)
+
+    def to_keys(self) -> dict[str, Any]:
+        """Return the options as flat RecBole keys."""
+        return {self.prefix + field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def describe(cls) -> list[tuple[str, str, Any, str, str]]:
+        """Return (key, type, default, limits, meaning) of each option."""
+        rows = []
+        for field in dataclasses.fields(cls):
+            limits = field.metadata
+            bounds = []
+            if limits["choices"]:
+                bounds.append(" | ".join(limits["choices"]))
+            if limits["low"] is not None:
+                bounds.append(f">= {limits['low']}")
+            if limits["above"] is not None:
+                bounds.append(f"> {limits['above']}")
+            if limits["high"] is not None:
+                bounds.append(f"<= {limits['high']}")
+            kinds = " or ".join("none" if kind is type(None) else kind.__name__ for kind in limits["kinds"])
+            default = cls.defaults()[cls.prefix + field.name]
+            rows.append((cls.prefix + field.name, kinds, default, ", ".join(bounds), limits["doc"]))
+        return rows

@@ -1,0 +1,70 @@
+"""One JSON file a run: everything that tables and plots are made from."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import recbole_derrd
+from recbole_derrd.files import replacing_file
+
+#: Raised whenever a field changes its meaning.
+SCHEMA = 1
+
+
+def gap_recovered(teacher: float, student: float, distilled: float) -> float | None:
+    """Return (distilled - student) / (teacher - student): 1 closes the gap. None where the teacher is not better."""
+    gap = teacher - student
+    return (distilled - student) / gap if gap > 0 else None
+
+
+def peak_rss_bytes() -> int:
+    """Return the largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {"python": platform.python_version(), "recbole_derrd": recbole_derrd.__version__}
+    for package in ("recbole", "torch", "numpy", "scipy", "pandas"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "missing"
+    return found
+
+
+def git_commit() -> str | None:
+    """Return the commit of the working tree that this package runs from, or None outside one."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+def write_record(record: dict[str, Any], folder: Path, name: str) -> Path:
+    """Write a record; its name tells model, data set, distillers, seed and time."""
+    stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%S")
+    path = Path(folder) / f"{name}-{stamp}.json"
+    attempt = 1
+    while path.exists():
+        path = Path(folder) / f"{name}-{stamp}-{attempt}.json"
+        attempt += 1
+    with replacing_file(path) as partial:
+        partial.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+    return path

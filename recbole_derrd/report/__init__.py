@@ -1,0 +1,5 @@
+"""Tables from records."""
+
+from recbole_derrd.report.table import run_table
+
+__all__ = ["run_table"]

@@ -1,0 +1,51 @@
+"""The table at the end of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tabulate import tabulate
+
+_ROLES = (("teacher", "Teacher"), ("student", "Student alone"), ("distilled", "Distilled student"))
+#: Metrics shown, those that are there; all of them are in the record.
+_SHOWN = 6
+
+
+def _size(count: float, unit: str) -> str:
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= factor:
+            return f"{count / factor:.2f} {prefix}{unit}"
+    return f"{count:.0f} {unit}"
+
+
+def _percent(gap: float | None) -> str:
+    return "-" if gap is None else f"{100 * gap:.0f} %"
+
+
+def run_table(record: dict[str, Any]) -> str:
+    """Return teacher, plain student and distilled student side by side: test metrics, gap, size and speed."""
+    rows = [(role, title) for role, title in _ROLES if record.get(role)]
+    metrics = list(record["distilled"]["test"])[:_SHOWN]
+    head = ["", "model", *metrics, "gap recovered", "parameters", "size", "one user (ms)", "users/s"]
+    body = []
+    for role, title in rows:
+        entry = record[role]
+        latency = (record.get("latency") or {}).get(role)
+        body.append(
+            [
+                title,
+                entry["model"],
+                *(f"{entry['test'].get(metric, float('nan')):.4f}" for metric in metrics),
+                _percent((record.get("gap_recovered") or {}).get(record["valid_metric"]))
+                if role == "distilled"
+                else "",
+                _size(entry["params"], "").strip(),
+                _size(entry["bytes"], "B"),
+                f"{latency['p50_ms']:.2f}" if latency else "-",
+                f"{latency['users_per_second']:,.0f}" if latency else "-",
+            ]
+        )
+    table = tabulate(body, headers=head, disable_numparse=True, colalign=("left", "left", *["right"] * (len(head) - 2)))
+    return (
+        f"{record['dataset']}, test split, {record['protocol']['mode']['test']} ranking, seed {record['seed']}\n{table}"
+    )

@@ -1,0 +1,6 @@
+"""Teachers and what they know."""
+
+from recbole_derrd.teacher.knowledge import Knowledge
+from recbole_derrd.teacher.teacher import Teacher
+
+__all__ = ["Knowledge", "Teacher"]

@@ -1,0 +1,274 @@
+"""Plain RecBole models, trained once and found again: the teacher, and the student that distillation is held against."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.utils import init_seed
+
+from recbole_derrd.checkpoint import read_checkpoint
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.data import Data, Fingerprint, prepare_data
+from recbole_derrd.errors import CheckpointError
+from recbole_derrd.evaluation import Latency, measure_latency, model_bytes, parameter_count
+from recbole_derrd.files import building_folder
+from recbole_derrd.models import model_class
+from recbole_derrd.trainer import load_weights, trainer_for
+
+#: Raised whenever what is stored changes, so that older entries are trained anew.
+CACHE_FORMAT = 1
+
+# Settings that change where things are written or shown, but not what is trained.
+_WITHOUT_EFFECT = frozenset(
+    """
+    checkpoint_dir record_dir cache_dir show_progress state log_wandb wandb_project data_path device gpu_id
+    use_gpu save_dataset dataset_save_path save_dataloaders dataloaders_save_path resume checkpoint_step
+    latency_users config_files loss_decimal_place teacher teacher_model teacher_checkpoint compare_student
+    distillers knowledge_batch_size distill_seed local_rank single_spec worker
+    """.split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A trained plain model: what a run needs to know of it, and where its weights are."""
+
+    model: str
+    key: str
+    checkpoint: Path
+    params: int
+    bytes: int
+    valid: dict[str, float]
+    test: dict[str, float]
+    seconds: float
+    epochs: list[float]
+    latency: Latency | None
+    settings: dict[str, Any]
+    found: bool = False
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a record says of this model."""
+        return {
+            "model": self.model,
+            "key": self.key,
+            "params": self.params,
+            "bytes": self.bytes,
+            "valid": self.valid,
+            "test": self.test,
+            "seconds": self.seconds,
+            "epochs": len(self.epochs),
+            "found": self.found,
+            "settings": self.settings,
+        }
+
+
+def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = None) -> str:
+    """Return the key of a model: its settings, the data it is trained and judged on, the format, and ``more``."""
+    ours = set(config.parameters.get("Distillation", ()))
+    settings = {
+        key: repr(value)
+        for key, value in config.final_config_dict.items()
+        if key not in _WITHOUT_EFFECT and key not in ours
+    }
+    content = [CACHE_FORMAT, config["model"], settings, dataclasses.asdict(fingerprint), more]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
+
+
+def build_model(config: DistillConfig, data: Data, kind: type[Any] | None = None) -> Any:
+    """Build a RecBole model as stock RecBole does, seeded the same way.
+
+    Args:
+        config: the configuration.
+        data: the data.
+        kind: a subclass of the configuration's model class, if not that class itself.
+    """
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    kind = kind or model_class(config["model"])
+    return kind(config, data.train._dataset).to(config["device"])
+
+
+def load_model(config: DistillConfig, data: Data, checkpoint: Path) -> Any:
+    """Build a model and load its weights; it is frozen and in evaluation mode."""
+    content = read_checkpoint(checkpoint, config["device"])
+    model = build_model(config, data)
+    load_weights(model, content, checkpoint)
+    return freeze(model)
+
+
+def freeze(model: Any) -> Any:
+    """Take a model out of training for good."""
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
+def own_settings(config: DistillConfig) -> dict[str, Any]:
+    """Return the settings that the user or the model's defaults gave, as plain values for a record."""
+    ours = set(config.parameters.get("Distillation", ()))
+    keep = set(config.external_config_dict) | {
+        "seed",
+        "learning_rate",
+        "train_batch_size",
+        "weight_decay",
+        "embedding_size",
+    }
+    return {
+        key: value if isinstance(value, (int, float, str, bool, list, dict, type(None))) else str(value)
+        for key, value in config.final_config_dict.items()
+        if key in keep and key not in ours
+    }
+
+
+def _stored(entry: Path, config: DistillConfig) -> TrainedModel | None:
+    try:
+        content = json.loads((entry / "result.json").read_text(encoding="utf-8"))
+        latency = Latency(**content["latency"]) if content["latency"] else None
+        kept = {
+            field: content[field]
+            for field in ("model", "key", "params", "bytes", "valid", "test", "seconds", "epochs", "settings")
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not (entry / "model.pth").is_file():
+        return None
+    return TrainedModel(checkpoint=entry / "model.pth", latency=latency, found=True, **kept)
+
+
+def train_or_find(config: DistillConfig, data: Data | None = None, *, role: str = "") -> TrainedModel:
+    """Train a plain RecBole model, or find the one that an earlier run trained with the same settings on the same data.
+
+    Args:
+        config: configuration without distillers.
+        data: fresh data of this configuration; prepared here if None.
+        role: "teacher" or "student": the sub-folder of the TensorBoard logs.
+    """
+    data = data or prepare_data(config)
+    key = content_key(config, data.fingerprint)
+    entry = config.cache_dir / f"{config['model']}-{config['dataset']}-{key}"
+    found = _stored(entry, config)
+    if found is not None:
+        return found
+    # An entry without its files was damaged by hand; it would stand in the way of the new one.
+    shutil.rmtree(entry, ignore_errors=True)
+    started = time.perf_counter()
+    with building_folder(entry) as folder:
+        model = build_model(config, data)
+        trainer = trainer_for(config, model, checkpoint=folder / "model.pth", role=role)
+        trainer.extra["derrd"] = {"fingerprint": dataclasses.asdict(data.fingerprint)}
+        _, valid = trainer.fit(data.train, data.valid, saved=True, show_progress=config["show_progress"])
+        trainer.load_best()
+        if valid is None:
+            valid = trainer.evaluate(data.valid, load_best_model=False)
+        test = trainer.evaluate(data.test, load_best_model=False, show_progress=config["show_progress"])
+        seconds = time.perf_counter() - started
+        trainer.training_file.unlink(missing_ok=True)
+        freeze(model)
+        latency = measure_latency(model, config["latency_users"], seed=config["seed"])
+        result = TrainedModel(
+            model=config["model"],
+            key=key,
+            checkpoint=entry / "model.pth",
+            params=parameter_count(model),
+            bytes=model_bytes(model),
+            valid=plain_metrics(valid),
+            test=plain_metrics(test),
+            seconds=seconds,
+            epochs=trainer.epoch_seconds,
+            latency=latency,
+            settings=own_settings(config),
+        )
+        content = {
+            **dataclasses.asdict(result),
+            "checkpoint": "model.pth",
+            "fingerprint": dataclasses.asdict(data.fingerprint),
+        }
+        (folder / "result.json").write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
+    return result
+
+
+def plain_metrics(metrics: Any) -> dict[str, float]:
+    """Return RecBole's metric dict with plain numbers."""
+    return {str(name): float(value) for name, value in (metrics or {}).items()}
+
+
+def judge_checkpoint(config: DistillConfig, data: Data, checkpoint: Path) -> TrainedModel:
+    """Evaluate a model that the user brings, so that it stands in the table like one trained here."""
+    content = read_checkpoint(checkpoint, config["device"])
+    _refuse_other_data(content, config, data, checkpoint)
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    key = hashlib.sha256(f"{digest}{content_key(config, data.fingerprint)}".encode()).hexdigest()[:16]
+    entry = config.cache_dir / f"{config['model']}-{config['dataset']}-{key}"
+    found = _stored(entry, config)
+    if found is not None:
+        return dataclasses.replace(found, checkpoint=checkpoint)
+    model = build_model(config, data)
+    load_weights(model, content, checkpoint)
+    trainer = trainer_for(config, model, checkpoint=checkpoint, role="teacher")
+    valid = trainer.evaluate(data.valid, load_best_model=False)
+    test = trainer.evaluate(data.test, load_best_model=False)
+    freeze(model)
+    result = TrainedModel(
+        model=config["model"],
+        key=key,
+        checkpoint=checkpoint,
+        params=parameter_count(model),
+        bytes=model_bytes(model),
+        valid=plain_metrics(valid),
+        test=plain_metrics(test),
+        seconds=0.0,
+        epochs=[],
+        latency=measure_latency(model, config["latency_users"], seed=config["seed"]),
+        settings=own_settings(config),
+    )
+    return result
+
+
+# What a stock checkpoint's settings say of its split: a difference in any of these is another split.
+_SPLIT_KEYS = (
+    "dataset", "seed", "eval_args", "benchmark_filename", "threshold", "val_interval", "user_inter_num_interval",
+    "item_inter_num_interval", "filter_inter_by_user_or_item", "rm_dup_inter",
+)  # fmt: skip
+
+
+def _refuse_other_data(content: dict[str, Any], config: DistillConfig, data: Data, checkpoint: Path) -> None:
+    settings = content["config"]
+    if settings.get("dataset") not in (None, config["dataset"]):
+        raise CheckpointError(
+            f"The teacher '{checkpoint}' was trained on the data set '{settings['dataset']}', this run uses "
+            f"'{config['dataset']}'. Give a teacher of the same data."
+        )
+    ours = content.get("derrd")
+    if isinstance(ours, dict) and isinstance(ours.get("fingerprint"), dict):
+        difference = Fingerprint(**ours["fingerprint"]).difference(data.fingerprint)
+        if difference:
+            raise CheckpointError(
+                f"The teacher '{checkpoint}' was not trained on this run's data: {difference}. "
+                "Use the teacher's own seed, eval_args and filters, or another teacher."
+            )
+        return
+    for key in _SPLIT_KEYS:
+        theirs, here = settings.get(key), config[key]
+        if key == "eval_args" and isinstance(theirs, dict):
+            theirs, here = (
+                {part: args.get(part) for part in ("split", "order", "group_by")} for args in (theirs, here)
+            )
+        if key in settings and theirs != here:
+            raise CheckpointError(
+                f"The teacher '{checkpoint}' was trained with {key} = {theirs}, this run has {here}: another split, so "
+                f"the teacher may have seen the test items. Set {key} to the teacher's value."
+            )
+
+
+def release(model: Any) -> None:
+    """Drop a model's memory on an accelerator."""
+    del model
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

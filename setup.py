@@ -1,0 +1,85 @@
+"""Everything pip needs to know about the package; pyproject.toml only configures tools."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+
+REQUIREMENTS = [
+    "recbole>=1.2.1,<1.3",
+    # 2.13 is the newest release tried; local builds such as 2.13.0+cpu satisfy the same range.
+    "torch>=2.0,<2.14",
+    # RecBole's Config and ray 2.6.3 use aliases that numpy 2 removed.
+    "numpy>=1.23.5,<2",
+    # RecBole's LightGCN calls dok_matrix._update, which scipy 1.13 removed.
+    "scipy>=1.10.1,<1.13",
+    # Under pandas 3 RecBole's in-place fillna silently does nothing.
+    "pandas>=1.5.3,<3",
+    "pyyaml>=6.0.1",
+    # ray 2.6.3, which RecBole imports, needs pkg_resources; setuptools 82 dropped it.
+    "setuptools>=65,<82",
+    # Version arithmetic of `recbole-derrd doctor`.
+    "packaging>=22",
+]
+
+TEST_REQUIREMENTS = [
+    "pytest>=7.4",
+    "hypothesis>=6.100",
+    # The layer test in tests/ asks it for the import graph.
+    "import-linter>=2.0",
+    # Its output changes between minor releases, so `ruff format --check` needs one of them.
+    "ruff>=0.17,<0.18",
+    # 1.19 is the last series for Python 3.9; newer Pythons get a 2.x.
+    "mypy>=1.19,<3",
+    "types-PyYAML>=6.0.12",
+]
+
+
+def read_version() -> str:
+    """The package's version, read as text because importing the package may need its requirements."""
+    text = (HERE / "recbole_derrd" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"', text, flags=re.MULTILINE)
+    if found is None:
+        raise RuntimeError("recbole_derrd/__init__.py lacks its line __version__ = ...")
+    return found.group(1)
+
+
+def read_readme() -> str:
+    """The README as the long description; empty where a partial checkout lacks it."""
+    readme = HERE / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+setup(
+    name="recbole_derrd",
+    version=read_version(),
+    description="DE, RRD and DE-RRD knowledge distillation for RecBole's general recommenders",
+    long_description=read_readme(),
+    long_description_content_type="text/markdown",
+    author="The recbole_derrd authors",
+    license="MIT",
+    license_files=["LICENSE"],
+    keywords=["recommender systems", "knowledge distillation", "RecBole", "DE-RRD"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3.9",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    packages=find_packages(include=["recbole_derrd", "recbole_derrd.*"]),
+    package_data={"recbole_derrd": ["py.typed", "properties/*.yaml", "properties/**/*.yaml"]},
+    zip_safe=False,
+    # ray 2.6.3, a hard requirement of recbole 1.2.1, has no build for Python 3.12.
+    python_requires=">=3.9,<3.12",
+    install_requires=REQUIREMENTS,
+    extras_require={"test": TEST_REQUIREMENTS},
+    entry_points={"console_scripts": ["recbole-derrd = recbole_derrd.cli:main"]},
+)

@@ -1,0 +1,136 @@
+"""The doctor's table must agree with setup.py, and each sort of trouble must be named with its remedy."""
+
+from __future__ import annotations
+
+import ast
+import re
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from recbole_derrd import doctor as doctor_module
+from recbole_derrd.doctor import TESTED, doctor, installed_version, judge
+
+SETUP = Path(__file__).resolve().parent.parent / "setup.py"
+RANGES = {tested.name: SpecifierSet(tested.range) for tested in TESTED}
+ROWS = {tested.name: tested for tested in TESTED}
+
+# One version inside every range.
+GOOD = {
+    "python": "3.11.7",
+    "torch": "2.13.0+cpu",
+    "recbole": "1.2.1",
+    "numpy": "1.26.4",
+    "scipy": "1.12.0",
+    "pandas": "2.3.3",
+    "pyyaml": "6.0.3",
+    "setuptools": "81.0.0",
+    "packaging": "26.3",
+    "ray": "2.6.3",
+    "tensorboard": "2.21.0",
+}
+
+
+def ranges_in_setup() -> dict[str, SpecifierSet]:
+    """REQUIREMENTS and python_requires of setup.py, read as text because running it would start a build."""
+    ranges: dict[str, SpecifierSet] = {}
+    for node in ast.walk(ast.parse(SETUP.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "REQUIREMENTS":
+            for line in ast.literal_eval(node.value):
+                requirement = Requirement(line)
+                ranges[canonicalize_name(requirement.name)] = requirement.specifier
+        elif isinstance(node, ast.keyword) and node.arg == "python_requires":
+            ranges["python"] = SpecifierSet(ast.literal_eval(node.value))
+    return ranges
+
+
+def ranges_in_recbole() -> dict[str, SpecifierSet]:
+    """What recbole's own metadata asks for; brackets around old-style ranges are dropped by Requirement."""
+    requirements = [Requirement(line) for line in metadata.requires("recbole") or []]
+    return {canonicalize_name(requirement.name): requirement.specifier for requirement in requirements}
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, changes: dict[str, str | None]) -> None:
+    """Let the doctor see the good versions with some changed, and a working torch without a GPU."""
+    versions: dict[str, str | None] = {**GOOD, **changes}
+    monkeypatch.setattr(doctor_module, "installed_version", versions.__getitem__)
+    monkeypatch.setattr(doctor_module, "cuda", lambda: ("CUDA is not available.", True))
+
+
+def test_table_covers_setup_exactly() -> None:
+    in_setup = ranges_in_setup()
+    assert len(in_setup) > 5
+    assert in_setup == {name: RANGES[name] for name in in_setup}
+
+
+def test_rows_beyond_setup_come_from_recbole() -> None:
+    beyond = set(RANGES) - set(ranges_in_setup())
+    assert beyond == {"ray", "tensorboard"}
+    in_recbole = ranges_in_recbole()
+    assert {name: RANGES[name] for name in beyond} == {name: in_recbole[name] for name in beyond}
+
+
+def test_all_good(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    fake(monkeypatch, {})
+    assert doctor() == 0
+    shown = capsys.readouterr().out
+    assert "All is well." in shown
+    assert all(re.search(rf"^{name} +{re.escape(GOOD[name])} .* ok$", shown, re.MULTILINE) for name in RANGES)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "verdict", "words"),
+    [
+        ("numpy", "2.4.6", "too new", "newer than the tested range >=1.23.5,<2: RecBole's Config"),
+        ("scipy", "1.17.1", "too new", 'Run: pip install "scipy>=1.10.1,<1.13"'),
+        ("pandas", "3.0.6", "too new", "missing values"),
+        ("setuptools", "82.0.0", "too new", "pkg_resources"),
+        ("torch", "2.14.0", "too new", 'Run: pip install "torch>=2.0,<2.14"'),
+        ("torch", "2.14.0.dev20261101+cu130", "too new", "newer than the tested range"),
+        ("torch", "1.13.1", "too old", "torch 1.13.1 is too old: >=2.0,<2.14 is needed."),
+        ("ray", "2.7.0", "too new", 'Run: pip install "ray>=1.13.0,<=2.6.3"'),
+        ("recbole", "1.1.1", "too old", 'Run: pip install "recbole>=1.2.1,<1.3"'),
+        ("tensorboard", None, "missing", "tensorboard is not installed."),
+        ("python", "3.12.1", "too new", "Make an environment with Python 3.11"),
+        ("python", "3.8.18", "too old", "Make an environment with Python 3.11"),
+        ("numpy", "unknown", "unreadable", "cannot be compared"),
+    ],
+)
+def test_each_trouble_is_named_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    version: str | None,
+    verdict: str,
+    words: str,
+) -> None:
+    fake(monkeypatch, {name: version})
+    assert doctor() == 1
+    shown = capsys.readouterr().out
+    assert re.search(rf"^{name} .*{verdict}$", shown, re.MULTILINE)
+    advice = [line for line in shown.splitlines() if line.startswith("- ")]
+    assert len(advice) == 1 and words in advice[0]
+
+
+@pytest.mark.parametrize("version", ["2.0.0", "2.13.0", "2.13.0+cpu", "2.13.1+cu130"])
+def test_local_builds_of_torch_pass(version: str) -> None:
+    assert judge(ROWS["torch"], version).verdict == "ok"
+
+
+def test_versions_come_from_metadata() -> None:
+    assert installed_version("packaging") == metadata.version("packaging")
+    assert installed_version("no-such-distribution-xyz") is None
+
+
+def test_broken_torch_fails_but_still_shows_the_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake(monkeypatch, {})
+    monkeypatch.setattr(doctor_module, "cuda", lambda: ("CUDA was not checked.", False))
+    assert doctor() == 1
+    shown = capsys.readouterr().out
+    assert shown.startswith("package") and shown.index("ok") < shown.index("CUDA was not checked.")
