@@ -11,7 +11,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 
-class Tested(NamedTuple):
+class Bounds(NamedTuple):
     """A distribution, the versions the package was tried on, and what goes wrong above them."""
 
     name: str
@@ -21,17 +21,17 @@ class Tested(NamedTuple):
 
 # The ranges of setup.py (ray, tensorboard: of recbole's own metadata); tests/test_doctor.py compares them.
 TESTED = (
-    Tested("python", ">=3.9,<3.12", "ray, which RecBole requires, has no build for it"),
-    Tested("torch", ">=2.0,<2.14", "nobody has tried it with this package"),
-    Tested("recbole", ">=1.2.1,<1.3", "this package extends classes of RecBole 1.2"),
-    Tested("numpy", ">=1.23.5,<2", "RecBole's Config and ray use names that numpy 2 removed"),
-    Tested("scipy", ">=1.10.1,<1.13", "RecBole's LightGCN and NGCF call a method that scipy 1.13 removed"),
-    Tested("pandas", ">=1.5.3,<3", "RecBole silently leaves missing values in place under pandas 3"),
-    Tested("pyyaml", ">=6.0.1", "nobody has tried it with this package"),
-    Tested("setuptools", ">=65,<82", "ray imports pkg_resources, which setuptools 82 dropped"),
-    Tested("packaging", ">=22", "nobody has tried it with this package"),
-    Tested("ray", ">=1.13.0,<=2.6.3", "RecBole's quick_start imports parts that later releases moved"),
-    Tested("tensorboard", ">=2.5.0", "nobody has tried it with this package"),
+    Bounds("python", ">=3.9,<3.12", "ray, which RecBole requires, has no build for it"),
+    Bounds("torch", ">=2.0,<2.14", "nobody has tried it with this package"),
+    Bounds("recbole", ">=1.2.1,<1.3", "this package extends classes of RecBole 1.2"),
+    Bounds("numpy", ">=1.23.5,<2", "RecBole's Config and ray use names that numpy 2 removed"),
+    Bounds("scipy", ">=1.10.1,<1.13", "RecBole's LightGCN and NGCF call a method that scipy 1.13 removed"),
+    Bounds("pandas", ">=1.5.3,<3", "RecBole silently leaves missing values in place under pandas 3"),
+    Bounds("pyyaml", ">=6.0.1", "nobody has tried it with this package"),
+    Bounds("setuptools", ">=65,<82", "ray imports pkg_resources, which setuptools 82 dropped"),
+    Bounds("packaging", ">=22", "nobody has tried it with this package"),
+    Bounds("ray", ">=1.13.0,<=2.6.3", "RecBole's quick_start imports parts that later releases moved"),
+    Bounds("tensorboard", ">=2.5.0", "nobody has tried it with this package"),
 )
 
 
@@ -55,7 +55,7 @@ def installed_version(name: str) -> str | None:
         return None
 
 
-def judge(tested: Tested, installed: str | None) -> Finding:
+def judge(tested: Bounds, installed: str | None) -> Finding:
     """Compare one version with its range and word the advice."""
     name, allowed, above = tested
     if name == "python":

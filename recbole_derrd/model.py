@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -112,7 +111,6 @@ def step_batch(model: Any, interaction: Any) -> StepBatch:
     )
 
 
-@functools.cache
 def distilled(model: type[Any]) -> type[Any]:
     """Return the distilled student class of a RecBole model class, made once per class.
 
@@ -120,11 +118,13 @@ def distilled(model: type[Any]) -> type[Any]:
         >>> distilled(BPR).__name__
         'DistilledBPR'
     """
-    return type(
-        f"Distilled{model.__name__}",
-        (DistilledMixin, model),
-        {"__module__": __name__, "__doc__": model.__doc__},
-    )
+    if model not in _DISTILLED:
+        attributes = {"__module__": __name__, "__doc__": model.__doc__}
+        _DISTILLED[model] = type(f"Distilled{model.__name__}", (DistilledMixin, model), attributes)
+    return _DISTILLED[model]
+
+
+_DISTILLED: dict[type[Any], type[Any]] = {}
 
 
 def check_roles(student: str, teacher: str, distillers: Iterable[str]) -> None:
@@ -137,8 +137,8 @@ def check_roles(student: str, teacher: str, distillers: Iterable[str]) -> None:
     adapter = adapter_of(student_class)
     if not adapter.trainable:
         raise OptionError(
-            f"{student} is not trained by gradients and cannot be a student. It can be a teacher (teacher_model: {student}); "
-            "choose a student such as BPR, NeuMF or LightGCN."
+            f"{student} is not trained by gradients and cannot be a student, only a teacher (teacher_model: {student}). "
+            "Choose a student such as BPR, NeuMF or LightGCN."
         )
     for name in distillers:
         if Need.VECTORS not in distiller_class(name).needs:

@@ -1,4 +1,4 @@
-"""Plain RecBole models, trained once and found again: the teacher, and the student that distillation is held against."""
+"""Plain RecBole models, trained once and found again: the teacher, and the student to compare with."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class TrainerMixin:
         self._train_data: Any = None
         self._batches = 1
 
-    # -- training ----------------------------------------------------------------------------------------------------
+    # -- training
 
     def fit(
         self,
@@ -119,7 +119,7 @@ class TrainerMixin:
             "The usual cause is a learning_rate or a weight of a term that is too large; lower it."
         )
 
-    # -- what the user sees ------------------------------------------------------------------------------------------
+    # -- what the user sees
 
     def _loss_means(self, losses: Any) -> dict[str, float]:
         values = losses if isinstance(losses, tuple) else (losses,)
@@ -144,7 +144,7 @@ class TrainerMixin:
         if len(means) > 1:
             self.tensorboard.add_scalar(f"{tag}/sum", sum(means.values()), epoch_idx)
 
-    # -- the student's checkpoint: stock RecBole's format --------------------------------------------------------------
+    # -- the student's checkpoint: stock RecBole's format
 
     def _own_parameters(self) -> int:
         names = [name for name, _ in self.model.named_parameters()]
@@ -201,7 +201,7 @@ class TrainerMixin:
             self.load_best(model_file)
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)  # type: ignore[misc]
 
-    # -- the training checkpoint: everything needed to go on exactly -----------------------------------------------------
+    # -- the training checkpoint: everything needed to go on exactly
 
     _pending: dict[str, Any] | None = None
 

@@ -16,7 +16,9 @@ class RRDOptions(Options):
 
     weight: float = option(0.001, "Weight of the term in the loss (lambda_RRD).", low=0)
     k: int = option(40, "Interesting items a user (K).", low=1)
-    l: int = option(40, "Uninteresting items a user (L); 0 ranks the interesting items alone.", low=0)
+    l: int = option(  # noqa: E741 (the paper's L)
+        40, "Uninteresting items a user (L); 0 ranks the interesting items alone.", low=0
+    )
     top_n: int = option(500, "Length of the teacher's list that interesting items are drawn from (N).", low=1)
     sharpness: float = option(
         10.0, "Rank k is drawn with probability proportional to exp(-k / sharpness) (T).", above=0

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 from recbole_derrd.errors import OptionError, did_you_mean
 
-O = TypeVar("O", bound="Options")
+Self = TypeVar("Self", bound="Options")
 
 
 def option(
@@ -99,7 +99,7 @@ class Options:
         return cls().to_keys()
 
     @classmethod
-    def from_keys(cls: type[O], settings: Mapping[str, Any]) -> O:
+    def from_keys(cls: type[Self], settings: Mapping[str, Any]) -> Self:
         """Read and check this group's options in a flat mapping; other keys are ignored."""
         given = {
             field.name: settings[cls.prefix + field.name]
