@@ -34,12 +34,13 @@ _REBUILDERS = {
     ("numpy._core.multiarray", "scalar"),
     ("_codecs", "encode"),
 }
-# C types: a hostile file cannot alter them.
+# C types: a hostile file cannot alter them. EASE keeps a numpy.matrix, which holds nothing that an array does not.
 _TYPES: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch", "Size"): torch.Size,
     ("torch", "device"): torch.device,
     ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "matrix"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return doctor()
         raise DistillError(f"Unknown command '{command}'.{did_you_mean(command, ('run', 'doctor'))}")
     except DistillError as error:
+        if any(argument.lower() == "--state=debug" for argument in arguments):
+            traceback.print_exc()
         print(f"recbole-derrd: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ import yaml
 from recbole.config import Config
 
 from recbole_derrd.errors import OptionError, did_you_mean, nearest
-from recbole_derrd.models import general_models, model_class
+from recbole_derrd.models import model_class
 from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
 
 PROPERTIES = Path(__file__).parent / "properties"
@@ -78,7 +78,10 @@ def read_command_line(arguments: Iterable[str]) -> dict[str, Any]:
         if not argument.startswith("--") or "=" not in argument:
             raise OptionError(f"Cannot read the argument '{argument}'. Options are given as --key=value.")
         key, _, value = argument[2:].partition("=")
-        typed = read_yaml(value, f"The value of --{key}")
+        # RecBole writes half-open intervals as [10,inf), which YAML takes for a list without its end.
+        interval = re.fullmatch(r"([\[(][^,;\[\](){}]+,[^,;\[\](){}]+[\])];?)+", value.replace(" ", ""))
+        half_open = interval and ("(" in value or ")" in value)
+        typed = value if half_open else read_yaml(value, f"The value of --{key}")
         if key in settings and settings[key] != typed:
             raise OptionError(f"--{key} is given twice, with different values.")
         settings[key] = typed
@@ -153,8 +156,11 @@ class DistillConfig(Config):
             message = " ".join(str(error.args[0] if error.args else error).split())
             raise OptionError(f"RecBole refuses this configuration: {message}") from error
         self.run_options = RunOptions.from_keys(self.final_config_dict)
+        # Options of methods that this run does not use are checked as well: a mistake in them is still a mistake.
+        checked = {name: group.from_keys(self.final_config_dict) for name, group in METHOD_OPTIONS.items()}
         self.method_options = {
-            name: method_options(name).from_keys(self.final_config_dict) for name in self.run_options.distillers
+            name: checked.get(name) or method_options(name).from_keys(self.final_config_dict)
+            for name in self.run_options.distillers
         }
 
     def compatibility_settings(self) -> None:
@@ -245,6 +251,7 @@ class DistillConfig(Config):
         return Path(self.run_options.cache_dir or Path(self["checkpoint_dir"]) / "cache")
 
 
-def known_models() -> list[str]:
-    """Return the names of RecBole's general recommenders."""
-    return sorted(general_models())
+def model_keys(model: str) -> set[str]:
+    """Return the keys of RecBole's default file of a model: those that describe the model itself."""
+    file = Path(recbole.__file__).parent / "properties" / "model" / f"{model}.yaml"
+    return set(read_settings(file)) if file.exists() else set()

@@ -21,7 +21,7 @@ class Bounds(NamedTuple):
 
 # The ranges of setup.py (ray, tensorboard: of recbole's own metadata); tests/test_doctor.py compares them.
 TESTED = (
-    Bounds("python", ">=3.9,<3.12", "ray, which RecBole requires, has no build for it"),
+    Bounds("python", ">=3.9,<3.12", "no ray release that RecBole 1.2.1 admits has a build for it"),
     Bounds("torch", ">=2.0,<2.14", "nobody has tried it with this package"),
     Bounds("recbole", ">=1.2.1,<1.3", "this package extends classes of RecBole 1.2"),
     Bounds("numpy", ">=1.23.5,<2", "RecBole's Config and ray use names that numpy 2 removed"),
@@ -30,7 +30,7 @@ TESTED = (
     Bounds("pyyaml", ">=6.0.1", "nobody has tried it with this package"),
     Bounds("setuptools", ">=65,<82", "ray imports pkg_resources, which setuptools 82 dropped"),
     Bounds("packaging", ">=22", "nobody has tried it with this package"),
-    Bounds("ray", ">=1.13.0,<=2.6.3", "RecBole's quick_start imports parts that later releases moved"),
+    Bounds("ray", ">=1.13.0,<=2.6.3", "RecBole 1.2.1 itself admits no later release"),
     Bounds("tensorboard", ">=2.5.0", "nobody has tried it with this package"),
 )
 

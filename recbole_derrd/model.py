@@ -137,7 +137,7 @@ def check_roles(student: str, teacher: str, distillers: Iterable[str]) -> None:
     adapter = adapter_of(student_class)
     if not adapter.trainable:
         raise OptionError(
-            f"{student} is not trained by gradients and cannot be a student, only a teacher (teacher_model: {student}). "
+            f"{student} is not trained by gradients and cannot be a student, only a teacher (teacher_model). "
             "Choose a student such as BPR, NeuMF or LightGCN."
         )
     for name in distillers:

@@ -133,8 +133,8 @@ def _check_before_training(config: DistillConfig) -> None:
         found = read_checkpoint(options.teacher_checkpoint)["config"].get("model")
         teacher = options.teacher_model or found or teacher
     check_roles(config["model"], teacher, options.distillers)
-    own = config.derived(teacher, options.teacher)
-    if own["dataset"] != config["dataset"]:
+    config.derived(teacher, options.teacher)
+    if options.teacher.get("dataset", config["dataset"]) != config["dataset"]:
         raise OptionError("The teacher must be trained on the student's data set; take 'dataset' out of 'teacher'.")
 
 

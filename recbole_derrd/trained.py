@@ -14,9 +14,9 @@ import torch
 from recbole.utils import init_seed
 
 from recbole_derrd.checkpoint import read_checkpoint
-from recbole_derrd.config import DistillConfig
+from recbole_derrd.config import DistillConfig, model_keys
 from recbole_derrd.data import Data, Fingerprint, prepare_data
-from recbole_derrd.errors import CheckpointError
+from recbole_derrd.errors import CheckpointError, OptionError
 from recbole_derrd.evaluation import Latency, measure_latency, model_bytes, parameter_count
 from recbole_derrd.files import building_folder
 from recbole_derrd.models import model_class
@@ -91,7 +91,12 @@ def build_model(config: DistillConfig, data: Data, kind: type[Any] | None = None
     """
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     kind = kind or model_class(config["model"])
-    return kind(config, data.train._dataset).to(config["device"])
+    try:
+        return kind(config, data.train._dataset).to(config["device"])
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, AssertionError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        settings = {key: config[key] for key in model_keys(config["model"])}
+        raise OptionError(f"RecBole cannot build {config['model']} with {settings}: {reason}") from error
 
 
 def load_model(config: DistillConfig, data: Data, checkpoint: Path) -> Any:

@@ -219,7 +219,7 @@ class TrainerMixin:
             "epoch": epoch,
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
-            "best_valid_result": dict(self.best_valid_result or {}),
+            "best_valid_result": {name: float(value) for name, value in (self.best_valid_result or {}).items()},
             "train_loss": {int(key): float(value) for key, value in self.train_loss_dict.items()},
             "epoch_seconds": list(self.epoch_seconds),
             "model": self.model.state_dict(),

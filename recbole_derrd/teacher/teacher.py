@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from recbole_derrd.backbones import Backbone, backbone_of
 from recbole_derrd.checkpoint import read_checkpoint
-from recbole_derrd.config import DistillConfig
+from recbole_derrd.config import DistillConfig, model_keys
 from recbole_derrd.data import Data, prepare_data
 from recbole_derrd.errors import DataError
 from recbole_derrd.trained import TrainedModel, judge_checkpoint, load_model, train_or_find
@@ -58,7 +57,7 @@ class Teacher:
             for key, value in settings.items()
             if key not in _NOT_THE_MODEL
             and isinstance(value, (int, float, str, bool, list, dict))
-            and key in _model_keys(name)
+            and key in model_keys(name)
         }
         own = config.derived(name, {**described, **options.teacher})
         data = prepare_data(own)
@@ -77,18 +76,3 @@ class Teacher:
     def load(self) -> Backbone:
         """Return the frozen model in its adapter."""
         return backbone_of(load_model(self.config, self.data, self.trained.checkpoint))
-
-
-def _model_keys(name: str) -> set[str]:
-    """Keys of RecBole's default file of a model."""
-    import recbole
-
-    from recbole_derrd.config import read_settings
-
-    file = Path(recbole.__file__).parent / "properties" / "model" / f"{name}.yaml"
-    return set(read_settings(file)) if file.exists() else set()
-
-
-def describe(teacher: Teacher) -> dict[str, Any]:
-    """Return what a record says of the teacher."""
-    return teacher.trained.summary()

@@ -1,0 +1,145 @@
+"""Configuration: priorities, YAML types, no eval, no sys.argv, and suggestions for what is misspelt."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+import yaml
+
+from recbole_derrd.config import DistillConfig, read_command_line
+from recbole_derrd.errors import OptionError
+from recbole_derrd.options import METHOD_OPTIONS, RunOptions
+
+Settings = Callable[..., dict[str, Any]]
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_command_line_beats_dict_beats_files_beats_plugin_beats_recbole(
+    tiny_settings: Settings, tmp_path: Path
+) -> None:
+    settings = tiny_settings("BPR")
+    file, later = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    file.write_text("learning_rate: 0.1\nrrd_k: 7\nrrd_l: 7\nepochs: 3\n", encoding="utf-8")
+    later.write_text("rrd_l: 8\n", encoding="utf-8")
+    del settings["epochs"]
+    config = DistillConfig(
+        "BPR", "tiny", [file, later], {**settings, "epochs": 4}, ["--epochs=5", "--distillers=[rrd]"]
+    )
+    assert config["epochs"] == 5
+    assert (config["learning_rate"], config["rrd_k"], config["rrd_l"]) == (0.1, 7, 8)
+    assert config["rrd_weight"] == 0.001, "our default for BPR"
+    assert config["weight_decay"] == 0.0, "RecBole's default"
+    assert config.method_options["rrd"].k == 7
+
+
+def test_each_backbone_has_its_own_default_weights(tiny_settings: Settings) -> None:
+    config = DistillConfig("NeuMF", "tiny", config_dict=tiny_settings("NeuMF"))
+    assert (config["de_weight"], config["rrd_weight"]) == (1e-4, 0.1)
+    assert DistillConfig("NGCF", "tiny", config_dict=tiny_settings("NGCF"))["de_weight"] == 0.01
+
+
+def test_values_are_typed_as_yaml_and_never_evaluated(tiny_settings: Settings, tmp_path: Path) -> None:
+    planted = tmp_path / "ran"
+    attack = f"__import__('pathlib').Path({str(planted)!r}).touch()"
+    config = DistillConfig("BPR", "tiny", None, {**tiny_settings("BPR"), "note": attack}, [f"--remark={attack}"])
+    assert not planted.exists() and config["remark"] == attack
+    read = read_command_line(["--a=1e-3", "--b=[1, 2]", "--c=True", "--d=x=y", "--e={k: 1}", "--f=~", "--g=1/2"])
+    assert read == {"a": 0.001, "b": [1, 2], "c": True, "d": "x=y", "e": {"k": 1}, "f": None, "g": "1/2"}
+
+
+def test_lists_handed_over_as_strings_are_read(tiny_settings: Settings) -> None:
+    """HyperTuning hands lists over as strings."""
+    settings = {**tiny_settings("NeuMF"), "mlp_hidden_size": "[4, 2]"}
+    assert DistillConfig("NeuMF", "tiny", config_dict=settings)["mlp_hidden_size"] == [4, 2]
+
+
+def test_the_processes_own_arguments_are_not_ours(tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["pytest", "--epochs=99", "--cov=x", "-q"])
+    assert DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR"))["epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"distillers": ["rdr"]}, "Unknown distiller 'rdr'. Did you mean 'rrd'"),
+        ({"distillers": ["no_such_module.Method"]}, "Cannot load the distiller"),
+        ({"rrd_wieght": 1}, "Unknown option 'rrd_wieght'. Did you mean 'rrd_weight'"),
+        ({"de_experts": 1}, "Did you mean 'de_num_experts'"),
+        ({"embeding_size": 4}, "Did you mean 'embedding_size'"),
+        ({"teacher_modell": "BPR"}, "Did you mean 'teacher_model'"),
+        ({"teacher": {"embeding_size": 4}}, "in 'teacher'. Did you mean 'embedding_size'"),
+        ({"teacher": "BPR"}, "'teacher' must be dict"),
+        ({"rrd_k": -1}, "at least 1"),
+        ({"metrics": ["NDGC"]}, "no metric named 'NDGC'"),
+        ({"topk": [0]}, "positive integer"),
+        ({"eval_args": "full"}, "should be a dict"),
+    ],
+)
+def test_mistakes_are_named(tiny_settings: Settings, given: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        DistillConfig("BPR", "tiny", config_dict={**tiny_settings("BPR"), **given})
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("BRP", "Did you mean 'BPR'"),
+        ("SASRec", "not a general recommender"),
+        ("bpr", "Did you mean 'BPR'"),
+        ("", "has no general recommender"),
+    ],
+)
+def test_unknown_models_are_named(model: str, words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        DistillConfig(model, "tiny")
+
+
+def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"nowhere\.yaml"):
+        DistillConfig("BPR", "tiny", [tmp_path / "nowhere.yaml"])
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1, 2\n", encoding="utf-8")
+    with pytest.raises(OptionError, match="not valid YAML"):
+        DistillConfig("BPR", "tiny", [broken])
+    broken.write_text("- a\n- b\n", encoding="utf-8")
+    with pytest.raises(OptionError, match="key: value"):
+        DistillConfig("BPR", "tiny", [broken])
+    for arguments in (["epochs=3"], ["--epochs"], ["--epochs=3", "--epochs=4"]):
+        with pytest.raises(OptionError):
+            DistillConfig("BPR", "tiny", command_line=arguments)
+    with pytest.raises(OptionError, match="No dataset"):
+        DistillConfig("BPR")
+
+
+def test_yaml_cannot_make_objects(tmp_path: Path) -> None:
+    file = tmp_path / "hostile.yaml"
+    file.write_text("a: !!python/object/apply:os.getcwd []\n", encoding="utf-8")
+    with pytest.raises(OptionError, match="not valid YAML"):
+        DistillConfig("BPR", "tiny", [file])
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_config_loads(file: Path) -> None:
+    config = DistillConfig(config_file_list=[file])
+    assert config.run_options.distillers and set(config.run_options.distillers) <= set(METHOD_OPTIONS)
+    teacher = config.derived(config.run_options.teacher_model or config["model"], config.run_options.teacher)
+    assert teacher["dataset"] == config["dataset"] and teacher.run_options.distillers == []
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "recbole_derrd" / "properties").rglob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_default_is_a_known_option(file: Path) -> None:
+    known = {key for group in (RunOptions, *METHOD_OPTIONS.values()) for key in group.keys()}
+    assert set(yaml.safe_load(file.read_text(encoding="utf-8"))) <= known
+
+
+def test_the_teacher_inherits_what_the_user_said_and_nothing_of_distillation(tiny_settings: Settings) -> None:
+    settings = {**tiny_settings("BPR"), "learning_rate": 0.5, "distillers": ["rrd"], "rrd_k": 3}
+    teacher = DistillConfig("BPR", "tiny", config_dict=settings).derived("LightGCN", {"embedding_size": 32})
+    assert (teacher["model"], teacher["learning_rate"], teacher["embedding_size"]) == ("LightGCN", 0.5, 32)
+    assert teacher["rrd_k"] == 40 and teacher.run_options.distillers == []

@@ -1,0 +1,140 @@
+"""The trainer: exact resumption, safe checkpoints that stock RecBole reads, and a loss that is not a number."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+import torch
+from recbole.trainer import Trainer
+
+from recbole_derrd.checkpoint import read_checkpoint
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.data import prepare_data
+from recbole_derrd.errors import CheckpointError, TrainingError
+from recbole_derrd.model import build_student
+from recbole_derrd.quick_start import knowledge_of, run_recbole_derrd
+from recbole_derrd.teacher import Teacher
+from recbole_derrd.trainer import trainer_for
+
+Settings = Callable[..., dict[str, Any]]
+SMALL = {"rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "de_num_experts": 3, "latency_users": 0, "distillers": ["de", "rrd"]}
+
+
+def make(settings: dict[str, Any], model: str, checkpoint: Path) -> tuple[Any, Any]:
+    config = DistillConfig(model, "tiny", config_dict=settings)
+    data = prepare_data(config)
+    knowledge = knowledge_of(config, Teacher.of(config, data), data)
+    data = prepare_data(config)
+    return trainer_for(config, build_student(config, data, knowledge), checkpoint=checkpoint), data
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("model", ["BPR", "NeuMF", "LightGCN"])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
+    tiny_settings: Settings, tmp_path: Path, model: str
+) -> None:
+    settings = tiny_settings(model, **SMALL, epochs=6, checkpoint_step=1, dropout_prob=0.2)
+    whole, data = make(settings, model, tmp_path / "whole.pth")
+    score, valid = whole.fit(data.train, data.valid)
+
+    def kill(epoch: int, _: float) -> None:
+        if epoch == 2:
+            raise Killed
+
+    first, data = make(settings, model, tmp_path / "part.pth")
+    with pytest.raises(Killed):
+        first.fit(data.train, data.valid, callback_fn=kill)
+    torch.manual_seed(12345)
+    second, data = make(settings, model, tmp_path / "part.pth")
+    second.resume_checkpoint(second.training_file)
+    assert second.start_epoch == 3
+    assert second.fit(data.train, data.valid) == (score, valid)
+    assert second.train_loss_dict == whole.train_loss_dict
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[key], value), key
+
+
+def test_a_training_checkpoint_of_another_run_is_refused(tiny_settings: Settings, tmp_path: Path) -> None:
+    first, data = make(tiny_settings("BPR", **SMALL, checkpoint_step=1), "BPR", tmp_path / "a.pth")
+    first.fit(data.train, data.valid)
+    other, _ = make(tiny_settings("BPR", **{**SMALL, "de_num_experts": 4}), "BPR", tmp_path / "b.pth")
+    with pytest.raises(CheckpointError, match="another model or other distillers"):
+        other.resume_checkpoint(first.training_file)
+    first.training_file.write_bytes(first.training_file.read_bytes()[:300])
+    with pytest.raises(CheckpointError, match="damaged"):
+        other.resume_checkpoint(first.training_file)
+
+
+def test_a_loss_that_is_not_a_number_names_its_term_and_epoch(tiny_settings: Settings, tmp_path: Path) -> None:
+    trainer, data = make(tiny_settings("BPR", **SMALL), "BPR", tmp_path / "a.pth")
+    with torch.no_grad():
+        trainer.model.distillers[0].banks[0]["user"].second.fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"'de' is not a finite number in epoch 0"):
+        trainer.fit(data.train, data.valid)
+    assert not (tmp_path / "a.pth").exists()
+
+
+def test_the_logs_name_the_terms_as_means(tiny_settings: Settings, tmp_path: Path) -> None:
+    trainer, data = make(tiny_settings("BPR", **SMALL), "BPR", tmp_path / "a.pth")
+    seen: dict[str, float] = {}
+    trainer.tensorboard.add_scalar = lambda tag, value, step: seen.update({tag: value})
+    trainer.fit(data.train, data.valid)
+    assert {"Loss/Train/base", "Loss/Train/de", "Loss/Train/rrd", "Loss/Train/sum"} <= seen.keys()
+    assert seen["Loss/Train/base"] == pytest.approx(0.693, abs=0.01), "the mean of a fresh BPR's loss is ln 2"
+    line = trainer._generate_train_loss_output(0, 0.0, 1.0, (1.0, 2.0, 3.0))
+    assert line.index("base") < line.index("de") < line.index("rrd")
+
+
+@pytest.mark.parametrize("model", ["BPR", "LightGCN", "NeuMF"])
+def test_stock_recbole_evaluates_the_students_checkpoint_to_the_last_digit(
+    tiny_settings: Settings, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_settings(model, **SMALL, epochs=3, record_dir=str(tmp_path / "records"))
+    record = run_recbole_derrd(model, "tiny", config_dict=settings)
+    file = record["checkpoints"]["student"]
+    content = read_checkpoint(file)
+    assert not any(key.startswith("distillers") for key in content["state_dict"])
+    assert content["config"]["model"] == model and "distillers" not in content["config"]
+
+    # RecBole's own readers call torch.load with its defaults; this tells torch to accept the file.
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    monkeypatch.setattr(sys, "argv", ["stock"])
+    config = torch.load(file, weights_only=False)["config"]
+    assert type(config).__module__ == "recbole.config.configurator"
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import init_seed
+
+    init_seed(config["seed"], config["reproducibility"])
+    train, _, test = data_preparation(config, create_dataset(config))
+    from recbole_derrd.models import model_class
+
+    network = model_class(model)(config, train._dataset)
+    trainer = Trainer(config, network)
+    trainer.eval_collector.data_collect(train)
+    assert dict(trainer.evaluate(test, model_file=file)) == record["distilled"]["test"]
+    assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
+
+
+@pytest.mark.parametrize("model", ["BPR", "NeuMF"])
+def test_recboles_load_data_and_model_takes_the_students_checkpoint(
+    tiny_settings: Settings, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="recbole.quick_start imports ray")
+    try:
+        from recbole.quick_start import load_data_and_model
+    except (ImportError, AttributeError) as error:
+        pytest.skip(f"recbole.quick_start does not import here: {error}")
+    record = run_recbole_derrd(model, "tiny", config_dict=tiny_settings(model, **SMALL, record_dir=str(tmp_path)))
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    monkeypatch.setattr(sys, "argv", ["stock"])
+    config, network, _, train, _, test = load_data_and_model(record["checkpoints"]["student"])
+    trainer = Trainer(config, network)
+    trainer.eval_collector.data_collect(train)
+    assert dict(trainer.evaluate(test, load_best_model=False)) == record["distilled"]["test"]
