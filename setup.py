@@ -29,8 +29,6 @@ REQUIREMENTS = [
 TEST_REQUIREMENTS = [
     "pytest>=7.4",
     "hypothesis>=6.100",
-    # The layer test in tests/ asks it for the import graph.
-    "import-linter>=2.0",
     # Its output changes between minor releases, so `ruff format --check` needs one of them.
     "ruff>=0.17,<0.18",
     # 1.19 is the last series for Python 3.9; newer Pythons get a 2.x.

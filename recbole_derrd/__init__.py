@@ -18,6 +18,7 @@ _EXPORTS = {
     "prepare_data": "recbole_derrd.data",
     "train_or_find": "recbole_derrd.trained",
     "Teacher": "recbole_derrd.teacher",
+    "knowledge_of": "recbole_derrd.quick_start",
     "Knowledge": "recbole_derrd.teacher",
     "backbone_of": "recbole_derrd.backbones",
     "register_backbone": "recbole_derrd.backbones",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,6 +70,8 @@ def run(arguments: Sequence[str]) -> int:
     files, others = _split(arguments)
     if not files and not any(argument.startswith("--model=") for argument in others):
         files = [str(_quick_start_file())]
+    # RecBole's and torch's own deprecations are not the user's to mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     from recbole_derrd.quick_start import run_recbole_derrd
 
     run_recbole_derrd(config_file_list=files, command_line=others)

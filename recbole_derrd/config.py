@@ -30,6 +30,9 @@ _READ_BY_RECBOLE = frozenset(
     """.split()
 )
 
+#: Models that RecBole trains on whole users, not on pairs (a table of its data loaders).
+WHOLE_USER_MODELS = frozenset("MultiDAE MultiVAE MacridVAE CDAE ENMF RaCT RecVAE DiffRec LDiffRec".split())
+
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML that reads 1e-3 as a number, as RecBole's own loader does."""
@@ -119,7 +122,8 @@ def method_options(name: str) -> type[Options]:
 
 def _plain(value: Any) -> Any:
     """Type a string as YAML, as RecBole does with ``eval``; HyperTuning hands lists over as strings."""
-    if not isinstance(value, str):
+    # DMF's inter_matrix_type is '01': to eval, as to us, no number.
+    if not isinstance(value, str) or re.fullmatch(r"0\d+", value):
         return value
     try:
         return yaml.load(value, Loader=_Loader)
@@ -138,6 +142,7 @@ class DistillConfig(Config):
         config_file_list: YAML files, later ones win.
         config_dict: settings; strings in it are typed as YAML.
         command_line: arguments ``--key=value``; the process's own arguments are never read.
+        typed: strings in ``config_dict`` are what they are, since they have been typed before.
     """
 
     def __init__(
@@ -147,8 +152,11 @@ class DistillConfig(Config):
         config_file_list: Iterable[str | Path] | None = None,
         config_dict: Mapping[str, Any] | None = None,
         command_line: Iterable[str] = (),
+        *,
+        typed: bool = False,
     ) -> None:
         """Build and check the configuration."""
+        self._typed = typed
         self._command_line = list(command_line)
         try:
             super().__init__(model, dataset, list(config_file_list or []), dict(config_dict or {}))
@@ -181,7 +189,7 @@ class DistillConfig(Config):
         return merged
 
     def _load_variable_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
-        return {key: _plain(value) for key, value in config_dict.items()}
+        return config_dict if self._typed else {key: _plain(value) for key, value in config_dict.items()}
 
     def _load_cmd_line(self) -> dict[str, Any]:
         return read_command_line(self._command_line)
@@ -243,7 +251,10 @@ class DistillConfig(Config):
             key: self.final_config_dict[key]
             for key in ("record_dir", "cache_dir", "latency_users", "resume", "checkpoint_step")
         }
-        return DistillConfig(model, self.dataset, config_dict={**base, **kept, **settings})
+        # Models that are trained on whole users are told to sample no negatives; others cannot do without.
+        if model not in WHOLE_USER_MODELS and base.get("train_neg_sample_args", {}) is None:
+            del base["train_neg_sample_args"]
+        return DistillConfig(model, self.dataset, config_dict={**base, **kept, **settings}, typed=True)
 
     @property
     def cache_dir(self) -> Path:

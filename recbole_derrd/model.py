@@ -6,15 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_derrd.backbones import Backbone, adapter_of, backbone_of
-from recbole_derrd.config import DistillConfig
+from recbole_derrd.config import WHOLE_USER_MODELS, DistillConfig
 from recbole_derrd.data import Data
 from recbole_derrd.distillers import Distiller, Need, StepBatch, distiller_class
 from recbole_derrd.errors import OptionError
-from recbole_derrd.models import model_class
+from recbole_derrd.models import missing_package, model_class
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.trained import build_model
 
@@ -135,6 +134,9 @@ def check_roles(student: str, teacher: str, distillers: Iterable[str]) -> None:
     """
     student_class, distillers = model_class(student), list(distillers)
     adapter = adapter_of(student_class)
+    lacking = missing_package(student)
+    if lacking:
+        raise OptionError(lacking)
     if not adapter.trainable:
         raise OptionError(
             f"{student} is not trained by gradients and cannot be a student, only a teacher (teacher_model). "
@@ -150,13 +152,10 @@ def check_roles(student: str, teacher: str, distillers: Iterable[str]) -> None:
                     f"{name} needs user and item vectors, and the {role} {model} has none. "
                     f"Use distillers that need scores only: {others}, or another {role}."
                 )
-        if getattr(student_class, "input_type", None) == InputType.LISTWISE or student in _TRAINED_ON_WHOLE_USERS:
+        if student in WHOLE_USER_MODELS:
             raise OptionError(
                 f"{name} needs the items of a batch, and {student} is trained on whole users. Use distillers: {others}."
             )
-
-
-_TRAINED_ON_WHOLE_USERS = ("ENMF",)
 
 
 def build_student(config: DistillConfig, data: Data, knowledge: Knowledge) -> Any:

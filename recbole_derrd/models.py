@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class _NormalisedAdjacency:
         matrix = sp.coo_matrix(matrix)
         index = torch.from_numpy(np.stack([matrix.row, matrix.col]).astype(np.int64))
         values = torch.from_numpy(matrix.data.astype(np.float32))
-        return torch.sparse_coo_tensor(index, values, matrix.shape)
+        return torch.sparse_coo_tensor(index, values, matrix.shape, check_invariants=False)
 
     def get_norm_adj_mat(self) -> torch.Tensor:
         """Return D^-1/2 A D^-1/2 as a sparse tensor."""
@@ -59,6 +59,29 @@ class _NormalisedAdjacency:
         adjacency = self._adjacency()
         walk = sp.diags(np.power(self._degrees(adjacency), -1.0)) @ adjacency
         return self.get_eye_mat(self.n_items + self.n_users) - self._tensor(walk)  # type: ignore[attr-defined]
+
+
+class _NeedsFaiss:
+    """NCL clusters with faiss, which RecBole does not install."""
+
+    def run_kmeans(self, x: Any) -> Any:
+        """Cluster as stock NCL does, or say what is missing."""
+        try:
+            return super().run_kmeans(x)  # type: ignore[misc]
+        except ImportError as error:
+            raise OptionError(missing_package("NCL") or str(error)) from error
+
+
+# What a model's training imports and RecBole does not install: the module, and what to install.
+_PACKAGES = {"NCL": ("faiss", "faiss-cpu")}
+
+
+def missing_package(name: str) -> str | None:
+    """Say which package the training of this model lacks, or return None."""
+    module, package = _PACKAGES.get(name, (None, None))
+    if module is None or importlib.util.find_spec(module) is not None:
+        return None
+    return f"RecBole's {name} needs the package '{module}' to be trained: pip install {package}."
 
 
 _BUILDS_ADJACENCY = ("LightGCN", "NGCF", "NCL", "GCMC", "SpectralCF")
@@ -79,7 +102,12 @@ def _other_recbole_model(name: str) -> bool:
     root = Path(general.__file__).parent.parent
     return any(
         (root / kind / f"{name.lower()}.py").exists()
-        for kind in ("sequential_recommender", "context_aware_recommender", "knowledge_aware_recommender")
+        for kind in (
+            "sequential_recommender",
+            "context_aware_recommender",
+            "knowledge_aware_recommender",
+            "exlib_recommender",
+        )
     )
 
 
@@ -103,5 +131,6 @@ def model_class(name: str) -> type[Any]:
     except ImportError as error:
         raise OptionError(f"RecBole's {name} needs the package '{error.name}': pip install {error.name}.") from error
     if name in _BUILDS_ADJACENCY:
-        return type(name, (_NormalisedAdjacency, stock), {"__module__": stock.__module__, "__doc__": stock.__doc__})
+        mixins = (_NeedsFaiss, _NormalisedAdjacency) if name == "NCL" else (_NormalisedAdjacency,)
+        return type(name, (*mixins, stock), {"__module__": stock.__module__, "__doc__": stock.__doc__})
     return stock

@@ -71,7 +71,7 @@ def run_recbole_derrd(
         _say(plain, "Student alone")
 
     knowledge = knowledge_of(config, teacher, data) if teacher is not None else None
-    product = _train_student(config, knowledge)
+    product = _train_student(config, data, knowledge)
     if knowledge is not None:
         knowledge.forget_teacher()
     record = _record(config, data, teacher, plain, knowledge, product, time.perf_counter() - started)
@@ -126,6 +126,8 @@ def knowledge_of(config: DistillConfig, teacher: Teacher, data: Data) -> Knowled
 def _check_before_training(config: DistillConfig) -> None:
     """Find the user's mistakes before an hour of training, not after."""
     options = config.run_options
+    if int(config["nproc"] or 1) > 1 or int(config["world_size"] or 1) > 1:
+        raise OptionError("Training in several processes is not supported yet: take out nproc and world_size.")
     if not options.distillers:
         return
     teacher = options.teacher_model or config["model"]
@@ -152,13 +154,12 @@ class _Product:
     seconds: float
 
 
-def _train_student(config: DistillConfig, knowledge: Knowledge | None) -> _Product:
-    # Fresh data: samplers and shuffling start where stock RecBole starts them.
-    data = prepare_data(config)
+def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | None) -> _Product:
     if knowledge is None:
         knowledge = Knowledge(Path(), _no_teacher, data.history)
     model = build_student(config, data, knowledge)
     logger = getLogger()
+    logger.info(set_color("Distilling", "yellow") + f" {' + '.join(config.run_options.distillers) or 'nothing'} into:")
     logger.info(model)
     methods = "-".join(config.run_options.distillers) or "plain"
     method_settings = [(name, sorted(options.to_keys().items())) for name, options in config.method_options.items()]

@@ -7,11 +7,12 @@ import hashlib
 import json
 import shutil
 import time
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
 import torch
-from recbole.utils import init_seed
+from recbole.utils import init_seed, set_color
 
 from recbole_derrd.checkpoint import read_checkpoint
 from recbole_derrd.config import DistillConfig, model_keys
@@ -93,7 +94,16 @@ def build_model(config: DistillConfig, data: Data, kind: type[Any] | None = None
     kind = kind or model_class(config["model"])
     try:
         return kind(config, data.train._dataset).to(config["device"])
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError, AssertionError, RuntimeError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        AssertionError,
+        RuntimeError,
+        ImportError,
+        OSError,
+    ) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         settings = {key: config[key] for key in model_keys(config["model"])}
         raise OptionError(f"RecBole cannot build {config['model']} with {settings}: {reason}") from error
@@ -166,6 +176,8 @@ def train_or_find(config: DistillConfig, data: Data | None = None, *, role: str 
     started = time.perf_counter()
     with building_folder(entry) as folder:
         model = build_model(config, data)
+        getLogger().info(set_color("Training", "yellow") + f" the {role or 'model'}, kept in {entry} when it is done:")
+        getLogger().info(model)
         trainer = trainer_for(config, model, checkpoint=folder / "model.pth", role=role)
         trainer.extra["derrd"] = {"fingerprint": dataclasses.asdict(data.fingerprint)}
         _, valid = trainer.fit(data.train, data.valid, saved=True, show_progress=config["show_progress"])

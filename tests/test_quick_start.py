@@ -196,3 +196,23 @@ def test_the_gap_is_a_share_of_what_is_missing() -> None:
     assert gap_recovered(0.5, 0.3, 0.4) == pytest.approx(0.5)
     assert gap_recovered(0.5, 0.3, 0.2) == pytest.approx(-0.5)
     assert gap_recovered(0.3, 0.3, 0.4) is None and gap_recovered(0.2, 0.3, 0.4) is None
+
+
+def test_whole_user_students_and_pair_teachers_get_along(planted: Path, home: Path) -> None:
+    """RecBole's examples switch negative sampling off for autoencoders; a BPR teacher cannot do without."""
+    more = {"train_neg_sample_args": None, "distillers": ["rrd"], "epochs": 1, "teacher_model": "BPR"}
+    record = run_recbole_derrd("MultiVAE", "planted", config_dict=settings(planted, home, **more))
+    assert record["teacher"]["model"] == "BPR" and record["distilled"]["test"]
+
+
+@pytest.mark.parametrize("pair", [("LightGCN", "BPR"), ("NeuMF", "MultiVAE"), ("SGL", "SimpleX")])
+def test_cached_lists_change_nothing(planted: Path, tmp_path: Path, pair: tuple[str, str]) -> None:
+    """Loading a teacher seeds every random state anew; a run that finds its lists must not draw other numbers."""
+    student, teacher = pair
+    more = {"epochs": 2, "teacher_model": teacher, "teacher": {"epochs": 1}, "distillers": ["rrd"], "latency_users": 0}
+    weights = []
+    for _ in range(2):
+        record = run_recbole_derrd(student, "planted", config_dict=settings(planted, tmp_path, **more))
+        weights.append(torch.load(record["checkpoints"]["student"], weights_only=False)["state_dict"])
+    for key, value in weights[0].items():
+        assert torch.equal(value, weights[1][key]), key

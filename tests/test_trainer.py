@@ -32,7 +32,7 @@ def make(settings: dict[str, Any], model: str, checkpoint: Path) -> tuple[Any, A
     return trainer_for(config, build_student(config, data, knowledge), checkpoint=checkpoint), data
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for the end of the process."""
 
 
@@ -46,10 +46,10 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
 
     def kill(epoch: int, _: float) -> None:
         if epoch == 2:
-            raise Killed
+            raise KilledError
 
     first, data = make(settings, model, tmp_path / "part.pth")
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         first.fit(data.train, data.valid, callback_fn=kill)
     torch.manual_seed(12345)
     second, data = make(settings, model, tmp_path / "part.pth")

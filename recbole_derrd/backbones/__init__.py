@@ -10,12 +10,21 @@ from recbole_derrd.backbones.factors import (
     ENMFBackbone,
     FactorBackbone,
     FISMBackbone,
+    NCEPLRecBackbone,
     SimpleXBackbone,
 )
-from recbole_derrd.backbones.graph import GraphBackbone, NCLBackbone, SGLBackbone
+from recbole_derrd.backbones.graph import GCMCBackbone, GraphBackbone, SGLBackbone
 from recbole_derrd.backbones.neumf import NeuMFBackbone
-from recbole_derrd.backbones.pairs import GCMCBackbone, PairBackbone
-from recbole_derrd.backbones.rows import CDAEBackbone, FixedBackbone, RowBackbone
+from recbole_derrd.backbones.pairs import ConvNCFBackbone, NAISBackbone, NNCFBackbone, PairBackbone
+from recbole_derrd.backbones.rows import (
+    ADMMSLIMBackbone,
+    CDAEBackbone,
+    DrawingBackbone,
+    FixedBackbone,
+    RandomBackbone,
+    RecVAEBackbone,
+    RowBackbone,
+)
 
 #: Adapter of each RecBole model, by class name; a subclass inherits its parent's.
 BACKBONES: dict[str, type[Backbone]] = {
@@ -30,28 +39,28 @@ BACKBONES: dict[str, type[Backbone]] = {
     "DGCF": GraphBackbone,
     "SpectralCF": GraphBackbone,
     "SGL": SGLBackbone,
-    "NCL": NCLBackbone,
+    "NCL": GraphBackbone,
     "NeuMF": NeuMFBackbone,
-    "NNCF": PairBackbone,
-    "ConvNCF": PairBackbone,
-    "NAIS": PairBackbone,
+    "NNCF": NNCFBackbone,
+    "ConvNCF": ConvNCFBackbone,
+    "NAIS": NAISBackbone,
     "GCMC": GCMCBackbone,
     "MultiVAE": RowBackbone,
     "MultiDAE": RowBackbone,
-    "MacridVAE": RowBackbone,
-    "RecVAE": RowBackbone,
+    "MacridVAE": DrawingBackbone,
+    "RecVAE": RecVAEBackbone,
     "RaCT": RowBackbone,
-    "DiffRec": RowBackbone,
-    "LDiffRec": RowBackbone,
+    "DiffRec": DrawingBackbone,
+    "LDiffRec": DrawingBackbone,
     "CDAE": CDAEBackbone,
     "Pop": FixedBackbone,
-    "Random": FixedBackbone,
+    "Random": RandomBackbone,
     "ItemKNN": FixedBackbone,
     "AsymKNN": FixedBackbone,
     "EASE": FixedBackbone,
     "SLIMElastic": FixedBackbone,
-    "ADMMSLIM": FixedBackbone,
-    "NCEPLRec": FixedBackbone,
+    "ADMMSLIM": ADMMSLIMBackbone,
+    "NCEPLRec": NCEPLRecBackbone,
 }
 
 

@@ -1,47 +1,93 @@
-"""Models that can score a pair only by running their network on it: scores without vectors."""
+"""Models that can score a pair only by running their network on it."""
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from recbole_derrd.backbones.base import ScoresOnly
+from recbole_derrd.backbones.base import Backbone
+from recbole_derrd.backbones.factors import rows
+
+#: Numbers that the networks of one chunk of pairs may hold (64 MB of float32).
+_CHUNK_NUMBERS = 1 << 24
 
 
-class PairBackbone(ScoresOnly):
-    """Models whose ``forward(users, items)`` gives a pair's logit (NNCF, ConvNCF, NAIS)."""
+class PairBackbone(Backbone):
+    """Models whose ``forward(users, items)`` gives a pair's logit."""
+
+    def _numbers(self) -> int:
+        """Count the numbers that one pair's network holds at its widest."""
+        return 1024
 
     def _pair_logits(self, users: Tensor, items: Tensor) -> Tensor:
         logits: Tensor = self.model.forward(users, items)
         return logits.reshape(-1)
 
+    def _chunked(self, users: Tensor, items: Tensor) -> Tensor:
+        size = max(1, _CHUNK_NUMBERS // self._numbers())
+        if len(items) <= size:
+            return self._pair_logits(users, items)
+        # A list has many more pairs than the model's own loss: their networks are run again in the backward pass
+        # instead of being kept, with the same dropout.
+        again = functools.partial(checkpoint, self._pair_logits, use_reentrant=False)
+        run = again if torch.is_grad_enabled() else self._pair_logits
+        return torch.cat([run(*chunk) for chunk in zip(users.split(size), items.split(size))])
+
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the logits [B, K]."""
         pairs = users.unsqueeze(1).expand_as(items)
-        return self._pair_logits(pairs.reshape(-1), items.reshape(-1)).view(items.shape)
+        return self._chunked(pairs.reshape(-1), items.reshape(-1)).view(items.shape)
 
     def score_all(self, users: Tensor) -> Tensor:
-        """Return the logits [B, n_items], one user at a time to bound the memory of the pairs' inputs."""
+        """Return the logits [B, n_items], one user at a time: the pairs' inputs are large."""
         every = torch.arange(self.n_items, device=self.device)
-        return torch.stack([self._pair_logits(user.expand_as(every), every) for user in users])
+        return torch.stack([self._chunked(user.expand_as(every), every) for user in users])
 
 
-class GCMCBackbone(PairBackbone):
-    """GCMC decodes pairs of encoded nodes; the encoder runs once per step."""
+class EmbeddedPairBackbone(PairBackbone):
+    """NNCF and ConvNCF: a network over two embeddings, which are their hint layer though not their score."""
+
+    hints = ("embedding",)
+
+    def user_vectors(self, users: Tensor | None = None, hint: str | None = None) -> Tensor:
+        """Return the users' embeddings [n, d]."""
+        self.layer(hint)
+        return rows(self.model.user_embedding, users)
+
+    def item_vectors(self, items: Tensor | None = None, hint: str | None = None) -> Tensor:
+        """Return the items' embeddings [n, d]."""
+        self.layer(hint)
+        return rows(self.model.item_embedding, items)
+
+
+class NNCFBackbone(EmbeddedPairBackbone):
+    """NNCF convolves the neighbours of both sides for each pair."""
+
+    def _numbers(self) -> int:
+        return int(2 * self.model.neigh_num * (self.model.num_conv_kernel + self.model.neigh_embedding_size))
+
+
+class ConvNCFBackbone(EmbeddedPairBackbone):
+    """ConvNCF convolves the outer product of the two embeddings."""
+
+    def _numbers(self) -> int:
+        return int(self.model.user_embedding.embedding_dim**2)
+
+
+class NAISBackbone(PairBackbone):
+    """NAIS attends over the user's whole history for each item; its ``full_sort_predict`` alone applies a sigmoid."""
+
+    def _numbers(self) -> int:
+        return int(self.model.history_item_matrix.shape[1] * (self.model.embedding_size + self.model.weight_size))
 
     def _pair_logits(self, users: Tensor, items: Tensor) -> Tensor:
         model = self.model
-        encode = lambda: model.GcEncoder(model.user_features, model.item_features)  # noqa: E731
-        user_nodes, item_nodes = self.once("encoded", encode)
-        classes: Tensor = model.BiDecoder(user_nodes, item_nodes, users, items)
-        return classes[:, 1]
-
-    def score(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return the logits [B, K]."""
-        with self.shared():
-            return super().score(users, items)
-
-    def score_all(self, users: Tensor) -> Tensor:
-        """Return the logits [B, n_items]."""
-        with self.shared():
-            return super().score_all(users)
+        known = model.history_lens[users] > 0
+        if known.all():
+            return super()._pair_logits(users, items)
+        # Attention over no history is 0 / 0; what remains of such a user's logit is the item's bias.
+        logits: Tensor = model.bias[items]
+        return logits.index_put((known.nonzero().squeeze(1),), super()._pair_logits(users[known], items[known]))

@@ -80,4 +80,4 @@ class Distiller(nn.Module):
 
 def epoch_seed(seed: int, epoch: int) -> int:
     """Return a seed of its own for each epoch, so that a resumed run draws what an uninterrupted one draws."""
-    return (seed * 1_000_003 + epoch * 7_919 + 1) % (2**63 - 1)
+    return (seed * 1_000_003 + (epoch + 2) * 7_919) % (2**63 - 1)

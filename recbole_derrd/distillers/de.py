@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from recbole_derrd.backbones import Backbone
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, epoch_seed
+from recbole_derrd.errors import OptionError
 from recbole_derrd.options import DEOptions
 from recbole_derrd.teacher import Knowledge
 
@@ -155,14 +156,25 @@ class DistillationExperts(Distiller):
     needs = frozenset({Need.VECTORS})
 
     def __init__(self, options: DEOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
-        """Make a bank for the users and one for the items of each hint layer."""
+        """Make a bank for the users and one for the items of each hint layer.
+
+        Raises:
+            OptionError: a hint layer is unknown, or the hints' numbers do not match.
+        """
         super().__init__(options, knowledge, student, seed)
         layers = options.hint.split("+") if options.hint else [student.layer(None)]
         self.layers = [student.layer(layer.strip()) for layer in layers]
         teacher_layers = options.teacher_hint.split("+") if options.teacher_hint else [None] * len(layers)
+        if len(teacher_layers) == 1:
+            teacher_layers = teacher_layers * len(layers)
         if len(teacher_layers) != len(layers):
-            teacher_layers = teacher_layers[:1] * len(layers)
-        initial = torch.Generator().manual_seed(seed)
+            raise OptionError(
+                f"de_teacher_hint names {len(teacher_layers)} layers, de_hint {len(layers)}: give one for all, or as many."
+            )
+        if options.temperature_end > options.temperature_start:
+            raise OptionError("de_temperature_end must not be above de_temperature_start: the temperature falls.")
+        # Another stream than the noise's, which starts at the seed itself.
+        initial = torch.Generator().manual_seed(epoch_seed(seed, -1))
         self.banks: Any = nn.ModuleList()
         self.targets: list[dict[str, Tensor]] = []
         for layer, teacher_layer in zip(self.layers, teacher_layers):
@@ -205,7 +217,7 @@ class DistillationExperts(Distiller):
     def forward(self, batch: StepBatch) -> Tensor:
         """Return L_DE of the batch divided by its rows; float32 under mixed precision as well."""
         if batch.positives is None or batch.negatives is None:
-            raise TypeError("DE needs the items of a batch; this model's loader gives users only.")
+            raise OptionError("DE needs the items of a batch, and this model is trained on whole users. Use [rrd].")
         items = torch.cat([batch.positives, batch.negatives])
         total = torch.zeros((), device=self.student.device)
         with torch.autocast(device_type=self.student.device.type, enabled=False):

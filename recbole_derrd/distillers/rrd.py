@@ -63,9 +63,14 @@ class RelaxedRankingDistillation(Distiller):
         """Read the teacher's lists and check that every user has enough items.
 
         Raises:
-            OptionError: some user has fewer than K + L unobserved items.
+            OptionError: the list is shorter than K, or some user has fewer than K + L unobserved items.
         """
         super().__init__(options, knowledge, student, seed)
+        if options.top_n < options.k:
+            raise OptionError(
+                f"rrd_top_n = {options.top_n} is shorter than rrd_k = {options.k}: interesting items are drawn from "
+                "that list. Raise rrd_top_n or lower rrd_k."
+            )
         history = knowledge.history
         unobserved = history.n_items - 1 - torch.from_numpy(history.lengths)
         self._refuse_too_few(unobserved)
@@ -136,7 +141,10 @@ class RelaxedRankingDistillation(Distiller):
         return items
 
     def forward(self, batch: StepBatch) -> Tensor:
-        """Return L_RRD of the batch divided by its rows; float32 under mixed precision as well."""
+        """Return L_RRD of the batch divided by its rows.
+
+        Under mixed precision the scores come as the student gives them; the loss is float32.
+        """
         if self.items is None:
             raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
         scores = self.student.score(batch.users, self.items[batch.users].long())

@@ -17,6 +17,7 @@ from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
 from recbole_derrd.errors import DataError
 from recbole_derrd.files import building_folder
+from recbole_derrd.randomness import kept_random_state
 
 #: Raised whenever the content of the stored arrays changes.
 FORMAT = 1
@@ -73,7 +74,9 @@ class Knowledge:
     def teacher(self) -> Backbone:
         """The frozen teacher, loaded on first use."""
         if self._teacher is None:
-            self._teacher = self._load_teacher()
+            # Building a RecBole model seeds every random state anew; a run that finds its lists builds none.
+            with kept_random_state():
+                self._teacher = self._load_teacher()
         return self._teacher
 
     def forget_teacher(self) -> None:
@@ -120,8 +123,10 @@ class Knowledge:
         entry = self.folder / f"{name}-v{FORMAT}"
         if not (entry / "array.npy").is_file():
             started = time.perf_counter()
-            with building_folder(entry) as folder:
+            # Computed before the folder is begun: an error of the teacher's is no error of writing.
+            with kept_random_state():
                 array = compute()
+            with building_folder(entry) as folder:
                 np.save(folder / "array.npy", array)
                 about = {
                     "shape": array.shape,
@@ -133,7 +138,7 @@ class Knowledge:
         try:
             # Copy-on-write: torch wants writable memory, the file stays as it is.
             return np.load(entry / "array.npy", mmap_mode="c", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise DataError(
                 f"The teacher's knowledge in '{entry}' is damaged. Remove that folder; it is made anew."
             ) from error
@@ -167,7 +172,7 @@ class Knowledge:
                     torch.from_numpy(history.items[low:high]).to(scores.device),
                 )
                 # -inf may be a teacher's own score, so what must not enter is marked apart.
-                scores.clamp_(min=torch.finfo(scores.dtype).min)
+                scores = scores.clamp(min=torch.finfo(scores.dtype).min)
                 scores[seen] = -torch.inf
                 scores[:, 0] = -torch.inf
                 best = scores.topk(count, dim=1)
