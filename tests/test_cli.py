@@ -65,7 +65,7 @@ def test_the_run_that_the_mistakes_are_made_from_works(tiny: list[str]) -> None:
         (["--dataset=nowhere"], "nowhere"),
         (["--teacher_checkpoint=nowhere.pth"], "no checkpoint file"),
         (["--teacher_checkpoint=saved/earlier.pth"], "not a RecBole checkpoint"),
-        (["--rrd_k=30"], "more than the catalogue allows"),
+        (["--rrd_k=30", "--rrd_top_n=40"], "more than the catalogue allows"),
         (["--eval_args={split: {RS: [1, 0, 0]}}"], "empty"),
         (["--eval_args={split: {LS: test_only}}"], "empty"),
         (["--user_inter_num_interval=[1000,inf)"], "cannot be used"),

@@ -169,7 +169,7 @@ class DistillationExperts(Distiller):
             teacher_layers = teacher_layers * len(layers)
         if len(teacher_layers) != len(layers):
             raise OptionError(
-                f"de_teacher_hint names {len(teacher_layers)} layers, de_hint {len(layers)}: give one for all, or as many."
+                f"de_teacher_hint names {len(teacher_layers)} layers, de_hint {len(layers)}: give one or as many."
             )
         if options.temperature_end > options.temperature_start:
             raise OptionError("de_temperature_end must not be above de_temperature_start: the temperature falls.")
