@@ -12,6 +12,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+import torch
 from recbole.utils import init_logger, set_color
 
 from recbole_derrd.backbones import adapter_of
@@ -55,6 +56,8 @@ def run_recbole_derrd(
     config = DistillConfig(model, dataset, config_file_list, config_dict, command_line)
     options = config.run_options
     _check_before_training(config)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     init_logger(config)
     logger = getLogger()
     logger.info(config)

@@ -30,6 +30,7 @@ class RunOptions(Options):
     knowledge_batch_size: int = option(
         0, "Users scored at once while the teacher's lists are built; 0 sizes it to the catalogue.", low=0
     )
+    threads: int = option(0, "CPU threads of torch; 0 leaves it its choice. One is fastest for small data.", low=0)
     resume: bool = option(False, "Go on from the training checkpoint of an interrupted run, if there is one.")
     checkpoint_step: int = option(10, "Validations between two training checkpoints.", low=1)
     distill_seed: int | None = option(

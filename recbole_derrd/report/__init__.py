@@ -1,5 +1,6 @@
 """Tables from records."""
 
+from recbole_derrd.report.seeds import seeds_table
 from recbole_derrd.report.table import run_table
 
-__all__ = ["run_table"]
+__all__ = ["run_table", "seeds_table"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-_ROLES = (("teacher", "Teacher"), ("student", "Student alone"), ("distilled", "Distilled student"))
+ROLES = (("teacher", "Teacher"), ("student", "Student alone"), ("distilled", "Distilled student"))
 #: Metrics shown, those that are there; all of them are in the record.
 _SHOWN = 6
 
@@ -24,7 +24,7 @@ def _percent(gap: float | None) -> str:
 
 def run_table(record: dict[str, Any]) -> str:
     """Return teacher, plain student and distilled student side by side: test metrics, gap, size and speed."""
-    rows = [(role, title) for role, title in _ROLES if record.get(role)]
+    rows = [(role, title) for role, title in ROLES if record.get(role)]
     metrics = list(record["distilled"]["test"])[:_SHOWN]
     head = ["", "model", *metrics, "gap recovered", "parameters", "size", "one user (ms)", "users/s"]
     body = []

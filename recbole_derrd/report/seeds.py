@@ -1,0 +1,48 @@
+"""The same run over several seeds: mean and spread."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+from tabulate import tabulate
+
+from recbole_derrd.report.table import ROLES
+
+
+def _spread(values: list[float], places: int) -> str:
+    mean = statistics.fmean(values)
+    return f"{mean:.{places}f} ± {statistics.stdev(values):.{places}f}" if len(values) > 1 else f"{mean:.{places}f}"
+
+
+def seeds_table(records: Iterable[dict[str, Any]]) -> str:
+    """Return a Markdown table of the test metrics over seeds, mean ± sample standard deviation.
+
+    The gap recovered is that of the means, since single seeds with a small gap would drown the others.
+    """
+    records = sorted(records, key=lambda record: record["seed"])
+    metrics = list(records[0]["distilled"]["test"])
+    body = []
+    for role, title in ROLES:
+        entries = [record[role] for record in records if record.get(role)]
+        if not entries:
+            continue
+        shown = [_spread([entry["test"][metric] for entry in entries], 4) for metric in metrics]
+        body.append(
+            [title, entries[0]["model"], *shown, f"{entries[0]['params']:,}", f"{entries[0]['bytes'] / 1000:,.0f} kB"]
+        )
+    table = str(tabulate(body, headers=["", "model", *metrics, "parameters", "size"], tablefmt="github"))
+    return f"{table}\n\n{_gap(records)}"
+
+
+def _gap(records: list[dict[str, Any]]) -> str:
+    metric = records[0]["valid_metric"]
+    means = {role: statistics.fmean(record[role]["test"][metric] for record in records) for role, _ in ROLES}
+    gap = (means["distilled"] - means["student"]) / (means["teacher"] - means["student"])
+    wins = sum(record["distilled"]["test"][metric] > record["student"]["test"][metric] for record in records)
+    return (
+        f"Gap recovered ({metric}, of the means): {100 * gap:.0f} %. The distilled student beats the plain one in {wins} "
+        f"of {len(records)} seeds ({', '.join(str(record['seed']) for record in records)}; each seed has its own split "
+        "and its own teacher)."
+    )
