@@ -1,22 +1,44 @@
-"""Random states: what a side task draws must not change what the training draws."""
+"""Random states: keeping them while a side task draws, and storing them in a training checkpoint."""
 
 from __future__ import annotations
 
 import contextlib
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 
 
+def random_state() -> dict[str, Any]:
+    """Return Python's, numpy's and torch's random states as tensors and plain values."""
+    state: Any = np.random.get_state()
+    name, keys, position, has_gauss, gauss = state
+    return {
+        "python": random.getstate(),
+        "numpy": [name, keys.tolist(), position, has_gauss, gauss],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put back what :func:`random_state` returned."""
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+
+
 @contextlib.contextmanager
 def kept_random_state() -> Iterator[None]:
-    """Put Python's, numpy's and torch's random states back when the block ends."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+    """Put the random states back when the block ends."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import random
 import time
 from pathlib import Path
 from typing import Any, Callable
 
-import numpy as np
 import torch
 from recbole.utils import get_trainer, set_color
 from torch.utils.tensorboard import SummaryWriter
@@ -22,6 +20,7 @@ from recbole_derrd.checkpoint import (
 )
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.errors import CheckpointError, TrainingError
+from recbole_derrd.randomness import random_state, set_random_state
 
 #: Parameters under this name belong to distillation and never reach the student's checkpoint.
 DISTILLERS = "distillers"
@@ -42,6 +41,9 @@ class TrainerMixin:
     device: torch.device
     saved_model_file: str
     start_epoch: int
+    epochs: int
+    stopping_step: int
+    eval_collector: Any
     cur_step: int
     best_valid_score: float
     best_valid_result: dict[str, float] | None
@@ -94,6 +96,10 @@ class TrainerMixin:
 
         if self._pending is not None:
             self._restore(self._pending)
+            if self.start_epoch >= self.epochs or self.cur_step > self.stopping_step:
+                # The run had ended; RecBole would save its last weights over its best ones.
+                self.eval_collector.data_collect(train_data)
+                return self.best_valid_score, self.best_valid_result
         result = super().fit(train_data, valid_data, verbose, saved, show_progress, after_validation)  # type: ignore[misc]
         if self._pending is not None and self.best_valid_result is None:
             self.best_valid_result = self._pending["best_valid_result"]
@@ -217,7 +223,6 @@ class TrainerMixin:
     def save_training(self, epoch: int) -> None:
         """Write the training checkpoint."""
         generator = getattr(self._train_data, "generator", None)
-        numpy_state: Any = np.random.get_state()
         content = {
             "epoch": epoch,
             "cur_step": self.cur_step,
@@ -228,19 +233,15 @@ class TrainerMixin:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "distillers": self.model.sampling_state() if hasattr(self.model, "sampling_state") else {},
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "numpy": [numpy_state[0], numpy_state[1].tolist(), *numpy_state[2:]],
-            "python": random.getstate(),
+            "random": random_state(),
             "loader": generator.get_state() if generator is not None else None,
-            "config": {key: repr(value) for key, value in self.config.final_config_dict.items()},
         }
         write_plain(self.training_file, content)
 
     def resume_checkpoint(self, resume_file: str | Path) -> None:
         """Go on from a training checkpoint; the random states are put back when ``fit`` starts."""
         content = read_plain(Path(resume_file), self.device)
-        if not {"optimizer", "model", "epoch", "numpy"} <= content.keys():
+        if not {"optimizer", "model", "epoch", "random"} <= content.keys():
             raise CheckpointError(f"'{resume_file}' is no training checkpoint of this plugin.")
         try:
             self.model.load_state_dict(content["model"])
@@ -261,13 +262,7 @@ class TrainerMixin:
     def _restore(self, content: dict[str, Any]) -> None:
         if hasattr(self.model, "load_sampling_state"):
             self.model.load_sampling_state(content["distillers"])
-        name, keys, position, has_gauss, gauss = content["numpy"]
-        np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
-        version, internal, gauss_next = content["python"]
-        random.setstate((version, tuple(internal), gauss_next))
-        torch.set_rng_state(content["torch"].cpu())
-        if content["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([state.cpu() for state in content["cuda"]])
+        set_random_state(content["random"])
         if content["loader"] is not None:
             self._train_data.generator.set_state(content["loader"].cpu())
 

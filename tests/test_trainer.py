@@ -61,6 +61,19 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
         assert torch.equal(second.model.state_dict()[key], value), key
 
 
+@pytest.mark.parametrize("ending", [{"epochs": 3}, {"epochs": 50, "stopping_step": 1, "learning_rate": 0.3}])
+def test_a_finished_run_is_not_trained_on(tiny_settings: Settings, tmp_path: Path, ending: dict[str, Any]) -> None:
+    """RecBole's own fit would save the last weights over the best ones."""
+    settings = tiny_settings("BPR", **{**SMALL, "checkpoint_step": 1, **ending})
+    first, data = make(settings, "BPR", tmp_path / "a.pth")
+    result = first.fit(data.train, data.valid)
+    test, best = first.evaluate(data.test), (tmp_path / "a.pth").read_bytes()
+    second, data = make(settings, "BPR", tmp_path / "a.pth")
+    second.resume_checkpoint(second.training_file)
+    assert second.fit(data.train, data.valid) == result
+    assert (tmp_path / "a.pth").read_bytes() == best and second.evaluate(data.test) == test
+
+
 def test_a_training_checkpoint_of_another_run_is_refused(tiny_settings: Settings, tmp_path: Path) -> None:
     first, data = make(tiny_settings("BPR", **SMALL, checkpoint_step=1), "BPR", tmp_path / "a.pth")
     first.fit(data.train, data.valid)

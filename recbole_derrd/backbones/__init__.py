@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from recbole_derrd.backbones.base import Backbone, ScoresOnly, VectorBackbone
+from recbole_derrd.backbones.base import Backbone, VectorBackbone
 from recbole_derrd.backbones.factors import (
     DMFBackbone,
     ENMFBackbone,
@@ -100,7 +100,6 @@ __all__ = [
     "NeuMFBackbone",
     "PairBackbone",
     "RowBackbone",
-    "ScoresOnly",
     "VectorBackbone",
     "adapter_of",
     "backbone_of",

@@ -135,15 +135,13 @@ class VectorBackbone(Backbone):
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the logits [B, K]."""
-        user = self._users(users, self.hints[0])
-        item = self._items(items.reshape(-1), self.hints[0]).view(*items.shape, -1)
+        with self.shared():
+            user = self._users(users, self.hints[0])
+            item = self._items(items.reshape(-1), self.hints[0]).view(*items.shape, -1)
         return torch.bmm(item, user.unsqueeze(2)).squeeze(2)
 
     def score_all(self, users: Tensor) -> Tensor:
         """Return the logits [B, n_items]."""
-        items = self.once("all items", lambda: self._items(None, self.hints[0]))
-        return self._users(users, self.hints[0]) @ items.T
-
-
-class ScoresOnly(Backbone):
-    """A model that scores, but has no vectors to imitate."""
+        with self.shared():
+            items = self.once("all items", lambda: self._items(None, self.hints[0]))
+            return self._users(users, self.hints[0]) @ items.T

@@ -41,16 +41,6 @@ class GraphBackbone(VectorBackbone):
         every = self._propagated()[1]
         return every if items is None else every[items]
 
-    def score(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return the logits [B, K], from one propagation."""
-        with self.shared():
-            return super().score(users, items)
-
-    def score_all(self, users: Tensor) -> Tensor:
-        """Return the logits [B, n_items], from one propagation."""
-        with self.shared():
-            return super().score_all(users)
-
 
 class SGLBackbone(GraphBackbone):
     """SGL's ``forward`` takes a graph; the vectors are those of the whole one."""
@@ -90,13 +80,3 @@ class GCMCBackbone(VectorBackbone):
     def _items(self, items: Tensor | None, layer: str) -> Tensor:
         every = self._encoded()[1]
         return every if items is None else every[items]
-
-    def score(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return the logits [B, K], from one encoding."""
-        with self.shared():
-            return super().score(users, items)
-
-    def score_all(self, users: Tensor) -> Tensor:
-        """Return the logits [B, n_items], from one encoding."""
-        with self.shared():
-            return super().score_all(users)

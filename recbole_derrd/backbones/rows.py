@@ -8,10 +8,10 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_derrd.backbones.base import ScoresOnly
+from recbole_derrd.backbones.base import Backbone
 
 
-class RowBackbone(ScoresOnly):
+class RowBackbone(Backbone):
     """Autoencoders, diffusion models, and any model with RecBole's ``full_sort_predict``."""
 
     def score_all(self, users: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def _gap(records: list[dict[str, Any]]) -> str:
     gap = (means["distilled"] - means["student"]) / (means["teacher"] - means["student"])
     wins = sum(record["distilled"]["test"][metric] > record["student"]["test"][metric] for record in records)
     return (
-        f"Gap recovered ({metric}, of the means): {100 * gap:.0f} %. The distilled student beats the plain one in {wins} "
+        f"Gap recovered ({metric}, of the means): {100 * gap:.0f} %. Distilled beats plain in {wins} "
         f"of {len(records)} seeds ({', '.join(str(record['seed']) for record in records)}; each seed has its own split "
         "and its own teacher)."
     )
