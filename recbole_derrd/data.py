@@ -62,10 +62,6 @@ class Data:
     history: History
     fingerprint: Fingerprint
 
-    def user_token(self, user: int) -> str:
-        """Return the user's name in the data file."""
-        return str(self.dataset.id2token(self.dataset.uid_field, user))
-
 
 def _digest(*arrays: np.ndarray[Any, Any]) -> str:
     digest = hashlib.sha256()

@@ -144,7 +144,8 @@ def _check_before_training(config: DistillConfig) -> None:
 
 
 def _say(trained: TrainedModel, who: str) -> None:
-    how = "found, not trained again" if trained.found else f"trained in {trained.seconds:.0f} s"
+    how = f"trained in {trained.seconds:.0f} s" if trained.epochs else "brought"
+    how = "found, not trained again" if trained.found else how
     getLogger().info(set_color(who, "yellow") + f": {trained.model} ({how}), test {trained.test}")
 
 

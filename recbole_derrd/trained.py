@@ -11,7 +11,6 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-import torch
 from recbole.utils import init_seed, set_color
 
 from recbole_derrd.checkpoint import read_checkpoint
@@ -142,19 +141,46 @@ def own_settings(config: DistillConfig) -> dict[str, Any]:
     }
 
 
-def _stored(entry: Path, config: DistillConfig) -> TrainedModel | None:
+_STORED = tuple(field.name for field in dataclasses.fields(TrainedModel) if field.name != "found")
+
+
+def _store(result: TrainedModel, folder: Path) -> None:
+    content = {name: value for name, value in dataclasses.asdict(result).items() if name in _STORED}
+    (folder / "result.json").write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
+
+
+def _stored(entry: Path, checkpoint: Path) -> TrainedModel | None:
     try:
         content = json.loads((entry / "result.json").read_text(encoding="utf-8"))
         latency = Latency(**content["latency"]) if content["latency"] else None
-        kept = {
-            field: content[field]
-            for field in ("model", "key", "params", "bytes", "valid", "test", "seconds", "epochs", "settings")
-        }
+        kept = {name: content[name] for name in _STORED if name not in ("latency", "checkpoint")}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if not (entry / "model.pth").is_file():
-        return None
-    return TrainedModel(checkpoint=entry / "model.pth", latency=latency, found=True, **kept)
+    return TrainedModel(checkpoint=checkpoint, latency=latency, found=True, **kept) if checkpoint.is_file() else None
+
+
+def _judged(
+    config: DistillConfig, key: str, checkpoint: Path, trainer: Any, data: Data, valid: Any, started: float
+) -> TrainedModel:
+    """Evaluate, freeze and measure a trained model."""
+    if valid is None:
+        valid = trainer.evaluate(data.valid, load_best_model=False)
+    test = trainer.evaluate(data.test, load_best_model=False, show_progress=config["show_progress"])
+    seconds = time.perf_counter() - started
+    model = freeze(trainer.model)
+    return TrainedModel(
+        model=config["model"],
+        key=key,
+        checkpoint=checkpoint,
+        params=parameter_count(model),
+        bytes=model_bytes(model),
+        valid=plain_metrics(valid),
+        test=plain_metrics(test),
+        seconds=seconds,
+        epochs=trainer.epoch_seconds,
+        latency=measure_latency(model, config["latency_users"], seed=config["seed"]),
+        settings=own_settings(config),
+    )
 
 
 def train_or_find(config: DistillConfig, data: Data | None = None, *, role: str = "") -> TrainedModel:
@@ -168,7 +194,7 @@ def train_or_find(config: DistillConfig, data: Data | None = None, *, role: str 
     data = data or prepare_data(config)
     key = content_key(config, data.fingerprint)
     entry = config.cache_dir / f"{config['model']}-{config['dataset']}-{key}"
-    found = _stored(entry, config)
+    found = _stored(entry, entry / "model.pth")
     if found is not None:
         return found
     # An entry without its files was damaged by hand; it would stand in the way of the new one.
@@ -182,32 +208,9 @@ def train_or_find(config: DistillConfig, data: Data | None = None, *, role: str 
         trainer.extra["derrd"] = {"fingerprint": dataclasses.asdict(data.fingerprint)}
         _, valid = trainer.fit(data.train, data.valid, saved=True, show_progress=config["show_progress"])
         trainer.load_best()
-        if valid is None:
-            valid = trainer.evaluate(data.valid, load_best_model=False)
-        test = trainer.evaluate(data.test, load_best_model=False, show_progress=config["show_progress"])
-        seconds = time.perf_counter() - started
+        result = _judged(config, key, entry / "model.pth", trainer, data, valid, started)
         trainer.training_file.unlink(missing_ok=True)
-        freeze(model)
-        latency = measure_latency(model, config["latency_users"], seed=config["seed"])
-        result = TrainedModel(
-            model=config["model"],
-            key=key,
-            checkpoint=entry / "model.pth",
-            params=parameter_count(model),
-            bytes=model_bytes(model),
-            valid=plain_metrics(valid),
-            test=plain_metrics(test),
-            seconds=seconds,
-            epochs=trainer.epoch_seconds,
-            latency=latency,
-            settings=own_settings(config),
-        )
-        content = {
-            **dataclasses.asdict(result),
-            "checkpoint": "model.pth",
-            "fingerprint": dataclasses.asdict(data.fingerprint),
-        }
-        (folder / "result.json").write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
+        _store(result, folder)
     return result
 
 
@@ -223,28 +226,16 @@ def judge_checkpoint(config: DistillConfig, data: Data, checkpoint: Path) -> Tra
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     key = hashlib.sha256(f"{digest}{content_key(config, data.fingerprint)}".encode()).hexdigest()[:16]
     entry = config.cache_dir / f"{config['model']}-{config['dataset']}-{key}"
-    found = _stored(entry, config)
+    found = _stored(entry, checkpoint)
     if found is not None:
-        return dataclasses.replace(found, checkpoint=checkpoint)
+        return found
+    started = time.perf_counter()
     model = build_model(config, data)
     load_weights(model, content, checkpoint)
     trainer = trainer_for(config, model, checkpoint=checkpoint, role="teacher")
-    valid = trainer.evaluate(data.valid, load_best_model=False)
-    test = trainer.evaluate(data.test, load_best_model=False)
-    freeze(model)
-    result = TrainedModel(
-        model=config["model"],
-        key=key,
-        checkpoint=checkpoint,
-        params=parameter_count(model),
-        bytes=model_bytes(model),
-        valid=plain_metrics(valid),
-        test=plain_metrics(test),
-        seconds=0.0,
-        epochs=[],
-        latency=measure_latency(model, config["latency_users"], seed=config["seed"]),
-        settings=own_settings(config),
-    )
+    with building_folder(entry) as folder:
+        result = _judged(config, key, checkpoint, trainer, data, None, started)
+        _store(result, folder)
     return result
 
 
@@ -282,10 +273,3 @@ def _refuse_other_data(content: dict[str, Any], config: DistillConfig, data: Dat
                 f"The teacher '{checkpoint}' was trained with {key} = {theirs}, this run has {here}: another split, so "
                 f"the teacher may have seen the test items. Set {key} to the teacher's value."
             )
-
-
-def release(model: Any) -> None:
-    """Drop a model's memory on an accelerator."""
-    del model
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

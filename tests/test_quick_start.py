@@ -59,7 +59,7 @@ def own_group_share(model: Any, data: Data) -> float:
     for user, items in enumerate(knowledge.top_items(10)):
         for item in items[items > 0]:
             token = dataset.id2token(dataset.iid_field, int(item))
-            right += group_of_item(token) == group_of_user(data.user_token(user))
+            right += group_of_item(token) == group_of_user(dataset.id2token(dataset.uid_field, user))
             total += 1
     return right / total
 

@@ -57,7 +57,8 @@ class RelaxedRankingDistillation(Distiller):
 
     name = "rrd"
     options_class = RRDOptions
-    needs = frozenset({Need.TOP_ITEMS})
+    # Scores for the ablation with full ranking only; any teacher gives both.
+    needs = frozenset({Need.TOP_ITEMS, Need.SCORES})
 
     def __init__(self, options: RRDOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
         """Read the teacher's lists and check that every user has enough items.
