@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
+from recbole_derrd.report import seeds_table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,6 +37,20 @@ def test_the_options_page_is_up_to_date(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--regen"):
         page.write_text(options_page(), encoding="utf-8")
     assert page.read_text(encoding="utf-8") == options_page()
+
+
+def results_table(name: str) -> str:
+    """The table of the records that lie in docs/results/<name>/."""
+    files = sorted((ROOT / "docs" / "results" / name).glob("*.json"))
+    return seeds_table([json.loads(file.read_text(encoding="utf-8")) for file in files])
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results/quickstart.md"])
+def test_the_quick_starts_numbers_are_those_of_its_records(page: str) -> None:
+    """A number in a page comes from a record that a stated command made."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for line in results_table("quickstart").splitlines():
+        assert line in text, line
 
 
 def test_the_readme_gives_its_two_commands_on_its_first_screen() -> None:
