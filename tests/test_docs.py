@@ -48,9 +48,14 @@ def results_table(name: str) -> str:
 @pytest.mark.parametrize("page", ["README.md", "docs/results/quickstart.md"])
 def test_the_quick_starts_numbers_are_those_of_its_records(page: str) -> None:
     """A number in a page comes from a record that a stated command made."""
-    text = (ROOT / page).read_text(encoding="utf-8")
+
+    def plain(text: str) -> str:
+        # Versions of tabulate pad cells differently.
+        return re.sub(r"[ \-:]+", " ", text)
+
+    text = plain((ROOT / page).read_text(encoding="utf-8"))
     for line in results_table("quickstart").splitlines():
-        assert line in text, line
+        assert plain(line) in text, line
 
 
 def test_the_readme_gives_its_two_commands_on_its_first_screen() -> None:
