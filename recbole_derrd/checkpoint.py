@@ -148,9 +148,10 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
         raise CheckpointError(f"'{path}' is no RecBole checkpoint: it has no 'state_dict'.")
     content["config"] = _settings(content.get("config"))
+    others = content.get("other_parameter")
     content["other_parameter"] = {
         key: value
-        for key, value in (content.get("other_parameter") or {}).items()
+        for key, value in (others if isinstance(others, Mapping) else {}).items()
         if value is None or isinstance(value, (torch.Tensor, np.ndarray, int, float, str))
     }
     return content
@@ -162,7 +163,7 @@ def _settings(config: Any) -> dict[str, Any]:
         state = state["final_config_dict"]
     if not isinstance(state, dict):
         return {}
-    return {key: value for key, value in state.items() if not isinstance(value, Inert)}
+    return {key: value for key, value in state.items() if isinstance(key, str) and not isinstance(value, Inert)}
 
 
 def stock_config(config: Config) -> Config:

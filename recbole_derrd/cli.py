@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 import warnings
@@ -74,7 +75,12 @@ def run(arguments: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     from recbole_derrd.quick_start import run_recbole_derrd
 
-    run_recbole_derrd(config_file_list=files, command_line=others)
+    record = run_recbole_derrd(config_file_list=files, command_line=others)
+    if not logging.getLogger().isEnabledFor(logging.INFO):
+        # A quiet log is no reason to leave without an answer.
+        from recbole_derrd.report import run_table
+
+        print(run_table(record), f"Record: {record['path']}", sep="\n")
     return 0
 
 
@@ -102,5 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"recbole-derrd: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("recbole-derrd: stopped. Start it again with --resume=True to go on.", file=sys.stderr)
+        print(
+            "recbole-derrd: stopped. The same command goes on with what is finished (teacher, plain student); with "
+            "--resume=True a distillation goes on from its last training checkpoint.",
+            file=sys.stderr,
+        )
         return 130

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +17,7 @@ from recbole.config import Config
 from recbole_derrd.errors import OptionError, did_you_mean, nearest
 from recbole_derrd.models import model_class
 from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
+from recbole_derrd.options.recbole import RecBoleOptions
 
 PROPERTIES = Path(__file__).parent / "properties"
 
@@ -32,6 +33,16 @@ _READ_BY_RECBOLE = frozenset(
 
 #: Models that RecBole trains on whole users, not on pairs (a table of its data loaders).
 WHOLE_USER_MODELS = frozenset("MultiDAE MultiVAE MacridVAE CDAE ENMF RaCT RecVAE DiffRec LDiffRec".split())
+
+
+# What must be the same for teacher and student, or their rows of the table could not be compared.
+_NOT_THE_TEACHERS = frozenset(
+    """
+    dataset eval_args metrics topk valid_metric metric_decimal_place repeatable benchmark_filename threshold
+    filter_inter_by_user_or_item user_inter_num_interval item_inter_num_interval val_interval rm_dup_inter
+    data_path checkpoint_dir
+    """.split()
+)
 
 
 class _Loader(yaml.SafeLoader):
@@ -81,6 +92,11 @@ def read_command_line(arguments: Iterable[str]) -> dict[str, Any]:
         if not argument.startswith("--") or "=" not in argument:
             raise OptionError(f"Cannot read the argument '{argument}'. Options are given as --key=value.")
         key, _, value = argument[2:].partition("=")
+        if not re.fullmatch(r"\w+", key):
+            hint = (
+                f" Keys of a dict are given as one value: --{key.split('.')[0]}='{{key: value}}'." if "." in key else ""
+            )
+            raise OptionError(f"Cannot read the argument '{argument}': '{key}' is no option.{hint}")
         # RecBole writes half-open intervals as [10,inf), which YAML takes for a list without its end.
         interval = re.fullmatch(r"([\[(][^,;\[\](){}]+,[^,;\[\](){}]+[\])];?)+", value.replace(" ", ""))
         half_open = interval and ("(" in value or ")" in value)
@@ -97,7 +113,8 @@ def _recbole_keys() -> frozenset[str]:
     from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
 
     found = set(_READ_BY_RECBOLE)
-    for file in (Path(recbole.__file__).parent / "properties").rglob("*.yaml"):
+    properties = Path(recbole.__file__).parent / "properties"
+    for file in (properties / "overall.yaml", properties / "dataset" / "sample.yaml", *properties.glob("model/*.yaml")):
         found.update(re.findall(r"^([A-Za-z_]\w*)\s*:", file.read_text(encoding="utf-8"), re.M))
     for group in (general_arguments, training_arguments, evaluation_arguments, dataset_arguments):
         found.update(group)
@@ -116,8 +133,22 @@ def method_options(name: str) -> type[Options]:
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute).options_class
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise OptionError(f"Cannot load the distiller '{name}': {error}.") from error
+
+
+def _names(distillers: Any) -> list[str]:
+    """Read the distillers: a list of names, or names in one string."""
+    if isinstance(distillers, str):
+        distillers = distillers.replace(",", " ").split()
+    if distillers is None:
+        return []
+    if not isinstance(distillers, (list, tuple)) or not all(isinstance(name, str) for name in distillers):
+        raise OptionError(f"distillers must be a list of names, e.g. [de, rrd], but is {distillers!r}.")
+    for name in distillers:
+        if distillers.count(name) > 1:
+            raise OptionError(f"The distiller '{name}' is given twice. To make it stronger, raise its weight.")
+    return list(distillers)
 
 
 def _plain(value: Any) -> Any:
@@ -160,9 +191,19 @@ class DistillConfig(Config):
         self._command_line = list(command_line)
         try:
             super().__init__(model, dataset, list(config_file_list or []), dict(config_dict or {}))
-        except (KeyError, ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError) as error:
+        except (LookupError, ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError) as error:
             message = " ".join(str(error.args[0] if error.args else error).split())
             raise OptionError(f"RecBole refuses this configuration: {message}") from error
+        self.final_config_dict.update(
+            {
+                key: value
+                for key, value in RecBoleOptions.from_keys(self.final_config_dict).to_keys().items()
+                if key in self.final_config_dict
+            }
+        )
+        self._check_evaluation()
+        if self["log_wandb"] and importlib.util.find_spec("wandb") is None:
+            raise OptionError("log_wandb needs the package wandb: pip install wandb, or take out log_wandb.")
         self.run_options = RunOptions.from_keys(self.final_config_dict)
         # Options of methods that this run does not use are checked as well: a mistake in them is still a mistake.
         checked = {name: group.from_keys(self.final_config_dict) for name, group in METHOD_OPTIONS.items()}
@@ -206,10 +247,9 @@ class DistillConfig(Config):
 
     def _load_internal_config_dict(self, model: str, model_class: type[Any], dataset: str) -> None:
         super()._load_internal_config_dict(model, model_class, dataset)
-        distillers = self.external_config_dict.get("distillers") or []
-        if isinstance(distillers, str):
-            distillers = [distillers]
-        self.external_config_dict["distillers"] = distillers
+        distillers = self.external_config_dict["distillers"] = _names(self.external_config_dict.get("distillers"))
+        if self.external_config_dict.get("teacher", {}) is None:
+            self.external_config_dict["teacher"] = {}
         groups = {**METHOD_OPTIONS, **{name: method_options(name) for name in distillers}}
         self.parameters["Distillation"] = list(RunOptions.keys())
         self.internal_config_dict.update(RunOptions.defaults())
@@ -223,6 +263,36 @@ class DistillConfig(Config):
         teacher = self.external_config_dict.get("teacher")
         if isinstance(teacher, dict):
             self._refuse_misspelt(teacher, " in 'teacher'")
+            self._refuse_in_teacher(teacher)
+
+    def _refuse_in_teacher(self, teacher: Mapping[str, Any]) -> None:
+        for key in teacher:
+            if key == "model":
+                raise OptionError("The teacher's model is not a key of 'teacher': write teacher_model: NAME.")
+            if key in self.parameters["Distillation"]:
+                raise OptionError(f"'{key}' is an option of the run, not of the teacher: take it out of 'teacher'.")
+            if key in _NOT_THE_TEACHERS and teacher[key] != self.external_config_dict.get(key, teacher):
+                raise OptionError(
+                    f"'{key}' must be the same for teacher and student, or they could not be compared: set it for the "
+                    "run, not in 'teacher'."
+                )
+
+    def _check_evaluation(self) -> None:
+        metrics, cutoffs = self["metrics"], self["topk"]
+        if not metrics or not all(isinstance(metric, str) for metric in metrics):
+            raise OptionError("metrics must name at least one metric, e.g. [NDCG, Recall].")
+        if not cutoffs or not all(isinstance(cutoff, int) and not isinstance(cutoff, bool) for cutoff in cutoffs):
+            raise OptionError("topk must hold at least one whole number, e.g. [10, 20].")
+        name, at, cutoff = self["valid_metric"].partition("@")
+        without_cutoff = name.lower() in ("gauc", "auc", "mae", "rmse", "logloss")
+        known = name.lower() in {metric.lower() for metric in metrics} and (
+            not at if without_cutoff else cutoff.isdigit() and int(cutoff) in cutoffs
+        )
+        if not known:
+            raise OptionError(
+                f"valid_metric '{self['valid_metric']}' is not measured. It must be one of metrics {metrics} at one of "
+                f"topk {cutoffs}, e.g. {metrics[0]}@{cutoffs[0]}."
+            )
 
     def _refuse_misspelt(self, settings: Mapping[str, Any], place: str) -> None:
         ours = set(self.parameters["Distillation"])
@@ -236,6 +306,11 @@ class DistillConfig(Config):
             if key.startswith(prefixes):
                 family = [name for name in ours if name.startswith(key.split("_")[0])]
                 raise OptionError(f"Unknown option '{key}'{place}.{did_you_mean(key, family)}")
+            if key.startswith("teacher_") and key[len("teacher_") :] in known:
+                name = key[len("teacher_") :]
+                raise OptionError(
+                    f"Unknown option '{key}'. Write it as a key of 'teacher': --teacher='{{{name}: ...}}'."
+                )
             match = nearest(key, known, cutoff=0.8)
             if match:
                 raise OptionError(f"Unknown option '{key}'{place}. Did you mean '{match}'?")

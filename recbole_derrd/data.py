@@ -108,7 +108,7 @@ def prepare_data(config: DistillConfig) -> Data:
     ) as error:
         message = " ".join(str(error.args[0] if error.args else error).split()) or type(error).__name__
         raise DataError(
-            f"The data set '{config['dataset']}' under '{config['data_path']}' cannot be used: {message} "
+            f"The data set '{config['dataset']}' under '{config['data_path']}' cannot be used: {message.rstrip('.')}. "
             "Check data_path, the .inter file, the filters and eval_args (no split may be empty)."
         ) from error
     for name, (users, _) in splits.items():
@@ -117,6 +117,10 @@ def prepare_data(config: DistillConfig) -> Data:
                 f"The {name} split of '{config['dataset']}' is empty. Check eval_args, benchmark_filename and filters."
             )
     n_users, n_items = dataset.user_num, dataset.item_num
+    if max(config["topk"]) >= n_items:
+        raise DataError(
+            f"topk reaches to {max(config['topk'])}, but '{config['dataset']}' has only {n_items - 1} items."
+        )
     ids = _digest(
         np.array("\0".join(map(str, dataset.field2id_token[dataset.uid_field])).encode()),
         np.array("\0".join(map(str, dataset.field2id_token[dataset.iid_field])).encode()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -24,6 +25,17 @@ def _partial_name(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
 
 
+# What the disk or the folder is to blame for; any other error within a block is the block's own.
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+
+
+def _unwritable(target: Path, error: OSError) -> DistillError:
+    return DistillError(
+        f"Cannot write {target}: {error.strerror or error}. What was there before is untouched. Free space, or choose "
+        "another folder."
+    )
+
+
 @contextlib.contextmanager
 def replacing_file(target: Path) -> Iterator[Path]:
     """Give a temporary path beside ``target``; it takes the target's place if the block succeeds.
@@ -39,9 +51,9 @@ def replacing_file(target: Path) -> Iterator[Path]:
         _flush_to_disk(partial)
         os.replace(partial, target)
     except OSError as error:
-        raise DistillError(
-            f"Cannot write {target}: {error.strerror or error}. An earlier version of it, if any, is untouched."
-        ) from error
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        raise _unwritable(target, error) from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
@@ -68,6 +80,8 @@ def building_folder(target: Path) -> Iterator[Path]:
             if not target.is_dir():
                 raise
     except OSError as error:
-        raise DistillError(f"Cannot write {target}: {error.strerror or error}.") from error
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        raise _unwritable(target, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

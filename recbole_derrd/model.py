@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_derrd.backbones import Backbone, adapter_of, backbone_of
-from recbole_derrd.config import WHOLE_USER_MODELS, DistillConfig
+from recbole_derrd.backbones import Backbone, backbone_of
+from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data
-from recbole_derrd.distillers import Distiller, Need, StepBatch, distiller_class
-from recbole_derrd.errors import OptionError
-from recbole_derrd.models import missing_package, model_class
+from recbole_derrd.distillers import Distiller, StepBatch, distiller_class
+from recbole_derrd.models import model_class
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.trained import build_model
 
@@ -124,38 +123,6 @@ def distilled(model: type[Any]) -> type[Any]:
 
 
 _DISTILLED: dict[type[Any], type[Any]] = {}
-
-
-def check_roles(student: str, teacher: str, distillers: Iterable[str]) -> None:
-    """Refuse, before anything is trained, what these models cannot do.
-
-    Raises:
-        OptionError: the student cannot learn, or a method asks for vectors that a model does not have.
-    """
-    student_class, distillers = model_class(student), list(distillers)
-    adapter = adapter_of(student_class)
-    lacking = missing_package(student)
-    if lacking:
-        raise OptionError(lacking)
-    if not adapter.trainable:
-        raise OptionError(
-            f"{student} is not trained by gradients and cannot be a student, only a teacher (teacher_model). "
-            "Choose a student such as BPR, NeuMF or LightGCN."
-        )
-    for name in distillers:
-        if Need.VECTORS not in distiller_class(name).needs:
-            continue
-        others = [other for other in ("rrd",) if other != name]
-        for role, model in (("teacher", teacher), ("student", student)):
-            if not adapter_of(model_class(model)).hints:
-                raise OptionError(
-                    f"{name} needs user and item vectors, and the {role} {model} has none. "
-                    f"Use distillers that need scores only: {others}, or another {role}."
-                )
-        if student in WHOLE_USER_MODELS:
-            raise OptionError(
-                f"{name} needs the items of a batch, and {student} is trained on whole users. Use distillers: {others}."
-            )
 
 
 def build_student(config: DistillConfig, data: Data, knowledge: Knowledge) -> Any:

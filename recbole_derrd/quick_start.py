@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,12 @@ import torch
 from recbole.utils import init_logger, set_color
 
 from recbole_derrd.backbones import adapter_of
-from recbole_derrd.checkpoint import read_checkpoint
+from recbole_derrd.checks import check_data, check_run
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data, prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.evaluation import measure_latency, model_bytes, parameter_count
-from recbole_derrd.model import build_student, check_roles
+from recbole_derrd.model import build_student
 from recbole_derrd.models import model_class
 from recbole_derrd.record import SCHEMA, gap_recovered, git_commit, peak_rss_bytes, versions, write_record
 from recbole_derrd.report import run_table
@@ -54,17 +55,45 @@ def run_recbole_derrd(
         DistillError: something the user can mend; its message says what and how.
     """
     config = DistillConfig(model, dataset, config_file_list, config_dict, command_line)
-    options = config.run_options
-    _check_before_training(config)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    check_run(config)
+    with _own_log(config), _own_threads(config.run_options.threads):
+        return _run(config)
+
+
+@contextlib.contextmanager
+def _own_log(config: DistillConfig) -> Iterator[None]:
+    """Give the run its own log file; the next run of the same process gets another."""
+    root = getLogger()
+    before = list(root.handlers)
     init_logger(config)
+    try:
+        yield
+    finally:
+        for handler in [handler for handler in root.handlers if handler not in before]:
+            root.removeHandler(handler)
+            handler.close()
+
+
+@contextlib.contextmanager
+def _own_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(config: DistillConfig) -> dict[str, Any]:
+    options = config.run_options
     logger = getLogger()
     logger.info(config)
     started = time.perf_counter()
 
     data = prepare_data(config)
     logger.info(data.dataset)
+    check_data(config, data)
     teacher = Teacher.of(config, data) if options.distillers else None
     if teacher is not None:
         _say(teacher.trained, "Teacher")
@@ -126,23 +155,6 @@ def knowledge_of(config: DistillConfig, teacher: Teacher, data: Data) -> Knowled
     )
 
 
-def _check_before_training(config: DistillConfig) -> None:
-    """Find the user's mistakes before an hour of training, not after."""
-    options = config.run_options
-    if int(config["nproc"] or 1) > 1 or int(config["world_size"] or 1) > 1:
-        raise OptionError("Training in several processes is not supported yet: take out nproc and world_size.")
-    if not options.distillers:
-        return
-    teacher = options.teacher_model or config["model"]
-    if options.teacher_checkpoint:
-        found = read_checkpoint(options.teacher_checkpoint)["config"].get("model")
-        teacher = options.teacher_model or found or teacher
-    check_roles(config["model"], teacher, options.distillers)
-    config.derived(teacher, options.teacher)
-    if options.teacher.get("dataset", config["dataset"]) != config["dataset"]:
-        raise OptionError("The teacher must be trained on the student's data set; take 'dataset' out of 'teacher'.")
-
-
 def _say(trained: TrainedModel, who: str) -> None:
     how = f"trained in {trained.seconds:.0f} s" if trained.epochs else "brought"
     how = "found, not trained again" if trained.found else how
@@ -168,7 +180,7 @@ def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | Non
     methods = "-".join(config.run_options.distillers) or "plain"
     method_settings = [(name, sorted(options.to_keys().items())) for name, options in config.method_options.items()]
     key = content_key(
-        config, data.fingerprint, (str(knowledge.folder), method_settings, config.run_options.distill_seed)
+        config, data.fingerprint, (knowledge.folder.name, method_settings, config.run_options.distill_seed)
     )
     name = f"{config['model']}-{config['dataset']}-{methods}-{key}.pth".replace("/", "_")
     trainer = trainer_for(config, model, checkpoint=Path(config["checkpoint_dir"]) / name, role="distilled")
@@ -176,8 +188,14 @@ def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | Non
         "fingerprint": dataclasses.asdict(data.fingerprint),
         "distillers": config.run_options.distillers,
     }
-    if config.run_options.resume and trainer.training_file.exists():
-        trainer.resume_checkpoint(trainer.training_file)
+    if config.run_options.resume:
+        if trainer.training_file.exists():
+            trainer.resume_checkpoint(trainer.training_file)
+        else:
+            logger.warning(
+                f"Nothing to resume: there is no '{trainer.training_file}' (other settings have another name). "
+                "Starting anew."
+            )
     started = time.perf_counter()
     _, valid = trainer.fit(data.train, data.valid, saved=True, show_progress=config["show_progress"])
     seconds = time.perf_counter() - started

@@ -59,7 +59,7 @@ def git_commit() -> str | None:
 
 def write_record(record: dict[str, Any], folder: Path, name: str) -> Path:
     """Write a record; its name tells model, data set, distillers, seed and time."""
-    stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%S")
+    stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%S%f")
     path = Path(folder) / f"{name}-{stamp}.json"
     attempt = 1
     while path.exists():

@@ -31,7 +31,7 @@ _WITHOUT_EFFECT = frozenset(
     checkpoint_dir record_dir cache_dir show_progress state log_wandb wandb_project data_path device gpu_id
     use_gpu save_dataset dataset_save_path save_dataloaders dataloaders_save_path resume checkpoint_step
     latency_users config_files loss_decimal_place teacher teacher_model teacher_checkpoint compare_student
-    distillers knowledge_batch_size distill_seed local_rank single_spec worker
+    distillers knowledge_batch_size distill_seed local_rank single_spec
     """.split()
 )
 
@@ -99,6 +99,7 @@ def build_model(config: DistillConfig, data: Data, kind: type[Any] | None = None
         ValueError,
         AttributeError,
         AssertionError,
+        ArithmeticError,
         RuntimeError,
         ImportError,
         OSError,
@@ -137,7 +138,7 @@ def own_settings(config: DistillConfig) -> dict[str, Any]:
     return {
         key: value if isinstance(value, (int, float, str, bool, list, dict, type(None))) else str(value)
         for key, value in config.final_config_dict.items()
-        if key in keep and key not in ours
+        if key in keep and key not in ours and key not in ("data_path", "checkpoint_dir")
     }
 
 
@@ -154,7 +155,10 @@ def _stored(entry: Path, checkpoint: Path) -> TrainedModel | None:
         content = json.loads((entry / "result.json").read_text(encoding="utf-8"))
         latency = Latency(**content["latency"]) if content["latency"] else None
         kept = {name: content[name] for name in _STORED if name not in ("latency", "checkpoint")}
+        measured = all(kept[split] and isinstance(kept[split], dict) for split in ("valid", "test"))
     except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not measured:
         return None
     return TrainedModel(checkpoint=checkpoint, latency=latency, found=True, **kept) if checkpoint.is_file() else None
 
@@ -233,6 +237,7 @@ def judge_checkpoint(config: DistillConfig, data: Data, checkpoint: Path) -> Tra
     model = build_model(config, data)
     load_weights(model, content, checkpoint)
     trainer = trainer_for(config, model, checkpoint=checkpoint, role="teacher")
+    trainer.eval_collector.data_collect(data.train)
     with building_folder(entry) as folder:
         result = _judged(config, key, checkpoint, trainer, data, None, started)
         _store(result, folder)
@@ -254,15 +259,18 @@ def _refuse_other_data(content: dict[str, Any], config: DistillConfig, data: Dat
             f"'{config['dataset']}'. Give a teacher of the same data."
         )
     ours = content.get("derrd")
-    if isinstance(ours, dict) and isinstance(ours.get("fingerprint"), dict):
-        difference = Fingerprint(**ours["fingerprint"]).difference(data.fingerprint)
+    fingerprint = ours.get("fingerprint") if isinstance(ours, dict) else None
+    if isinstance(fingerprint, dict) and fingerprint.keys() == dataclasses.asdict(data.fingerprint).keys():
+        difference = Fingerprint(**fingerprint).difference(data.fingerprint)
         if difference:
             raise CheckpointError(
                 f"The teacher '{checkpoint}' was not trained on this run's data: {difference}. "
                 "Use the teacher's own seed, eval_args and filters, or another teacher."
             )
         return
-    for key in _SPLIT_KEYS:
+    # A split in order of time, or one that is given, does not depend on the seed.
+    drawn = config["eval_args"]["order"] == "RO" and not config["benchmark_filename"]
+    for key in _SPLIT_KEYS if drawn else [key for key in _SPLIT_KEYS if key != "seed"]:
         theirs, here = settings.get(key), config[key]
         if key == "eval_args" and isinstance(theirs, dict):
             theirs, here = (

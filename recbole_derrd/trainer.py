@@ -18,12 +18,15 @@ from recbole_derrd.checkpoint import (
     write_plain,
     write_stock_checkpoint,
 )
+from recbole_derrd.collector import PlainValuesCollector
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.errors import CheckpointError, TrainingError
 from recbole_derrd.randomness import random_state, set_random_state
 
 #: Parameters under this name belong to distillation and never reach the student's checkpoint.
 DISTILLERS = "distillers"
+#: Tensors up to this size that are neither parameter nor buffer are taken for state of the training.
+_COUNTER_SIZE = 100_000
 
 
 class TrainerMixin:
@@ -66,6 +69,7 @@ class TrainerMixin:
             folder = self.tensorboard.log_dir
             self.tensorboard.close()
             self.tensorboard = SummaryWriter(str(Path(folder) / role))
+        self.eval_collector = PlainValuesCollector(config)
         self.epoch_seconds: list[float] = []
         self.extra: dict[str, Any] = {}
         self._train_data: Any = None
@@ -98,6 +102,11 @@ class TrainerMixin:
             self._restore(self._pending)
             if self.start_epoch >= self.epochs or self.cur_step > self.stopping_step:
                 # The run had ended; RecBole would save its last weights over its best ones.
+                if not Path(self.saved_model_file).is_file():
+                    raise CheckpointError(
+                        f"The run has ended, but its student '{self.saved_model_file}' is gone. Remove "
+                        f"'{self.training_file}' to start anew."
+                    )
                 self.eval_collector.data_collect(train_data)
                 return self.best_valid_score, self.best_valid_result
         result = super().fit(train_data, valid_data, verbose, saved, show_progress, after_validation)  # type: ignore[misc]
@@ -220,6 +229,25 @@ class TrainerMixin:
         best = Path(self.saved_model_file)
         return best.with_name(f"{best.stem}.training.pth")
 
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return every optimizer once; RecVAE's trainer lets ``optimizer`` be now one, now the other of two more."""
+        found = {name: value for name, value in vars(self).items() if isinstance(value, torch.optim.Optimizer)}
+        others = [value for name, value in found.items() if name != "optimizer"]
+        return {name: value for name, value in found.items() if name != "optimizer" or not others}
+
+    def _counters(self) -> dict[str, Any]:
+        """Return what RecBole's models count in plain attributes (MultiVAE's annealing, DiffRec's loss history)."""
+        return {
+            name: value
+            for name, value in vars(self.model).items()
+            if name != "training"
+            and not name.startswith("_")
+            and (
+                isinstance(value, (bool, int, float))
+                or (isinstance(value, torch.Tensor) and not value.is_sparse and value.numel() <= _COUNTER_SIZE)
+            )
+        }
+
     def save_training(self, epoch: int) -> None:
         """Write the training checkpoint."""
         generator = getattr(self._train_data, "generator", None)
@@ -231,7 +259,8 @@ class TrainerMixin:
             "train_loss": {int(key): float(value) for key, value in self.train_loss_dict.items()},
             "epoch_seconds": list(self.epoch_seconds),
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers().items()},
+            "counters": self._counters(),
             "distillers": self.model.sampling_state() if hasattr(self.model, "sampling_state") else {},
             "random": random_state(),
             "loader": generator.get_state() if generator is not None else None,
@@ -241,15 +270,19 @@ class TrainerMixin:
     def resume_checkpoint(self, resume_file: str | Path) -> None:
         """Go on from a training checkpoint; the random states are put back when ``fit`` starts."""
         content = read_plain(Path(resume_file), self.device)
-        if not {"optimizer", "model", "epoch", "random"} <= content.keys():
+        needed = {"optimizers", "counters", "model", "epoch", "random", "cur_step", "best_valid_score", "train_loss"}
+        if not needed <= content.keys() or not {"python", "numpy", "torch", "cuda"} <= content["random"].keys():
             raise CheckpointError(f"'{resume_file}' is no training checkpoint of this plugin.")
         try:
             self.model.load_state_dict(content["model"])
-            self.optimizer.load_state_dict(content["optimizer"])
-        except (RuntimeError, ValueError) as error:
+            for name, optimizer in self._optimizers().items():
+                optimizer.load_state_dict(content["optimizers"][name])
+        except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(
                 f"'{resume_file}' belongs to a run with another model or other distillers. Remove it to start anew."
             ) from error
+        for name, value in content["counters"].items():
+            setattr(self.model, name, value)
         self.start_epoch = content["epoch"] + 1
         self.cur_step = content["cur_step"]
         self.best_valid_score = content["best_valid_score"]

@@ -76,6 +76,32 @@ def test_the_processes_own_arguments_are_not_ours(tiny_settings: Settings, monke
         ({"metrics": ["NDGC"]}, "no metric named 'NDGC'"),
         ({"topk": [0]}, "positive integer"),
         ({"eval_args": "full"}, "should be a dict"),
+        ({"distillers": 3}, "must be a list of names"),
+        ({"distillers": [["de"]]}, "must be a list of names"),
+        ({"distillers": ["de", "de"]}, "given twice"),
+        ({"distillers": [".foo"]}, "Cannot load the distiller"),
+        ({"teacher_embedding_size": 64}, "--teacher='{embedding_size: ...}'"),
+        ({"teacher": {"model": "LightGCN"}}, "teacher_model: NAME"),
+        ({"teacher": {"eval_args": {"mode": "uni50"}}}, "must be the same for teacher and student"),
+        ({"teacher": {"metrics": ["Recall"]}}, "must be the same for teacher and student"),
+        ({"teacher": {"de_weight": 1}}, "option of the run"),
+        ({"valid_metric": "NDCG@20"}, "is not measured"),
+        ({"valid_metric": "MRR@5"}, "is not measured"),
+        ({"valid_metric": "NDCG"}, "is not measured"),
+        ({"metrics": []}, ""),
+        ({"topk": []}, ""),
+        ({"topk": [5, "x"]}, ""),
+        ({"epochs": "many"}, "'epochs' must be int"),
+        ({"epochs": -1}, "'epochs' must be at least 1"),
+        ({"train_batch_size": 0}, "'train_batch_size' must be at least 1"),
+        ({"learning_rate": -1}, "'learning_rate' must be above 0"),
+        ({"embedding_size": 0}, "'embedding_size' must be at least 1"),
+        ({"seed": -1}, "'seed' must be at least 0"),
+        ({"learner": "adamm"}, "Did you mean 'adam'"),
+        ({"clip_grad_norm": 5}, "must be dict or nothing"),
+        ({"rrd_top_n": 5}, "shorter than rrd_k"),
+        ({"de_temperature_end": 3.0}, "must not be above"),
+        ({"de_hint": "a+b+c", "de_teacher_hint": "a+b"}, "give one or as many"),
     ],
 )
 def test_mistakes_are_named(tiny_settings: Settings, given: dict[str, Any], words: str) -> None:
@@ -108,11 +134,21 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
     broken.write_text("- a\n- b\n", encoding="utf-8")
     with pytest.raises(OptionError, match="key: value"):
         DistillConfig("BPR", "tiny", [broken])
-    for arguments in (["epochs=3"], ["--epochs"], ["--epochs=3", "--epochs=4"]):
+    for arguments in (["epochs=3"], ["--epochs"], ["--epochs=3", "--epochs=4"], ["--a.b=1"], ["--=1"]):
         with pytest.raises(OptionError):
             DistillConfig("BPR", "tiny", command_line=arguments)
     with pytest.raises(OptionError, match="No dataset"):
         DistillConfig("BPR")
+
+
+def test_names_of_data_sets_are_no_options(tiny_settings: Settings) -> None:
+    """A key that is like nothing known is the user's own, e.g. for a model of theirs."""
+    assert DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", foo=1))["foo"] == 1
+
+
+def test_names_may_come_in_one_string_and_an_empty_teacher_is_no_mistake(tiny_settings: Settings) -> None:
+    config = DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", distillers="de,rrd", teacher=None))
+    assert config.run_options.distillers == ["de", "rrd"] and config.run_options.teacher == {}
 
 
 def test_yaml_cannot_make_objects(tmp_path: Path) -> None:

@@ -192,6 +192,41 @@ def test_hyper_tuning_gets_its_objective(planted: Path, home: Path) -> None:
     assert result["best_valid_score"] == result["best_valid_result"]["ndcg@10"] and result["valid_score_bigger"]
 
 
+def test_metrics_that_count_items_work(planted: Path, home: Path, record: dict[str, Any]) -> None:
+    """RecBole 1.2.1 fails on them, for plain numbers have no .cpu()."""
+    metrics = ["NDCG", "ItemCoverage", "AveragePopularity", "GiniIndex", "TailPercentage", "ShannonEntropy"]
+    more = {"metrics": metrics, "epochs": 1, "teacher": {}, "teacher_checkpoint": record["checkpoints"]["teacher"]}
+    found = run_recbole_derrd("BPR", "planted", config_dict=settings(planted, home, **more))
+    for role in ("teacher", "student", "distilled"):
+        assert 0 < found[role]["test"]["itemcoverage@10"] <= 1 and found[role]["test"]["giniindex@10"] > 0
+
+
+def test_a_checkpoint_of_another_model_is_refused(planted: Path, home: Path, record: dict[str, Any]) -> None:
+    more = {"teacher_checkpoint": record["checkpoints"]["teacher"], "teacher": {}, "teacher_model": "LightGCN"}
+    with pytest.raises(CheckpointError, match="is a BPR, not a LightGCN"):
+        run_recbole_derrd("BPR", "planted", config_dict=settings(planted, home, **more))
+
+
+def test_each_run_of_a_process_has_its_own_log(planted: Path, home: Path) -> None:
+    import logging
+
+    own = settings(planted, home, distillers=[], teacher={}, epochs=1, state="INFO")
+    handlers, threads = list(logging.getLogger().handlers), torch.get_num_threads()
+    for handler in handlers:
+        logging.getLogger().removeHandler(handler)
+    before = set(Path("log").rglob("*.log"))
+    for seed in (1, 2):
+        run_recbole_derrd("BPR", "planted", config_dict={**own, "seed": seed, "threads": 1})
+        assert not logging.getLogger().handlers
+    for handler in handlers:
+        logging.getLogger().addHandler(handler)
+    written = set(Path("log").rglob("*.log")) - before
+    assert len(written) == 2 and all(
+        "best eval result" in file.read_text() or "Record" in file.read_text() for file in written
+    )
+    assert torch.get_num_threads() == threads
+
+
 def test_the_gap_is_a_share_of_what_is_missing() -> None:
     assert gap_recovered(0.5, 0.3, 0.4) == pytest.approx(0.5)
     assert gap_recovered(0.5, 0.3, 0.2) == pytest.approx(-0.5)

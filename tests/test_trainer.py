@@ -12,7 +12,7 @@ import torch
 from recbole.trainer import Trainer
 
 from recbole_derrd.checkpoint import read_checkpoint
-from recbole_derrd.config import DistillConfig
+from recbole_derrd.config import WHOLE_USER_MODELS, DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.errors import CheckpointError, TrainingError
 from recbole_derrd.model import build_student
@@ -36,11 +36,14 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("model", ["BPR", "NeuMF", "LightGCN"])
+@pytest.mark.parametrize(
+    "model", ["BPR", "NeuMF", "LightGCN", "MultiVAE", "MacridVAE", "DiffRec", "LDiffRec", "RecVAE", "SGL"]
+)
 def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
     tiny_settings: Settings, tmp_path: Path, model: str
 ) -> None:
-    settings = tiny_settings(model, **SMALL, epochs=6, checkpoint_step=1, dropout_prob=0.2)
+    settings = tiny_settings(model, **{**SMALL, "distillers": ["rrd"] if model in WHOLE_USER_MODELS else ["de", "rrd"]})
+    settings.update(epochs=6, checkpoint_step=1, dropout_prob=0.2)
     whole, data = make(settings, model, tmp_path / "whole.pth")
     score, valid = whole.fit(data.train, data.valid)
 

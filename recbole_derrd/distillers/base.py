@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_derrd.backbones import Backbone
+from recbole_derrd.data import History
 from recbole_derrd.options import Options
 from recbole_derrd.teacher import Knowledge
 
@@ -64,6 +65,14 @@ class Distiller(nn.Module):
         self.student = student
         self.seed = seed
         self.generator = torch.Generator(device=student.device).manual_seed(seed)
+
+    @classmethod
+    def check(cls, options: Any, history: History) -> None:
+        """Refuse, before anything is trained, options that these data do not allow.
+
+        Raises:
+            OptionError: what is wrong and what to do.
+        """
 
     @property
     def weight(self) -> float:

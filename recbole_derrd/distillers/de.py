@@ -159,26 +159,19 @@ class DistillationExperts(Distiller):
         """Make a bank for the users and one for the items of each hint layer.
 
         Raises:
-            OptionError: a hint layer is unknown, or the hints' numbers do not match.
+            OptionError: a hint layer is unknown.
         """
         super().__init__(options, knowledge, student, seed)
-        layers = options.hint.split("+") if options.hint else [student.layer(None)]
-        self.layers = [student.layer(layer.strip()) for layer in layers]
-        teacher_layers = options.teacher_hint.split("+") if options.teacher_hint else [None] * len(layers)
+        self.layers = [student.layer(layer) for layer in options.layers()]
+        teacher_layers = options.teacher_layers()
         if len(teacher_layers) == 1:
-            teacher_layers = teacher_layers * len(layers)
-        if len(teacher_layers) != len(layers):
-            raise OptionError(
-                f"de_teacher_hint names {len(teacher_layers)} layers, de_hint {len(layers)}: give one or as many."
-            )
-        if options.temperature_end > options.temperature_start:
-            raise OptionError("de_temperature_end must not be above de_temperature_start: the temperature falls.")
+            teacher_layers = teacher_layers * len(self.layers)
         # Another stream than the noise's, which starts at the seed itself.
         initial = torch.Generator().manual_seed(epoch_seed(seed, -1))
         self.banks: Any = nn.ModuleList()
         self.targets: list[dict[str, Tensor]] = []
         for layer, teacher_layer in zip(self.layers, teacher_layers):
-            wanted = teacher_layer.strip() if teacher_layer else self._same_layer(layer)
+            wanted = teacher_layer or self._same_layer(layer)
             targets = {side: self._target(side, wanted) for side in ("user", "item")}
             with torch.no_grad():
                 one = torch.ones(1, dtype=torch.int64, device=student.device)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.backbones import Backbone
+from recbole_derrd.data import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, epoch_seed
 from recbole_derrd.errors import OptionError
 from recbole_derrd.options import RRDOptions
@@ -64,30 +65,26 @@ class RelaxedRankingDistillation(Distiller):
         """Read the teacher's lists and check that every user has enough items.
 
         Raises:
-            OptionError: the list is shorter than K, or some user has fewer than K + L unobserved items.
+            OptionError: some user has fewer than K + L unobserved items.
         """
         super().__init__(options, knowledge, student, seed)
-        if options.top_n < options.k:
-            raise OptionError(
-                f"rrd_top_n = {options.top_n} is shorter than rrd_k = {options.k}: interesting items are drawn from "
-                "that list. Raise rrd_top_n or lower rrd_k."
-            )
-        history = knowledge.history
-        unobserved = history.n_items - 1 - torch.from_numpy(history.lengths)
-        self._refuse_too_few(unobserved)
+        self.check(options, knowledge.history)
+        unobserved = knowledge.history.n_items - 1 - torch.from_numpy(knowledge.history.lengths)
         self.lists = torch.from_numpy(knowledge.top_items(options.top_n))
         # Users with few unobserved items: a shorter list leaves L items to be uninteresting.
         self.list_lengths = torch.minimum(unobserved - options.l, torch.tensor(self.lists.shape[1]))
         # One row a user: K interesting items in the teacher's order, then L uninteresting ones.
         self.items: Tensor | None = None
 
-    def _refuse_too_few(self, unobserved: Tensor) -> None:
-        wanted = self.options.k + self.options.l
-        fewest, user = (int(value) for value in unobserved[1:].min(dim=0))
+    @classmethod
+    def check(cls, options: RRDOptions, history: History) -> None:
+        """Refuse lists that are longer than what some user has not seen."""
+        unobserved = history.n_items - 1 - history.lengths[1:]
+        wanted, fewest = options.k + options.l, int(unobserved.min())
         if fewest < 1:
             raise OptionError(
-                f"User number {user + 1} has interacted with every item, so no ranking is left to distil. "
-                "Filter such users out (user_inter_num_interval)."
+                f"User number {int(unobserved.argmin()) + 1} has interacted with every item, so no ranking is left to "
+                "distil. Filter such users out (user_inter_num_interval)."
             )
         if fewest < wanted:
             raise OptionError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+from recbole_derrd.errors import OptionError
 from recbole_derrd.options.schema import Options, option
 
 Text = (str, type(None))
@@ -17,7 +18,7 @@ class DEOptions(Options):
     prefix: ClassVar[str] = "de_"
 
     weight: float = option(0.01, "Weight of the term in the loss (lambda_DE).", low=0)
-    num_experts: int = option(30, "Experts for users, and as many for items (M).", low=1)
+    num_experts: int = option(30, "Experts for users, and as many for items (M).", low=1, high=1000)
     hidden_size: int | None = option(
         None,
         "Hidden units of an expert; (student size + teacher size) // 2 if none.",
@@ -47,3 +48,22 @@ class DEOptions(Options):
         "Teacher's hint layer; the same as the student's where it has that one, else its first.",
         kind=Text,
     )
+
+    def __post_init__(self) -> None:
+        """Check the options against each other."""
+        super().__post_init__()
+        if self.temperature_end > self.temperature_start:
+            raise OptionError("de_temperature_end must not be above de_temperature_start: the temperature falls.")
+        layers, teacher_layers = self.layers(), self.teacher_layers()
+        if len(teacher_layers) not in (1, len(layers)):
+            raise OptionError(
+                f"de_teacher_hint names {len(teacher_layers)} layers, de_hint {len(layers)}: give one or as many."
+            )
+
+    def layers(self) -> list[str | None]:
+        """Return the student's hint layers; None is its default."""
+        return [layer.strip() for layer in self.hint.split("+")] if self.hint else [None]
+
+    def teacher_layers(self) -> list[str | None]:
+        """Return the teacher's hint layers, one for all or one each; None is the student's or the teacher's default."""
+        return [layer.strip() for layer in self.teacher_hint.split("+")] if self.teacher_hint else [None]

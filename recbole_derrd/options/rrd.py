@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+from recbole_derrd.errors import OptionError
 from recbole_derrd.options.schema import Options, option
 
 
@@ -33,3 +34,12 @@ class RRDOptions(Options):
         "Order of the uninteresting items: ignored (relaxed), or the teacher's as well (full, the paper's ablation).",
         choices=("relaxed", "full"),
     )
+
+    def __post_init__(self) -> None:
+        """Check the options against each other."""
+        super().__post_init__()
+        if self.top_n < self.k:
+            raise OptionError(
+                f"rrd_top_n = {self.top_n} is shorter than rrd_k = {self.k}: interesting items are drawn from that "
+                "list. Raise rrd_top_n or lower rrd_k."
+            )

@@ -104,7 +104,12 @@ class Knowledge:
             [n_users, count] int32, memory-mapped.
         """
         count = min(count, self.n_items - 1)
-        return self._array(f"top-items-{count}", lambda: self._compute_top_items(count))
+        lists = self._array(f"top-items-{count}", lambda: self._compute_top_items(count))
+        if lists.shape != (self.n_users, count) or lists.dtype != np.int32:
+            raise DataError(
+                f"The teacher's lists in '{self.folder}' are damaged. Remove that folder; they are made anew."
+            )
+        return lists
 
     @torch.no_grad()
     def scores(self, users: Tensor, items: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from recbole_derrd.backbones import Backbone, backbone_of
 from recbole_derrd.checkpoint import read_checkpoint
 from recbole_derrd.config import DistillConfig, model_keys
 from recbole_derrd.data import Data, prepare_data
-from recbole_derrd.errors import DataError
+from recbole_derrd.errors import CheckpointError, DataError
 from recbole_derrd.trained import TrainedModel, judge_checkpoint, load_model, train_or_find
 
 # Settings of a stock checkpoint that describe the model itself, and nothing of the run.
@@ -43,7 +43,7 @@ class Teacher:
             DataError: the teacher's settings give another split than the student's.
         """
         options = config.run_options
-        name = options.teacher_model or config["model"]
+        name = teacher_name(config)
         if options.teacher_checkpoint is None:
             own = config.derived(name, options.teacher)
             data = prepare_data(own)
@@ -51,7 +51,6 @@ class Teacher:
             return cls(own, data, train_or_find(own, data, role="teacher"))
         path = Path(options.teacher_checkpoint)
         settings = read_checkpoint(path)["config"]
-        name = options.teacher_model or settings.get("model") or config["model"]
         described = {
             key: value
             for key, value in settings.items()
@@ -74,5 +73,35 @@ class Teacher:
             )
 
     def load(self) -> Backbone:
-        """Return the frozen model in its adapter."""
-        return backbone_of(load_model(self.config, self.data, self.trained.checkpoint))
+        """Return the frozen model in its adapter.
+
+        Raises:
+            CheckpointError: its file is damaged.
+        """
+        try:
+            return backbone_of(load_model(self.config, self.data, self.trained.checkpoint))
+        except CheckpointError as error:
+            if self.config.cache_dir not in self.trained.checkpoint.parents:
+                raise
+            folder = self.trained.checkpoint.parent
+            raise CheckpointError(f"{error} Remove the folder '{folder}'; the teacher is then trained anew.") from error
+
+
+def teacher_name(config: DistillConfig) -> str:
+    """Return the RecBole model of a run's teacher.
+
+    Raises:
+        CheckpointError: the teacher's checkpoint is of another model than ``teacher_model``.
+    """
+    options = config.run_options
+    if options.teacher_checkpoint is None:
+        return options.teacher_model or str(config["model"])
+    found = read_checkpoint(options.teacher_checkpoint)["config"].get("model")
+    if not isinstance(found, str):
+        found = None
+    if found and options.teacher_model and found != options.teacher_model:
+        raise CheckpointError(
+            f"The teacher '{options.teacher_checkpoint}' is a {found}, not a {options.teacher_model}. "
+            "Take out teacher_model, or give another checkpoint."
+        )
+    return options.teacher_model or found or str(config["model"])

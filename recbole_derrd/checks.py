@@ -1,0 +1,113 @@
+"""The user's mistakes that can be seen before an hour of training, not after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recbole_derrd.backbones import adapter_of
+from recbole_derrd.config import WHOLE_USER_MODELS, DistillConfig
+from recbole_derrd.data import Data
+from recbole_derrd.distillers import Need, distiller_class
+from recbole_derrd.errors import OptionError
+from recbole_derrd.models import missing_package, model_class
+from recbole_derrd.options import DEOptions
+from recbole_derrd.teacher import teacher_name
+
+
+def check_run(config: DistillConfig) -> None:
+    """Refuse what cannot end well, from the configuration alone.
+
+    Raises:
+        OptionError: what is wrong and what to do.
+        CheckpointError: the teacher's checkpoint is unusable.
+    """
+    options = config.run_options
+    if int(config["nproc"] or 1) > 1 or int(config["world_size"] or 1) > 1:
+        raise OptionError("Training in several processes is not supported yet: take out nproc and world_size.")
+    if options.resume and (config["save_dataloaders"] or config["dataloaders_save_path"]):
+        raise OptionError(
+            "RecBole's saved data loaders cannot be resumed exactly: take out save_dataloaders or resume."
+        )
+    for key, folder in (
+        ("record_dir", options.record_dir),
+        ("checkpoint_dir", config["checkpoint_dir"]),
+        ("cache_dir", config.cache_dir),
+    ):
+        _refuse_unwritable(key, Path(folder))
+    if not options.distillers:
+        return
+    teacher = teacher_name(config)
+    check_roles(config["model"], teacher, list(options.distillers))
+    check_hints(config, teacher)
+    lacking = None if options.teacher_checkpoint else missing_package(teacher)
+    if lacking:
+        raise OptionError(lacking)
+    config.derived(teacher, options.teacher)
+
+
+def check_data(config: DistillConfig, data: Data) -> None:
+    """Refuse options that the data do not allow.
+
+    Raises:
+        OptionError: what is wrong and what to do.
+    """
+    for name, options in config.method_options.items():
+        distiller_class(name).check(options, data.history)
+
+
+def _refuse_unwritable(key: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(
+            f"Cannot write to {key} = '{folder}': {error.strerror or error}. Choose another folder."
+        ) from error
+
+
+def check_roles(student: str, teacher: str, distillers: list[str]) -> None:
+    """Refuse what these models cannot do.
+
+    Raises:
+        OptionError: the student cannot learn, or a method asks for vectors that a model does not have.
+    """
+    student_class = model_class(student)
+    lacking = missing_package(student)
+    if lacking:
+        raise OptionError(lacking)
+    if not adapter_of(student_class).trainable:
+        raise OptionError(
+            f"{student} is not trained by gradients and cannot be a student, only a teacher (teacher_model). "
+            "Choose a student such as BPR, NeuMF or LightGCN."
+        )
+    for name in distillers:
+        if Need.VECTORS not in distiller_class(name).needs:
+            continue
+        for role, model in (("teacher", teacher), ("student", student)):
+            if not adapter_of(model_class(model)).hints:
+                raise OptionError(
+                    f"{name} needs user and item vectors, and the {role} {model} has none. "
+                    f"Use distillers that need scores only: [rrd], or another {role}."
+                )
+        if student in WHOLE_USER_MODELS:
+            raise OptionError(
+                f"{name} needs the items of a batch, and {student} is trained on whole users. Use distillers: [rrd]."
+            )
+
+
+def check_hints(config: DistillConfig, teacher: str) -> None:
+    """Refuse hint layers that student or teacher do not have.
+
+    Raises:
+        OptionError: a layer is unknown.
+    """
+    options = config.method_options.get("de")
+    if not isinstance(options, DEOptions):
+        return
+    for key, model, layers in (
+        ("de_hint", config["model"], options.layers()),
+        ("de_teacher_hint", teacher, options.teacher_layers()),
+    ):
+        hints = adapter_of(model_class(model)).hints
+        for layer in layers:
+            if layer is not None and layer not in hints:
+                raise OptionError(f"{model} has no hint layer '{layer}' ({key}). It has: {', '.join(hints)}.")
