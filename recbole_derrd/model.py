@@ -13,6 +13,7 @@ from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data
 from recbole_derrd.distillers import Distiller, StepBatch, distiller_class
 from recbole_derrd.models import model_class
+from recbole_derrd.randomness import kept_random_state
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.trained import build_model
 
@@ -134,9 +135,10 @@ def build_student(config: DistillConfig, data: Data, knowledge: Knowledge) -> An
     student = build_model(config, data, distilled(model_class(config["model"])))
     seed = config.run_options.distill_seed
     seed = config["seed"] if seed is None else seed
-    # Experts draw from their own generators, so the student's random stream is that of the plain model.
-    student.attach(
-        distiller_class(name)(options, knowledge, student.backbone, seed + index)
-        for index, (name, options) in enumerate(config.method_options.items())
-    )
+    # The student's random stream stays that of the plain model, whatever the distillers draw or read.
+    with kept_random_state():
+        student.attach(
+            distiller_class(name)(options, knowledge, student.backbone, seed + index)
+            for index, (name, options) in enumerate(config.method_options.items())
+        )
     return student

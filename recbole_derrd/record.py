@@ -43,18 +43,21 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the working tree that this package runs from, or None outside one."""
+    """Return the commit of this package's own working tree, or None where it is installed as a package."""
+    tree = Path(__file__).resolve().parent.parent
     try:
         answer = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            ["git", "-C", str(tree), "rev-parse", "--show-toplevel", "HEAD"],
             capture_output=True,
             text=True,
             timeout=5,
             check=True,
         )
-    except (OSError, subprocess.SubprocessError):
+        top, commit = answer.stdout.split()
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip() or None
+    # A virtual environment inside somebody's repository must not lend us that repository's commit.
+    return commit if Path(top).resolve() == tree else None
 
 
 def write_record(record: dict[str, Any], folder: Path, name: str) -> Path:

@@ -49,7 +49,7 @@ def student_of(settings: dict[str, Any], model: str) -> tuple[DistillConfig, Any
     return config, data, build_student(config, data, knowledge)
 
 
-@pytest.mark.parametrize("model", ["BPR", "NeuMF", "LightGCN", "MultiVAE"])
+@pytest.mark.parametrize("model", ["BPR", "NeuMF", "LightGCN", "MultiVAE", "NGCF", "SGL"])
 @pytest.mark.parametrize("distillers", [[], ["de", "rrd"]], ids=["none", "weightless"])
 def test_without_distillation_it_is_stock_recbole_to_the_bit(
     tiny_settings: Settings, model: str, distillers: list[str]

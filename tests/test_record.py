@@ -1,0 +1,28 @@
+"""Records: written beside each other, and honest about where they come from."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import recbole_derrd.record as record
+
+
+def test_records_never_overwrite_each_other(tmp_path: Path) -> None:
+    paths = {record.write_record({"number": number}, tmp_path, "same") for number in range(50)}
+    assert len(paths) == 50
+
+
+def test_the_commit_is_that_of_this_package_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment inside somebody's repository must not lend us its commit."""
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "-C", str(tmp_path), *identity, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    inside = tmp_path / "venv" / "site-packages" / "recbole_derrd"
+    inside.mkdir(parents=True)
+    monkeypatch.setattr(record, "__file__", str(inside / "record.py"))
+    assert record.git_commit() is None
+    monkeypatch.setattr(record, "__file__", str(tmp_path / "recbole_derrd" / "record.py"))
+    assert record.git_commit()
