@@ -187,3 +187,17 @@ def test_mixed_precision_keeps_the_terms_in_float32(tiny_settings: Settings) -> 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = student.calculate_loss(next(iter(data.train)))
     assert losses[0].dtype == losses[1].dtype == torch.float32 and torch.isfinite(sum(losses))
+
+
+@pytest.mark.parametrize("epoch", [0, 120, 600])
+def test_the_fused_experts_are_a_switch_and_change_nothing_but_the_time(tiny_settings: Settings, epoch: int) -> None:
+    gradients = []
+    for fused in (False, True):
+        _, data, student = student_of(
+            tiny_settings("BPR", **SMALL, distillers=["de"], de_fused=fused, de_weight=1.0), "BPR"
+        )
+        student.begin_epoch(epoch)
+        sum(student.calculate_loss(next(iter(data.train)))).backward()
+        gradients.append({name: value.grad for name, value in student.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], rtol=1e-4, atol=1e-5 * gradient.abs().max()), name

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from recbole_derrd.backbones import Backbone
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, epoch_seed
+from recbole_derrd.distillers.experts import expert_error_sum
 from recbole_derrd.errors import OptionError
 from recbole_derrd.options import DEOptions
 from recbole_derrd.teacher import Knowledge
@@ -143,6 +144,11 @@ class ExpertBank(nn.Module):
         """Return the experts' weighted reconstruction [n, d_t]."""
         return mixed_experts(student, weights, self.first, self.first_bias, self.second, self.second_bias)
 
+    def error_sum(self, student: Tensor, weights: Tensor, teacher: Tensor, norm: str) -> Tensor:
+        """Return the sum of the rows' reconstruction errors, without keeping what lies between."""
+        parts = (self.first, self.first_bias, self.second, self.second_bias)
+        return expert_error_sum(student, weights, teacher, *parts, norm)
+
     def logits(self, teacher: Tensor) -> Tensor:
         """Return the selection network's output [n, M]."""
         return torch.addmm(self.select_bias, teacher, self.select)
@@ -199,13 +205,15 @@ class DistillationExperts(Distiller):
         options = self.options
         self.tau = temperature(epoch, options.temperature_start, options.temperature_end, options.temperature_epochs)
 
-    def _errors(self, bank: Any, student: Tensor, teacher: Tensor) -> Tensor:
+    def _error_sum(self, bank: Any, student: Tensor, teacher: Tensor) -> Tensor:
         logits = bank.logits(teacher)
         if self.options.selection == "attention":
             weights = selection_weights(logits, 1.0)
         else:
             weights = selection_weights(logits, self.tau, gumbel_noise(tuple(logits.shape), self.generator))
-        return reconstruction_errors(teacher, bank(student, weights), self.options.norm)
+        if self.options.fused:
+            return bank.error_sum(student, weights, teacher, self.options.norm)
+        return reconstruction_errors(teacher, bank(student, weights), self.options.norm).sum()
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return L_DE of the batch divided by its rows; float32 under mixed precision as well."""
@@ -216,7 +224,7 @@ class DistillationExperts(Distiller):
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             for layer, banks, targets in zip(self.layers, self.banks, self.targets):
                 users = self.student.user_vectors(batch.users, layer).float()
-                total = total + self._errors(banks["user"], users, targets["user"][batch.users]).sum()
+                total = total + self._error_sum(banks["user"], users, targets["user"][batch.users])
                 item_vectors = self.student.item_vectors(items, layer).float()
-                total = total + 0.5 * self._errors(banks["item"], item_vectors, targets["item"][items]).sum()
+                total = total + 0.5 * self._error_sum(banks["item"], item_vectors, targets["item"][items])
         return total / batch.rows

@@ -38,6 +38,9 @@ class DEOptions(Options):
         "Reconstruction error: squared L2 (authors' code) or L2 (the paper's text).",
         choices=("squared", "l2"),
     )
+    fused: bool = option(
+        True, "Compute errors and gradients together, and only the experts that matter; equal within rounding."
+    )
     hint: str | None = option(
         None,
         "Student's hint layer, several joined by '+'; the model's first if none (see the table of models).",
