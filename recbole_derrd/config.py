@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import recbole
-import yaml
 from recbole.config import Config
 
 from recbole_derrd.errors import OptionError, did_you_mean, nearest
 from recbole_derrd.models import model_class
 from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
 from recbole_derrd.options.recbole import RecBoleOptions
+from recbole_derrd.settings import Loader, read_command_line, read_settings, typed_as_yaml
 
 PROPERTIES = Path(__file__).parent / "properties"
 
@@ -43,68 +43,6 @@ _NOT_THE_TEACHERS = frozenset(
     data_path checkpoint_dir
     """.split()
 )
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-3 as a number, as RecBole's own loader does."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*([eE][-+]?\d+)?|\.(inf|Inf|INF|nan|NaN|NAN)|[-+]\.(inf|Inf|INF))$"
-    ),
-    list("-+0123456789."),
-)
-
-
-def read_yaml(text: str, source: str) -> Any:
-    """Parse YAML; a mistake in it is the user's."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise OptionError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
-
-
-def read_settings(path: str | Path) -> dict[str, Any]:
-    """Read one config file."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(
-            f"Cannot read the config file '{path}': {getattr(error, 'strerror', None) or error}."
-        ) from error
-    settings = read_yaml(text, f"The config file '{path}'")
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict):
-        raise OptionError(
-            f"The config file '{path}' must hold 'key: value' lines, but holds a {type(settings).__name__}."
-        )
-    return settings
-
-
-def read_command_line(arguments: Iterable[str]) -> dict[str, Any]:
-    """Read ``--key=value`` arguments, each value typed as YAML."""
-    settings: dict[str, Any] = {}
-    for argument in arguments:
-        if not argument.startswith("--") or "=" not in argument:
-            raise OptionError(f"Cannot read the argument '{argument}'. Options are given as --key=value.")
-        key, _, value = argument[2:].partition("=")
-        if not re.fullmatch(r"\w+", key):
-            hint = (
-                f" Keys of a dict are given as one value: --{key.split('.')[0]}='{{key: value}}'." if "." in key else ""
-            )
-            raise OptionError(f"Cannot read the argument '{argument}': '{key}' is no option.{hint}")
-        # RecBole writes half-open intervals as [10,inf), which YAML takes for a list without its end.
-        interval = re.fullmatch(r"([\[(][^,;\[\](){}]+,[^,;\[\](){}]+[\])];?)+", value.replace(" ", ""))
-        half_open = interval and ("(" in value or ")" in value)
-        typed = value if half_open else read_yaml(value, f"The value of --{key}")
-        if key in settings and settings[key] != typed:
-            raise OptionError(f"--{key} is given twice, with different values.")
-        settings[key] = typed
-    return settings
 
 
 @functools.cache
@@ -149,17 +87,6 @@ def _names(distillers: Any) -> list[str]:
         if distillers.count(name) > 1:
             raise OptionError(f"The distiller '{name}' is given twice. To make it stronger, raise its weight.")
     return list(distillers)
-
-
-def _plain(value: Any) -> Any:
-    """Type a string as YAML, as RecBole does with ``eval``; HyperTuning hands lists over as strings."""
-    # DMF's inter_matrix_type is '01': to eval, as to us, no number.
-    if not isinstance(value, str) or re.fullmatch(r"0\d+", value):
-        return value
-    try:
-        return yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError:
-        return value
 
 
 class DistillConfig(Config):
@@ -220,8 +147,8 @@ class DistillConfig(Config):
         }.items():  # fmt: skip
             setattr(np, alias, kind)
 
-    def _build_yaml_loader(self) -> type[yaml.SafeLoader]:
-        return _Loader
+    def _build_yaml_loader(self) -> type[Loader]:
+        return Loader
 
     def _load_config_files(self, file_list: list[str | Path]) -> dict[str, Any]:
         merged: dict[str, Any] = {}
@@ -230,7 +157,7 @@ class DistillConfig(Config):
         return merged
 
     def _load_variable_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
-        return config_dict if self._typed else {key: _plain(value) for key, value in config_dict.items()}
+        return config_dict if self._typed else {key: typed_as_yaml(value) for key, value in config_dict.items()}
 
     def _load_cmd_line(self) -> dict[str, Any]:
         return read_command_line(self._command_line)

@@ -9,9 +9,10 @@ from typing import Any, Callable
 import pytest
 import yaml
 
-from recbole_derrd.config import DistillConfig, read_command_line
+from recbole_derrd.config import DistillConfig
 from recbole_derrd.errors import OptionError
 from recbole_derrd.options import METHOD_OPTIONS, RunOptions
+from recbole_derrd.settings import read_command_line
 
 Settings = Callable[..., dict[str, Any]]
 ROOT = Path(__file__).resolve().parent.parent
