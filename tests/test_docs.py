@@ -52,6 +52,8 @@ def results_table(name: str) -> str:
         ("docs/results/quickstart.md", "quickstart"),
         ("docs/results/quickstart.md", "quickstart-rrd"),
         ("docs/results/quickstart.md", "quickstart-de"),
+        ("docs/results/ml-100k.md", "ml-100k-lightgcn"),
+        ("docs/results/ml-100k.md", "ml-100k-neumf"),
     ],
 )
 def test_numbers_in_pages_are_those_of_their_records(page: str, records: str) -> None:

@@ -32,7 +32,9 @@ def seeds_table(records: Iterable[dict[str, Any]]) -> str:
         body.append(
             [title, entries[0]["model"], *shown, f"{entries[0]['params']:,}", f"{entries[0]['bytes'] / 1000:,.0f} kB"]
         )
-    table = str(tabulate(body, headers=["", "model", *metrics, "parameters", "size"], tablefmt="github"))
+    table = str(
+        tabulate(body, headers=["", "model", *metrics, "parameters", "size"], tablefmt="github", disable_numparse=True)
+    )
     return f"{table}\n\n{_gap(records)}"
 
 
