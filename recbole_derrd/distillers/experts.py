@@ -15,7 +15,7 @@ For a row with student vector x, expert weights s, teacher vector t, and with H_
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,32 +29,35 @@ NEGLIGIBLE = 1e-9
 _DENSE = 0.4
 
 
+class _Bank(NamedTuple):
+    """The experts' layers: [d_s, M * h], [M * h], [M * h, d_t] and [M, d_t]; or their gradients."""
+
+    first: Tensor
+    first_bias: Tensor
+    second: Tensor
+    second_bias: Tensor
+
+    def zeros(self) -> _Bank:
+        return _Bank(*(torch.zeros_like(part) for part in self))
+
+
 class _ErrorSum(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        vectors: Tensor,
-        weights: Tensor,
-        targets: Tensor,
-        first: Tensor,
-        first_bias: Tensor,
-        second: Tensor,
-        second_bias: Tensor,
-        norm: str,
-    ) -> Tensor:
-        parts = (vectors, weights, targets, first, first_bias, second, second_bias)
+    def forward(ctx: Any, vectors: Tensor, weights: Tensor, targets: Tensor, norm: str, *layers: Tensor) -> Tensor:
+        bank = _Bank(*layers)
         picked = weights > NEGLIGIBLE
         # Picking asks how many rows each expert has; on an accelerator that would stop the queue of work.
         sparse = weights.device.type == "cpu" and picked.sum().item() < _DENSE * picked.numel()
-        total, gradients = _picked(*parts, picked, norm) if sparse else _blocks(*parts, norm)
-        ctx.save_for_backward(*gradients)
+        parts = (vectors, weights, targets, bank, norm)
+        total, d_vectors, d_weights, d_bank = _picked(*parts, picked) if sparse else _blocks(*parts)
+        ctx.save_for_backward(d_vectors, d_weights, *d_bank)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> Any:
-        vectors, weights, first, first_bias, second, second_bias = (scale * part for part in ctx.saved_tensors)
-        return vectors, weights, None, first, first_bias, second, second_bias, None
+        vectors, weights, *layers = (scale * part for part in ctx.saved_tensors)
+        return (vectors, weights, None, None, *layers)
 
 
 def _error_and_slope(error: Tensor, norm: str) -> tuple[Tensor, Tensor]:
@@ -66,91 +69,72 @@ def _error_and_slope(error: Tensor, norm: str) -> tuple[Tensor, Tensor]:
 
 
 def _blocks(
-    vectors: Tensor,
-    weights: Tensor,
-    targets: Tensor,
-    first: Tensor,
-    first_bias: Tensor,
-    second: Tensor,
-    second_bias: Tensor,
-    norm: str,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+    vectors: Tensor, weights: Tensor, targets: Tensor, bank: _Bank, norm: str
+) -> tuple[Tensor, Tensor, Tensor, _Bank]:
     """Run all experts on every row."""
     n_experts = weights.shape[1]
-    width = first.shape[1]
-    d_vectors, d_weights = torch.empty_like(vectors), torch.empty_like(weights)
-    d_first, d_first_bias = torch.zeros_like(first), torch.zeros_like(first_bias)
-    d_second, d_second_bias = torch.zeros_like(second), torch.zeros_like(second_bias)
-    hidden_buffer = vectors.new_empty(min(_BLOCK, len(vectors)), width)
+    d_vectors, d_weights, d_bank = torch.empty_like(vectors), torch.empty_like(weights), bank.zeros()
+    hidden_buffer = vectors.new_empty(min(_BLOCK, len(vectors)), bank.first.shape[1])
     weighted_buffer = torch.empty_like(hidden_buffer)
     total = vectors.new_zeros(())
     for start in range(0, len(vectors), _BLOCK):
         block = slice(start, min(start + _BLOCK, len(vectors)))
         x, s = vectors[block], weights[block]
-        hidden = torch.addmm(first_bias, x, first, out=hidden_buffer[: len(x)]).relu_()
+        hidden = torch.addmm(bank.first_bias, x, bank.first, out=hidden_buffer[: len(x)]).relu_()
         by_expert = hidden.view(len(x), n_experts, -1)
         weighted = weighted_buffer[: len(x)]
         torch.mul(by_expert, s.unsqueeze(2), out=weighted.view_as(by_expert))
-        error, slope = _error_and_slope(torch.addmm(s @ second_bias, weighted, second) - targets[block], norm)
+        error, slope = _error_and_slope(torch.addmm(s @ bank.second_bias, weighted, bank.second) - targets[block], norm)
         total += error
-        d_second.addmm_(weighted.T, slope)
-        d_second_bias.addmm_(s.T, slope)
-        d_hidden = torch.mm(slope, second.T, out=weighted)
+        d_bank.second.addmm_(weighted.T, slope)
+        d_bank.second_bias.addmm_(s.T, slope)
+        d_hidden = torch.mm(slope, bank.second.T, out=weighted)
         d_by_expert = d_hidden.view_as(by_expert)
-        d_weights[block] = torch.einsum("nmh,nmh->nm", d_by_expert, by_expert).addmm_(slope, second_bias.T)
+        d_weights[block] = torch.einsum("nmh,nmh->nm", d_by_expert, by_expert).addmm_(slope, bank.second_bias.T)
         d_by_expert *= s.unsqueeze(2)
         d_hidden *= hidden > 0
-        d_first.addmm_(x.T, d_hidden)
-        d_first_bias += d_hidden.sum(dim=0)
-        d_vectors[block] = d_hidden @ first.T
-    return total, (d_vectors, d_weights, d_first, d_first_bias, d_second, d_second_bias)
+        d_bank.first.addmm_(x.T, d_hidden)
+        d_bank.first_bias.add_(d_hidden.sum(dim=0))
+        d_vectors[block] = d_hidden @ bank.first.T
+    return total, d_vectors, d_weights, d_bank
 
 
 def _picked(
-    vectors: Tensor,
-    weights: Tensor,
-    targets: Tensor,
-    first: Tensor,
-    first_bias: Tensor,
-    second: Tensor,
-    second_bias: Tensor,
-    picked: Tensor,
-    norm: str,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+    vectors: Tensor, weights: Tensor, targets: Tensor, bank: _Bank, norm: str, picked: Tensor
+) -> tuple[Tensor, Tensor, Tensor, _Bank]:
     """Run each expert on the rows where its weight matters."""
     n_experts = weights.shape[1]
-    size = first.shape[1] // n_experts
+    size = bank.first.shape[1] // n_experts
     weights = weights * picked
     counts = picked.sum(dim=0).tolist()
     every_row = picked.T.nonzero()[:, 1].split(counts)
-    reconstructed = weights @ second_bias
+    reconstructed = weights @ bank.second_bias
     runs = []
     for expert, rows in enumerate(every_row):
         if not len(rows):
             continue
         units = slice(expert * size, (expert + 1) * size)
         x, s = vectors[rows], weights[rows, expert].unsqueeze(1)
-        hidden = torch.addmm(first_bias[units], x, first[:, units]).relu_()
+        hidden = torch.addmm(bank.first_bias[units], x, bank.first[:, units]).relu_()
         weighted = hidden * s
-        reconstructed.index_add_(0, rows, weighted @ second[units])
+        reconstructed.index_add_(0, rows, weighted @ bank.second[units])
         runs.append((expert, units, rows, x, s, hidden, weighted))
     total, slope = _error_and_slope(reconstructed - targets, norm)
-    d_vectors, d_weights = torch.zeros_like(vectors), slope @ second_bias.T
+    d_vectors, d_weights = torch.zeros_like(vectors), slope @ bank.second_bias.T
     # The softmax behind the weights multiplies by them, so what is left out here would vanish there.
     d_weights *= picked
-    d_first, d_first_bias = torch.zeros_like(first), torch.zeros_like(first_bias)
-    d_second, d_second_bias = torch.zeros_like(second), weights.T @ slope
+    d_bank = bank.zeros()._replace(second_bias=weights.T @ slope)
     for expert, units, rows, x, s, hidden, weighted in runs:
         g = slope[rows]
-        torch.mm(weighted.T, g, out=d_second[units])
-        d_hidden = g @ second[units].T
+        torch.mm(weighted.T, g, out=d_bank.second[units])
+        d_hidden = g @ bank.second[units].T
         d_weights[rows, expert] += (d_hidden * hidden).sum(dim=1)
         d_hidden *= s
         d_hidden *= hidden > 0
-        d_first[:, units] = x.T @ d_hidden
-        d_first_bias[units] = d_hidden.sum(dim=0)
-        d_vectors.index_add_(0, rows, d_hidden @ first[:, units].T)
-    return total, (d_vectors, d_weights, d_first, d_first_bias, d_second, d_second_bias)
+        d_bank.first[:, units] = x.T @ d_hidden
+        d_bank.first_bias[units] = d_hidden.sum(dim=0)
+        d_vectors.index_add_(0, rows, d_hidden @ bank.first[:, units].T)
+    return total, d_vectors, d_weights, d_bank
 
 
 def expert_error_sum(
@@ -177,5 +161,5 @@ def expert_error_sum(
         second_bias: [M, d_t].
         norm: "squared" or "l2".
     """
-    total: Tensor = _ErrorSum.apply(vectors, weights, targets, first, first_bias, second, second_bias, norm)
+    total: Tensor = _ErrorSum.apply(vectors, weights, targets, norm, first, first_bias, second, second_bias)
     return total
