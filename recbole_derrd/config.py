@@ -244,11 +244,8 @@ class DistillConfig(Config):
 
     def derived(self, model: str, settings: Mapping[str, Any]) -> DistillConfig:
         """Return the configuration of a plain model on the same data: the user's settings, these on top."""
-        ours = set(RunOptions.keys())
-        base = {
-            key: value for key, value in self.external_config_dict.items() if key not in ours | {"model", "dataset"}
-        }
-        base = {key: value for key, value in base.items() if key not in self.parameters["Distillation"]}
+        ours = {"model", "dataset", *self.parameters["Distillation"]}
+        base = {key: value for key, value in self.external_config_dict.items() if key not in ours}
         kept = {
             key: self.final_config_dict[key]
             for key in ("record_dir", "cache_dir", "latency_users", "resume", "checkpoint_step")

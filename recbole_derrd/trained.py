@@ -25,13 +25,11 @@ from recbole_derrd.trainer import load_weights, trainer_for
 #: Raised whenever what is stored changes, so that older entries are trained anew.
 CACHE_FORMAT = 1
 
-# Settings that change where things are written or shown, but not what is trained.
+# RecBole's settings that change where things are written or shown, but not what is trained.
 _WITHOUT_EFFECT = frozenset(
     """
-    checkpoint_dir record_dir cache_dir show_progress state log_wandb wandb_project data_path device gpu_id
-    use_gpu save_dataset dataset_save_path save_dataloaders dataloaders_save_path resume checkpoint_step
-    latency_users config_files loss_decimal_place teacher teacher_model teacher_checkpoint compare_student
-    distillers knowledge_batch_size distill_seed local_rank single_spec
+    checkpoint_dir show_progress state log_wandb wandb_project data_path device gpu_id use_gpu save_dataset
+    dataset_save_path save_dataloaders dataloaders_save_path config_files loss_decimal_place local_rank single_spec
     """.split()
 )
 
@@ -223,9 +221,15 @@ def plain_metrics(metrics: Any) -> dict[str, float]:
     return {str(name): float(value) for name, value in (metrics or {}).items()}
 
 
-def judge_checkpoint(config: DistillConfig, data: Data, checkpoint: Path) -> TrainedModel:
-    """Evaluate a model that the user brings, so that it stands in the table like one trained here."""
-    content = read_checkpoint(checkpoint, config["device"])
+def judge_checkpoint(config: DistillConfig, data: Data, checkpoint: Path, content: dict[str, Any]) -> TrainedModel:
+    """Evaluate a model that the user brings, so that it stands in the table like one trained here.
+
+    Args:
+        config: the model's configuration.
+        data: the data of this configuration.
+        checkpoint: the model's file.
+        content: what :func:`read_checkpoint` has read from it.
+    """
     _refuse_other_data(content, config, data, checkpoint)
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     key = hashlib.sha256(f"{digest}{content_key(config, data.fingerprint)}".encode()).hexdigest()[:16]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from recbole_derrd.backbones import Backbone, backbone_of
 from recbole_derrd.checkpoint import read_checkpoint
@@ -11,15 +12,6 @@ from recbole_derrd.config import DistillConfig, model_keys
 from recbole_derrd.data import Data, prepare_data
 from recbole_derrd.errors import CheckpointError, DataError
 from recbole_derrd.trained import TrainedModel, judge_checkpoint, load_model, train_or_find
-
-# Settings of a stock checkpoint that describe the model itself, and nothing of the run.
-_NOT_THE_MODEL = frozenset(
-    """
-    model dataset seed checkpoint_dir data_path show_progress device gpu_id use_gpu state eval_args metrics topk
-    valid_metric eval_batch_size eval_type MODEL_TYPE MODEL_INPUT_TYPE single_spec local_rank valid_metric_bigger
-    valid_neg_sample_args test_neg_sample_args wandb_project log_wandb epochs
-    """.split()
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,25 +35,23 @@ class Teacher:
             DataError: the teacher's settings give another split than the student's.
         """
         options = config.run_options
-        name = teacher_name(config)
         if options.teacher_checkpoint is None:
-            own = config.derived(name, options.teacher)
+            own = config.derived(teacher_name(config), options.teacher)
             data = prepare_data(own)
             cls._refuse_other_split(data, student_data)
             return cls(own, data, train_or_find(own, data, role="teacher"))
         path = Path(options.teacher_checkpoint)
-        settings = read_checkpoint(path)["config"]
+        content = read_checkpoint(path)
+        name = _brought_name(config, content["config"])
         described = {
-            key: value
-            for key, value in settings.items()
-            if key not in _NOT_THE_MODEL
-            and isinstance(value, (int, float, str, bool, list, dict))
-            and key in model_keys(name)
+            key: content["config"][key]
+            for key in model_keys(name) & content["config"].keys()
+            if isinstance(content["config"][key], (int, float, str, bool, list, dict))
         }
         own = config.derived(name, {**described, **options.teacher})
         data = prepare_data(own)
         cls._refuse_other_split(data, student_data)
-        return cls(own, data, judge_checkpoint(own, data, path))
+        return cls(own, data, judge_checkpoint(own, data, path, content))
 
     @staticmethod
     def _refuse_other_split(data: Data, student_data: Data) -> None:
@@ -96,7 +86,13 @@ def teacher_name(config: DistillConfig) -> str:
     options = config.run_options
     if options.teacher_checkpoint is None:
         return options.teacher_model or str(config["model"])
-    found = read_checkpoint(options.teacher_checkpoint)["config"].get("model")
+    return _brought_name(config, read_checkpoint(options.teacher_checkpoint)["config"])
+
+
+def _brought_name(config: DistillConfig, settings: dict[str, Any]) -> str:
+    """Return the model that a checkpoint's settings name, which ``teacher_model`` must not contradict."""
+    options = config.run_options
+    found = settings.get("model")
     if not isinstance(found, str):
         found = None
     if found and options.teacher_model and found != options.teacher_model:
