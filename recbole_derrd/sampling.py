@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
+
+#: Ranks that are drawn one by one, beyond the number of draws and in units of the sharpness.
+_NEAR = 8.0
 
 
 def sample_top_positions(
@@ -11,9 +17,13 @@ def sample_top_positions(
 ) -> Tensor:
     r"""Draw positions of ranked lists without replacement, the better the rank the likelier.
 
-    Position k (1-based) is drawn with probability proportional to exp(-k / sharpness), by the Gumbel-top-k trick:
-    the ``count`` largest of ``-k / sharpness + Gumbel noise`` are such a draw without replacement. It works in
-    logarithms, so a sharpness at which exp(-k / sharpness) underflows is no problem.
+    Position k (1-based) is drawn with probability proportional to w_k = exp(-k / sharpness). With independent
+    exponential variables E_k of mean 1, the ``count`` smallest arrival times E_k / w_k are such a draw without
+    replacement. They are compared as logarithms, so a sharpness at which w_k underflows is no problem.
+
+    Far ranks hardly ever win, so they are not drawn one by one: the first arrival among them is exponential with the
+    sum of their weights. Only where it comes before the last winner of the near ranks are they drawn after all, given
+    that first arrival. That is exact: how far the others come after the first does not depend on when the first came.
 
     Args:
         lengths: length of each list [n]; each at least ``count``.
@@ -25,11 +35,47 @@ def sample_top_positions(
     Returns:
         0-based positions [n, count], ascending in each row, int64.
     """
-    ranks = torch.arange(1, longest + 1, dtype=torch.float64)
-    noise = torch.empty(len(lengths), longest, dtype=torch.float64).exponential_(generator=generator).log_().neg_()
-    keys = noise - ranks / sharpness
-    keys.masked_fill_(torch.arange(longest) >= lengths.unsqueeze(1), -torch.inf)
-    return keys.topk(count, dim=1).indices.sort(dim=1).values
+    near = int(min(longest, count + _NEAR * sharpness))
+    times = _log_exponential((len(lengths), near), generator)
+    times += torch.arange(1, near + 1, dtype=torch.float64) / sharpness
+    times.masked_fill_(torch.arange(near) >= lengths.unsqueeze(1), torch.inf)
+    positions = _earliest(times, count)
+    if near == longest:
+        return positions
+    last = times.gather(1, positions).amax(dim=1)
+    far = (lengths - near).clamp(min=0).double()
+    # log of the geometric sum of w_k over the far ranks; -inf where there are none.
+    far_weight = torch.log(torch.expm1(-far / sharpness) / math.expm1(-1 / sharpness)) - (near + 1) / sharpness
+    first = _log_exponential((len(lengths),), generator) - far_weight
+    rows = (first < last).nonzero().squeeze(1)
+    if len(rows):
+        later = _far_times(first[rows], far[rows], near, longest - near, sharpness, generator)
+        positions[rows] = _earliest(torch.cat([times[rows], later], dim=1), count)
+    return positions
+
+
+def _log_exponential(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Return logarithms of standard exponential variables, float64; three times faster than ``exponential_``."""
+    return torch.rand(shape, dtype=torch.float64, generator=generator).log_().neg_().log_()
+
+
+def _earliest(times: Tensor, count: int) -> Tensor:
+    """Return the columns of each row's ``count`` smallest times, ascending; numpy's selection is the faster one."""
+    columns = np.argpartition(times.numpy(), count - 1, axis=1)[:, :count]
+    return torch.from_numpy(np.sort(columns, axis=1))
+
+
+def _far_times(
+    first: Tensor, lengths: Tensor, near: int, width: int, sharpness: float, generator: torch.Generator
+) -> Tensor:
+    """Return the log arrival times [n, width] of the ranks after ``near``, given each row's first log arrival."""
+    # In units of the first far rank's mean time, so that nothing overflows that has a chance.
+    unit = (near + 1) / sharpness
+    times = _log_exponential((len(first), width), generator)
+    times = times.add_(torch.arange(width, dtype=torch.float64) / sharpness).exp_()
+    times.masked_fill_(torch.arange(width) >= lengths.unsqueeze(1), torch.inf)
+    times += (first - unit).exp().unsqueeze(1) - times.amin(dim=1, keepdim=True)
+    return times.log_() + unit
 
 
 def sample_subsets(sizes: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
+from recbole_derrd import sampling
 from recbole_derrd.sampling import exclusion_keys, sample_outside, sample_subsets, sample_top_positions
 
 #: A right sampler passes a chi-square test at this level; the seeds are fixed, so it passes always or never.
@@ -64,6 +65,49 @@ class TestTopPositions:
         assert set(drawn) <= set(expected)
         observed = [drawn[pair] for pair in expected]
         assert stats.chisquare(observed, [rows * share for share in expected.values()]).pvalue > LEVEL
+
+    @pytest.mark.parametrize("near", [0.0, 0.7, 1.4])
+    @pytest.mark.parametrize("length", [4, 6])
+    def test_far_ranks_are_drawn_as_if_one_by_one(
+        self, monkeypatch: pytest.MonkeyPatch, near: float, length: int
+    ) -> None:
+        """With few near ranks the far ones win often: each set still as often as by successive draws.
+
+        The lists are cut by their length, so the far ranks' weight must be cut as well.
+        """
+        monkeypatch.setattr(sampling, "_NEAR", near)
+        sharpness, rows = 1.5, 20_000
+        chance = [math.exp(-rank / sharpness) for rank in range(1, length + 1)]
+        total = sum(chance)
+        expected = {
+            (a, b): sum(chance[x] / total * chance[y] / (total - chance[x]) for x, y in ((a, b), (b, a)))
+            for a, b in itertools.combinations(range(length), 2)
+        }
+        drawn = Counter(map(tuple, sample_top_positions(full(rows, length), 2, sharpness, 7, seeded(1)).tolist()))
+        assert set(drawn) <= set(expected)
+        observed = [drawn[pair] for pair in expected]
+        assert stats.chisquare(observed, [rows * share for share in expected.values()]).pvalue > LEVEL
+
+    def test_inclusion_does_not_depend_on_what_is_called_near(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The same ranks as often with all drawn one by one, with the usual near ones, and with hardly any."""
+        shares = []
+        for near in (1e9, 8.0, 0.5):
+            monkeypatch.setattr(sampling, "_NEAR", near)
+            positions = sample_top_positions(full(8000, 500), 40, 10.0, 500, seeded(4))
+            shares.append(positions.flatten().bincount(minlength=500) / 8000)
+        pooled = sum(shares) / 3
+        # Four standard errors of a difference of two shares, and eight draws where shares are next to 0 or 1.
+        slack = 4 * (2 * pooled * (1 - pooled) / 8000).sqrt() + 1e-3
+        assert ((shares[0] - shares[1]).abs() < slack).all() and ((shares[0] - shares[2]).abs() < slack).all()
+
+    def test_few_numbers_are_drawn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Drawing all 500 ranks of every list would be half of an epoch's drawing."""
+        sizes, own = [], torch.rand
+        monkeypatch.setattr(
+            torch, "rand", lambda shape, **given: (sizes.append(math.prod(shape)), own(shape, **given))[1]
+        )
+        sample_top_positions(full(1000, 500), 40, 10.0, 500, seeded(0))
+        assert sum(sizes) < 140 * 1000
 
     @pytest.mark.parametrize("sharpness", [1.0, 0.01])
     def test_sharpness_that_underflows_exp(self, sharpness: float) -> None:

@@ -9,7 +9,11 @@ from typing import Any, Callable, ClassVar
 import torch
 from torch import Tensor
 
+from recbole_derrd.backbones.scoring import distinct_places, listed_products
 from recbole_derrd.errors import OptionError
+
+#: Lists this share of the catalogue long are scored against all of it: cheaper than finding their distinct items.
+_WHOLE_CATALOGUE = 0.25
 
 
 class Backbone:
@@ -25,6 +29,8 @@ class Backbone:
     hints: ClassVar[tuple[str, ...]] = ()
     #: Whether gradients reach the model through :meth:`score`, so that it can be a student.
     trainable: ClassVar[bool] = True
+    #: Whether :meth:`score` may use a faster way where there is one; equal within rounding.
+    fused: bool = True
 
     def __init__(self, model: Any) -> None:
         """Wrap the model."""
@@ -135,10 +141,20 @@ class VectorBackbone(Backbone):
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the logits [B, K]."""
+        layer = self.hints[0]
         with self.shared():
-            user = self._users(users, self.hints[0])
-            item = self._items(items.reshape(-1), self.hints[0]).view(*items.shape, -1)
+            user = self._users(users, layer)
+            if self.fused and user.device.type == "cpu":
+                return listed_products(user, *self._listed(items, layer))
+            item = self._items(items.reshape(-1), layer).view(*items.shape, -1)
         return torch.bmm(item, user.unsqueeze(2)).squeeze(2)
+
+    def _listed(self, items: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+        """Return vectors [m, d] that hold all of the listed items once, and each item's row in them."""
+        if items.numel() >= _WHOLE_CATALOGUE * self.n_items:
+            return self.once("all items", lambda: self._items(None, layer)), items.long()
+        distinct, places = distinct_places(items.long(), self.n_items)
+        return self._items(distinct, layer), places
 
     def score_all(self, users: Tensor) -> Tensor:
         """Return the logits [B, n_items]."""

@@ -90,3 +90,23 @@ class Distiller(nn.Module):
 def epoch_seed(seed: int, epoch: int) -> int:
     """Return a seed of its own for each epoch, so that a resumed run draws what an uninterrupted one draws."""
     return (seed * 1_000_003 + (epoch + 2) * 7_919) % (2**63 - 1)
+
+
+def drawn_share(ids: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Draw a fixed share of the ids without replacement, and say what a sum over them is to be multiplied by.
+
+    Every id is as likely as any other, so the expected sum is the sum over all. A share of 1 draws no random number.
+
+    Args:
+        ids: distinct ids [n], on the generator's device.
+        share: above 0, at most 1.
+        generator: source of randomness.
+
+    Returns:
+        max(1, round(share * n)) of the ids, and n divided by their number.
+    """
+    if share == 1 or not len(ids):
+        return ids, 1.0
+    count = max(1, round(share * len(ids)))
+    chosen = torch.randperm(len(ids), generator=generator, device=ids.device)[:count]
+    return ids[chosen], len(ids) / count

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from recbole_derrd.backbones import Backbone
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, epoch_seed
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share, epoch_seed
 from recbole_derrd.distillers.experts import expert_error_sum
+from recbole_derrd.distillers.selection import chosen_weights
 from recbole_derrd.errors import OptionError
 from recbole_derrd.options import DEOptions
 from recbole_derrd.teacher import Knowledge
@@ -50,8 +51,12 @@ def temperature(epoch: int, start: float, end: float, epochs: int) -> float:
 
 
 def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draw standard Gumbel noise of this shape, -log of an exponential variable, on the generator's device."""
-    return torch.empty(shape, device=generator.device).exponential_(generator=generator).log_().neg_()
+    """Draw standard Gumbel noise of this shape, -log(-log(uniform)), on the generator's device.
+
+    Three times faster than ``exponential_``. Uniform numbers are multiples of 2^-24; 0 becomes half of the next.
+    """
+    uniform = torch.rand(shape, generator=generator, device=generator.device).clamp_(min=2**-25)
+    return uniform.log_().neg_().log_().neg_()
 
 
 def selection_weights(logits: Tensor, tau: float, noise: Tensor | None = None) -> Tensor:
@@ -153,6 +158,12 @@ class ExpertBank(nn.Module):
         """Return the selection network's output [n, M]."""
         return torch.addmm(self.select_bias, teacher, self.select)
 
+    def choose(self, teacher: Tensor, tau: float, noise: Tensor | None, fused: bool) -> Tensor:
+        """Return the experts' weights [n, M]; fused, on the CPU, settled rows are left out of the gradient."""
+        if fused and teacher.device.type == "cpu":
+            return chosen_weights(teacher, self.select, self.select_bias, tau, noise)
+        return selection_weights(self.logits(teacher), tau, noise)
+
 
 class DistillationExperts(Distiller):
     """DE as a loss term; see the file's head for the formula."""
@@ -206,11 +217,10 @@ class DistillationExperts(Distiller):
         self.tau = temperature(epoch, options.temperature_start, options.temperature_end, options.temperature_epochs)
 
     def _error_sum(self, bank: Any, student: Tensor, teacher: Tensor) -> Tensor:
-        logits = bank.logits(teacher)
-        if self.options.selection == "attention":
-            weights = selection_weights(logits, 1.0)
-        else:
-            weights = selection_weights(logits, self.tau, gumbel_noise(tuple(logits.shape), self.generator))
+        tau, noise = 1.0, None
+        if self.options.selection == "gumbel":
+            tau, noise = self.tau, gumbel_noise((len(teacher), self.options.num_experts), self.generator)
+        weights = bank.choose(teacher, tau, noise, self.options.fused)
         if self.options.fused:
             return bank.error_sum(student, weights, teacher, self.options.norm)
         return reconstruction_errors(teacher, bank(student, weights), self.options.norm).sum()
@@ -219,12 +229,16 @@ class DistillationExperts(Distiller):
         """Return L_DE of the batch divided by its rows; float32 under mixed precision as well."""
         if batch.positives is None or batch.negatives is None:
             raise OptionError("DE needs the items of a batch, and this model is trained on whole users. Use [rrd].")
-        items = torch.cat([batch.positives, batch.negatives])
+        share = self.options.sample
+        users, user_scale = drawn_share(batch.users, share, self.generator)
+        items, item_scale = drawn_share(torch.cat([batch.positives, batch.negatives]), share, self.generator)
         total = torch.zeros((), device=self.student.device)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             for layer, banks, targets in zip(self.layers, self.banks, self.targets):
-                users = self.student.user_vectors(batch.users, layer).float()
-                total = total + self._error_sum(banks["user"], users, targets["user"][batch.users])
-                item_vectors = self.student.item_vectors(items, layer).float()
-                total = total + 0.5 * self._error_sum(banks["item"], item_vectors, targets["item"][items])
+                vectors = self.student.user_vectors(users, layer).float()
+                wanted = targets["user"].index_select(0, users)
+                total = total + user_scale * self._error_sum(banks["user"], vectors, wanted)
+                vectors = self.student.item_vectors(items, layer).float()
+                wanted = targets["item"].index_select(0, items)
+                total = total + 0.5 * item_scale * self._error_sum(banks["item"], vectors, wanted)
         return total / batch.rows

@@ -3,8 +3,8 @@ r"""The sum of the experts' reconstruction errors with its gradients, block by b
 With autograd every [n, M * h] intermediate (26 MB for 2,000 rows, 30 experts of 110 units) is written to fresh memory
 and read again in the backward pass. The error is a sum over rows, so its gradients are known as soon as a block of
 rows is through: here each block's hidden units live in two reused buffers, and the backward pass only scales what the
-forward pass has found. Once the temperature has made the weights sparse, only the experts whose weight matters are run,
-each on its own rows.
+forward pass has found. Once the temperature has made the weights sparse, only the experts whose weight matters are run
+(``picked.py``).
 
 For a row with student vector x, expert weights s, teacher vector t, and with H_m = relu(x W1_m + b1_m):
 
@@ -21,12 +21,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from recbole_derrd.distillers.picked import PickedErrorSum, error_and_slope
+
 #: Rows of a block: two buffers of this many rows of hidden units stay in a core's cache.
 _BLOCK = 192
 #: An expert whose weight is below this adds less than float32's rounding to a reconstruction.
 NEGLIGIBLE = 1e-9
-#: Share of weights that matter from which on running all experts is no slower than picking.
-_DENSE = 0.4
+#: Share of weights that matter from which on all experts are run: hardly slower than picking there, in less memory.
+_DENSE = 0.5
 
 
 class _Bank(NamedTuple):
@@ -44,12 +46,7 @@ class _Bank(NamedTuple):
 class _ErrorSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, weights: Tensor, targets: Tensor, norm: str, *layers: Tensor) -> Tensor:
-        bank = _Bank(*layers)
-        picked = weights > NEGLIGIBLE
-        # Picking asks how many rows each expert has; on an accelerator that would stop the queue of work.
-        sparse = weights.device.type == "cpu" and picked.sum().item() < _DENSE * picked.numel()
-        parts = (vectors, weights, targets, bank, norm)
-        total, d_vectors, d_weights, d_bank = _picked(*parts, picked) if sparse else _blocks(*parts)
+        total, d_vectors, d_weights, d_bank = _blocks(vectors, weights, targets, _Bank(*layers), norm)
         ctx.save_for_backward(d_vectors, d_weights, *d_bank)
         return total
 
@@ -58,14 +55,6 @@ class _ErrorSum(torch.autograd.Function):
     def backward(ctx: Any, scale: Tensor) -> Any:
         vectors, weights, *layers = (scale * part for part in ctx.saved_tensors)
         return (vectors, weights, None, None, *layers)
-
-
-def _error_and_slope(error: Tensor, norm: str) -> tuple[Tensor, Tensor]:
-    """Return the sum of the rows' errors and its derivative by ``error``."""
-    if norm == "l2":
-        length = torch.linalg.vector_norm(error, dim=1, keepdim=True)
-        return length.sum(), error / length.clamp(min=torch.finfo(error.dtype).tiny)
-    return error.square().sum(), 2 * error
 
 
 def _blocks(
@@ -84,7 +73,7 @@ def _blocks(
         by_expert = hidden.view(len(x), n_experts, -1)
         weighted = weighted_buffer[: len(x)]
         torch.mul(by_expert, s.unsqueeze(2), out=weighted.view_as(by_expert))
-        error, slope = _error_and_slope(torch.addmm(s @ bank.second_bias, weighted, bank.second) - targets[block], norm)
+        error, slope = error_and_slope(torch.addmm(s @ bank.second_bias, weighted, bank.second) - targets[block], norm)
         total += error
         d_bank.second.addmm_(weighted.T, slope)
         d_bank.second_bias.addmm_(s.T, slope)
@@ -96,44 +85,6 @@ def _blocks(
         d_bank.first.addmm_(x.T, d_hidden)
         d_bank.first_bias.add_(d_hidden.sum(dim=0))
         d_vectors[block] = d_hidden @ bank.first.T
-    return total, d_vectors, d_weights, d_bank
-
-
-def _picked(
-    vectors: Tensor, weights: Tensor, targets: Tensor, bank: _Bank, norm: str, picked: Tensor
-) -> tuple[Tensor, Tensor, Tensor, _Bank]:
-    """Run each expert on the rows where its weight matters."""
-    n_experts = weights.shape[1]
-    size = bank.first.shape[1] // n_experts
-    weights = weights * picked
-    counts = picked.sum(dim=0).tolist()
-    every_row = picked.T.nonzero()[:, 1].split(counts)
-    reconstructed = weights @ bank.second_bias
-    runs = []
-    for expert, rows in enumerate(every_row):
-        if not len(rows):
-            continue
-        units = slice(expert * size, (expert + 1) * size)
-        x, s = vectors[rows], weights[rows, expert].unsqueeze(1)
-        hidden = torch.addmm(bank.first_bias[units], x, bank.first[:, units]).relu_()
-        weighted = hidden * s
-        reconstructed.index_add_(0, rows, weighted @ bank.second[units])
-        runs.append((expert, units, rows, x, s, hidden, weighted))
-    total, slope = _error_and_slope(reconstructed - targets, norm)
-    d_vectors, d_weights = torch.zeros_like(vectors), slope @ bank.second_bias.T
-    # The softmax behind the weights multiplies by them, so what is left out here would vanish there.
-    d_weights *= picked
-    d_bank = bank.zeros()._replace(second_bias=weights.T @ slope)
-    for expert, units, rows, x, s, hidden, weighted in runs:
-        g = slope[rows]
-        torch.mm(weighted.T, g, out=d_bank.second[units])
-        d_hidden = g @ bank.second[units].T
-        d_weights[rows, expert] += (d_hidden * hidden).sum(dim=1)
-        d_hidden *= s
-        d_hidden *= hidden > 0
-        d_bank.first[:, units] = x.T @ d_hidden
-        d_bank.first_bias[units] = d_hidden.sum(dim=0)
-        d_vectors.index_add_(0, rows, d_hidden @ bank.first[:, units].T)
     return total, d_vectors, d_weights, d_bank
 
 
@@ -161,5 +112,12 @@ def expert_error_sum(
         second_bias: [M, d_t].
         norm: "squared" or "l2".
     """
-    total: Tensor = _ErrorSum.apply(vectors, weights, targets, norm, first, first_bias, second, second_bias)
+    layers = (first, first_bias, second, second_bias)
+    # Picking asks how many rows each expert has; on an accelerator that would stop the queue of work.
+    if weights.device.type == "cpu":
+        picked = weights > NEGLIGIBLE
+        if picked.sum().item() < _DENSE * picked.numel():
+            sparse: Tensor = PickedErrorSum.apply(vectors, weights, targets, picked, norm, *layers)
+            return sparse
+    total: Tensor = _ErrorSum.apply(vectors, weights, targets, norm, *layers)
     return total

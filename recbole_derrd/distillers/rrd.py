@@ -24,7 +24,8 @@ from torch import Tensor
 
 from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, epoch_seed
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share, epoch_seed
+from recbole_derrd.distillers.ranking import ranking_losses
 from recbole_derrd.errors import OptionError
 from recbole_derrd.options import RRDOptions
 from recbole_derrd.sampling import exclusion_keys, sample_outside, sample_top_positions
@@ -32,6 +33,8 @@ from recbole_derrd.teacher import Knowledge
 
 #: Users whose lists are drawn at once; bounds the memory of drawing, whatever the number of users.
 _DRAWN_AT_ONCE = 8192
+#: Excluded (user, item) pairs up to which they are kept from epoch to epoch (256 MB) instead of being sorted anew.
+_KEPT_PAIRS = 1 << 25
 
 
 def relaxed_ranking_loss(interesting: Tensor, uninteresting: Tensor) -> Tensor:
@@ -75,6 +78,8 @@ class RelaxedRankingDistillation(Distiller):
         self.list_lengths = torch.minimum(unobserved - options.l, torch.tensor(self.lists.shape[1]))
         # One row a user: K interesting items in the teacher's order, then L uninteresting ones.
         self.items: Tensor | None = None
+        self._excluded: dict[int, tuple[Tensor, Tensor]] = {}
+        student.fused = options.fused
 
     @classmethod
     def check(cls, options: RRDOptions, history: History) -> None:
@@ -118,18 +123,27 @@ class RelaxedRankingDistillation(Distiller):
             interesting = lists.gather(1, positions).long()
         if options.l == 0:
             return interesting
+        keys, offsets = self._excluded.get(start) or self._exclude(start, stop)
+        outside = sample_outside(keys, offsets, self.knowledge.history.n_items, options.l, generator)
+        return torch.cat([interesting, outside], dim=1)
+
+    def _exclude(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Sort what cannot be uninteresting for these users: training items and the list. The same in every epoch."""
         history = self.knowledge.history
+        lengths, lists = self.list_lengths[start:stop], self.lists[start:stop]
         seen = torch.from_numpy(history.items[history.indptr[start] : history.indptr[stop]])
         seen_rows = torch.arange(stop - start).repeat_interleave(torch.from_numpy(history.lengths[start:stop]))
         listed = torch.arange(lists.shape[1]) < lengths.unsqueeze(1)
         list_rows = torch.arange(stop - start).unsqueeze(1).expand_as(listed)[listed]
-        keys, offsets = exclusion_keys(
+        excluded = exclusion_keys(
             torch.cat([seen_rows, list_rows]),
             torch.cat([seen, lists[listed].long()]),
             stop - start,
             history.n_items,
         )
-        return torch.cat([interesting, sample_outside(keys, offsets, history.n_items, options.l, generator)], dim=1)
+        if len(history.items) + self.lists.numel() <= _KEPT_PAIRS:
+            self._excluded[start] = excluded
+        return excluded
 
     def _in_teacher_order(self, items: Tensor) -> Tensor:
         k = self.options.k
@@ -145,8 +159,14 @@ class RelaxedRankingDistillation(Distiller):
         """
         if self.items is None:
             raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        scores = self.student.score(batch.users, self.items[batch.users].long())
+        users, scale = drawn_share(batch.users, self.options.sample, self.generator)
+        scores = self.student.score(users, self.items.index_select(0, users).long())
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             scores = scores.float()
             ordered = scores.shape[1] if self.options.ranking == "full" else self.options.k
-            return relaxed_ranking_loss(scores[:, :ordered], scores[:, ordered:]).sum() / batch.rows
+            # Looking at the scores would stop an accelerator's queue of work.
+            if self.options.fused and scores.device.type == "cpu":
+                losses = ranking_losses(scores, ordered)
+            else:
+                losses = relaxed_ranking_loss(scores[:, :ordered], scores[:, ordered:])
+            return scale * losses.sum() / batch.rows

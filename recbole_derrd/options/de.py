@@ -41,6 +41,13 @@ class DEOptions(Options):
     fused: bool = option(
         True, "Compute errors and gradients together, and only the experts that matter; equal within rounding."
     )
+    sample: float = option(
+        1.0,
+        "Share of a batch's distinct users and items that the term looks at, drawn anew each step; below 1 is faster, "
+        "with the same term on average.",
+        above=0,
+        high=1,
+    )
     hint: str | None = option(
         None,
         "Student's hint layer, several joined by '+'; the model's first if none (see the table of models).",

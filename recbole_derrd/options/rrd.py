@@ -34,6 +34,14 @@ class RRDOptions(Options):
         "Order of the uninteresting items: ignored (relaxed), or the teacher's as well (full, the paper's ablation).",
         choices=("relaxed", "full"),
     )
+    fused: bool = option(True, "Compute scores, loss and gradients together; equal within rounding.")
+    sample: float = option(
+        1.0,
+        "Share of a batch's distinct users whose lists are ranked, drawn anew each step; below 1 is faster, with the "
+        "same term on average.",
+        above=0,
+        high=1,
+    )
 
     def __post_init__(self) -> None:
         """Check the options against each other."""

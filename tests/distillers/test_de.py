@@ -91,7 +91,7 @@ def naive_errors(bank: Any, student: Tensor, teacher: Tensor, noise: Tensor, tau
 def naive_loss(
     distiller: DistillationExperts, world: World, batch: StepBatch, seed: int, tau: float, layer: str = "embedding"
 ) -> float:
-    """Return L_DE / rows from the formula; the noise is drawn as -log of exponential numbers of the same seed."""
+    """Return L_DE / rows from the formula; the noise is -log(-log(u)) of uniform numbers of the same seed."""
     assert batch.positives is not None and batch.negatives is not None
     generator, gumbel = seeded(seed), distiller.options.selection == "gumbel"
     n_experts, norm = distiller.options.num_experts, distiller.options.norm
@@ -99,7 +99,7 @@ def naive_loss(
     scale = 2 if layer == "twice" else 1
 
     def noise(count: int) -> Tensor:
-        drawn = -torch.log(torch.empty(count, n_experts).exponential_(generator=generator))
+        drawn = -torch.log(-torch.log(torch.rand(count, n_experts, generator=generator)))
         return drawn if gumbel else torch.zeros(count, n_experts)
 
     banks = distiller.banks[distiller.layers.index(layer)]
@@ -566,3 +566,85 @@ def test_batch_of_users_only_is_refused(tmp_path: Path) -> None:
     distiller = DistillationExperts(DEOptions(num_experts=2), world.knowledge, world.student, seed=0)
     with pytest.raises(OptionError, match="needs the items"):
         distiller(StepBatch(torch.tensor([1]), None, None, rows=1))
+
+
+@pytest.mark.parametrize("selection", ["gumbel", "attention"])
+@pytest.mark.parametrize("tau", [1.0, 0.1, 1e-3])
+def test_fused_is_the_same_within_rounding(tmp_path: Path, tau: float, selection: str) -> None:
+    """Same loss and gradients of the student, the experts and the selection network, at every temperature."""
+    world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+    results = []
+    for fused in (True, False):
+        options = DEOptions(num_experts=4, hidden_size=5, fused=fused, selection=selection)
+        distiller = DistillationExperts(options, world.knowledge, world.student, seed=3)
+        distiller.tau = tau
+        loss = distiller(step([1, 3, 4], [2, 7, 9], [5, 7], rows=8))
+        leaves = [*world.student.model.parameters(), *distiller.parameters()]
+        results.append([loss.detach(), *torch.autograd.grad(loss, leaves)])
+    for one, other in zip(*results):
+        assert (one - other).abs().max() <= 1e-4 * (1 + other.abs().max())
+
+
+class TestSample:
+    """de_sample: fewer entities a step, the same term on average."""
+
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> World:
+        """Give twelve users and forty items."""
+        return make_world(tmp_path / "knowledge", some_rows(12, 41, 10), n_items=41)
+
+    @staticmethod
+    def build(world: World, **options: Any) -> DistillationExperts:
+        """Build the method without noise, so that what is drawn is all that changes."""
+        given = {"num_experts": 3, "hidden_size": 5, "selection": "attention", **options}
+        return DistillationExperts(DEOptions(**given), world.knowledge, world.student, seed=5)
+
+    def test_unbiased_over_all_draws(self, world: World) -> None:
+        """One user of three and one item of four: the loss is one of twelve, whose mean is the whole term."""
+        whole, part = self.build(world), self.build(world, sample=0.3)
+        users, positives, negatives = [1, 3, 4], [2, 7], [5, 9]
+        by_user = [3 * whole(step([user], [], [], rows=8)).item() for user in users]
+        by_item = [4 * whole(step([], [item], [], rows=8)).item() for item in positives + negatives]
+        possible = [one + other for one in by_user for other in by_item]
+        batch = step(users, positives, negatives, rows=8)
+        assert np.mean(possible) == pytest.approx(whole(batch).item(), rel=1e-5)
+        losses = [part(batch).item() for _ in range(1200)]
+        which = [int(np.abs(np.array(possible) - loss).argmin()) for loss in losses]
+        assert losses == pytest.approx([possible[one] for one in which], rel=1e-4)
+        assert stats.chisquare(np.bincount(which, minlength=12)).pvalue > 0.01
+
+    def test_unbiased_with_noise(self, world: World) -> None:
+        """The mean of many steps is that of the whole term within four standard errors, noise included."""
+        batch = step([1, 3, 4, 6], [2, 7, 9, 11], [5, 8], rows=8)
+        draws = []
+        for share in (1.0, 0.5):
+            distiller = self.build(world, selection="gumbel", sample=share)
+            with torch.no_grad():
+                draws.append(np.array([distiller(batch).item() for _ in range(2000)]))
+        error = math.sqrt(sum(one.var() / len(one) for one in draws))
+        assert abs(draws[0].mean() - draws[1].mean()) < 4 * error < 0.1 * draws[0].mean()
+
+    def test_the_whole_batch_draws_nothing_but_noise(self, world: World) -> None:
+        """At 1 the generator gives the noise alone: the stream of a run without the option."""
+        distiller = self.build(world, sample=1.0)
+        state = distiller.generator.get_state()
+        distiller(step([1, 3, 4], [2, 7], [5, 9]))
+        assert torch.equal(distiller.generator.get_state(), state)
+
+    def test_drawing_goes_on_from_a_saved_state(self, world: World) -> None:
+        """What a training checkpoint keeps of the method is its generator's state."""
+        first, second = (self.build(world, sample=0.5) for _ in range(2))
+        second.load_state_dict(first.state_dict())
+        batch = step([1, 3, 4, 6], [2, 7, 9], [5, 8])
+        for _ in range(5):
+            first(batch)
+        second.generator.set_state(first.generator.get_state())
+        assert [first(batch).item() for _ in range(5)] == [second(batch).item() for _ in range(5)]
+
+
+def test_noise_of_the_smallest_uniform_number_is_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A uniform number of 0 comes once in 17 million draws, hundreds of times in a training."""
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.zeros(shape))
+    assert torch.isfinite(gumbel_noise((3, 2), seeded(0))).all()
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 1 - 2**-24))
+    assert torch.isfinite(gumbel_noise((3, 2), seeded(0))).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -62,12 +63,13 @@ def test_it_equals_autograd_in_float32_at_the_papers_size(tau: float) -> None:
 def test_both_ways_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test of two ways that always takes one would prove nothing about the other."""
     taken = []
-    for name in ("_blocks", "_picked"):
-        own = getattr(experts, name)
-        monkeypatch.setattr(experts, name, lambda *a, own=own, name=name: (taken.append(name), own(*a))[1])
+    for name in ("_ErrorSum", "PickedErrorSum"):
+        own = getattr(experts, name).apply
+        way = SimpleNamespace(apply=lambda *a, own=own, name=name: (taken.append(name), own(*a))[1])
+        monkeypatch.setattr(experts, name, way)
     both(problem(50), 1.0, "squared")
     both(problem(50), 1e-3, "squared")
-    assert taken == ["_blocks", "_picked"]
+    assert taken == ["_ErrorSum", "PickedErrorSum"]
 
 
 @pytest.mark.parametrize("norm", ["squared", "l2"])
@@ -79,6 +81,34 @@ def test_gradcheck(norm: str) -> None:
         return expert_error_sum(x, weights, given["targets"], *parts, norm)
 
     assert torch.autograd.gradcheck(function, (given["x"], weights, *given["experts"]))
+
+
+@pytest.mark.parametrize("norm", ["squared", "l2"])
+@pytest.mark.parametrize("picks", [[[1], [0], [1], [3]], [[1, 2], [2], [0, 1, 2], [2]], [[3], [], [3], [0]]])
+def test_gradcheck_of_picked_experts(norm: str, picks: list[list[int]]) -> None:
+    """One pick a row, several, none; an expert for all and experts for nobody."""
+    given = problem(len(picks), m=8)
+    rows, chosen = zip(*((row, expert) for row, experts_of_row in enumerate(picks) for expert in experts_of_row))
+    share = torch.linspace(0.2, 0.9, len(rows), dtype=torch.float64).requires_grad_()
+
+    def function(x: Tensor, share: Tensor, *parts: Tensor) -> Tensor:
+        weights = torch.zeros(len(picks), 8, dtype=torch.float64).index_put(
+            (torch.tensor(rows), torch.tensor(chosen)), share
+        )
+        return expert_error_sum(x, weights, given["targets"], *parts, norm)
+
+    assert type(function(given["x"], share, *given["experts"]).grad_fn).__name__ == "PickedErrorSumBackward"
+    assert torch.autograd.gradcheck(function, (given["x"], share, *given["experts"]))
+
+
+def test_the_backward_pass_of_picked_experts_can_be_repeated() -> None:
+    """It works on its own copies: a second pass over a kept graph gives the same."""
+    given = problem(50)
+    weights = selection_weights(given["logits"], 1e-3)
+    loss = expert_error_sum(given["x"], weights, given["targets"], *given["experts"])
+    leaves = [given["x"], given["logits"], *given["experts"]]
+    once, again = (torch.autograd.grad(loss, leaves, retain_graph=True) for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(once, again))
 
 
 def test_an_expert_that_nobody_picks_gets_no_gradient() -> None:

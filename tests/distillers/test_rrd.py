@@ -267,6 +267,66 @@ class TestRRD(LossContract):
         assert margin() > before + 1
 
 
+class TestFused:
+    """rrd_fused: the same term within rounding, by other ways."""
+
+    @pytest.mark.parametrize("ranking", ["relaxed", "full"])
+    def test_same_loss_and_gradients(self, tmp_path: Path, ranking: str) -> None:
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+        results = []
+        for fused in (True, False):
+            distiller = build(world, ranking=ranking, fused=fused)
+            assert world.student.fused is fused
+            loss = distiller(LossContract.batch)
+            weights = [world.student.model.users.weight, world.student.model.items.weight]
+            results.append([loss.detach(), *torch.autograd.grad(loss, weights)])
+        for one, other in zip(*results):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+class TestSample:
+    """rrd_sample: fewer users a step, the same term on average."""
+
+    @pytest.mark.parametrize("fused", [True, False])
+    def test_unbiased_over_all_draws(self, tmp_path: Path, fused: bool) -> None:
+        """One user of three: the only possible losses are three times each user's own, whose mean is the whole term."""
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+        whole, part = build(world, fused=fused), build(world, fused=fused, sample=0.34)
+        each = [3 * whole(step([user], [], [], rows=8)).item() for user in (1, 3, 4)]
+        assert sum(each) / 3 == pytest.approx(whole(LossContract.batch).item(), rel=1e-5)
+        losses = [part(LossContract.batch).item() for _ in range(600)]
+        which = [min(range(3), key=lambda one: abs(each[one] - loss)) for loss in losses]
+        assert all(loss == pytest.approx(each[one], rel=1e-5) for loss, one in zip(losses, which))
+        assert stats.chisquare([which.count(one) for one in range(3)]).pvalue > 0.01
+
+    def test_all_users_draw_nothing(self, world_and_state: tuple[World, Tensor]) -> None:
+        """At 1 the generator stays where it was, and every user is ranked."""
+        world, state = world_and_state
+        distiller = build(world, sample=1.0)
+        assert distiller(LossContract.batch).item() == pytest.approx(
+            naive_forward(distiller, world, LossContract.batch), rel=1e-4
+        )
+        assert torch.equal(distiller.generator.get_state(), state)
+
+    @pytest.fixture
+    def world_and_state(self, tmp_path: Path) -> tuple[World, Tensor]:
+        """Give a world, and the state of a generator that has not drawn."""
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+        return world, torch.Generator().manual_seed(5).get_state()
+
+    def test_drawing_goes_on_from_a_saved_state(self, world_and_state: tuple[World, Tensor]) -> None:
+        """What a training checkpoint keeps of the method is its generator's state; the epoch's items depend on none."""
+        first, second = (build(world_and_state[0], sample=0.5) for _ in range(2))
+        for _ in range(5):
+            first(LossContract.batch)
+        second.generator.set_state(first.generator.get_state())
+        second.begin_epoch(3)
+        first.begin_epoch(3)
+        assert torch.equal(drawn(first), drawn(second))
+        batch = step(range(1, 13), [], [])
+        assert [first(batch).item() for _ in range(5)] == [second(batch).item() for _ in range(5)]
+
+
 class TestOverflow:
     """Scores that exp() cannot hold; the authors' code gives inf here, a clipped one no gradient."""
 
@@ -324,6 +384,22 @@ class TestDrawing:
             assert set(top) <= set(order[:12])
             assert [item for item in order if item in top] == top  # the teacher's order
             assert not set(rest) & (set(order[:12]) | world.seen(user))
+
+    @pytest.mark.parametrize("at_once", [8192, 4])
+    def test_kept_exclusions_change_nothing(self, world: World, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+        """Sorted anew in each epoch, where there are too many to keep, or kept: the same items in every epoch."""
+        monkeypatch.setattr(rrd_module, "_DRAWN_AT_ONCE", at_once)
+        epochs = []
+        for kept in (1 << 25, 0):
+            monkeypatch.setattr(rrd_module, "_KEPT_PAIRS", kept)
+            distiller = build(world)
+            assert bool(distiller._excluded) is bool(kept)
+            items = [drawn(distiller)]
+            for epoch in (1, 2):
+                distiller.begin_epoch(epoch)
+                items.append(drawn(distiller))
+            epochs.append(torch.stack(items))
+        assert torch.equal(*epochs)
 
     def test_topk_is_the_head_of_the_list(self, world: World) -> None:
         """Only the interesting items stay from epoch to epoch; the uninteresting ones are drawn anew."""

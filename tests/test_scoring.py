@@ -1,0 +1,158 @@
+"""Dot products of listed items: values and gradients against autograd on the plain form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from recbole_derrd.backbones import BACKBONES, VectorBackbone, backbone_of, base
+from recbole_derrd.backbones.scoring import distinct_places, listed_products
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.data import prepare_data
+from recbole_derrd.models import general_models
+from recbole_derrd.trained import build_model
+
+DOT_PRODUCT = [
+    name
+    for name in sorted(general_models())
+    if issubclass(BACKBONES[name], VectorBackbone) and BACKBONES[name].trainable
+]
+
+
+def problem(seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    """Users' vectors [3, 4], items' [9, 4] and lists [3, 5], with items in several lists and twice in one."""
+    generator = torch.Generator().manual_seed(seed)
+    users, items = (torch.randn(count, 4, generator=generator, dtype=dtype).requires_grad_() for count in (3, 9))
+    places = torch.tensor([[0, 8, 3, 3, 1], [8, 7, 6, 5, 4], [2, 0, 8, 4, 1]])
+    return users, items, places
+
+
+def plain(users: Tensor, items: Tensor, places: Tensor) -> Tensor:
+    """The definition."""
+    return (items[places] * users.unsqueeze(1)).sum(dim=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_it_equals_autograd(dtype: torch.dtype) -> None:
+    users, items, places = problem(dtype=dtype)
+    slope = torch.randn(3, 5, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    results = []
+    for products in (plain(users, items, places), listed_products(users, items, places)):
+        assert products.dtype == dtype
+        results.append([products.detach(), *torch.autograd.grad(products, (users, items), slope)])
+    for one, other in zip(*results):
+        torch.testing.assert_close(one, other)
+        assert one.dtype == other.dtype
+
+
+def test_gradcheck() -> None:
+    users, items, places = problem()
+    assert torch.autograd.gradcheck(lambda *own: listed_products(*own, places), (users, items))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 1), (0, 5)])
+def test_small_and_empty_lists(shape: tuple[int, int]) -> None:
+    users, items, places = problem()
+    users, places = users[: shape[0]], places[: shape[0], : shape[1]]
+    products = listed_products(users, items, places)
+    torch.testing.assert_close(products, plain(users, items, places))
+    products.sum().backward()
+
+
+def test_slope_that_is_not_contiguous() -> None:
+    """sum() gives expanded gradients, and so does a loss that reads some columns only."""
+    users, items, places = problem()
+    results = []
+    for products in (plain(users, items, places), listed_products(users, items, places)):
+        results.append(torch.autograd.grad(products.sum() + products[:, 2:].T.square().sum(), (users, items)))
+    for one, other in zip(*results):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("who", ["users", "items", "both"])
+def test_half_precision_is_computed_in_single(who: str) -> None:
+    users, items, places = problem(dtype=torch.float32)
+    half = (users.bfloat16() if who != "items" else users, items.bfloat16() if who != "users" else items)
+    products = listed_products(*half, places)
+    assert products.dtype == torch.float32
+    torch.testing.assert_close(products, plain(users, items, places), rtol=0.05, atol=0.05)
+    gradients = torch.autograd.grad(products.sum(), (users, items))
+    assert all(torch.isfinite(gradient).all() and gradient.any() for gradient in gradients)
+
+
+def test_frozen_side_needs_no_gradient() -> None:
+    users, items, places = problem()
+    listed_products(users, items.detach(), places).sum().backward()
+    assert users.grad is not None and items.grad is None
+
+
+def test_backward_can_be_repeated() -> None:
+    users, items, places = problem()
+    products = listed_products(users, items, places).sum()
+    once, again = (torch.autograd.grad(products, (users, items), retain_graph=True) for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(once, again))
+
+
+@pytest.mark.parametrize("ids", [[[5, 2, 5], [0, 9, 2]], [[3]], [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]]])
+def test_distinct_places(ids: list[list[int]]) -> None:
+    given = torch.tensor(ids)
+    distinct, places = distinct_places(given, 10)
+    expected, inverse = given.unique(return_inverse=True)
+    assert torch.equal(distinct, expected) and torch.equal(places, inverse)
+
+
+class Tables(VectorBackbone):
+    """Two tables, and what was asked of the second."""
+
+    def __init__(self, users: Tensor, items: Tensor) -> None:
+        super().__init__(type("Model", (), {"n_users": len(users), "n_items": len(items), "device": "cpu"})())
+        self.tables, self.asked = (users, items), []
+
+    def _users(self, users: Tensor | None, layer: str) -> Tensor:
+        return self.tables[0] if users is None else self.tables[0][users]
+
+    def _items(self, items: Tensor | None, layer: str) -> Tensor:
+        self.asked.append(None if items is None else items.tolist())
+        return self.tables[1] if items is None else self.tables[1][items]
+
+
+@pytest.mark.parametrize(("share", "asked"), [(2.0, [0, 1, 2, 3, 4, 5, 6, 7, 8]), (0.25, None)])
+def test_score_asks_for_each_item_once(monkeypatch: pytest.MonkeyPatch, share: float, asked: Any) -> None:
+    """Short lists: the distinct items. Long ones: the catalogue. The same scores and gradients as the plain way."""
+    monkeypatch.setattr(base, "_WHOLE_CATALOGUE", share)
+    users, items, places = problem()
+    backbone, results = Tables(users, items), []
+    for fused in (True, False):
+        backbone.fused = fused
+        scores = backbone.score(torch.tensor([2, 0, 1]), places)
+        results.append([scores.detach(), *torch.autograd.grad(scores.square().sum(), (users, items))])
+    assert backbone.asked == [asked, places.flatten().tolist()]
+    for one, other in zip(*results):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", DOT_PRODUCT)
+@pytest.mark.parametrize("share", [2.0, 0.25])
+def test_every_adapter_scores_as_the_plain_way(
+    name: str, share: float, tiny_settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adapters that normalise, weigh or propagate their vectors: same scores, same gradients of the model's weights."""
+    monkeypatch.setattr(base, "_WHOLE_CATALOGUE", share)
+    config = DistillConfig(name, "tiny", config_dict=tiny_settings(name))
+    backbone = backbone_of(build_model(config, prepare_data(config)).eval())
+    users = torch.tensor([3, 30, 1, 17])
+    items = torch.stack([torch.randperm(40, generator=torch.Generator().manual_seed(one))[:7] + 1 for one in range(4)])
+    weights = [weight for weight in backbone.model.parameters() if weight.requires_grad]
+    results = []
+    for fused in (True, False):
+        backbone.fused = fused
+        scores = backbone.score(users, items)
+        slope = torch.linspace(-1, 1, scores.numel()).view_as(scores)
+        results.append([scores.detach(), *torch.autograd.grad(scores, weights, slope, allow_unused=True)])
+    for one, other in zip(*results):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
