@@ -22,8 +22,12 @@ REQUIREMENTS = [
     "pyyaml>=6.0.1",
     # ray 2.6.3, which RecBole imports, needs pkg_resources; setuptools 82 dropped it.
     "setuptools>=65,<82",
+    # Binds the threads of numpy's products; comes with RecBole's scikit-learn.
+    "threadpoolctl>=2.2,<4",
     # Version arithmetic of `recbole-derrd doctor`.
     "packaging>=22",
+    # One run at a time on a file; torch asks for it too.
+    "filelock>=3.12,<5",
 ]
 
 TEST_REQUIREMENTS = [
@@ -78,6 +82,10 @@ setup(
     # ray 2.6.3, a hard requirement of recbole 1.2.1, has no build for Python 3.12.
     python_requires=">=3.9,<3.12",
     install_requires=REQUIREMENTS,
-    extras_require={"test": TEST_REQUIREMENTS},
+    extras_require={
+        "test": TEST_REQUIREMENTS,
+        # Approximate search of the teacher's lists (knowledge_search: faiss).
+        "ann": ["faiss-cpu>=1.8,<2"],
+    },
     entry_points={"console_scripts": ["recbole-derrd = recbole_derrd.cli:main"]},
 )

@@ -191,16 +191,45 @@ _CONFIG_STATE = (
 )  # fmt: skip
 
 
+class _Writer:
+    """Gives torch a file to write to and remembers what the disk said, which torch turns into a puzzle."""
+
+    def __init__(self, file: io.BufferedWriter) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, block: Any) -> int:
+        try:
+            return self.file.write(block)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _save(content: dict[str, Any], path: Path, **options: Any) -> None:
+    with open(path, "wb") as file:
+        writer = _Writer(file)
+        try:
+            torch.save(content, writer, **options)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            if writer.error is None:
+                raise
+            raise writer.error from error
+
+
 def write_stock_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint that plain RecBole loads."""
     with replacing_file(path) as partial:
-        torch.save(dict(content), partial, pickle_protocol=4)
+        _save(dict(content), partial, pickle_protocol=4)
 
 
 def write_plain(path: Path, content: Mapping[str, Any]) -> None:
     """Write tensors and plain values, readable with ``weights_only=True``."""
     with replacing_file(path) as partial:
-        torch.save(dict(content), partial)
+        _save(dict(content), partial)
 
 
 def read_plain(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

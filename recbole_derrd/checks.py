@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from recbole_derrd.backbones import adapter_of
 from recbole_derrd.config import WHOLE_USER_MODELS, DistillConfig
 from recbole_derrd.data import Data
@@ -12,6 +14,7 @@ from recbole_derrd.errors import OptionError
 from recbole_derrd.models import missing_package, model_class
 from recbole_derrd.options import DEOptions
 from recbole_derrd.teacher import teacher_name
+from recbole_derrd.teacher.search import check_search
 
 
 def check_run(config: DistillConfig) -> None:
@@ -22,8 +25,7 @@ def check_run(config: DistillConfig) -> None:
         CheckpointError: the teacher's checkpoint is unusable.
     """
     options = config.run_options
-    if int(config["nproc"] or 1) > 1 or int(config["world_size"] or 1) > 1:
-        raise OptionError("Training in several processes is not supported yet: take out nproc and world_size.")
+    _check_processes(config)
     if options.resume and (config["save_dataloaders"] or config["dataloaders_save_path"]):
         raise OptionError(
             "RecBole's saved data loaders cannot be resumed exactly: take out save_dataloaders or resume."
@@ -39,10 +41,32 @@ def check_run(config: DistillConfig) -> None:
     teacher = teacher_name(config)
     check_roles(config["model"], teacher, list(options.distillers))
     check_hints(config, teacher)
+    check_search(options.knowledge_search, adapter_of(model_class(teacher)), teacher)
     lacking = None if options.teacher_checkpoint else missing_package(teacher)
     if lacking:
         raise OptionError(lacking)
-    config.derived(teacher, options.teacher)
+    config.derived(teacher, options.teacher, teacher=True)
+
+
+def _check_processes(config: DistillConfig) -> None:
+    here, world = int(config["nproc"] or 1), int(config["world_size"] or -1)
+    if world not in (-1, 1) and here + int(config["group_offset"] or 0) > world:
+        raise OptionError(
+            f"nproc = {here} from group_offset = {config['group_offset'] or 0} on are more than world_size = {world}: "
+            "world_size counts the processes of all machines."
+        )
+    if world == 1 < here:
+        raise OptionError(f"nproc = {here} needs world_size = {here} or more, or none.")
+    if here == 1 and world in (-1, 1):
+        return
+    if config["worker"]:
+        raise OptionError("Several processes load their own data: take out worker, or nproc.")
+    gpus = [gpu for gpu in str(config["gpu_id"]).split(",") if gpu.strip()]
+    if gpus and torch.cuda.is_available() and len(gpus) < here:
+        raise OptionError(
+            f"nproc = {here} needs as many GPUs, and gpu_id names {len(gpus)}. Name them (--gpu_id=0,1), or none for "
+            "the CPU (--gpu_id=)."
+        )
 
 
 def check_data(config: DistillConfig, data: Data) -> None:

@@ -1,21 +1,90 @@
-"""RecBole's evaluation collector, mended for metrics that collect plain numbers."""
+"""RecBole's evaluation collector, mended for metrics of plain numbers and spared its tables of zeros."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from recbole.evaluator import Collector
+from torch import Tensor
+
+from recbole_derrd.processes import joined
+from recbole_derrd.topn import top_scores
+
+# What RecBole collects by rows of users; the rest describes the data.
+_OF_USERS = ("rec.topk", "rec.meanrank", "rec.score", "rec.items", "data.label")
+
+
+def _best_items(scores: Tensor, count: int) -> Tensor:
+    """Return the items that ``torch.topk`` returns, ties included."""
+    if count >= scores.shape[1]:
+        return scores.topk(count, dim=1).indices
+    values, items = top_scores(scores, count + 1)
+    tied = (values[:, 1:] == values[:, :-1]).any(dim=1)
+    items = items[:, :count]
+    if tied.any():
+        # Which of equal scores comes first is torch's to say, so that metrics are RecBole's.
+        items[tied] = scores[tied].topk(count, dim=1).indices
+    return items
 
 
 class PlainValuesCollector(Collector):
     """RecBole 1.2.1 asks every collected value for ``.cpu()``; item counts, numbers that they are, have none.
 
     ItemCoverage, AveragePopularity, GiniIndex and TailPercentage fail on that.
+
+    Args:
+        config: the configuration.
+        quick: find hits among the best items alone, not by a table of users x items; the result is the same.
     """
+
+    def __init__(self, config: Any, *, quick: bool = False) -> None:
+        """Build RecBole's collector."""
+        super().__init__(config)
+        self._quick = quick
+        self._lists_only = not any(self.register.need(what) for what in ("rec.meanrank", "rec.score", "data.label"))
+        #: Whether each process has collected its own users, so that they must be put together.
+        self._shared_out = False
+        #: Items [n, W] that the columns of a batch's scores stand for; None where they are the catalogue.
+        self.columns: Tensor | None = None
+
+    def share_out(self, shared: bool) -> None:
+        """Say whether each process collects its own share of the users from here on."""
+        self._shared_out = shared
+
+    def eval_batch_collect(self, scores: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor) -> None:
+        """Collect a batch's best items, and which of them are positives."""
+        if not self._lists_only or not (self._quick or self.columns is not None):
+            super().eval_batch_collect(scores, interaction, positive_u, positive_i)
+            if self.columns is not None and self.register.need("rec.items"):
+                latest = self.data_struct.get("rec.items")[-len(scores) :]
+                latest.copy_(self.columns.to(latest.device).gather(1, latest))
+            return
+        best = _best_items(scores, max(self.topk))
+        if self.register.need("rec.items"):
+            self._add("rec.items", best if self.columns is None else self.columns.to(best.device).gather(1, best))
+        if self.register.need("rec.topk"):
+            width = scores.shape[1]
+            wanted = (positive_u * width + positive_i).to(best.device)
+            row = torch.arange(len(best), device=best.device).unsqueeze(1)
+            hits = torch.isin(best + row * width, wanted).long()
+            counts = torch.bincount(positive_u, minlength=len(best)).to(best.device)
+            self._add("rec.topk", torch.cat([hits, counts.unsqueeze(1)], dim=1))
+
+    def _add(self, name: str, part: Tensor) -> None:
+        # Stock joins all that was collected with each new batch; the parts are joined once, when they are asked for.
+        if name not in self.data_struct:
+            self.data_struct.set(name, [])
+        self.data_struct.get(name).append(part)
 
     def get_data_struct(self) -> Any:
         """Return what was collected, numbers included."""
         content = self.data_struct._data_dict
+        for key, value in content.items():
+            if isinstance(value, list):
+                content[key] = torch.cat(value)
+            if key in _OF_USERS and self._shared_out:
+                content[key] = joined(content[key])
         plain = {key: value for key, value in content.items() if not hasattr(value, "cpu")}
         for key in plain:
             del content[key]

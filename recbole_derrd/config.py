@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +18,8 @@ from recbole_derrd.errors import OptionError, did_you_mean, nearest
 from recbole_derrd.models import model_class
 from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
 from recbole_derrd.options.recbole import RecBoleOptions
-from recbole_derrd.settings import Loader, read_command_line, read_settings, typed_as_yaml
+from recbole_derrd.processes import is_first, join
+from recbole_derrd.settings import Loader, candidate_count, read_command_line, read_settings, typed_as_yaml
 
 PROPERTIES = Path(__file__).parent / "properties"
 
@@ -132,6 +134,8 @@ class DistillConfig(Config):
         if self["log_wandb"] and importlib.util.find_spec("wandb") is None:
             raise OptionError("log_wandb needs the package wandb: pip install wandb, or take out log_wandb.")
         self.run_options = RunOptions.from_keys(self.final_config_dict)
+        #: Quicker ways that this model takes; see the option of that name.
+        self.fast = self.run_options.fast_parts(teacher=False)
         # Options of methods that this run does not use are checked as well: a mistake in them is still a mistake.
         checked = {name: group.from_keys(self.final_config_dict) for name, group in METHOD_OPTIONS.items()}
         self.method_options = {
@@ -146,6 +150,27 @@ class DistillConfig(Config):
             "object": np.object_, "str": np.str_, "long": np.int_, "unicode": np.str_,
         }.items():  # fmt: skip
             setattr(np, alias, kind)
+
+    def _init_device(self) -> None:
+        """Choose the device; as one of several processes join the others, on gloo where RecBole knows nccl alone."""
+        settings = self.final_config_dict
+        if "local_rank" not in settings:
+            super()._init_device()
+            return
+        gpu_id = settings["gpu_id"]
+        settings["gpu_id"] = ",".join(map(str, gpu_id)) if isinstance(gpu_id, tuple) else str(gpu_id)
+        os.environ["CUDA_VISIBLE_DEVICES"] = settings["gpu_id"]
+        settings["device"] = join(settings["local_rank"], settings)
+        settings["single_spec"] = False
+        if not is_first():
+            settings.update(show_progress=False, log_wandb=False)
+
+    def _set_eval_neg_sample_args(self, phase: Any) -> None:
+        mode = self.final_config_dict["eval_args"]["mode"][phase]
+        if isinstance(mode, str) and candidate_count(mode) is not None:
+            self.final_config_dict[f"{phase}_neg_sample_args"] = {"distribution": "uniform", "sample_num": "none"}
+            return
+        super()._set_eval_neg_sample_args(phase)
 
     def _build_yaml_loader(self) -> type[Loader]:
         return Loader
@@ -242,18 +267,30 @@ class DistillConfig(Config):
             if match:
                 raise OptionError(f"Unknown option '{key}'{place}. Did you mean '{match}'?")
 
-    def derived(self, model: str, settings: Mapping[str, Any]) -> DistillConfig:
+    def derived(self, model: str, settings: Mapping[str, Any], *, teacher: bool = False) -> DistillConfig:
         """Return the configuration of a plain model on the same data: the user's settings, these on top."""
         ours = {"model", "dataset", *self.parameters["Distillation"]}
         base = {key: value for key, value in self.external_config_dict.items() if key not in ours}
         kept = {
             key: self.final_config_dict[key]
-            for key in ("record_dir", "cache_dir", "latency_users", "resume", "checkpoint_step")
+            for key in (
+                "record_dir",
+                "cache_dir",
+                "latency_users",
+                "resume",
+                "checkpoint_step",
+                "fast",
+                "threads",
+                "candidates_seed",
+                "candidates_file",
+            )
         }
         # Models that are trained on whole users are told to sample no negatives; others cannot do without.
         if model not in WHOLE_USER_MODELS and base.get("train_neg_sample_args", {}) is None:
             del base["train_neg_sample_args"]
-        return DistillConfig(model, self.dataset, config_dict={**base, **kept, **settings}, typed=True)
+        derived = DistillConfig(model, self.dataset, config_dict={**base, **kept, **settings}, typed=True)
+        derived.fast = derived.run_options.fast_parts(teacher)
+        return derived
 
     @property
     def cache_dir(self) -> Path:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import init_seed
 
+from recbole_derrd.batches import catalogue_sized, shared_out, whole_batches
+from recbole_derrd.candidates import among_candidates, kept_candidates
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.errors import DataError
+from recbole_derrd.processes import together
+from recbole_derrd.settings import candidate_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +98,12 @@ def prepare_data(config: DistillConfig) -> Data:
         DataError: files are missing, or a split is empty.
     """
     init_seed(config["seed"], config["reproducibility"])
+    modes = dict(config["eval_args"]["mode"])
+    counts = {phase: candidate_count(mode) for phase, mode in modes.items()}
+    alone = config["single_spec"]
+    # Told that it is alone, RecBole builds whole loaders; they are shared out here, without its padding.
+    config["single_spec"] = True
+    config["eval_args"]["mode"].update({phase: "full" for phase, count in counts.items() if count})
     try:
         dataset = create_dataset(config)
         train, valid, test = data_preparation(config, dataset)
@@ -111,6 +123,9 @@ def prepare_data(config: DistillConfig) -> Data:
             f"The data set '{config['dataset']}' under '{config['data_path']}' cannot be used: {message.rstrip('.')}. "
             "Check data_path, the .inter file, the filters and eval_args (no split may be empty)."
         ) from error
+    finally:
+        config["single_spec"] = alone
+        config["eval_args"]["mode"].update(modes)
     for name, (users, _) in splits.items():
         if len(users) == 0:
             raise DataError(
@@ -121,10 +136,38 @@ def prepare_data(config: DistillConfig) -> Data:
         raise DataError(
             f"topk reaches to {max(config['topk'])}, but '{config['dataset']}' has only {n_items - 1} items."
         )
+    for count in counts.values():
+        if count and max(config["topk"]) > count:
+            raise DataError(
+                f"topk reaches to {max(config['topk'])}, but eval_args ranks among {count} candidates only."
+            )
     ids = _digest(
         np.array("\0".join(map(str, dataset.field2id_token[dataset.uid_field])).encode()),
         np.array("\0".join(map(str, dataset.field2id_token[dataset.iid_field])).encode()),
     )
+    if "batches" in config.fast:
+        train = whole_batches(train)
+    if together():
+        train = shared_out(train)
     hashes = [_digest(np.sort(users.astype(np.int64) * n_items + items)) for users, items in splits.values()]
     history = _history(*splits["training"], n_users, n_items)
-    return Data(dataset, train, valid, test, history, Fingerprint(ids, *hashes))
+    fingerprint = Fingerprint(ids, *hashes)
+    judged = {"valid": valid, "test": test}
+    for phase, count in counts.items():
+        if "ranking" in config.fast or together() or count:
+            judged[phase] = catalogue_sized(judged[phase])
+        if count:
+            judged[phase] = among_candidates(judged[phase], _candidates(config, splits, dataset, fingerprint, count))
+    return Data(dataset, train, judged["valid"], judged["test"], history, fingerprint)
+
+
+def _candidates(
+    config: DistillConfig, splits: dict[str, Any], dataset: Any, fingerprint: Fingerprint, count: int
+) -> torch.Tensor:
+    """Find or draw what held-out items are ranked among; the same for validation and test, and for every model."""
+    options = config.run_options
+    seed = config["seed"] if options.candidates_seed is None else options.candidates_seed
+    users, items = (torch.from_numpy(np.concatenate(part)) for part in zip(*splits.values()))
+    key = _digest(np.array(f"{dataclasses.asdict(fingerprint)} {count} {seed}".encode()))[:16]
+    file = Path(options.candidates_file or config.cache_dir / f"candidates-{config['dataset']}-{key}.npy")
+    return kept_candidates(file, users, items, dataset.user_num, dataset.item_num, count, seed)

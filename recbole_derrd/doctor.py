@@ -30,6 +30,8 @@ TESTED = (
     Bounds("pyyaml", ">=6.0.1", "nobody has tried it with this package"),
     Bounds("setuptools", ">=65,<82", "ray imports pkg_resources, which setuptools 82 dropped"),
     Bounds("packaging", ">=22", "nobody has tried it with this package"),
+    Bounds("threadpoolctl", ">=2.2,<4", "nobody has tried it with this package"),
+    Bounds("filelock", ">=3.12,<5", "nobody has tried it with this package"),
     Bounds("ray", ">=1.13.0,<=2.6.3", "RecBole 1.2.1 itself admits no later release"),
     Bounds("tensorboard", ">=2.5.0", "nobody has tried it with this package"),
 )

@@ -1,4 +1,7 @@
-"""Writing files so that a reader sees the old content or the new, never half of either."""
+"""Writing files so that a reader sees the old content or the new, never half of either, and one writer at a time.
+
+Where several processes train together, the first one locks, builds and publishes, and all wait for it.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +11,70 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from logging import getLogger
 from pathlib import Path
 
+from filelock import BaseFileLock, FileLock, Timeout
+
 from recbole_derrd.errors import DistillError
+from recbole_derrd.processes import from_first, is_first, wait_for_all
+
+# What the disk or the folder is to blame for; any other error within a block is the block's own.
+_CANNOT_WRITE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.ENOTEMPTY, errno.EFBIG, errno.EIO,
+}  # fmt: skip
+# What file systems without locks answer, some network file systems for one.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+#: Seconds between two looks at a lock that another run holds.
+POLL_SECONDS = 0.2
 
 
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _flush_file(path: Path) -> None:
+    # Windows flushes only what was opened for writing.
+    descriptor = os.open(path, os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
+def _flush_folder(path: Path) -> None:
+    """Bring the names in a folder to the disk: a rename is safe from a power cut only then."""
+    if os.name == "nt":  # Windows cannot open folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems have no such thing; what they do for files is then all there is.
+        if error.errno not in (errno.EINVAL, *_NO_LOCKS):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _partial_prefix(target: Path) -> str:
+    return f".{target.name}.partial-"
+
+
 def _partial_name(target: Path) -> Path:
-    return target.with_name(f".{target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
+    return target.with_name(f"{_partial_prefix(target)}{os.getpid()}-{secrets.token_hex(4)}")
 
 
-# What the disk or the folder is to blame for; any other error within a block is the block's own.
-_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
-
-
-def _unwritable(target: Path, error: OSError) -> DistillError:
-    return DistillError(
-        f"Cannot write {target}: {error.strerror or error}. What was there before is untouched. Free space, or choose "
-        "another folder."
-    )
+@contextlib.contextmanager
+def _blaming_the_disk(target: Path) -> Iterator[None]:
+    """Turn what a full disk or a read-only folder raises into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        # numpy reports a full disk as "... requested and ... written", without a number.
+        if error.errno not in _CANNOT_WRITE and not str(error).endswith(" written"):
+            raise
+        raise DistillError(
+            f"Cannot write {target}: {error.strerror or error}. What was there before is untouched. Free space, or "
+            "choose another folder."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -46,17 +87,41 @@ def replacing_file(target: Path) -> Iterator[Path]:
     target = Path(target)
     partial = _partial_name(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        _flush_to_disk(partial)
-        os.replace(partial, target)
-    except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
-            raise
-        raise _unwritable(target, error) from error
+        with _blaming_the_disk(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            _flush_file(partial)
+            os.replace(partial, target)
+            _flush_folder(target.parent)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def remove_file(target: Path) -> None:
+    """Remove a file, if it is there.
+
+    Raises:
+        DistillError: the folder cannot be written.
+    """
+    with _blaming_the_disk(target):
+        target.unlink(missing_ok=True)
+
+
+def _publish_folder(folder: Path, target: Path, *, unless_there: bool = False) -> None:
+    """Bring a folder and all in it to the disk, then give it its name, or leave it if that may be taken and is."""
+    for path in [folder, *folder.rglob("*")]:
+        if path.is_dir():
+            _flush_folder(path)
+        else:
+            _flush_file(path)
+    try:
+        os.replace(folder, target)
+    except OSError:
+        if unless_there and target.is_dir():
+            return
+        raise
+    _flush_folder(target.parent)
 
 
 @contextlib.contextmanager
@@ -67,21 +132,120 @@ def building_folder(target: Path) -> Iterator[Path]:
     named after their content, so the two are the same.
     """
     target = Path(target)
-    partial = _partial_name(target)
+    partial: Path = from_first(_partial_name(target))
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        for path in partial.rglob("*"):
-            if path.is_file():
-                _flush_to_disk(path)
-        try:
-            os.replace(partial, target)
-        except OSError:
-            if not target.is_dir():
-                raise
-    except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
-            raise
-        raise _unwritable(target, error) from error
+        with _blaming_the_disk(target):
+            if is_first():
+                partial.mkdir(parents=True)
+            wait_for_all()
+            yield partial
+            wait_for_all()
+            if is_first():
+                _publish_folder(partial, target, unless_there=True)
+            wait_for_all()
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if is_first():
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def working_folder(target: Path, *, anew: bool, marker: str) -> Iterator[Path]:
+    """Give a folder beside ``target`` that outlives a killed process; it becomes the target if the block succeeds.
+
+    To be used under the target's lock. An error leaves the folder, so that a later run goes on in it.
+
+    Args:
+        target: the folder to build.
+        anew: empty what an earlier run has left.
+        marker: file in the folder that says how far its other files are; it goes first, so that a process killed
+            half way through the emptying leaves none that speaks of files that are gone.
+    """
+    target = Path(target)
+    working = working_name(target)
+    with _blaming_the_disk(target):
+        if is_first():
+            if anew:
+                (working / marker).unlink(missing_ok=True)
+                if working.is_dir():
+                    shutil.rmtree(working)
+            working.mkdir(parents=True, exist_ok=True)
+            _remove_partials(working)
+        wait_for_all()
+        yield working
+        wait_for_all()
+        if is_first():
+            (working / marker).unlink(missing_ok=True)
+            if target.is_dir():  # found unusable, or it would not be built again
+                shutil.rmtree(target)
+            _publish_folder(working, target)
+        wait_for_all()
+
+
+def working_name(target: Path) -> Path:
+    """Return the folder in which ``target`` is built."""
+    return target.with_name(f"{target.name}.training")
+
+
+def _remove_partials(folder: Path, *targets: Path) -> None:
+    """Remove what killed processes have left half written: of these targets, or all of a folder."""
+    prefixes = tuple(_partial_prefix(target) for target in targets)
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.name.startswith(prefixes) if targets else (path.name[0] == "." and ".partial-" in path.name):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
+
+
+@contextlib.contextmanager
+def locked(target: Path, doing: str, *also: Path) -> Iterator[bool]:
+    """Let one process at a time make ``target``; the lock dies with its process, however that ends.
+
+    What killed processes have left half written of the target is removed. The empty lock file stays: were it removed,
+    one run could lock the removed file and another a new one.
+
+    Args:
+        target: what is made; the lock is ``.<name>.lock`` beside it.
+        doing: what the other run does, as in "Another run ...".
+        also: further targets in the same folder that this lock guards.
+
+    Yields:
+        Whether another run held the lock before: look again then, for the target may be there.
+
+    Raises:
+        DistillError: the folder cannot be written or the disk is full.
+    """
+    # Processes that train together are one run: the first of them holds the lock for all.
+    if not is_first():
+        yield from_first(None)
+        wait_for_all()
+        return
+    target = Path(target)
+    lock = FileLock(str(target.with_name(f".{target.name}.lock")))
+    with _blaming_the_disk(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        waited = _acquire(lock, f"Another run {doing} ({target}). Waiting until it ends.")
+    try:
+        # Without locks, a partial file may be that of a run which still writes it.
+        if lock.is_locked:
+            _remove_partials(target.parent, target, *also)
+        yield from_first(waited)
+        wait_for_all()
+    finally:
+        lock.release()
+
+
+def _acquire(lock: BaseFileLock, notice: str) -> bool:
+    try:
+        lock.acquire(timeout=0)
+        return False
+    except Timeout:
+        getLogger().warning(notice)
+        lock.acquire(poll_interval=POLL_SECONDS)
+        return True
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        getLogger().warning(f"There are no locks for {lock.lock_file}: do not let two runs use that folder at once.")
+        return False

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import logging
 import os
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from logging import getLogger
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any
 
 import torch
 from recbole.utils import init_logger, set_color
+from threadpoolctl import threadpool_limits
 
 from recbole_derrd.backbones import adapter_of
 from recbole_derrd.checks import check_data, check_run
@@ -22,13 +26,15 @@ from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data, prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.evaluation import measure_latency, model_bytes, parameter_count
+from recbole_derrd.files import locked, remove_file
 from recbole_derrd.model import build_student
 from recbole_derrd.models import model_class
+from recbole_derrd.processes import from_first, is_first, meeting_of, start
 from recbole_derrd.record import SCHEMA, gap_recovered, git_commit, peak_rss_bytes, versions, write_record
 from recbole_derrd.report import run_table
 from recbole_derrd.teacher import Knowledge, Teacher
 from recbole_derrd.teacher.knowledge import knowledge_folder
-from recbole_derrd.trained import TrainedModel, content_key, own_settings, plain_metrics, train_or_find
+from recbole_derrd.trained import TrainedModel, content_key, find_trained, own_settings, plain_metrics, train_or_find
 from recbole_derrd.trainer import trainer_for
 
 
@@ -54,10 +60,39 @@ def run_recbole_derrd(
     Raises:
         DistillError: something the user can mend; its message says what and how.
     """
-    config = DistillConfig(model, dataset, config_file_list, config_dict, command_line)
+    files, settings, arguments = list(config_file_list or []), dict(config_dict or {}), list(command_line)
+    config = DistillConfig(model, dataset, files, settings, arguments)
     check_run(config)
-    with _own_log(config), _own_threads(config.run_options.threads):
+    meeting = meeting_of(config)
+    if meeting is None:
+        return _in_this_process(config)
+    # What is said of the processes on the command line goes over a dict; here it is settled.
+    others = [argument for argument in arguments if argument.lstrip("-").partition("=")[0] not in meeting]
+    path = start(_one_of_several, meeting["nproc"], model, dataset, files, {**settings, **meeting}, others)
+    if path is None:
+        # The first process, which writes the record, runs on another machine.
+        return {}
+    return {**json.loads(Path(path).read_text(encoding="utf-8")), "path": path}
+
+
+def _in_this_process(config: DistillConfig) -> dict[str, Any]:
+    with _own_log(config), _own_threads(config.run_options.threads, int(config["nproc"] or 1)):
         return _run(config)
+
+
+def _one_of_several(
+    local_rank: int,
+    model: str | None,
+    dataset: str | None,
+    files: list[str | Path],
+    settings: dict[str, Any],
+    arguments: list[str],
+) -> str:
+    """Do a whole run as one of its processes; the path of the record."""
+    # RecBole's and torch's own deprecations are not the user's to mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+    config = DistillConfig(model, dataset, files, {**settings, "local_rank": local_rank}, arguments)
+    return str(_in_this_process(config)["path"])
 
 
 @contextlib.contextmanager
@@ -65,7 +100,16 @@ def _own_log(config: DistillConfig) -> Iterator[None]:
     """Give the run its own log file; the next run of the same process gets another."""
     root = getLogger()
     before = list(root.handlers)
-    init_logger(config)
+    if not is_first():
+        root.setLevel(logging.ERROR)
+        yield
+        return
+    try:
+        init_logger(config)
+    except OSError as error:
+        raise OptionError(
+            f"Cannot write the log under '{Path.cwd()}': {error.strerror or error}. Start the run in another folder."
+        ) from error
     try:
         yield
     finally:
@@ -75,12 +119,15 @@ def _own_log(config: DistillConfig) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _own_threads(threads: int) -> Iterator[None]:
+def _own_threads(threads: int, processes: int) -> Iterator[None]:
+    """Bind torch, and the libraries behind numpy, to this many threads; several processes share the cores."""
     before = torch.get_num_threads()
+    threads = threads or (max(1, before // processes) if processes > 1 else 0)
     if threads:
         torch.set_num_threads(threads)
     try:
-        yield
+        with threadpool_limits(limits=threads or None):
+            yield
     finally:
         torch.set_num_threads(before)
 
@@ -99,7 +146,8 @@ def _run(config: DistillConfig) -> dict[str, Any]:
         _say(teacher.trained, "Teacher")
     plain = None
     if options.distillers and options.compare_student:
-        plain = train_or_find(config.derived(config["model"], {}), role="student")
+        own = config.derived(config["model"], {})
+        plain = find_trained(own, data.fingerprint) or train_or_find(own, role="student")
         _say(plain, "Student alone")
 
     knowledge = knowledge_of(config, teacher, data) if teacher is not None else None
@@ -108,7 +156,8 @@ def _run(config: DistillConfig) -> dict[str, Any]:
         knowledge.forget_teacher()
     record = _record(config, data, teacher, plain, knowledge, product, time.perf_counter() - started)
     name = "-".join([config["model"], config["dataset"], *(options.distillers or ["plain"]), f"seed{config['seed']}"])
-    path = write_record(record, Path(options.record_dir), name.replace("/", "_"))
+    name = name.replace("/", "_")
+    path = from_first(write_record(record, Path(options.record_dir), name) if is_first() else None)
     record["path"] = str(path)
     logger.info(set_color("Result", "yellow") + f":\n\n{run_table(record)}\n")
     logger.info(
@@ -152,6 +201,7 @@ def knowledge_of(config: DistillConfig, teacher: Teacher, data: Data) -> Knowled
         teacher_hints=adapter_of(model_class(teacher.config["model"])).hints,
         chunk=config.run_options.knowledge_batch_size,
         show_progress=config["show_progress"],
+        search=config.run_options.knowledge_search,
     )
 
 
@@ -171,32 +221,47 @@ class _Product:
 
 
 def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | None) -> _Product:
+    """Train the distilled student, alone on its files: another run of this very student waits meanwhile."""
     if knowledge is None:
         knowledge = Knowledge(Path(), _no_teacher, data.history)
+    methods = "-".join(config.run_options.distillers) or "plain"
+    method_settings = [(name, sorted(options.to_keys().items())) for name, options in config.method_options.items()]
+    key = content_key(
+        config,
+        data.fingerprint,
+        (knowledge.folder.name, knowledge.search, method_settings, config.run_options.distill_seed),
+    )
+    name = f"{config['model']}-{config['dataset']}-{methods}-{key}.pth".replace("/", "_")
+    checkpoint = Path(config["checkpoint_dir"]) / name
+    with locked(checkpoint, "trains this very student", checkpoint.with_suffix(".training.pth")) as waited:
+        # The name holds every setting, so what the run before this one has just left need not be trained again.
+        return _train_alone(config, data, knowledge, checkpoint, goes_on=waited or config.run_options.resume)
+
+
+def _train_alone(
+    config: DistillConfig, data: Data, knowledge: Knowledge, checkpoint: Path, *, goes_on: bool
+) -> _Product:
     model = build_student(config, data, knowledge)
     logger = getLogger()
     logger.info(set_color("Distilling", "yellow") + f" {' + '.join(config.run_options.distillers) or 'nothing'} into:")
     logger.info(model)
-    methods = "-".join(config.run_options.distillers) or "plain"
-    method_settings = [(name, sorted(options.to_keys().items())) for name, options in config.method_options.items()]
-    key = content_key(
-        config, data.fingerprint, (knowledge.folder.name, method_settings, config.run_options.distill_seed)
-    )
-    name = f"{config['model']}-{config['dataset']}-{methods}-{key}.pth".replace("/", "_")
-    trainer = trainer_for(config, model, checkpoint=Path(config["checkpoint_dir"]) / name, role="distilled")
+    trainer = trainer_for(config, model, checkpoint=checkpoint, role="distilled")
     trainer.extra["derrd"] = {
         "fingerprint": dataclasses.asdict(data.fingerprint),
         "distillers": config.run_options.distillers,
     }
-    if config.run_options.resume:
-        if trainer.training_file.exists():
-            trainer.resume_checkpoint(trainer.training_file)
-        else:
-            logger.warning(
-                f"Nothing to resume: there is no '{trainer.training_file}' (other settings have another name). "
-                "Starting anew."
-            )
-    started = time.perf_counter()
+    if not goes_on:
+        # Were it left, a run killed before its own first one would be resumed from an earlier run's end.
+        if is_first():
+            remove_file(trainer.training_file)
+    elif trainer.training_file.exists():
+        trainer.resume_checkpoint(trainer.training_file)
+    elif config.run_options.resume:
+        logger.warning(
+            f"Nothing to resume: there is no '{trainer.training_file}' (other settings have another name). "
+            "Starting anew."
+        )
+    started = time.perf_counter() - sum(trainer.epoch_seconds)
     _, valid = trainer.fit(data.train, data.valid, saved=True, show_progress=config["show_progress"])
     seconds = time.perf_counter() - started
     trainer.load_best()
@@ -225,7 +290,7 @@ def _record(
         "teacher": dataclasses.asdict(teacher.trained.latency) if teacher and teacher.trained.latency else None,
         "student": dataclasses.asdict(plain.latency) if plain and plain.latency else None,
     }
-    own = measure_latency(product.model, options.latency_users, seed=config["seed"])
+    own = measure_latency(product.model, options.latency_users, seed=config["seed"]) if is_first() else None
     latency["distilled"] = dataclasses.asdict(own) if own else None
     gaps = None
     if teacher is not None and plain is not None:
@@ -261,6 +326,7 @@ def _record(
             "settings": own_settings(config),
         },
         "gap_recovered": gaps,
+        "search_recall": knowledge.search_recall if knowledge else None,
         "seconds": {
             "teacher": teacher.trained.seconds if teacher else 0.0,
             "knowledge": knowledge.seconds if knowledge else 0.0,

@@ -6,7 +6,6 @@ import datetime
 import importlib.metadata
 import json
 import platform
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,11 @@ from typing import Any
 
 import recbole_derrd
 from recbole_derrd.files import replacing_file
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 #: Raised whenever a field changes its meaning.
 SCHEMA = 1
@@ -25,8 +29,10 @@ def gap_recovered(teacher: float, student: float, distilled: float) -> float | N
     return (distilled - student) / gap if gap > 0 else None
 
 
-def peak_rss_bytes() -> int:
-    """Return the largest resident memory of this process so far."""
+def peak_rss_bytes() -> int | None:
+    """Return the largest resident memory of this process so far; None where the system does not tell."""
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
 

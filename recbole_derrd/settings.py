@@ -83,3 +83,16 @@ def typed_as_yaml(value: Any) -> Any:
         return yaml.load(value, Loader=Loader)
     except yaml.YAMLError:
         return value
+
+
+def candidate_count(mode: str) -> int | None:
+    """Return N of the mode ``fixedN``, None for RecBole's own modes.
+
+    Raises:
+        OptionError: there is no number in it.
+    """
+    if not mode.startswith("fixed"):
+        return None
+    if not re.fullmatch(r"fixed[1-9]\d*", mode):
+        raise OptionError(f"The mode '{mode}' in eval_args must say how many candidates, e.g. fixed499.")
+    return int(mode[len("fixed") :])

@@ -16,20 +16,27 @@ from recbole.utils import init_seed, set_color
 from recbole_derrd.checkpoint import read_checkpoint
 from recbole_derrd.config import DistillConfig, model_keys
 from recbole_derrd.data import Data, Fingerprint, prepare_data
-from recbole_derrd.errors import CheckpointError, OptionError
+from recbole_derrd.errors import CheckpointError, OptionError, TrainingError
 from recbole_derrd.evaluation import Latency, measure_latency, model_bytes, parameter_count
-from recbole_derrd.files import building_folder
+from recbole_derrd.files import building_folder, locked, replacing_file, working_folder, working_name
 from recbole_derrd.models import model_class
+from recbole_derrd.options.run import FAST_ROUNDED
+from recbole_derrd.processes import from_first, is_first, rank, world_size
 from recbole_derrd.trainer import load_weights, trainer_for
 
 #: Raised whenever what is stored changes, so that older entries are trained anew.
 CACHE_FORMAT = 1
+
+_MODEL = "model.pth"
+# TrainerMixin.training_file of that model.
+_TRAINING = "model.training.pth"
 
 # RecBole's settings that change where things are written or shown, but not what is trained.
 _WITHOUT_EFFECT = frozenset(
     """
     checkpoint_dir show_progress state log_wandb wandb_project data_path device gpu_id use_gpu save_dataset
     dataset_save_path save_dataloaders dataloaders_save_path config_files loss_decimal_place local_rank single_spec
+    nproc world_size ip port offset group_offset
     """.split()
 )
 
@@ -75,8 +82,14 @@ def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = Non
         for key, value in config.final_config_dict.items()
         if key not in _WITHOUT_EFFECT and key not in ours
     }
-    content = [CACHE_FORMAT, config["model"], settings, dataclasses.asdict(fingerprint), more]
+    # What gives RecBole's numbers to the bit is the same model.
+    rounded = sorted(config.fast.intersection(FAST_ROUNDED))
+    content = [CACHE_FORMAT, config["model"], settings, rounded, world_size(), dataclasses.asdict(fingerprint), more]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
+
+
+def _entry(config: DistillConfig, key: str) -> Path:
+    return config.cache_dir / f"{config['model']}-{config['dataset']}-{key}"
 
 
 def build_model(config: DistillConfig, data: Data, kind: type[Any] | None = None) -> Any:
@@ -87,7 +100,7 @@ def build_model(config: DistillConfig, data: Data, kind: type[Any] | None = None
         data: the data.
         kind: a subclass of the configuration's model class, if not that class itself.
     """
-    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    init_seed(config["seed"] + rank(), config["reproducibility"])
     kind = kind or model_class(config["model"])
     try:
         return kind(config, data.train._dataset).to(config["device"])
@@ -136,19 +149,29 @@ def own_settings(config: DistillConfig) -> dict[str, Any]:
     return {
         key: value if isinstance(value, (int, float, str, bool, list, dict, type(None))) else str(value)
         for key, value in config.final_config_dict.items()
-        if key in keep and key not in ours and key not in ("data_path", "checkpoint_dir")
+        if key in keep and key not in ours and key not in _OF_THE_MACHINE
     }
 
 
+_OF_THE_MACHINE = ("data_path", "checkpoint_dir", "ip", "port", "offset", "group_offset", "local_rank")
 _STORED = tuple(field.name for field in dataclasses.fields(TrainedModel) if field.name != "found")
 
 
 def _store(result: TrainedModel, folder: Path) -> None:
+    if not is_first():
+        return
     content = {name: value for name, value in dataclasses.asdict(result).items() if name in _STORED}
-    (folder / "result.json").write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
+    with replacing_file(folder / "result.json") as partial:
+        partial.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
 
 
 def _stored(entry: Path, checkpoint: Path) -> TrainedModel | None:
+    # One look for all processes that train together: between two, another run may have ended.
+    found: TrainedModel | None = from_first(_read(entry, checkpoint) if is_first() else None)
+    return found
+
+
+def _read(entry: Path, checkpoint: Path) -> TrainedModel | None:
     try:
         content = json.loads((entry / "result.json").read_text(encoding="utf-8"))
         latency = Latency(**content["latency"]) if content["latency"] else None
@@ -180,13 +203,23 @@ def _judged(
         test=plain_metrics(test),
         seconds=seconds,
         epochs=trainer.epoch_seconds,
-        latency=measure_latency(model, config["latency_users"], seed=config["seed"]),
+        # Timed by one process: several would share the cores.
+        latency=measure_latency(model, config["latency_users"], seed=config["seed"]) if is_first() else None,
         settings=own_settings(config),
     )
 
 
+def find_trained(config: DistillConfig, fingerprint: Fingerprint) -> TrainedModel | None:
+    """Return the model that an earlier run trained with these settings on these data; no data are read for it."""
+    entry = _entry(config, content_key(config, fingerprint))
+    return _stored(entry, entry / _MODEL)
+
+
 def train_or_find(config: DistillConfig, data: Data | None = None, *, role: str = "") -> TrainedModel:
     """Train a plain RecBole model, or find the one that an earlier run trained with the same settings on the same data.
+
+    It is trained in a folder of its own, ``<entry>.training``, which outlives a killed process: with ``resume`` the
+    next run goes on from the training checkpoint in it. Runs that want the same model at once wait for one another.
 
     Args:
         config: configuration without distillers.
@@ -194,31 +227,61 @@ def train_or_find(config: DistillConfig, data: Data | None = None, *, role: str 
         role: "teacher" or "student": the sub-folder of the TensorBoard logs.
     """
     data = data or prepare_data(config)
-    key = content_key(config, data.fingerprint)
-    entry = config.cache_dir / f"{config['model']}-{config['dataset']}-{key}"
-    found = _stored(entry, entry / "model.pth")
+    found = find_trained(config, data.fingerprint)
     if found is not None:
         return found
-    # An entry without its files was damaged by hand; it would stand in the way of the new one.
-    shutil.rmtree(entry, ignore_errors=True)
+    key = content_key(config, data.fingerprint)
+    entry = _entry(config, key)
+    with locked(entry, f"trains this {role or 'model'}"):
+        # Another run may have trained it while this one waited, or was killed after its last word on it.
+        found = find_trained(config, data.fingerprint)
+        if found is not None:
+            return found
+        finished = _stored(working_name(entry), working_name(entry) / _MODEL)
+        anew = finished is None and not config.run_options.resume
+        with working_folder(entry, anew=anew, marker=_TRAINING) as folder:
+            result = finished or _trained_in(folder, config, data, key, role)
+    return dataclasses.replace(result, checkpoint=entry / _MODEL)
+
+
+def _trained_in(folder: Path, config: DistillConfig, data: Data, key: str, role: str) -> TrainedModel:
+    """Train a model in the folder in which its entry is built, going on from a training checkpoint that lies there."""
     started = time.perf_counter()
-    with building_folder(entry) as folder:
-        model = build_model(config, data)
-        getLogger().info(set_color("Training", "yellow") + f" the {role or 'model'}, kept in {entry} when it is done:")
-        getLogger().info(model)
-        trainer = trainer_for(config, model, checkpoint=folder / "model.pth", role=role)
-        trainer.extra["derrd"] = {"fingerprint": dataclasses.asdict(data.fingerprint)}
+    model = build_model(config, data)
+    getLogger().info(set_color("Training", "yellow") + f" the {role or 'model'}, until it is done in {folder}:")
+    getLogger().info(model)
+    trainer = trainer_for(config, model, checkpoint=folder / _MODEL, role=role)
+    trainer.extra["derrd"] = {"fingerprint": dataclasses.asdict(data.fingerprint)}
+    if trainer.training_file.exists():
+        trainer.resume_checkpoint(trainer.training_file)
+        started -= sum(trainer.epoch_seconds)
+    try:
         _, valid = trainer.fit(data.train, data.valid, saved=True, show_progress=config["show_progress"])
-        trainer.load_best()
-        result = _judged(config, key, entry / "model.pth", trainer, data, valid, started)
-        trainer.training_file.unlink(missing_ok=True)
-        _store(result, folder)
+    except TrainingError:
+        # These settings end so every time: nothing to go on from.
+        if is_first():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    trainer.load_best()
+    result = _judged(config, key, folder / _MODEL, trainer, data, valid, started)
+    _store(result, folder)
     return result
 
 
 def plain_metrics(metrics: Any) -> dict[str, float]:
     """Return RecBole's metric dict with plain numbers."""
     return {str(name): float(value) for name, value in (metrics or {}).items()}
+
+
+def _judged_entry(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path) -> tuple[str, Path]:
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    key = hashlib.sha256(f"{digest}{content_key(config, fingerprint)}".encode()).hexdigest()[:16]
+    return key, _entry(config, key)
+
+
+def find_judged(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path) -> TrainedModel | None:
+    """Return what an earlier run measured of this very file on these data; no data are read for it."""
+    return _stored(_judged_entry(config, fingerprint, checkpoint)[1], checkpoint)
 
 
 def judge_checkpoint(config: DistillConfig, data: Data, checkpoint: Path, content: dict[str, Any]) -> TrainedModel:
@@ -231,20 +294,19 @@ def judge_checkpoint(config: DistillConfig, data: Data, checkpoint: Path, conten
         content: what :func:`read_checkpoint` has read from it.
     """
     _refuse_other_data(content, config, data, checkpoint)
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    key = hashlib.sha256(f"{digest}{content_key(config, data.fingerprint)}".encode()).hexdigest()[:16]
-    entry = config.cache_dir / f"{config['model']}-{config['dataset']}-{key}"
-    found = _stored(entry, checkpoint)
-    if found is not None:
-        return found
-    started = time.perf_counter()
-    model = build_model(config, data)
-    load_weights(model, content, checkpoint)
-    trainer = trainer_for(config, model, checkpoint=checkpoint, role="teacher")
-    trainer.eval_collector.data_collect(data.train)
-    with building_folder(entry) as folder:
+    key, entry = _judged_entry(config, data.fingerprint, checkpoint)
+    with locked(entry, "measures this teacher"):
+        found = find_judged(config, data.fingerprint, checkpoint)
+        if found is not None:
+            return found
+        started = time.perf_counter()
+        model = build_model(config, data)
+        load_weights(model, content, checkpoint)
+        trainer = trainer_for(config, model, checkpoint=checkpoint, role="teacher")
+        trainer.eval_collector.data_collect(data.train)
         result = _judged(config, key, checkpoint, trainer, data, None, started)
-        _store(result, folder)
+        with building_folder(entry) as folder:
+            _store(result, folder)
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from pathlib import Path
 from typing import Any, Callable
@@ -11,6 +12,9 @@ import torch
 from recbole.utils import get_trainer, set_color
 from torch.utils.tensorboard import SummaryWriter
 
+from recbole_derrd.backbones import backbone_of
+from recbole_derrd.batches import CatalogueSizedLoader
+from recbole_derrd.candidates import CandidateLoader
 from recbole_derrd.checkpoint import (
     read_checkpoint,
     read_plain,
@@ -21,6 +25,18 @@ from recbole_derrd.checkpoint import (
 from recbole_derrd.collector import PlainValuesCollector
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.errors import CheckpointError, TrainingError
+from recbole_derrd.optimizer import give_rows, quick_adam, takes_rows
+from recbole_derrd.parallel import NoWriter, Wrapping, refuse_unequal_weights
+from recbole_derrd.processes import (
+    from_each,
+    from_first,
+    is_first,
+    mean_of_all,
+    rank,
+    together,
+    wait_for_all,
+    world_size,
+)
 from recbole_derrd.randomness import random_state, set_random_state
 
 #: Parameters under this name belong to distillation and never reach the student's checkpoint.
@@ -46,6 +62,7 @@ class TrainerMixin:
     start_epoch: int
     epochs: int
     stopping_step: int
+    clip_grad_norm: dict[str, Any] | None
     eval_collector: Any
     cur_step: int
     best_valid_score: float
@@ -65,15 +82,35 @@ class TrainerMixin:
         if checkpoint is not None:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             self.saved_model_file = str(checkpoint)
-        if role:
-            folder = self.tensorboard.log_dir
+        if role or not is_first():
+            folder = Path(self.tensorboard.log_dir)
             self.tensorboard.close()
-            self.tensorboard = SummaryWriter(str(Path(folder) / role))
-        self.eval_collector = PlainValuesCollector(config)
+            for empty in folder.glob(f"events.out.tfevents.*.{os.getpid()}.*"):
+                empty.unlink(missing_ok=True)
+            self.tensorboard = SummaryWriter(str(folder / role)) if is_first() else NoWriter()
+        self.eval_collector = PlainValuesCollector(config, quick="ranking" in self._fast)
         self.epoch_seconds: list[float] = []
         self.extra: dict[str, Any] = {}
         self._train_data: Any = None
         self._batches = 1
+
+    @property
+    def _fast(self) -> frozenset[str]:
+        # A stock Config knows of no quicker ways.
+        return frozenset(getattr(self.config, "fast", ()))
+
+    def _build_optimizer(self, **kwargs: Any) -> Any:
+        stock = super()._build_optimizer(**kwargs)  # type: ignore[misc]
+        if "adam" not in self._fast:
+            return stock
+        optimizer = quick_adam(stock)
+        if "rows" in self._fast and takes_rows(optimizer) and self._by_rows():
+            give_rows(self.model)
+        return optimizer
+
+    def _by_rows(self) -> bool:
+        # Rows cannot be clipped by norm nor added up over processes, and a GPU adds dense gradients faster.
+        return self.device.type == "cpu" and not self.clip_grad_norm and not together()
 
     # -- training
 
@@ -115,6 +152,7 @@ class TrainerMixin:
         if saved and not validations and self.train_loss_dict:
             # RaCT's pretraining stages validate nothing and keep a file only every save_step epochs.
             self._save_checkpoint(max(self.train_loss_dict), verbose=False)
+        refuse_unequal_weights(self.model, self.config["model"])
         self.tensorboard.flush()
         return result[0], self.best_valid_result
 
@@ -125,7 +163,25 @@ class TrainerMixin:
         self._epoch = epoch_idx
         losses = super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
         self.epoch_seconds.append(time.perf_counter() - started)
-        return losses
+        if not together():
+            return losses
+        means = mean_of_all(list(losses) if isinstance(losses, tuple) else [losses])
+        return tuple(means) if isinstance(losses, tuple) else means[0]
+
+    def _full_sort_batch_eval(self, batched_data: Any) -> Any:
+        """Score a batch's catalogue, or its candidates alone."""
+        if not isinstance(self._judging, CandidateLoader):
+            return super()._full_sort_batch_eval(batched_data)  # type: ignore[misc]
+        interaction, items, rows, columns = batched_data
+        users = interaction[self._judging.uid_field]
+        scores = self._scorer.score(users.to(self.device), items.to(self.device)).float()
+        scores = scores.masked_fill(items.to(self.device) == 0, -torch.inf)
+        self.eval_collector.columns = items
+        return interaction, scores, rows, columns
+
+    def _map_reduce(self, result: Any, num_sample: int) -> Any:
+        # What RecBole would average here was measured on all users together already.
+        return result
 
     def _check_nan(self, loss: torch.Tensor) -> None:
         if torch.isfinite(loss):
@@ -175,7 +231,7 @@ class TrainerMixin:
         optimizer = {
             "state": {key: value for key, value in optimizer["state"].items() if key < own},
             "param_groups": [
-                {**group, "params": [key for key in group["params"] if key < own]}
+                {**group, "params": [key for key in group["params"] if key < own], "fused": None}
                 for group in optimizer["param_groups"]
             ],
         }
@@ -191,6 +247,8 @@ class TrainerMixin:
         }
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        if not is_first():
+            return
         path = Path(kwargs.pop("saved_model_file", self.saved_model_file))
         write_stock_checkpoint(path, self._stock_state(epoch))
         if verbose:
@@ -198,11 +256,13 @@ class TrainerMixin:
 
     def save_pretrained_model(self, epoch: int, saved_model_file: str) -> None:
         """Keep RecBole's pretraining stages (RaCT) to one safe file."""
-        write_stock_checkpoint(Path(self.saved_model_file), self._stock_state(epoch))
+        if is_first():
+            write_stock_checkpoint(Path(self.saved_model_file), self._stock_state(epoch))
 
     def load_best(self, path: str | Path | None = None) -> None:
         """Load the weights of a checkpoint into the model, leaving its distillers as they are."""
         path = path or self.saved_model_file
+        wait_for_all()
         load_weights(self.model, read_checkpoint(path, self.device), path)
         self.logger.info(f"Loading model structure and parameters from {path}")
 
@@ -217,11 +277,21 @@ class TrainerMixin:
         """Evaluate as RecBole does; the checkpoint is read safely."""
         if eval_data and load_best_model:
             self.load_best(model_file)
-        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)  # type: ignore[misc]
+        measure = functools.partial(super().evaluate, eval_data, load_best_model=False, show_progress=show_progress)  # type: ignore[misc]
+        self._judging, self._scorer = eval_data, backbone_of(self.model)
+        shared = together() and isinstance(eval_data, CatalogueSizedLoader)
+        self.eval_collector.share_out(shared)
+        with self._scorer.shared():
+            if shared or not together():
+                return measure()
+            # RecBole's sampled candidates are drawn from a random stream: one process draws and judges for all.
+            return from_first(measure() if is_first() else None)
 
     # -- the training checkpoint: everything needed to go on exactly
 
     _pending: dict[str, Any] | None = None
+    _judging: Any = None
+    _scorer: Any = None
 
     @property
     def training_file(self) -> Path:
@@ -251,6 +321,14 @@ class TrainerMixin:
     def save_training(self, epoch: int) -> None:
         """Write the training checkpoint."""
         generator = getattr(self._train_data, "generator", None)
+        streams = from_each(
+            {
+                "random": random_state(),
+                "distillers": self.model.sampling_state() if hasattr(self.model, "sampling_state") else {},
+            }
+        )
+        if not is_first():
+            return
         content = {
             "epoch": epoch,
             "cur_step": self.cur_step,
@@ -261,8 +339,7 @@ class TrainerMixin:
             "model": self.model.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers().items()},
             "counters": self._counters(),
-            "distillers": self.model.sampling_state() if hasattr(self.model, "sampling_state") else {},
-            "random": random_state(),
+            "streams": streams,
             "loader": generator.get_state() if generator is not None else None,
         }
         write_plain(self.training_file, content)
@@ -270,9 +347,15 @@ class TrainerMixin:
     def resume_checkpoint(self, resume_file: str | Path) -> None:
         """Go on from a training checkpoint; the random states are put back when ``fit`` starts."""
         content = read_plain(Path(resume_file), self.device)
-        needed = {"optimizers", "counters", "model", "epoch", "random", "cur_step", "best_valid_score", "train_loss"}
-        if not needed <= content.keys() or not {"python", "numpy", "torch", "cuda"} <= content["random"].keys():
+        needed = {"optimizers", "counters", "model", "epoch", "streams", "cur_step", "best_valid_score", "train_loss"}
+        known = {"python", "numpy", "torch", "cuda"}
+        if not needed <= content.keys() or not all(known <= one["random"].keys() for one in content["streams"]):
             raise CheckpointError(f"'{resume_file}' is no training checkpoint of this plugin.")
+        if len(content["streams"]) != world_size():
+            raise CheckpointError(
+                f"'{resume_file}' was written by {len(content['streams'])} processes, this run has {world_size()}. Go "
+                "on with as many, or remove it to start anew."
+            )
         try:
             self.model.load_state_dict(content["model"])
             for name, optimizer in self._optimizers().items():
@@ -293,9 +376,10 @@ class TrainerMixin:
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
 
     def _restore(self, content: dict[str, Any]) -> None:
+        streams = content["streams"][rank()]
         if hasattr(self.model, "load_sampling_state"):
-            self.model.load_sampling_state(content["distillers"])
-        set_random_state(content["random"])
+            self.model.load_sampling_state(streams["distillers"])
+        set_random_state(streams["random"])
         if content["loader"] is not None:
             self._train_data.generator.set_state(content["loader"].cpu())
 
@@ -324,7 +408,7 @@ def load_weights(model: Any, checkpoint: dict[str, Any], source: str | Path) -> 
 
 @functools.cache
 def _with_mixin(stock: type[Any]) -> type[Any]:
-    return type(f"Distill{stock.__name__}", (TrainerMixin, stock), {"__module__": __name__})
+    return type(f"Distill{stock.__name__}", (TrainerMixin, stock, Wrapping), {"__module__": __name__})
 
 
 def trainer_for(config: DistillConfig, model: Any, *, checkpoint: Path | None = None, role: str = "") -> Any:

@@ -72,7 +72,7 @@ def test_the_run_that_the_mistakes_are_made_from_works(tiny: list[str]) -> None:
         (["--learning_rate=1e30", "--epochs=5"], "'base' is not a finite number"),
         (["--teacher={seed: 1}"], "training interactions are others"),
         (["--teacher={dataset: ml-100k}"], "dataset"),
-        (["--nproc=2"], "not supported yet"),
+        (["--nproc=2", "--worker=1"], "take out worker"),
         (["--epochs"], "--key=value"),
         (["--teacher={embedding_size: [}"], "not valid YAML"),
         (["--record_dir=saved/earlier.pth"], "Cannot write to record_dir"),

@@ -30,6 +30,8 @@ GOOD = {
     "pyyaml": "6.0.3",
     "setuptools": "81.0.0",
     "packaging": "26.3",
+    "filelock": "4.2.11",
+    "threadpoolctl": "3.8.0",
     "ray": "2.6.3",
     "tensorboard": "2.21.0",
 }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from recbole_derrd.errors import DistillError
-from recbole_derrd.files import building_folder, replacing_file
+from recbole_derrd.files import building_folder, locked, replacing_file, working_folder, working_name
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -53,3 +56,84 @@ def test_the_second_of_two_builders_keeps_the_first_ones_folder(tmp_path: Path) 
         with building_folder(target) as fast:
             (fast / "who").write_text("fast")
     assert (target / "who").read_text() == "fast" and os.listdir(tmp_path) == ["entry"]
+
+
+def test_a_working_folder_outlives_an_error_and_becomes_the_target(tmp_path: Path) -> None:
+    target = tmp_path / "entry"
+    with pytest.raises(ValueError, match="x"), working_folder(target, anew=True, marker="far") as folder:
+        (folder / "part").write_text("part")
+        (folder / "far").write_text("half")
+        raise ValueError("x")
+    assert os.listdir(tmp_path) == [working_name(target).name]
+    with working_folder(target, anew=False, marker="far") as folder:
+        assert (folder / "part").read_text() == "part" and (folder / "far").exists()
+    assert os.listdir(tmp_path) == ["entry"] and os.listdir(target) == ["part"]
+    with working_folder(target, anew=True, marker="far") as folder:
+        assert not os.listdir(folder)
+        (folder / "new").write_text("new")
+    assert os.listdir(target) == ["new"], "an entry that is built again was unusable"
+
+
+def test_a_working_folder_is_emptied_from_its_marker_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process killed half way through must not leave a marker that speaks of files which are gone."""
+    working = working_name(tmp_path / "entry")
+    working.mkdir()
+    (working / "far").write_text("far")
+    monkeypatch.setattr("recbole_derrd.files.shutil.rmtree", lambda _: pytest.fail("the marker is left"))
+    with pytest.raises(pytest.fail.Exception), working_folder(tmp_path / "entry", anew=True, marker="far"):
+        pass
+    assert os.listdir(working) == []
+
+
+def test_a_lock_removes_what_the_dead_have_left_and_says_that_it_waits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target, other = tmp_path / "entry", tmp_path / ".entrybeside.partial-1-ab"
+    (tmp_path / ".entry.partial-1-ab").mkdir()
+    (tmp_path / ".also.partial-1-ab").write_text("half")
+    other.write_text("of another target")
+    inside, leave, order = threading.Event(), threading.Event(), []
+
+    def hold() -> None:
+        with locked(target, "trains this", tmp_path / "also") as waited:
+            order.append(("first", waited))
+            inside.set()
+            leave.wait(10)
+
+    first = threading.Thread(target=hold)
+    first.start()
+    assert inside.wait(10) and sorted(os.listdir(tmp_path)) == [".entry.lock", other.name]
+    with caplog.at_level(logging.WARNING):
+        threading.Timer(0.3, leave.set).start()
+        with locked(target, "trains this") as waited:
+            order.append(("second", waited))
+    first.join()
+    assert order == [("first", False), ("second", True)]
+    assert [record.getMessage() for record in caplog.records if record.name == "root"] == [
+        f"Another run trains this ({target}). Waiting until it ends."
+    ]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_lock_that_cannot_be_written_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("recbole_derrd.files.FileLock.acquire", refuse)
+    with pytest.raises(DistillError, match="Cannot write"), locked(tmp_path / "entry", "trains this"):
+        pass
+
+
+def test_a_file_system_without_locks_is_said_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    (tmp_path / ".entry.partial-1-ab").write_text("maybe of a run that lives")
+    monkeypatch.setattr("recbole_derrd.files.FileLock.acquire", refuse)
+    with caplog.at_level(logging.WARNING), locked(tmp_path / "entry", "trains this") as waited:
+        assert not waited
+    assert "no locks" in caplog.text and os.listdir(tmp_path) == [".entry.partial-1-ab"]

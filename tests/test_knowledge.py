@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +15,14 @@ import pytest
 import torch
 from torch import Tensor
 
+import recbole_derrd.teacher.exact as exact_module
 import recbole_derrd.teacher.knowledge as knowledge_module
 from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
-from recbole_derrd.errors import DataError, OptionError
+from recbole_derrd.errors import DataError, DistillError, OptionError
 from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teacher.array_file import ArrayFile
+from recbole_derrd.teacher.exact import ExactSearch, best_unseen
 from recbole_derrd.teacher.knowledge import knowledge_folder
 
 N_USERS, N_ITEMS = 14, 23
@@ -163,6 +168,38 @@ class TestTopItems:
             knowledge.top_items(5)
         assert list(tmp_path.rglob("*.npy")) == []
 
+    @pytest.mark.parametrize("where", ["padding", "seen", "best", "worst"])
+    @pytest.mark.parametrize("items", [N_ITEMS, 9_001])
+    def test_nan_anywhere_is_refused(self, where: str, items: int) -> None:
+        """Hidden entries are overwritten, and a search in blocks does not look at every entry."""
+        scores = torch.arange(2.0 * items).view(2, items)
+        place = {"padding": 0, "seen": 7, "best": items - 1, "worst": 1}[where]
+        scores[1, place] = torch.nan
+        hidden = torch.tensor([0, 1, 1]), torch.tensor([0, 0, 7])
+        with pytest.raises(DataError, match="NaN"):
+            best_unseen(scores, hidden, 3)
+
+    @pytest.mark.parametrize("count", [3, N_ITEMS - 1])
+    def test_the_teacher_s_own_memory_is_left_as_it_is(self, tmp_path: Path, count: int) -> None:
+        """A teacher may hand out its own table, or one row for everyone."""
+        own = table()
+        for answer, chunk in ((own[1:], 0), (own[5].expand(N_USERS - 1, -1), 0), (own[5:6], 1)):
+            teacher = TableTeacher(own)
+            teacher.score_all = lambda users, answer=answer: answer  # type: ignore[method-assign]
+            lists = open_knowledge(tmp_path / str(len(list(tmp_path.iterdir()))), teacher, chunk=chunk).top_items(count)
+            shown = torch.cat([own[:1], answer.expand(N_USERS - 1, -1)])
+            assert lists.tolist() == brute_force(shown, some_history(), count)
+        assert torch.equal(own, table())
+
+    def test_ranges_of_users_one_after_another(self, tmp_path: Path) -> None:
+        """Several processes fill ranges of one file, in any order."""
+        knowledge = open_knowledge(tmp_path, TableTeacher(table()), chunk=3)
+        lists = ArrayFile.create(tmp_path / "lists.npy", (N_USERS, 6), np.dtype(np.int32))
+        for start, stop in ((8, N_USERS), (1, 2), (2, 8)):
+            other = ArrayFile(lists.path)
+            knowledge._fill_top_items(other, ExactSearch(knowledge.teacher, knowledge.history, 6, 3), start, stop)
+        assert np.load(lists.path).tolist() == brute_force(table(), some_history(), 6)
+
     @pytest.mark.parametrize("chunk", [1, 4, 13])
     def test_never_more_users_than_a_chunk(self, tmp_path: Path, chunk: int) -> None:
         """A users x items table does not fit in memory on real data; each user is scored once, padding never."""
@@ -172,9 +209,10 @@ class TestTopItems:
         assert [user for users in teacher.asked for user in users] == list(range(1, N_USERS))
 
     def test_chunk_follows_the_catalogue(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Chunk 0 keeps users x items of one call within a fixed number of scores, and takes one user at least."""
-        for scores, users in ((4 * N_ITEMS + 1, 4), (1, 1)):
-            monkeypatch.setattr(knowledge_module, "_CHUNK_SCORES", scores)
+        """Chunk 0 keeps users x items of one call within a fixed number of scores, and takes some users at least."""
+        monkeypatch.setattr(exact_module, "_FEWEST_USERS", 2)
+        for scores, users in ((4 * N_ITEMS + 1, 4), (1, 2)):
+            monkeypatch.setattr(exact_module, "_CPU_SCORES", scores)
             teacher = TableTeacher(table())
             open_knowledge(tmp_path / str(scores), teacher).top_items(5)
             assert max(map(len, teacher.asked)) == users
@@ -221,7 +259,7 @@ class TestVectorsAndScores:
 
     def test_scores_of_chosen_items_in_chunks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A chunk joined in the wrong order would give users each other's scores."""
-        monkeypatch.setattr(knowledge_module, "_CHUNK_SCORES", 16 * 4 * 3)
+        monkeypatch.setattr(knowledge_module, "_CHUNK_NUMBERS", 16 * 4 * 3)
         teacher = TableTeacher(table())
         users = torch.tensor([5, 1, 13, 2, 9, 5, 7])
         items = torch.randint(0, N_ITEMS, (7, 4), generator=torch.Generator().manual_seed(0))
@@ -285,7 +323,7 @@ class TestOnDisk:
 
         with pytest.raises(KeyboardInterrupt):
             open_knowledge(tmp_path, Interrupted(table()), chunk=3).top_items(4)
-        assert list(tmp_path.rglob("*")) == []
+        assert [path for path in tmp_path.rglob("*") if path.suffix != ".lock"] == []
         assert open_knowledge(tmp_path, teacher).top_items(4).tolist() == brute_force(table(), some_history(), 4)
 
     def test_missing_teacher_is_no_full_disk(self, tmp_path: Path) -> None:
@@ -298,18 +336,48 @@ class TestOnDisk:
             open_knowledge(tmp_path, load).top_items(4)
         assert "Cannot write" not in str(caught.value)
 
+    def test_a_teacher_s_error_is_no_error_of_writing(self, tmp_path: Path) -> None:
+        def load() -> Backbone:
+            raise PermissionError(errno.EACCES, "Permission denied", "teacher.pth")
+
+        with pytest.raises(PermissionError, match=r"teacher\.pth"):
+            open_knowledge(tmp_path, load).top_items(4)
+
+    def test_a_full_disk_is_a_sentence(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A memory map on a full disk would end the process by a signal."""
+
+        def full(self: ArrayFile, start: int, rows: np.ndarray[Any, Any]) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(ArrayFile, "write", full)
+        with pytest.raises(DistillError, match="Cannot write"):
+            open_knowledge(tmp_path, TableTeacher(table())).top_items(4)
+        assert list(tmp_path.rglob("*.npy")) == []
+
+    def test_rows_must_fit_their_file(self, tmp_path: Path) -> None:
+        """A row too many would be appended and make the file unreadable."""
+        lists = ArrayFile.create(tmp_path / "lists.npy", (5, 2), np.dtype(np.int32))
+        for start, rows in ((4, np.ones((2, 2), np.int32)), (0, np.ones((1, 3), np.int32)), (0, np.ones((1, 2)))):
+            with pytest.raises(ValueError, match="does not fit"):
+                lists.write(start, rows)
+        lists.write(3, np.array([[1, 2], [3, 4]], dtype=np.int32))
+        assert np.load(lists.path).tolist() == [[0, 0]] * 3 + [[1, 2], [3, 4]]
+
     def test_two_processes_at_once(self, tmp_path: Path) -> None:
-        """Two runs that start together build the same entry; the slower one must take the faster one's."""
+        """Of two runs that start together one builds the entry; the other waits and takes it, without the teacher."""
         barrier = threading.Barrier(2, timeout=20)
         found: dict[int, list[list[int]]] = {}
         errors: list[BaseException] = []
+        loaded: list[int] = []
 
         def load() -> Backbone:
-            barrier.wait()  # both are past the look for an entry
+            loaded.append(1)
+            time.sleep(0.5)  # the other one comes meanwhile
             return TableTeacher(table())
 
         def build(number: int) -> None:
             try:
+                barrier.wait()
                 found[number] = open_knowledge(tmp_path, load).top_items(9).tolist()
             except BaseException as error:
                 errors.append(error)
@@ -321,7 +389,8 @@ class TestOnDisk:
             thread.join(30)
         assert errors == []
         assert found[0] == found[1] == brute_force(table(), some_history(), 9)
-        assert len(list(tmp_path.iterdir())) == 1  # no partial folder is left
+        assert loaded == [1]
+        assert len([path for path in tmp_path.iterdir() if path.suffix != ".lock"]) == 1  # no partial folder is left
 
     @pytest.mark.parametrize(
         "damage",

@@ -11,9 +11,10 @@ import recbole_derrd
 
 PACKAGE = Path(recbole_derrd.__file__).parent
 ORDER = [
-    "errors", "files", "randomness", "options", "settings", "doctor", "models", "config", "collector", "checkpoint",
-    "data", "sampling", "trainer", "backbones", "evaluation", "trained", "teacher", "distillers", "checks", "model",
-    "record", "report", "quick_start", "cli", "__main__",
+    "errors", "processes", "files", "randomness", "options", "settings", "doctor", "graph", "models", "config",
+    "topn", "collector", "checkpoint", "batches", "sampling", "candidates", "data", "backbones", "optimizer",
+    "parallel", "trainer", "evaluation", "trained", "teacher", "distillers", "checks", "model", "record", "report",
+    "quick_start", "cli", "__main__",
 ]  # fmt: skip
 FORBIDDEN = ("ray", "recbole.quick_start")
 

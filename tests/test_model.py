@@ -58,7 +58,10 @@ def test_without_distillation_it_is_stock_recbole_to_the_bit(
         distillers = ["rrd"]
     settings = tiny_settings(model, epochs=3, **SMALL, de_weight=0.0, rrd_weight=0.0)
     expected, expected_test = stock_weights(settings, model)
-    config, data, student = student_of({**settings, "distillers": distillers}, model)
+    exact = ["batches", "ranking"]
+    config, data, student = student_of(
+        {**settings, "distillers": distillers, "fast": exact if distillers else "auto"}, model
+    )
     trainer = trainer_for(config, student)
     trainer.fit(data.train, data.valid, saved=False)
     found = {key: value for key, value in student.state_dict().items() if not key.startswith("distillers.")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,9 @@ def test_a_second_run_does_no_teacher_work_and_gives_the_same(
         raise AssertionError("the teacher or the plain student was touched again")
 
     monkeypatch.setattr(trained, "build_model", refuse)
-    monkeypatch.setattr("recbole_derrd.teacher.teacher.load_model", refuse)
+    for name in ("load_model", "prepare_data"):
+        monkeypatch.setattr(f"recbole_derrd.teacher.teacher.{name}", refuse)
+    monkeypatch.setattr(trained, "prepare_data", refuse)
     again = run_recbole_derrd("BPR", "planted", config_dict=settings(planted, home))
     assert again["teacher"]["found"] and again["student"]["found"] and again["seconds"]["knowledge"] == 0
     assert again["distilled"]["test"] == record["distilled"]["test"]
@@ -149,6 +152,28 @@ def test_a_teacher_can_be_brought(record: dict[str, Any], planted: Path, home: P
     for wrong, words in (({"seed": 7}, "another split|other"), ({"eval_args": {"split": {"RS": [7, 1, 2]}}}, "split")):
         with pytest.raises(CheckpointError, match=words):
             run_recbole_derrd("BPR", "planted", config_dict={**brought, **wrong})
+
+
+def test_a_brought_teacher_is_measured_once(
+    record: dict[str, Any], planted: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {"teacher_checkpoint": record["checkpoints"]["teacher"], "teacher": {}, "compare_student": False}
+    brought = settings(planted, home, epochs=1, **more)
+    first = run_recbole_derrd("BPR", "planted", config_dict=brought)
+    for module in ("recbole_derrd.teacher.teacher", "recbole_derrd.trained"):
+        monkeypatch.setattr(f"{module}.prepare_data", lambda _: pytest.fail("the teacher's data were prepared again"))
+    again = run_recbole_derrd("BPR", "planted", config_dict=brought)
+    assert again["teacher"]["found"] and again["teacher"]["test"] == first["teacher"]["test"]
+    assert again["distilled"]["test"] == first["distilled"]["test"]
+
+
+def test_lists_are_made_anew_for_a_found_teacher(record: dict[str, Any], planted: Path, home: Path) -> None:
+    """Its data are prepared only now; nothing of that may reach the student."""
+    for folder in (home / "saved" / "cache").glob("knowledge-*"):
+        shutil.rmtree(folder)
+    again = run_recbole_derrd("BPR", "planted", config_dict=settings(planted, home))
+    assert again["teacher"]["found"] and again["seconds"]["knowledge"] > 0
+    assert again["distilled"]["test"] == record["distilled"]["test"]
 
 
 def test_a_teacher_of_another_data_set_is_refused(

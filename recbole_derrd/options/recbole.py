@@ -25,6 +25,10 @@ class RecBoleOptions(Options):
     embedding_size: int | None = option(64, "Dimensions of the embeddings.", low=1, kind=Number)
     loss_decimal_place: int | None = option(4, "Decimals of the loss in the log.", low=0, kind=Number)
     metric_decimal_place: int | None = option(4, "Decimals of metrics.", low=0, kind=Number)
+    nproc: int = option(1, "Processes on this machine.", low=1)
+    world_size: int = option(-1, "Processes on all machines; nproc if -1.", low=-1)
+    ip: str = option("localhost", "Address of the first machine.")
+    group_offset: int = option(0, "Number of the first process of this machine.", low=0)
     worker: int = option(0, "Processes that load data.", low=0)
     clip_grad_norm: dict[str, Any] | None = option(
         None, "Arguments of clip_grad_norm_, e.g. {max_norm: 5}.", kind=(dict, type(None))

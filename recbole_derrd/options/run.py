@@ -5,9 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from recbole_derrd.errors import OptionError, did_you_mean
 from recbole_derrd.options.schema import Options, option
 
 Text = (str, type(None))
+
+#: Quicker ways that give RecBole's numbers to the bit, and those that give them within float32's rounding.
+FAST_EXACT = ("batches", "ranking")
+FAST_ROUNDED = ("adam", "rows", "graph")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +32,26 @@ class RunOptions(Options):
         "Folder of trained teachers, plain students and knowledge; <checkpoint_dir>/cache if none.",
         kind=Text,
     )
+    candidates_seed: int | None = option(
+        None, "Seed of the candidates of eval_args mode fixedN; the run's seed if none.", kind=(int, type(None))
+    )
+    candidates_file: str | None = option(
+        None, "File (.npy) of the candidates, written where it is missing; in cache_dir if none.", kind=Text
+    )
     knowledge_batch_size: int = option(
         0, "Users scored at once while the teacher's lists are built; 0 sizes it to the catalogue.", low=0
+    )
+    knowledge_search: str = option(
+        "exact",
+        "How the teacher's lists are searched; faiss is approximate, for teachers with vectors and large catalogues "
+        "(pip install 'recbole_derrd[ann]').",
+        choices=("exact", "faiss"),
+    )
+    fast: str | list[str] = option(
+        "auto",
+        "Quicker steps with RecBole's result: batches, ranking (the same to the bit), adam, rows, graph (within "
+        "rounding). auto: all for teachers and distilled students, exact ones for plain students; all; none; a list.",
+        kind=(str, list),
     )
     threads: int = option(0, "CPU threads of torch; 0 leaves it its choice. One is fastest for small data.", low=0)
     resume: bool = option(False, "Go on from the training checkpoint of an interrupted run, if there is one.")
@@ -37,3 +60,28 @@ class RunOptions(Options):
         None, "Seed of the distillers' own sampling; the run's seed if none.", kind=(int, type(None))
     )
     latency_users: int = option(200, "Users whose single request is timed for the table; 0 leaves latency out.", low=0)
+
+    def __post_init__(self) -> None:
+        """Check the parts of ``fast``."""
+        super().__post_init__()
+        parts = [self.fast] if isinstance(self.fast, str) else self.fast
+        known = ("auto", "all", "none") if isinstance(self.fast, str) else FAST_EXACT + FAST_ROUNDED
+        for part in parts:
+            if part not in known:
+                raise OptionError(
+                    f"Option 'fast' cannot be or hold '{part}'.{did_you_mean(str(part), known)} It is auto, all, none, "
+                    f"or a list of {', '.join(FAST_EXACT + FAST_ROUNDED)}."
+                )
+
+    def fast_parts(self, teacher: bool) -> frozenset[str]:
+        """Return the quicker ways that a model of this run takes.
+
+        Args:
+            teacher: whether the model is a teacher.
+        """
+        if isinstance(self.fast, list):
+            return frozenset(self.fast)
+        if self.fast == "none":
+            return frozenset()
+        plain = self.fast == "auto" and not self.distillers and not teacher
+        return frozenset(FAST_EXACT if plain else FAST_EXACT + FAST_ROUNDED)

@@ -16,20 +16,25 @@ from tqdm import tqdm
 from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
 from recbole_derrd.errors import DataError
-from recbole_derrd.files import building_folder
+from recbole_derrd.files import building_folder, locked
+from recbole_derrd.processes import from_first, is_first, own_range, wait_for_all
 from recbole_derrd.randomness import kept_random_state
+from recbole_derrd.teacher.array_file import ArrayFile
+from recbole_derrd.teacher.exact import ExactSearch
+from recbole_derrd.teacher.search import ApproximateSearch
 
 #: Raised whenever the content of the stored arrays changes.
 FORMAT = 1
-#: Scores that fit one chunk where ``knowledge_batch_size`` is 0 (64 MB of float32).
-_CHUNK_SCORES = 1 << 24
+#: Numbers that one chunk of chosen items' scores may pass through (64 MB of float32).
+_CHUNK_NUMBERS = 1 << 24
 
 
 class Knowledge:
     """A teacher's vectors, top-N lists and scores, for distillers of any student.
 
     Lists and vectors are ``.npy`` files under ``folder``, opened memory-mapped, written once and atomically. No
-    users x items array is made on any path: the lists are built ``chunk`` users at a time.
+    users x items array is made on any path: the lists are built ``chunk`` users at a time and written as they come, so
+    that memory does not grow with the number of users.
 
     Args:
         folder: where the arrays are kept; named after the teacher's content key.
@@ -38,6 +43,10 @@ class Knowledge:
         teacher_hints: hint layers that the teacher's vectors can be read from, default first.
         chunk: users scored at once; 0 sizes it to the catalogue.
         show_progress: show a bar while lists are built.
+        search: "exact", or "faiss" for approximate lists of teachers with vectors (see ``search.py``).
+
+    Attributes:
+        search_recall: share of the exact lists that an approximate search has found; None for the exact search.
     """
 
     def __init__(
@@ -49,15 +58,18 @@ class Knowledge:
         teacher_hints: tuple[str, ...] = (),
         chunk: int = 0,
         show_progress: bool = False,
+        search: str = "exact",
     ) -> None:
         """Open the knowledge; nothing is computed yet."""
         self.folder = Path(folder)
         self.history = history
         self.teacher_hints = teacher_hints
+        self.search = search
+        self.search_recall: float | None = None
         self.seconds = 0.0
         self._load_teacher = load_teacher
         self._teacher: Backbone | None = None
-        self._chunk = chunk or max(1, _CHUNK_SCORES // history.n_items)
+        self._chunk = chunk
         self._show_progress = show_progress
 
     @property
@@ -93,7 +105,7 @@ class Knowledge:
         Raises:
             OptionError: the teacher has no vectors, or no such layer.
         """
-        return self._array(f"{side}-vectors-{hint or 'default'}", lambda: self._compute_vectors(side, hint))
+        return self._array(f"{side}-vectors-{hint or 'default'}", lambda path: self._write_vectors(path, side, hint))
 
     def top_items(self, count: int) -> np.ndarray[Any, Any]:
         """Return each user's ``count`` best items that the user has no training interaction with, best first.
@@ -104,11 +116,13 @@ class Knowledge:
             [n_users, count] int32, memory-mapped.
         """
         count = min(count, self.n_items - 1)
-        lists = self._array(f"top-items-{count}", lambda: self._compute_top_items(count))
+        name = f"top-items-{count}" + ("" if self.search == "exact" else f"-{self.search}")
+        lists = self._array(name, lambda path: self._write_top_items(path, count))
         if lists.shape != (self.n_users, count) or lists.dtype != np.int32:
             raise DataError(
                 f"The teacher's lists in '{self.folder}' are damaged. Remove that folder; they are made anew."
             )
+        self.search_recall = self._recall(name)
         return lists
 
     @torch.no_grad()
@@ -116,7 +130,7 @@ class Knowledge:
         """Return the teacher's logits [n, K] of items [n, K] for users [n], computed in chunks of users."""
         backbone = self.teacher
         parts = []
-        rows = max(1, _CHUNK_SCORES // (16 * max(1, items.shape[1])))
+        rows = max(1, _CHUNK_NUMBERS // (16 * max(1, items.shape[1])))
         with backbone.shared():
             for start in range(0, len(users), rows):
                 chosen = slice(start, start + rows)
@@ -124,21 +138,22 @@ class Knowledge:
                 parts.append(scores.float().cpu())
         return torch.cat(parts)
 
-    def _array(self, name: str, compute: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    def _recall(self, name: str) -> float | None:
+        try:
+            about = json.loads((self.folder / f"{name}-v{FORMAT}" / "about.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None  # lists are whole without it
+        recall = about.get("recall")
+        return None if recall is None else float(recall)
+
+    def _array(self, name: str, build: Callable[[Path], dict[str, Any]]) -> np.ndarray[Any, Any]:
+        """Open an array; ``build`` writes it to a path where it is missing, and returns what is to be said of it."""
         entry = self.folder / f"{name}-v{FORMAT}"
-        if not (entry / "array.npy").is_file():
+        if not self._made(entry):
             started = time.perf_counter()
-            # Computed before the folder is begun: an error of the teacher's is no error of writing.
-            with kept_random_state():
-                array = compute()
-            with building_folder(entry) as folder:
-                np.save(folder / "array.npy", array)
-                about = {
-                    "shape": array.shape,
-                    "dtype": str(array.dtype),
-                    "seconds": time.perf_counter() - started,
-                }
-                (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
+            with locked(entry, "asks this teacher for what it knows"), kept_random_state():
+                if not self._made(entry):
+                    self._build(entry, build)
             self.seconds += time.perf_counter() - started
         try:
             # Copy-on-write: torch wants writable memory, the file stays as it is.
@@ -148,42 +163,70 @@ class Knowledge:
                 f"The teacher's knowledge in '{entry}' is damaged. Remove that folder; it is made anew."
             ) from error
 
+    @staticmethod
+    def _made(entry: Path) -> bool:
+        made: bool = from_first((entry / "array.npy").is_file())
+        return made
+
+    def _build(self, entry: Path, build: Callable[[Path], dict[str, Any]]) -> None:
+        started = time.perf_counter()
+        # Loaded before the folder is begun: an error of the teacher's is no error of writing.
+        _ = self.teacher
+        with building_folder(entry) as folder:
+            about = build(folder / "array.npy")
+            about["seconds"] = time.perf_counter() - started
+            if is_first():
+                (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
+
     @torch.no_grad()
-    def _compute_vectors(self, side: str, hint: str | None) -> np.ndarray[Any, Any]:
+    def _write_vectors(self, path: Path, side: str, hint: str | None) -> dict[str, Any]:
         backbone = self.teacher
         with backbone.shared():
             read = backbone.user_vectors if side == "user" else backbone.item_vectors
             vectors = read(None, hint).float().cpu().numpy()
-        if not np.isfinite(vectors).all():
+        # In parts: the answers for all entries at once would be a quarter of the vectors again.
+        if not all(np.isfinite(part).all() for part in np.array_split(vectors, max(1, len(vectors) >> 16))):
             raise DataError("The teacher's vectors hold values that are not finite numbers; train the teacher anew.")
-        return np.ascontiguousarray(vectors)
+        if not is_first():
+            return {}
+        # Not np.save: on a full disk numpy may lose the last 4 KB without a word.
+        count, width = vectors.shape
+        ArrayFile.create(path, (count, width), vectors.dtype).write(0, vectors)
+        return {"shape": vectors.shape, "dtype": str(vectors.dtype)}
 
     @torch.no_grad()
-    def _compute_top_items(self, count: int) -> np.ndarray[Any, Any]:
-        backbone, history = self.teacher, self.history
-        lists = np.zeros((self.n_users, count), dtype=np.int32)
-        starts = range(1, self.n_users, self._chunk)
-        with backbone.shared():
-            for start in tqdm(starts, desc="Teacher's lists", ncols=100, disable=not self._show_progress):
-                stop = min(start + self._chunk, self.n_users)
-                users = torch.arange(start, stop, device=backbone.device)
-                scores = backbone.score_all(users).float()
-                if torch.isnan(scores).any():
-                    raise DataError("The teacher's scores hold NaN; train the teacher anew with a lower learning_rate.")
-                low, high = history.indptr[start], history.indptr[stop]
-                row = np.repeat(np.arange(stop - start), history.lengths[start:stop])
-                seen = (
-                    torch.from_numpy(row).to(scores.device),
-                    torch.from_numpy(history.items[low:high]).to(scores.device),
-                )
-                # -inf may be a teacher's own score, so what must not enter is marked apart.
-                scores = scores.clamp(min=torch.finfo(scores.dtype).min)
-                scores[seen] = -torch.inf
-                scores[:, 0] = -torch.inf
-                best = scores.topk(count, dim=1)
-                items = best.indices.masked_fill(best.values == -torch.inf, 0)
-                lists[start:stop] = items.to(torch.int32).cpu().numpy()
-        return lists
+    def _write_top_items(self, path: Path, count: int) -> dict[str, Any]:
+        if is_first():
+            ArrayFile.create(path, (self.n_users, count), np.dtype(np.int32))
+        wait_for_all()
+        lists = self._opened(path)
+        with self.teacher.shared():
+            search = self._search_of(count)
+            start, stop = own_range(self.n_users - 1)
+            self._fill_top_items(lists, search, start + 1, stop + 1)
+        return {"shape": lists.shape, "dtype": str(lists.dtype), **search.about}
+
+    @staticmethod
+    def _opened(path: Path) -> ArrayFile:
+        try:
+            return ArrayFile(path)
+        except OSError as error:
+            raise DataError(
+                f"This process does not see '{path}', which the first process has just made. Processes on several "
+                "machines need a cache_dir and a checkpoint_dir on a file system that all of them share."
+            ) from error
+
+    def _search_of(self, count: int) -> ExactSearch | ApproximateSearch:
+        exact = ExactSearch(self.teacher, self.history, count, self._chunk)
+        return ApproximateSearch(exact) if self.search == "faiss" else exact
+
+    @torch.no_grad()
+    def _fill_top_items(self, lists: ArrayFile, search: ExactSearch | ApproximateSearch, start: int, stop: int) -> None:
+        """Write the lists of users start .. stop - 1; other processes may write those of other users meanwhile."""
+        with self.teacher.shared():
+            chunks = range(start, stop, search.chunk)
+            for low in tqdm(chunks, desc="Teacher's lists", ncols=100, disable=not self._show_progress):
+                lists.write(low, search.lists(low, min(low + search.chunk, stop)).cpu().numpy())
 
 
 def knowledge_folder(cache: Path, teacher_key: str, fingerprint: str) -> Path:

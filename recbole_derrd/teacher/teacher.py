@@ -11,20 +11,31 @@ from recbole_derrd.checkpoint import read_checkpoint
 from recbole_derrd.config import DistillConfig, model_keys
 from recbole_derrd.data import Data, prepare_data
 from recbole_derrd.errors import CheckpointError, DataError
-from recbole_derrd.trained import TrainedModel, judge_checkpoint, load_model, train_or_find
+from recbole_derrd.trained import (
+    TrainedModel,
+    find_judged,
+    find_trained,
+    judge_checkpoint,
+    load_model,
+    train_or_find,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """A trained model that teaches, and the data it was trained on."""
+    """A trained model that teaches, and the data it was trained on, which are prepared when they are needed."""
 
     config: DistillConfig
-    data: Data
     trained: TrainedModel
+    student_data: Data
+    _data: Data | None = None
 
     @classmethod
     def of(cls, config: DistillConfig, student_data: Data) -> Teacher:
         """Train, find or load the teacher of a run.
+
+        What is looked for first is a teacher of these settings on the student's own split; one that is found was
+        trained on just that, so that nothing of its data has to be prepared.
 
         Args:
             config: the run's configuration.
@@ -36,10 +47,12 @@ class Teacher:
         """
         options = config.run_options
         if options.teacher_checkpoint is None:
-            own = config.derived(teacher_name(config), options.teacher)
-            data = prepare_data(own)
-            cls._refuse_other_split(data, student_data)
-            return cls(own, data, train_or_find(own, data, role="teacher"))
+            own = config.derived(teacher_name(config), options.teacher, teacher=True)
+            found = find_trained(own, student_data.fingerprint)
+            if found is not None:
+                return cls(own, found, student_data)
+            data = cls._prepared(own, student_data)
+            return cls(own, train_or_find(own, data, role="teacher"), student_data, data)
         path = Path(options.teacher_checkpoint)
         content = read_checkpoint(path)
         name = _brought_name(config, content["config"])
@@ -48,10 +61,25 @@ class Teacher:
             for key in model_keys(name) & content["config"].keys()
             if isinstance(content["config"][key], (int, float, str, bool, list, dict))
         }
-        own = config.derived(name, {**described, **options.teacher})
+        own = config.derived(name, {**described, **options.teacher}, teacher=True)
+        found = find_judged(own, student_data.fingerprint, path)
+        if found is not None:
+            return cls(own, found, student_data)
+        data = cls._prepared(own, student_data)
+        return cls(own, judge_checkpoint(own, data, path, content), student_data, data)
+
+    @property
+    def data(self) -> Data:
+        """The data the teacher was trained on; preparing them seeds every random state anew."""
+        if self._data is None:
+            object.__setattr__(self, "_data", self._prepared(self.config, self.student_data))
+        return self._data  # type: ignore[return-value]
+
+    @classmethod
+    def _prepared(cls, own: DistillConfig, student_data: Data) -> Data:
         data = prepare_data(own)
         cls._refuse_other_split(data, student_data)
-        return cls(own, data, judge_checkpoint(own, data, path, content))
+        return data
 
     @staticmethod
     def _refuse_other_split(data: Data, student_data: Data) -> None:

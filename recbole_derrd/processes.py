@@ -1,0 +1,195 @@
+"""Several processes training one model: which of them this is, what they tell each other, and starting them."""
+
+from __future__ import annotations
+
+import datetime
+import multiprocessing
+import os
+import socket
+from typing import Any, Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from recbole_derrd.errors import DistillError, OptionError
+
+#: How long a process waits for the others, e.g. while the first of them finds the teacher's lists.
+_PATIENCE = datetime.timedelta(hours=24)
+
+
+def together() -> bool:
+    """Say whether several processes train together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank() -> int:
+    """Return this process's number among all of them, over all machines; 0 where there is one."""
+    return dist.get_rank() if together() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes over all machines."""
+    return dist.get_world_size() if together() else 1
+
+
+def is_first() -> bool:
+    """Say whether this process is the one that writes, logs and decides."""
+    return rank() == 0
+
+
+def wait_for_all() -> None:
+    """Wait until every process is here."""
+    if together():
+        dist.barrier()
+
+
+def from_first(value: Any) -> Any:
+    """Return the first process's value on every process."""
+    if not together():
+        return value
+    box = [value if is_first() else None]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def from_each(value: Any) -> list[Any]:
+    """Return every process's value, in the order of their numbers."""
+    if not together():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def joined(part: Tensor) -> Tensor:
+    """Return every process's rows one after the other, in the order of their numbers; they may differ in number."""
+    if not together():
+        return part
+    lengths = from_each(len(part))
+    padded = part.new_zeros((max(lengths), *part.shape[1:]))
+    padded[: len(part)] = part
+    parts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(parts, padded)
+    return torch.cat([one[:length] for one, length in zip(parts, lengths)])
+
+
+def mean_of_all(values: list[float]) -> list[float]:
+    """Return the mean over the processes of each number."""
+    every = from_each(values)
+    return [sum(column) / len(every) for column in zip(*every)]
+
+
+def own_range(count: int) -> tuple[int, int]:
+    """Return (start, stop) of this process's share of ``count`` rows; the shares follow one another."""
+    return rank() * count // world_size(), (rank() + 1) * count // world_size()
+
+
+def meeting_of(settings: Any) -> dict[str, Any] | None:
+    """Return the keys by which a run's processes find each other; None where it is one process.
+
+    Args:
+        settings: a configuration with RecBole's ``nproc``, ``world_size``, ``ip``, ``port`` and ``group_offset``.
+    """
+    here = int(settings["nproc"] or 1)
+    world = int(settings["world_size"] or -1)
+    world = here if world == -1 else world
+    if world == 1:
+        return None
+    # One machine's processes take any free port; those of several must be told one.
+    port = settings["port"] or (_free_port() if world == here else 5678)
+    offset = int(settings["group_offset"] or 0)
+    ip = settings["ip"] or "localhost"
+    return {"nproc": here, "world_size": world, "ip": ip, "port": port, "offset": offset, "group_offset": offset}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def join(local_rank: int, settings: dict[str, Any]) -> torch.device:
+    """Become one of the processes, by RecBole's keys ``offset``, ``world_size``, ``ip`` and ``port``.
+
+    Args:
+        local_rank: number of this process on this machine.
+        settings: RecBole's configuration.
+
+    Returns:
+        The device of this process.
+
+    Raises:
+        OptionError: the others cannot be reached.
+    """
+    on_gpu = bool(settings.get("gpu_id")) and torch.cuda.is_available()
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        address = f"tcp://{settings['ip']}:{settings['port']}"
+        try:
+            dist.init_process_group(
+                "nccl" if on_gpu else "gloo",
+                rank=local_rank + settings["offset"],
+                world_size=settings["world_size"],
+                init_method=address,
+                timeout=_PATIENCE,
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise OptionError(
+                f"The {settings['world_size']} processes cannot meet at {address}: {reason}. Check ip, port, "
+                "world_size and group_offset; each machine needs the same ip, port and world_size."
+            ) from error
+    return device
+
+
+def _started(local_rank: int, work: Callable[..., Any], arguments: tuple[Any, ...], answers: Any) -> None:
+    try:
+        answer = work(local_rank, *arguments)
+    except DistillError as error:
+        answers.put((False, str(error)))
+        # At once: the interpreter's own end would wait for the other processes.
+        os._exit(2)
+    if is_first():
+        answers.put((True, answer))
+    wait_for_all()
+    dist.destroy_process_group()
+
+
+def start(work: Callable[..., str], processes: int, *arguments: Any) -> str | None:
+    """Run ``work(local_rank, *arguments)`` in this many new processes and wait for them.
+
+    Args:
+        work: a function that a fresh process can import; it returns a short string.
+        processes: how many on this machine.
+        arguments: what it is given.
+
+    Returns:
+        The answer of the first process of all machines; None where that one ran elsewhere.
+
+    Raises:
+        DistillError: what one of them has raised.
+    """
+    from torch.multiprocessing.spawn import ProcessException, spawn
+
+    # A pipe: both ends are open before the processes start, and an answer is shorter than its buffer.
+    answers = multiprocessing.get_context("spawn").SimpleQueue()
+    failure: Exception | None = None
+    try:
+        spawn(_started, args=(work, arguments, answers), nprocs=processes, join=True)
+    except ProcessException as error:
+        failure = error
+    while not answers.empty():
+        well, answer = answers.get()
+        if not well:
+            raise DistillError(answer)
+        if failure is None:
+            return str(answer)
+    if failure is not None:
+        raise DistillError(
+            f"A process of this run has ended: {str(failure).strip().splitlines()[-1].rstrip('.')}. With resume: True "
+            "the same command goes on from the last training checkpoint."
+        ) from failure
+    return None

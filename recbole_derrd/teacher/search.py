@@ -1,0 +1,174 @@
+r"""Approximate top-N search for teachers whose score is a dot product, with the optional package faiss.
+
+An inverted file (IVF): k-means puts the items into 4 sqrt(n_items) cells, and only the cells whose centres score
+highest for a user are searched. Measured on 200,000 clustered vectors of 64 dimensions, it is built in 6 s and finds
+98% of a top 100 in 0.4 ms a user, where a graph of neighbours (HNSW, 32 links) takes 70 s to build and, for 92%, 6 ms.
+Its one number, the cells searched, trades time for recall up to the exact result.
+
+That number is chosen from the data: it is doubled until recall@N on one seeded sample of users reaches
+:data:`WANTED_RECALL`, and the recall that is reported is measured on another sample. What is found is scored by the
+teacher itself, so its order is exact. Training items are asked for on top of N and dropped; a user who is left with
+fewer than N has an exact search.
+"""
+
+from __future__ import annotations
+
+import importlib
+from logging import getLogger
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_derrd.backbones import Backbone, VectorBackbone
+from recbole_derrd.errors import DataError, OptionError
+from recbole_derrd.teacher.exact import DIVERGED, ExactSearch, hidden_entries
+from recbole_derrd.topn import top_scores
+
+#: Recall@N at which no more cells are searched, and the one below which the log warns.
+WANTED_RECALL, LOW_RECALL = 0.98, 0.95
+#: Users of each of the two samples that recall is measured on.
+SAMPLE = 256
+#: Cells a square root of the items; items a cell that k-means is trained on; cells that are searched at least.
+_CELLS, _TRAINED_ON, _FEWEST_CELLS = 4, 64, 8
+#: Numbers that the vectors of one chunk's found items may take (64 MB of float32).
+_CHUNK_NUMBERS = 1 << 24
+#: Users who need more than this share of the catalogue are searched exactly.
+_LARGEST_SHARE = 1 / 8
+
+
+def check_search(search: str, teacher: type[Backbone], name: str) -> None:
+    """Refuse a search that cannot serve this kind of teacher, or whose package is missing.
+
+    Raises:
+        OptionError: what to do.
+    """
+    if search == "exact":
+        return
+    if not issubclass(teacher, VectorBackbone):
+        raise OptionError(
+            f"knowledge_search: {search} needs a teacher whose score is the dot product of two vectors, which {name}'s "
+            "is not. Use knowledge_search: exact."
+        )
+    _faiss()
+
+
+def _faiss() -> Any:
+    try:
+        return importlib.import_module("faiss")
+    except ImportError as error:
+        raise OptionError(
+            "knowledge_search: faiss needs the package faiss. Run: pip install 'recbole_derrd[ann]', or use "
+            "knowledge_search: exact."
+        ) from error
+
+
+class ApproximateSearch:
+    """Approximate lists; built and measured when it is made.
+
+    Args:
+        exact: the exact search over the same teacher, for the samples and for users who are left with too few items.
+
+    Attributes:
+        recall: recall@N on the second sample.
+        about: what is written beside the lists.
+    """
+
+    def __init__(self, exact: ExactSearch) -> None:
+        """Build the index and choose how many cells are searched.
+
+        Raises:
+            OptionError: the teacher has no vectors, or faiss is not installed.
+        """
+        check_search("faiss", type(exact.backbone), exact.backbone.name)
+        self.exact, self.backbone, self.history, self.count = exact, exact.backbone, exact.history, exact.count
+        vectors = self._finite(self.backbone.item_vectors())
+        self.chunk = max(1, _CHUNK_NUMBERS // (2 * self.count * vectors.shape[1]))
+        self._index = self._build(vectors[1:])  # the padding item is never found
+        self.recall = self._tune()
+        self.about = {
+            "search": "faiss", "cells": self._index.nlist, "cells_searched": self._index.nprobe, "recall": self.recall,
+        }  # fmt: skip
+        told = (
+            f"Teacher's lists by faiss: recall@{self.count} {self.recall:.4f} against the exact search on a sample of "
+            f"users, {self._index.nprobe} of {self._index.nlist} cells searched."
+        )
+        if self.recall < LOW_RECALL:
+            getLogger().warning(told + " That is low: use knowledge_search: exact.")
+        else:
+            getLogger().info(told)
+
+    @staticmethod
+    def _finite(vectors: Tensor) -> np.ndarray[Any, Any]:
+        vectors = vectors.detach().float().cpu().contiguous()
+        if not bool(vectors.isfinite().all()):
+            raise DataError(DIVERGED)
+        return vectors.numpy()
+
+    def _build(self, vectors: np.ndarray[Any, Any]) -> Any:
+        faiss = _faiss()
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        items, size = vectors.shape
+        cells = max(1, min(int(_CELLS * items**0.5), items // 40))
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(size), size, cells, faiss.METRIC_INNER_PRODUCT)
+        index.cp.seed = 0
+        chosen = np.random.default_rng(0).permutation(items)[: _TRAINED_ON * cells]
+        index.train(vectors[chosen])
+        index.add(vectors)
+        return index
+
+    def _tune(self) -> float:
+        users = np.random.default_rng(0).permutation(self.history.n_users - 1)[: 2 * SAMPLE] + 1
+        first, second = np.sort(users[::2]), np.sort(users[1::2] if len(users) > 1 else users)
+        wanted = self._exact_lists(first)
+        self._index.nprobe = min(_FEWEST_CELLS, self._index.nlist)
+        while self._measured(first, wanted) < WANTED_RECALL and self._index.nprobe < self._index.nlist:
+            self._index.nprobe = min(2 * self._index.nprobe, self._index.nlist)
+        return self._measured(second, self._exact_lists(second))
+
+    def _exact_lists(self, users: np.ndarray[Any, Any]) -> Tensor:
+        return torch.cat([self.exact.lists(int(user), int(user) + 1).cpu() for user in users])
+
+    def _measured(self, users: np.ndarray[Any, Any], wanted: Tensor) -> float:
+        found = torch.cat([self.lists(int(user), int(user) + 1) for user in users])
+        hits = [len(set(row) & set(other) - {0}) for row, other in zip(found.tolist(), wanted.tolist())]
+        return sum(hits) / max(1, int((wanted > 0).sum()))
+
+    def lists(self, start: int, stop: int) -> Tensor:
+        """Return the lists of users start .. stop - 1 [stop - start, count], int32."""
+        lists = torch.zeros(stop - start, self.count, dtype=torch.int32)
+        lengths = self.history.lengths[start:stop]
+        # Enough for everything that the user has seen; powers of two, so that few sizes are searched.
+        wanted = self.count + np.where(lengths > 0, 1 << np.ceil(np.log2(np.maximum(lengths, 1))).astype(np.int64), 0)
+        large = wanted > self.history.n_items * _LARGEST_SHARE
+        short = [torch.from_numpy(np.flatnonzero(large))]
+        for size in np.unique(wanted[~large]):
+            rows = torch.from_numpy(np.flatnonzero(~large & (wanted == size)))
+            vectors_at_once = max(1, _CHUNK_NUMBERS // (int(size) * self._index.d))
+            for part in rows.split(vectors_at_once):
+                lists[part], complete = self._found(start, part, int(size))
+                short.append(part[~complete])
+        for row in torch.cat(short).tolist():
+            lists[row] = self.exact.lists(start + row, start + row + 1).cpu()[0]
+        return lists
+
+    def _found(self, start: int, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Search ``size`` items for some rows; return their lists and which are complete."""
+        device = self.backbone.device
+        users = (rows + start).to(device)
+        vectors = self._finite(self.backbone.user_vectors(users))
+        # faiss counts from 0 and fills up with -1, which becomes the padding item.
+        items = torch.from_numpy(self._index.search(vectors, size)[1] + 1)
+        scores = self.backbone.score(users, items.to(device)).float().cpu()
+        scores.masked_fill_(self._hidden(start, rows, items), -torch.inf)
+        values, places = top_scores(scores, self.count)
+        return items.gather(1, places).to(torch.int32), values[:, -1] > -torch.inf
+
+    def _hidden(self, start: int, rows: Tensor, items: Tensor) -> Tensor:
+        """Return which of the items [n, size] the users know already; item 0 always."""
+        known_rows, known_items = hidden_entries(self.history, start, start + int(rows.max()) + 1, torch.device("cpu"))
+        keys = (known_rows * self.history.n_items + known_items).sort().values
+        asked = rows.unsqueeze(1) * self.history.n_items + items
+        place = torch.searchsorted(keys, asked).clamp_(max=len(keys) - 1)
+        return keys[place] == asked

@@ -1,0 +1,44 @@
+"""The largest scores of long rows, exactly: on the CPU several times faster than ``torch.topk``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: Entries of one block. Measured from 5,000 to 1,000,000 scores a row and 10 to 500 wanted: 8 is best or near it.
+_BLOCK = 8
+#: Rows shorter than this, or than this many times the entries wanted, gain nothing.
+_LONG, _TIMES_WANTED = 4096, 16
+
+
+def top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the ``count`` largest scores of each row, best first, and where they are.
+
+    A row is cut into blocks of 8 entries. The ``count`` blocks with the largest maxima hold ``count`` largest entries:
+    an entry outside them is beaten or equalled by ``count`` maxima. So only these blocks are gathered and sorted, and
+    the maxima, an eighth of the row, are searched in the same way. The i-th block holds entries i, i + n/8, i + 2n/8
+    ..., so that maxima are taken of neighbouring memory. Short rows and other devices get ``torch.topk``.
+
+    Args:
+        scores: [n, m], of any floating type, in any memory layout. -inf is the lowest score. Where a row holds NaN,
+            NaN comes first, as in ``torch.topk``.
+        count: how many, at most m.
+
+    Returns:
+        Values [n, count], those of ``torch.topk``, and indices [n, count], int64, distinct within a row; of equal
+        scores any may be taken.
+    """
+    width = scores.shape[1]
+    if scores.device.type != "cpu" or width < max(_LONG, _TIMES_WANTED * count):
+        best = scores.topk(count, dim=1)
+        return best.values, best.indices
+    blocks = width // _BLOCK
+    in_blocks = blocks * _BLOCK
+    maxima = scores[:, :in_blocks].unflatten(1, (_BLOCK, blocks)).amax(dim=1)
+    chosen = top_scores(maxima, count)[1]
+    candidates = (chosen.unsqueeze(1) + torch.arange(0, in_blocks, blocks).unsqueeze(1)).flatten(1)
+    if in_blocks < width:
+        rest = torch.arange(in_blocks, width).expand(len(scores), -1)
+        candidates = torch.cat([candidates, rest], dim=1)
+    best = scores.gather(1, candidates).topk(count, dim=1)
+    return best.values, candidates.gather(1, best.indices)

@@ -1,0 +1,69 @@
+"""What the processes of test_processes.py do; a fresh process must be able to import it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from typing import Any
+
+import torch
+
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.data import prepare_data
+from recbole_derrd.errors import DistillError
+from recbole_derrd.processes import from_each, from_first, is_first, joined, own_range, rank
+from recbole_derrd.trained import build_model
+from recbole_derrd.trainer import trainer_for
+
+
+def quiet() -> None:
+    """Keep a process off the other's core, and the log short."""
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+
+
+def weights_of(model: Any) -> str:
+    """Hash of a model's weights."""
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        digest.update(parameter.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def plain(local_rank: int, model: str, settings: dict[str, Any]) -> str:
+    """Train a plain model; tell each process's weights, batches and metrics."""
+    quiet()
+    config = DistillConfig(model, "tiny", config_dict={**settings, "local_rank": local_rank})
+    data = prepare_data(config)
+    trainer = trainer_for(config, build_model(config, data))
+    trainer.fit(data.train, data.valid)
+    result = {name: float(value) for name, value in trainer.evaluate(data.test).items()}
+    rows = sum(len(batch) for batch in data.train)
+    return json.dumps(
+        {
+            "weights": from_each(weights_of(trainer.model)),
+            "results": from_each(result),
+            "rows": from_each(rows),
+            "checkpoint": trainer.saved_model_file,
+            "losses": from_each(trainer.train_loss_dict),
+        }
+    )
+
+
+def talk(local_rank: int, settings: dict[str, Any]) -> str:
+    """Use every way in which processes speak to each other."""
+    quiet()
+    DistillConfig("BPR", "tiny", config_dict={**settings, "local_rank": local_rank})
+    start, stop = own_range(7)
+    rows = joined(torch.arange(start, stop).view(-1, 1).expand(-1, 2))
+    return json.dumps({"rows": rows.tolist(), "first": from_first(rank() + 5), "each": from_each(is_first())})
+
+
+def fail(local_rank: int, settings: dict[str, Any]) -> str:
+    """Let the second process fail while the first one waits for it."""
+    quiet()
+    DistillConfig("BPR", "tiny", config_dict={**settings, "local_rank": local_rank})
+    if local_rank == 1:
+        raise DistillError("The second process has no more disk.")
+    return str(from_each(0))

@@ -1,0 +1,151 @@
+"""The mode fixedN: held-out items among the same unobserved items, each time and for every model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_derrd.candidates import CandidateLoader, draw_candidates
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.data import prepare_data
+from recbole_derrd.errors import DataError, OptionError
+from recbole_derrd.quick_start import run_recbole_derrd
+from recbole_derrd.trained import build_model
+from recbole_derrd.trainer import trainer_for
+
+Settings = Callable[..., dict[str, Any]]
+FIXED = {"eval_args": {"mode": "fixed20", "split": {"LS": "valid_and_test"}, "order": "RO", "group_by": "user"}}
+
+
+def prepared(tiny_settings: Settings, model: str = "BPR", **more: Any) -> tuple[DistillConfig, Any]:
+    config = DistillConfig(model, "tiny", config_dict=tiny_settings(model, **{**FIXED, **more}))
+    return config, prepare_data(config)
+
+
+def seen_of(data: Any) -> dict[int, set[int]]:
+    """Items of each user in any split."""
+    seen: dict[int, set[int]] = {}
+    for loader in (data.train, data.valid, data.test):
+        feat = loader._dataset.inter_feat
+        for user, item in zip(feat["user_id"].tolist(), feat["item_id"].tolist()):
+            seen.setdefault(user, set()).add(item)
+    return seen
+
+
+def test_candidates_are_unobserved_distinct_and_shared(tiny_settings: Settings) -> None:
+    _, data = prepared(tiny_settings)
+    assert isinstance(data.valid, CandidateLoader) and isinstance(data.test, CandidateLoader)
+    assert torch.equal(data.valid.candidates, data.test.candidates)
+    for user, seen in seen_of(data).items():
+        drawn = data.valid.candidates[user].tolist()
+        assert len(set(drawn)) == 20 and not seen & set(drawn) and 0 not in drawn
+
+
+def test_every_model_and_every_evaluation_is_judged_on_the_same(tiny_settings: Settings) -> None:
+    _, first = prepared(tiny_settings)
+    np.random.seed(99)
+    _, second = prepared(tiny_settings, "LightGCN", embedding_size=4)
+    assert torch.equal(first.test.candidates, second.test.candidates)
+    _, other = prepared(tiny_settings, candidates_seed=5)
+    assert not torch.equal(first.test.candidates, other.test.candidates)
+    once, again = (list(first.test) for _ in range(2))
+    assert all(torch.equal(one[1], two[1]) for one, two in zip(once, again))
+
+
+@pytest.mark.parametrize("model", ["BPR", "NeuMF", "LightGCN", "MultiVAE", "ItemKNN"])
+def test_metrics_are_those_of_a_slow_count(tiny_settings: Settings, model: str) -> None:
+    more = {"train_neg_sample_args": None} if model == "MultiVAE" else {}
+    config, data = prepared(tiny_settings, model, metrics=["Hit", "MRR"], topk=[1, 5], valid_metric="MRR@5", **more)
+    trainer = trainer_for(config, build_model(config, data))
+    trainer.fit(data.train, data.valid, saved=False)
+    result = trainer.evaluate(data.test, load_best_model=False)
+    trainer.model.eval()
+    held_out = dict(zip(*(data.test._dataset.inter_feat[name].tolist() for name in ("user_id", "item_id"))))
+    hits, reciprocal, tied = 0.0, 0.0, 0
+    with torch.no_grad():
+        for user, item in held_out.items():
+            pairs = {
+                "user_id": torch.full((data.dataset.item_num,), user),
+                "item_id": torch.arange(data.dataset.item_num),
+            }
+            scores = trainer.model.predict(Interaction(pairs))
+            others = scores[data.test.candidates[user].long()]
+            tied += int((others == scores[item]).sum())
+            rank = 1 + int((others > scores[item]).sum())
+            hits += rank <= 5
+            reciprocal += 1 / rank if rank <= 5 else 0
+    slack = tied / len(held_out) + 1e-4
+    assert result["hit@5"] == pytest.approx(hits / len(held_out), abs=slack)
+    assert result["mrr@5"] == pytest.approx(reciprocal / len(held_out), abs=slack)
+
+
+def test_a_model_with_equal_scores_gains_nothing(tiny_settings: Settings) -> None:
+    """Where the held-out item stands must not decide."""
+    config, data = prepared(tiny_settings, metrics=["Hit"], topk=[1, 10], valid_metric="Hit@10")
+    trainer = trainer_for(config, build_model(config, data))
+    torch.nn.init.zeros_(trainer.model.user_embedding.weight)
+    result = trainer.evaluate(data.test, load_best_model=False)
+    assert result["hit@1"] < 0.25 and 0.2 < result["hit@10"] < 0.8
+
+
+def test_item_metrics_speak_of_items(tiny_settings: Settings) -> None:
+    for metrics in (["Hit", "ItemCoverage", "AveragePopularity"], ["Hit", "GAUC", "ItemCoverage"]):
+        config, data = prepared(tiny_settings, metrics=metrics, valid_metric="Hit@5")
+        trainer = trainer_for(config, build_model(config, data))
+        trainer.fit(data.train, data.valid, saved=False)
+        result = trainer.evaluate(data.test, load_best_model=False)
+        assert result["itemcoverage@5"] > 0.6, "30 users have 150 places for 40 items"
+
+
+def test_the_file_is_written_read_and_refused_for_other_data(tiny_settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "candidates.npy"
+    _, data = prepared(tiny_settings, candidates_file=str(file))
+    assert torch.equal(torch.from_numpy(np.load(file)), data.test.candidates)
+    _, again = prepared(tiny_settings, candidates_file=str(file), candidates_seed=77)
+    assert torch.equal(again.test.candidates, data.test.candidates), "a file goes over a seed"
+    _, resplit = prepared(tiny_settings, candidates_file=str(file), seed=77)
+    assert torch.equal(resplit.test.candidates, data.test.candidates), "what is in no split is in no other split either"
+    wrong = np.load(file)
+    wrong[1, 0] = min(seen_of(data)[1])
+    np.save(file, wrong)
+    with pytest.raises(DataError, match="users have interacted with"):
+        prepared(tiny_settings, candidates_file=str(file))
+    other = {**FIXED["eval_args"], "mode": "fixed7"}
+    with pytest.raises(DataError, match="20 a user for 30 users, this run needs 7"):
+        prepared(tiny_settings, candidates_file=str(file), eval_args=other)
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(DataError, match="damaged"):
+        prepared(tiny_settings, candidates_file=str(file))
+
+
+def test_too_many_candidates_are_refused(tiny_settings: Settings) -> None:
+    with pytest.raises(DataError, match=r"only 2\d unobserved items"):
+        prepared(tiny_settings, eval_args={**FIXED["eval_args"], "mode": "fixed35"})
+    with pytest.raises(DataError, match="among 3 candidates only"):
+        prepared(tiny_settings, eval_args={**FIXED["eval_args"], "mode": "fixed3"})
+    with pytest.raises(OptionError, match="must say how many"):
+        prepared(tiny_settings, eval_args={**FIXED["eval_args"], "mode": "fixed"})
+
+
+def test_candidates_are_uniform() -> None:
+    users, items = torch.tensor([1, 1, 2]), torch.tensor([3, 5, 1])
+    counts = torch.zeros(3, 9)
+    for seed in range(600):
+        drawn = draw_candidates(users, items, 3, 9, 3, seed)
+        counts.scatter_add_(1, drawn.long(), torch.ones(3, 3))
+    assert counts[1, [0, 3, 5]].sum() == 0 and counts[2, [0, 1]].sum() == 0
+    # 600 draws of 3 out of 6 (or 7): 300 (or 257) each, standard deviation 12.
+    assert (counts[1, [1, 2, 4, 6, 7, 8]] - 300).abs().max() < 60
+    assert (counts[2, 2:] - 600 * 3 / 7).abs().max() < 60
+
+
+def test_a_run_with_fixed_candidates(tiny_settings: Settings) -> None:
+    more = {**FIXED, "distillers": ["rrd"], "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "latency_users": 0}
+    record = run_recbole_derrd("BPR", "tiny", config_dict=tiny_settings("BPR", **more))
+    assert record["protocol"]["mode"] == {"valid": "fixed20", "test": "fixed20"}
+    assert record["distilled"]["test"].keys() == record["teacher"]["test"].keys()

@@ -1,0 +1,120 @@
+"""Two processes on the CPU (gloo): one model, exact metrics, one writer, and no process left behind by an error."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any, Callable
+
+import in_processes
+import pytest
+import torch
+
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.data import prepare_data
+from recbole_derrd.errors import DistillError
+from recbole_derrd.processes import from_each, from_first, is_first, joined, own_range, start
+from recbole_derrd.quick_start import run_recbole_derrd
+from recbole_derrd.trained import build_model
+from recbole_derrd.trainer import trainer_for
+
+Settings = Callable[..., dict[str, Any]]
+
+
+def meeting() -> dict[str, Any]:
+    """Keys of two processes that meet at a free port."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    return {"nproc": 2, "world_size": 2, "ip": "localhost", "port": str(port), "offset": 0}
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("BPR", {}),
+        ("LightGCN", {"fast": "all", "n_layers": 2}),
+        ("MultiVAE", {"train_neg_sample_args": None, "dropout_prob": 0.0}),
+        ("BPR", {"fast": "none", "metrics": ["NDCG", "GAUC", "ItemCoverage"],
+                 "eval_args": {"mode": {"valid": "uni5", "test": "full"}}}),
+    ],
+)  # fmt: skip
+def test_two_processes_train_one_model_with_exact_metrics(
+    tiny_settings: Settings, model: str, more: dict[str, Any]
+) -> None:
+    settings = tiny_settings(model, epochs=3, **more)
+    answer = start(in_processes.plain, 2, model, {**settings, **meeting()})
+    assert answer is not None
+    told = json.loads(answer)
+    assert len(set(told["weights"])) == 1, "both processes have the same weights"
+    assert told["results"][0] == told["results"][1] and told["losses"][0] == told["losses"][1]
+    config = DistillConfig(model, "tiny", config_dict=settings)
+    data = prepare_data(config)
+    assert told["rows"][0] == told["rows"][1] == -(-sum(len(batch) for batch in data.train) // 2)
+    trainer = trainer_for(config, build_model(config, data))
+    trainer.eval_collector.data_collect(data.train)
+    alone = trainer.evaluate(data.test, model_file=told["checkpoint"])
+    assert told["results"][0] == {name: float(value) for name, value in alone.items()}
+
+
+def test_processes_speak(tiny_settings: Settings) -> None:
+    answer = start(in_processes.talk, 2, {**tiny_settings("BPR"), **meeting()})
+    assert answer is not None
+    told = json.loads(answer)
+    assert told == {"rows": [[row, row] for row in range(7)], "first": 5, "each": [True, False]}
+
+
+def test_one_process_speaks_to_itself() -> None:
+    assert is_first() and from_first(3) == 3 and from_each(3) == [3] and own_range(7) == (0, 7)
+    rows = torch.ones(3, 2)
+    assert joined(rows) is rows
+
+
+def test_an_error_of_one_process_ends_all(tiny_settings: Settings) -> None:
+    with pytest.raises(DistillError, match="no more disk"):
+        start(in_processes.fail, 2, {**tiny_settings("BPR"), **meeting()})
+
+
+def test_a_whole_run_in_two_processes(tiny_settings: Settings, tmp_path: Path) -> None:
+    more = {"distillers": ["de", "rrd"], "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "de_num_experts": 3,
+            "latency_users": 5, "epochs": 4, "record_dir": str(tmp_path / "records"), "checkpoint_step": 1}  # fmt: skip
+    settings = tiny_settings("BPR", **more)
+    record = run_recbole_derrd("BPR", "tiny", config_dict=settings, command_line=["--nproc=2"])
+    assert len(list((tmp_path / "records").glob("*.json"))) == 1
+    again = run_recbole_derrd("BPR", "tiny", config_dict=settings, command_line=["--nproc=2", "--resume=True"])
+    assert again["teacher"]["found"] and again["student"]["found"], "the second run trains neither"
+    assert again["distilled"] == record["distilled"], "and finds its student finished"
+    alone = DistillConfig("BPR", "tiny", config_dict=settings)
+    data = prepare_data(alone)
+    for role in ("teacher", "student"):
+        config = alone.derived("BPR", {}, teacher=role == "teacher")
+        trainer = trainer_for(config, build_model(config, data))
+        trainer.eval_collector.data_collect(data.train)
+        file = again["checkpoints"][role]
+        expected = record["teacher" if role == "teacher" else "distilled"]["test"]
+        assert trainer.evaluate(data.test, model_file=file) == expected
+    partials = [
+        path.name for path in tmp_path.rglob("*") if ".partial-" in path.name or path.name.endswith(".training")
+    ]
+    assert not partials
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["--nproc=3", "--world_size=2"], "more than world_size"),
+        (["--nproc=2", "--worker=2"], "take out worker"),
+        (["--nproc=0"], "at least 1"),
+        (["--nproc=2", "--world_size=1"], "needs world_size"),
+    ],
+)
+def test_what_cannot_work_is_refused(tiny_settings: Settings, keys: list[str], message: str) -> None:
+    with pytest.raises(DistillError, match=message):
+        run_recbole_derrd("BPR", "tiny", config_dict=tiny_settings("BPR"), command_line=keys)
+
+
+def test_a_mistake_in_a_process_is_a_sentence(tiny_settings: Settings) -> None:
+    settings = tiny_settings("BPR", distillers=["rrd"], rrd_k=30, rrd_l=30, rrd_top_n=30)
+    with pytest.raises(DistillError, match="more than the catalogue allows"):
+        run_recbole_derrd("BPR", "tiny", config_dict=settings, command_line=["--nproc=2"])
