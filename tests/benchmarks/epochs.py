@@ -10,6 +10,7 @@ The teacher is untrained: its quality does not change the time.
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 import statistics
@@ -36,25 +37,24 @@ from recbole_derrd.trainer import trainer_for
 METHODS: dict[str, list[str]] = {"RRD": ["rrd"], "DE": ["de"], "DE-RRD": ["de", "rrd"]}
 
 
-def settings(given: argparse.Namespace, size: int, distillers: list[str], temporary: str) -> dict[str, Any]:
+def settings(given: argparse.Namespace, size: int, distillers: list[str], fast: str, temporary: str) -> dict[str, Any]:
     """Settings of one variant."""
     return {
         "data_path": given.data_path, "load_col": {"inter": ["user_id", "item_id"]}, "embedding_size": size,
         "train_batch_size": 1024, "distillers": distillers, "checkpoint_dir": temporary, "show_progress": False,
-        "de_temperature_start": given.temperature, "gpu_id": given.gpu_id,
+        "de_temperature_start": given.temperature, "gpu_id": given.gpu_id, "fast": fast, "n_layers": 2,
+        "de_sample": given.de_sample,
         "benchmark_filename": ["train", "valid", "test"] if given.benchmark_filename else None,
     }  # fmt: skip
 
 
-def measure(given: argparse.Namespace, model: str, temporary: str) -> tuple[list[list[Any]], dict[str, float]]:
-    """Return the table's rows of one model, and the seconds of building its knowledge."""
-    teacher_config = DistillConfig(model, given.dataset, config_dict=settings(given, given.teacher_size, [], temporary))
-    data = prepare_data(teacher_config)
-    teacher = freeze(build_model(teacher_config, data))
-    adapter = backbone_of(teacher)
-    knowledge = Knowledge(
-        Path(temporary) / f"knowledge-{model}", lambda: adapter, data.history, teacher_hints=adapter.hints
-    )
+def knowledge_of_untrained(given: argparse.Namespace, model: str, temporary: str) -> tuple[Knowledge, dict[str, float]]:
+    """Return the knowledge of an untrained teacher, and the seconds that it took."""
+    config = DistillConfig(model, given.dataset, config_dict=settings(given, given.teacher_size, [], "all", temporary))
+    data = prepare_data(config)
+    adapter = backbone_of(freeze(build_model(config, data)))
+    folder = Path(temporary) / f"knowledge-{model}"
+    knowledge = Knowledge(folder, lambda: adapter, data.history, teacher_hints=adapter.hints)
     seconds = {}
     for what, make in (
         ("lists", lambda: knowledge.top_items(500)),
@@ -63,47 +63,77 @@ def measure(given: argparse.Namespace, model: str, temporary: str) -> tuple[list
         started = time.perf_counter()
         make()
         seconds[what] = time.perf_counter() - started
+    return knowledge, seconds
 
+
+def measure(
+    given: argparse.Namespace, model: str, temporary: str
+) -> tuple[list[list[Any]], list[list[Any]], list[Any]]:
+    """Return the tables' rows of one model: epochs, validations, knowledge."""
+    knowledge, built = knowledge_of_untrained(given, model, temporary)
+    small, large = given.student_size, given.teacher_size
     trainers: dict[str, tuple[Any, Any]] = {}
-    for name, size, distillers in (
-        ("stock student", given.student_size, []),
-        ("stock teacher", given.teacher_size, []),
-        *((method, given.student_size, names) for method, names in METHODS.items()),
+    for name, size, distillers, fast in (
+        ("student, stock RecBole", small, [], "none"),
+        ("student, quick steps", small, [], "all"),
+        ("teacher, stock RecBole", large, [], "none"),
+        ("teacher, quick steps", large, [], "all"),
+        *((f"student + {method}", small, names, "all") for method, names in METHODS.items()),
     ):
-        config = DistillConfig(model, given.dataset, config_dict=settings(given, size, distillers, temporary))
+        config = DistillConfig(model, given.dataset, config_dict=settings(given, size, distillers, fast, temporary))
         own = prepare_data(config)
-        if name.startswith("stock"):
-            trainers[name] = Trainer(config, build_model(config, own)), own.train
+        if fast == "none":
+            trainers[name] = Trainer(config, build_model(config, own)), own
         else:
-            trainers[name] = trainer_for(config, build_student(config, own, knowledge)), own.train
-    times: dict[str, list[float]] = {name: [] for name in trainers}
+            trainers[name] = trainer_for(config, build_student(config, own, knowledge)), own
+    epochs: dict[str, list[float]] = {name: [] for name in trainers}
+    validations: dict[str, list[float]] = {name: [] for name in trainers if "+" not in name}
     for epoch in range(given.epochs + 1):
-        for name, (trainer, train) in trainers.items():
-            started = time.perf_counter()
-            trainer._train_epoch(train, epoch)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+        for name, (trainer, data) in trainers.items():
+            seconds = timed(functools.partial(trainer._train_epoch, data.train, epoch))
             if epoch:
-                times[name].append(time.perf_counter() - started)
-            print(f"{model} epoch {epoch} {name}: {time.perf_counter() - started:.2f} s", flush=True)
+                epochs[name].append(seconds)
+            print(f"{model} epoch {epoch} {name}: {seconds:.2f} s", flush=True)
+            if name in validations and epoch < 3:
+                trainer.eval_collector.data_collect(data.train)
+                seconds = timed(functools.partial(trainer.evaluate, data.valid, load_best_model=False))
+                if epoch:
+                    validations[name].append(seconds)
+                print(f"{model} validation {epoch} {name}: {seconds:.2f} s", flush=True)
     if model == "BPR":
-        print(
-            f"DE's matrix products alone: {products_alone(given, trainers['stock student'][1]):.1f} s an epoch",
-            flush=True,
-        )
-    base = times["stock student"]
+        data = trainers["student, stock RecBole"][1]
+        for experts in (30, 1):
+            seconds = products_alone(given, data.train, experts)
+            print(f"matrix products alone of {experts} experts a row: {seconds:.2f} s an epoch", flush=True)
+    return rows_of(model, epochs), rows_of(model, validations), [model, *(f"{value:.2f}" for value in built.values())]
+
+
+def timed(work: Any) -> float:
+    """Return the seconds that this takes."""
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def rows_of(model: str, times: dict[str, list[float]]) -> list[list[Any]]:
+    """Return a row a variant: its median, and the median of its ratios to the stock student and the stock teacher."""
     rows = []
-    for name, own_times in times.items():
-        ratio = statistics.median(one / other for one, other in zip(own_times, base))
-        rows.append([model, name, f"{statistics.median(own_times):.2f}", f"{ratio:.2f}x"])
-    return rows, seconds
+    for name, own in times.items():
+        ratios = [
+            statistics.median(one / other for one, other in zip(own, times[f"{role}, stock RecBole"]))
+            for role in ("student", "teacher")
+        ]
+        rows.append([model, name, f"{statistics.median(own):.2f}", *(f"{ratio:.2f}x" for ratio in ratios)])
+    return rows
 
 
-def products_alone(given: argparse.Namespace, train: Any) -> float:
+def products_alone(given: argparse.Namespace, train: Any, experts: int) -> float:
     """Return the seconds of DE's six matrix products in an epoch, on the distinct entities of its first batch."""
     batch = next(iter(train))
     rows = sum(len(batch[column].unique()) for column in ("user_id", "item_id", "neg_item_id"))
-    small, large, experts = given.student_size, given.teacher_size, 30
+    small, large = given.student_size, given.teacher_size
     width = experts * ((small + large) // 2)
     shapes = [
         (rows, small, width), (rows, width, large),
@@ -132,6 +162,7 @@ def main() -> None:
     parser.add_argument("--teacher_size", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--temperature", type=float, default=1.0, help="DE's first temperature; small is late training")
+    parser.add_argument("--de_sample", type=float, default=1.0, help="share of a batch's entities that DE looks at")
     parser.add_argument("--gpu_id", default="")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -141,12 +172,16 @@ def main() -> None:
         data_path = given.data_path or str(write_power_law(Path(temporary), given.dataset, 5_219, 25_181, 125_580))
         given.data_path = os.path.abspath(data_path)
         os.chdir(temporary)
-        rows, built = [], []
+        epochs, validations, built = [], [], []
         for model in given.models.split(","):
-            own, seconds = measure(given, model, temporary)
-            rows += own
-            built.append([model, *(f"{value:.2f}" for value in seconds.values())])
-    print(tabulate(rows, headers=["model", "epoch of", "seconds (median)", "against stock student"]))
+            own_epochs, own_validations, own_built = measure(given, model, temporary)
+            epochs += own_epochs
+            validations += own_validations
+            built.append(own_built)
+    against = ["against stock student", "against stock teacher"]
+    print(tabulate(epochs, headers=["model", "epoch of", "seconds (median)", *against]))
+    print()
+    print(tabulate(validations, headers=["model", "validation (full ranking) of", "seconds (median)", *against]))
     print()
     print(tabulate(built, headers=["teacher", "top-500 lists (s)", "vectors (s)"]))
     print(f"\npeak memory {peak_rss_bytes() / 2**20:.0f} MiB, {given.epochs} epochs, one thread, {versions()}")
