@@ -110,8 +110,7 @@ def sample_outside(keys: Tensor, offsets: Tensor, n_items: int, count: int, gene
     finds it.
 
     Args:
-        keys: ``row * n_items + e_j - j`` of all rows, row after row: ascending [total], int64 (see
-            :func:`exclusion_keys`).
+        keys: ``row * n_items + e_j - j`` of all rows, row after row: ascending [total], see :func:`exclusion_keys`.
         offsets: where each row starts in ``keys`` [n + 1], int64.
         n_items: number of items, padding included.
         count: items to draw for each row.
@@ -124,7 +123,7 @@ def sample_outside(keys: Tensor, offsets: Tensor, n_items: int, count: int, gene
     allowed = n_items - 1 - (offsets[1:] - offsets[:-1])
     ranks = sample_subsets(allowed, count, generator) + 1
     wanted = ranks + (torch.arange(n_rows) * n_items).unsqueeze(1)
-    before = torch.searchsorted(keys, wanted.reshape(-1), right=True).view_as(wanted) - offsets[:-1].unsqueeze(1)
+    before = torch.searchsorted(keys, wanted.reshape(-1).to(keys.dtype), right=True).view_as(wanted) - offsets[:-1].unsqueeze(1)
     return ranks + before
 
 
@@ -138,10 +137,11 @@ def exclusion_keys(rows: Tensor, items: Tensor, n_rows: int, n_items: int) -> tu
         n_items: number of items, padding included.
 
     Returns:
-        keys [unique pairs] and offsets [n_rows + 1], int64.
+        keys [unique pairs], int32 where that holds them, and offsets [n_rows + 1], int64.
     """
     real = items > 0
     pairs = (rows[real] * n_items + items[real]).unique()
     offsets = torch.searchsorted(pairs, torch.arange(n_rows + 1) * n_items)
     position = torch.arange(len(pairs)) - offsets[pairs // n_items]
-    return pairs - position, offsets
+    keys = pairs.sub_(position)
+    return keys.int() if n_rows * n_items < 2**31 else keys, offsets

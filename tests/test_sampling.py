@@ -237,7 +237,7 @@ class TestOutside:
         """Offsets count each row's distinct real items; keys ascend, which the binary search needs."""
         n_items, rows = case
         keys, offsets = prepared(rows, n_items)
-        assert keys.dtype == offsets.dtype == torch.int64
+        assert (keys.dtype, offsets.dtype) == (torch.int32, torch.int64)
         sizes = [len(set(row) - {0}) for row in rows]
         assert offsets.tolist() == [0, *itertools.accumulate(sizes)]
         assert keys.tolist() == [
@@ -246,6 +246,13 @@ class TestOutside:
             for before, item in enumerate(sorted(set(row) - {0}))
         ]
         assert keys.tolist() == sorted(keys.tolist())
+
+    def test_keys_that_32_bits_do_not_hold(self) -> None:
+        """Row 2 of a catalogue of 2^30 items: its keys begin at 2^31."""
+        n_items = 2**30
+        keys, offsets = prepared([[5], [], [7, n_items - 1]], n_items)
+        assert keys.dtype == torch.int64 and keys.tolist() == [5, 2 * n_items + 7, 3 * n_items - 2]
+        assert offsets.tolist() == [0, 1, 1, 3]
 
     @pytest.mark.parametrize("excluded", [[], [1], [9], [1, 2, 3], [7, 8, 9], [2, 4, 5, 8]])
     def test_uniform_over_allowed(self, excluded: list[int]) -> None:

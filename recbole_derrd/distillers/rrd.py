@@ -31,10 +31,10 @@ from recbole_derrd.options import RRDOptions
 from recbole_derrd.sampling import exclusion_keys, sample_outside, sample_top_positions
 from recbole_derrd.teacher import Knowledge
 
-#: Users whose lists are drawn at once; bounds the memory of drawing, whatever the number of users.
-_DRAWN_AT_ONCE = 8192
-#: Excluded (user, item) pairs up to which they are kept from epoch to epoch (256 MB) instead of being sorted anew.
-_KEPT_PAIRS = 1 << 25
+#: Entries of the lists that are drawn from at once; bounds the memory of drawing to some 20 MB.
+_DRAWN_AT_ONCE = 1 << 19
+#: Excluded (user, item) pairs up to which they are kept from epoch to epoch (64 MB) instead of being sorted anew.
+_KEPT_PAIRS = 1 << 24
 
 
 def relaxed_ranking_loss(interesting: Tensor, uninteresting: Tensor) -> Tensor:
@@ -106,8 +106,9 @@ class RelaxedRankingDistillation(Distiller):
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
         n_users = self.knowledge.n_users
         items = torch.empty(n_users, options.k + options.l, dtype=torch.int32)
-        for start in range(0, n_users, _DRAWN_AT_ONCE):
-            stop = min(start + _DRAWN_AT_ONCE, n_users)
+        users_at_once = max(1, _DRAWN_AT_ONCE // self.lists.shape[1])
+        for start in range(0, n_users, users_at_once):
+            stop = min(start + users_at_once, n_users)
             items[start:stop] = self._draw(start, stop, generator).to(torch.int32)
         if options.ranking == "full" and options.l:
             items = self._in_teacher_order(items)
