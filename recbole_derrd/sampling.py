@@ -123,8 +123,8 @@ def sample_outside(keys: Tensor, offsets: Tensor, n_items: int, count: int, gene
     allowed = n_items - 1 - (offsets[1:] - offsets[:-1])
     ranks = sample_subsets(allowed, count, generator) + 1
     wanted = ranks + (torch.arange(n_rows) * n_items).unsqueeze(1)
-    before = torch.searchsorted(keys, wanted.reshape(-1).to(keys.dtype), right=True).view_as(wanted) - offsets[:-1].unsqueeze(1)
-    return ranks + before
+    before = torch.searchsorted(keys, wanted.reshape(-1).to(keys.dtype), right=True).view_as(wanted)
+    return ranks + before - offsets[:-1].unsqueeze(1)
 
 
 def exclusion_keys(rows: Tensor, items: Tensor, n_rows: int, n_items: int) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from typing import Any, Callable
 
 import numpy as np
 import pytest
+import recbole
 import torch
 
 from recbole_derrd.checkpoint import read_checkpoint, read_plain
@@ -460,6 +461,8 @@ def as_somebody(action: Callable[[], object], folder: Path) -> Callable[[], obje
 def test_a_read_only_cache_is_a_sentence_and_one_with_everything_is_enough(
     whole: Whole, tiny_data: Path, open_folder: Path, output: Path
 ) -> None:
+    if os.geteuid() == 0 and not all(folder.stat().st_mode & 0o001 for folder in Path(recbole.__file__).parents):
+        pytest.skip("run by root in an environment that nobody else may read")
     cwd, data, home = open_folder / "cwd", open_folder / "data", open_folder / "home"
     shutil.copytree(tiny_data, data)
     data.chmod(0o755)
@@ -490,7 +493,7 @@ def test_a_read_only_cache_is_a_sentence_and_one_with_everything_is_enough(
         assert done(reading(), output) == SENTENCE, output.read_text()
         assert "Cannot write" in said(output) and "saved" in said(output)
     finally:
-        for folder in (open_folder / "cache", *(open_folder / "cache").rglob("*"), home, home / "saved"):
+        for folder in (open_folder / "cache", *(open_folder / "cache").rglob("*"), home, *home.glob("saved")):
             folder.chmod(folder.stat().st_mode | 0o700)
     good_files(home)
 

@@ -50,12 +50,10 @@ def record(planted: Path, home: Path) -> dict[str, Any]:
     return run_recbole_derrd("BPR", "planted", config_dict=settings(planted, home))
 
 
-def own_group_share(model: Any, data: Data) -> float:
+def own_group_share(model: Any, data: Data, folder: Path) -> float:
     """Share of own-group items in all users' top-10 lists without their training items; chance is 1/8."""
     dataset, history = data.dataset, data.history
-    knowledge = Knowledge(
-        Path(dataset.config["checkpoint_dir"]) / f"share-{id(model)}", lambda: backbone_of(model), history
-    )
+    knowledge = Knowledge(folder, lambda: backbone_of(model), history)
     right = total = 0
     for user, items in enumerate(knowledge.top_items(10)):
         for item in items[items > 0]:
@@ -76,7 +74,7 @@ def test_the_distilled_student_names_the_planted_groups(record: dict[str, Any], 
     config = DistillConfig("BPR", "planted", config_dict=settings(planted, home))
     data = prepare_data(config)
     shares = {
-        role: own_group_share(load_model(config, data, Path(file)), data)
+        role: own_group_share(load_model(config, data, Path(file)), data, home / f"share-{role}")
         for role, file in (
             ("distilled", record["checkpoints"]["student"]),
             ("student", next((home / "saved" / "cache").glob(f"*{record['student']['key']}/model.pth"))),
