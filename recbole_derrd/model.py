@@ -102,8 +102,10 @@ def step_batch(model: Any, interaction: Any) -> StepBatch:
         items = interaction[model.ITEM_ID]
         liked = interaction[label] > 0 if label in columns else torch.ones_like(items, dtype=torch.bool)
         positives, negatives = items[liked], items[~liked]
+    # Loaders of whole users list the padding user too.
+    distinct = users.unique()
     return StepBatch(
-        users=users.unique(),
+        users=distinct[distinct > 0],
         positives=None if positives is None else positives.unique(),
         negatives=None if negatives is None else negatives.unique(),
         rows=len(interaction),

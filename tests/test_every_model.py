@@ -153,6 +153,8 @@ def page(seen: dict[tuple[str, str], str]) -> str:
         "student and as the student of a BPR teacher; the tests fail where it differs from what they see.",
         "",
         "- RRD needs scores, so every model teaches it and every model trained by gradients learns it.",
+        "- CD, RD, IR-RRD and listwise need scores as well: whatever does RRD does them",
+        "  (`tests/distillers/test_every_backbone.py` sees to that).",
         "- DE needs user and item vectors on both sides, and the items of a batch. *Vectors* names the hint layers",
         "  that `de_hint` (student) and `de_teacher_hint` (teacher) take, default first; a dash means that DE cannot",
         "  use the model.",

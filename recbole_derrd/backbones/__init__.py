@@ -80,8 +80,14 @@ def register_backbone(name: str) -> Callable[[type[Backbone]], type[Backbone]]:
 
 
 def adapter_of(model: type[Any]) -> type[Backbone]:
-    """Return the adapter class of a model class; :class:`RowBackbone`, which any model offers, where none is known."""
+    """Return the adapter class of a model class; :class:`RowBackbone`, which any model offers, where none is known.
+
+    A class may name its own as ``backbone_class``.
+    """
     for ancestor in model.__mro__:
+        if "backbone_class" in vars(ancestor):
+            own: type[Backbone] = vars(ancestor)["backbone_class"]
+            return own
         if ancestor.__name__ in BACKBONES:
             return BACKBONES[ancestor.__name__]
     return RowBackbone

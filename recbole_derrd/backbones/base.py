@@ -64,6 +64,11 @@ class Backbone:
         """Return the logits [B, K] of items [B, K] for users [B], differentiable."""
         raise NotImplementedError
 
+    def score_users(self, items: Tensor, users: Tensor) -> Tensor:
+        """Return the logits [B, K] of users [B, K] for items [B], differentiable: :meth:`score`, the sides swapped."""
+        pairs = items.unsqueeze(1).expand_as(users)
+        return self.score(users.reshape(-1), pairs.reshape(-1, 1)).view(users.shape)
+
     def score_all(self, users: Tensor) -> Tensor:
         """Return the logits [B, n_items] of every item for users [B]."""
         raise NotImplementedError
@@ -148,6 +153,21 @@ class VectorBackbone(Backbone):
                 return listed_products(user, *self._listed(items, layer))
             item = self._items(items.reshape(-1), layer).view(*items.shape, -1)
         return torch.bmm(item, user.unsqueeze(2)).squeeze(2)
+
+    def score_users(self, items: Tensor, users: Tensor) -> Tensor:
+        """Return the logits [B, K] of users [B, K] for items [B]."""
+        layer = self.hints[0]
+        with self.shared():
+            item = self._items(items, layer)
+            if users.numel() >= _WHOLE_CATALOGUE * self.n_users:
+                every, places = self.once("all users", lambda: self._users(None, layer)), users.long()
+            else:
+                distinct, places = distinct_places(users.long(), self.n_users)
+                every = self._users(distinct, layer)
+        if self.fused and item.device.type == "cpu":
+            return listed_products(item, every, places)
+        user = every.index_select(0, places.reshape(-1)).view(*places.shape, -1)
+        return torch.bmm(user, item.unsqueeze(2)).squeeze(2)
 
     def _listed(self, items: Tensor, layer: str) -> tuple[Tensor, Tensor]:
         """Return vectors [m, d] that hold all of the listed items once, and each item's row in them."""

@@ -9,6 +9,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_derrd.backbones.base import Backbone
+from recbole_derrd.backbones.scoring import distinct_places
 
 
 class RowBackbone(Backbone):
@@ -24,6 +25,12 @@ class RowBackbone(Backbone):
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the logits [B, K]."""
         return self.score_all(users).gather(1, items.long())
+
+    def score_users(self, items: Tensor, users: Tensor) -> Tensor:
+        """Return the logits [B, K] of users [B, K] for items [B]; each user's row is made once."""
+        distinct, places = distinct_places(users.long(), self.n_users)
+        scores = self.score_all(distinct)
+        return scores[places, items.long().unsqueeze(1)]
 
 
 class DrawingBackbone(RowBackbone):

@@ -5,13 +5,21 @@ from __future__ import annotations
 import importlib
 
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.distillers.cd import CollaborativeDistillation
 from recbole_derrd.distillers.de import DistillationExperts
+from recbole_derrd.distillers.ir_rrd import ItemSideRankingDistillation
+from recbole_derrd.distillers.listwise import ListwiseDistillation
+from recbole_derrd.distillers.rd import RankingDistillation
 from recbole_derrd.distillers.rrd import RelaxedRankingDistillation
 
 #: Built-in methods by their name in ``distillers``.
 DISTILLERS: dict[str, type[Distiller]] = {
     "de": DistillationExperts,
     "rrd": RelaxedRankingDistillation,
+    "listwise": ListwiseDistillation,
+    "cd": CollaborativeDistillation,
+    "rd": RankingDistillation,
+    "ir_rrd": ItemSideRankingDistillation,
 }
 
 
@@ -26,9 +34,13 @@ def distiller_class(name: str) -> type[Distiller]:
 
 __all__ = [
     "DISTILLERS",
+    "CollaborativeDistillation",
     "DistillationExperts",
     "Distiller",
+    "ItemSideRankingDistillation",
+    "ListwiseDistillation",
     "Need",
+    "RankingDistillation",
     "RelaxedRankingDistillation",
     "StepBatch",
     "distiller_class",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from recbole_derrd.backbones import Backbone
+from recbole_derrd.backbones import Backbone, RowBackbone
 from recbole_derrd.data import History
 from recbole_derrd.errors import DataError
 from recbole_derrd.files import building_folder, locked
@@ -22,6 +22,7 @@ from recbole_derrd.randomness import kept_random_state
 from recbole_derrd.teacher.array_file import ArrayFile
 from recbole_derrd.teacher.exact import ExactSearch
 from recbole_derrd.teacher.search import ApproximateSearch
+from recbole_derrd.teacher.users import UserSearch, swapped
 
 #: Raised whenever the content of the stored arrays changes.
 FORMAT = 1
@@ -125,12 +126,79 @@ class Knowledge:
         self.search_recall = self._recall(name)
         return lists
 
+    def top_users(self, count: int) -> np.ndarray[Any, Any]:
+        """Return each item's ``count`` best users that have no training interaction with it, best first.
+
+        Always exact, whatever ``search`` is. Rows of items with fewer such users end in zeros; row 0 is padding.
+
+        Returns:
+            [n_items, count] int32, memory-mapped.
+        """
+        count = min(count, self.n_users - 1)
+        lists = self._array(f"top-users-{count}", lambda path: self._write_top_users(path, count))
+        if lists.shape != (self.n_items, count) or lists.dtype != np.int32:
+            raise DataError(
+                f"The teacher's lists in '{self.folder}' are damaged. Remove that folder; they are made anew."
+            )
+        return lists
+
+    @torch.no_grad()
+    def _write_top_users(self, path: Path, count: int) -> dict[str, Any]:
+        if is_first():
+            ArrayFile.create(path, (self.n_items, count), np.dtype(np.int32))
+        wait_for_all()
+        lists = self._opened(path)
+        search = UserSearch(self.teacher, swapped(self.history), count, self._chunk)
+        start, stop = own_range(self.n_items - 1)
+        with self.teacher.shared():
+            chunks = range(start + 1, stop + 1, search.chunk)
+            for low in tqdm(chunks, desc="Teacher's lists of users", ncols=100, disable=not self._show_progress):
+                lists.write(low, search.lists(low, min(low + search.chunk, stop + 1)).cpu().numpy())
+        return {"shape": lists.shape, "dtype": str(lists.dtype)}
+
+    def top_scores(self, count: int) -> np.ndarray[Any, Any]:
+        """Return the teacher's logits of each user's ``count`` best items, where :meth:`top_items` has them.
+
+        Places of short rows hold 0.
+
+        Returns:
+            [n_users, count] float32, memory-mapped.
+        """
+        lists = self.top_items(count)
+        name = f"top-scores-{lists.shape[1]}" + ("" if self.search == "exact" else f"-{self.search}")
+        scores = self._array(name, lambda path: self._write_top_scores(path, lists))
+        if scores.shape != lists.shape or scores.dtype != np.float32:
+            raise DataError(
+                f"The teacher's scores in '{self.folder}' are damaged. Remove that folder; they are made anew."
+            )
+        return scores
+
+    def _write_top_scores(self, path: Path, lists: np.ndarray[Any, Any]) -> dict[str, Any]:
+        if is_first():
+            ArrayFile.create(path, (self.n_users, lists.shape[1]), np.dtype(np.float32))
+        wait_for_all()
+        file = self._opened(path)
+        start, stop = own_range(self.n_users - 1)
+        rows = max(1, _CHUNK_NUMBERS // (16 * max(1, lists.shape[1])))
+        with self.teacher.shared():
+            for low in range(start + 1, stop + 1, rows):
+                high = min(low + rows, stop + 1)
+                items = torch.from_numpy(lists[low:high]).long()
+                scores = self.scores(torch.arange(low, high), items).masked_fill_(items == 0, 0)
+                # -inf is a valid score of a teacher's.
+                if (scores.isnan() | scores.isposinf()).any():
+                    raise DataError("The teacher's scores hold NaN or inf; train the teacher anew.")
+                file.write(low, scores.numpy())
+        return {"shape": file.shape, "dtype": str(file.dtype)}
+
     @torch.no_grad()
     def scores(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the teacher's logits [n, K] of items [n, K] for users [n], computed in chunks of users."""
         backbone = self.teacher
         parts = []
-        rows = max(1, _CHUNK_NUMBERS // (16 * max(1, items.shape[1])))
+        # Models that score whole rows do so however short the lists are.
+        whole_rows = self.n_items if isinstance(backbone, RowBackbone) else 1
+        rows = max(1, _CHUNK_NUMBERS // max(16 * items.shape[1], whole_rows))
         with backbone.shared():
             for start in range(0, len(users), rows):
                 chosen = slice(start, start + rows)

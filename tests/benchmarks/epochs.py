@@ -34,7 +34,10 @@ from recbole_derrd.teacher import Knowledge
 from recbole_derrd.trained import build_model, freeze
 from recbole_derrd.trainer import trainer_for
 
-METHODS: dict[str, list[str]] = {"RRD": ["rrd"], "DE": ["de"], "DE-RRD": ["de", "rrd"]}
+METHODS: dict[str, list[str]] = {
+    "RRD": ["rrd"], "DE": ["de"], "DE-RRD": ["de", "rrd"],
+    "CD": ["cd"], "RD": ["rd"], "IR-RRD": ["ir_rrd"], "listwise": ["listwise"],
+}  # fmt: skip
 
 
 def settings(given: argparse.Namespace, size: int, distillers: list[str], fast: str, temporary: str) -> dict[str, Any]:
@@ -43,7 +46,8 @@ def settings(given: argparse.Namespace, size: int, distillers: list[str], fast: 
         "data_path": given.data_path, "load_col": {"inter": ["user_id", "item_id"]}, "embedding_size": size,
         "train_batch_size": 1024, "distillers": distillers, "checkpoint_dir": temporary, "show_progress": False,
         "de_temperature_start": given.temperature, "gpu_id": given.gpu_id, "fast": fast, "n_layers": 2,
-        "de_sample": given.de_sample,
+        "de_sample": given.de_sample, "listwise_top_n": given.listwise_top_n,
+        "ir_rrd_max_items": given.ir_rrd_max_items, "rd_start_epoch": 0,
         "benchmark_filename": ["train", "valid", "test"] if given.benchmark_filename else None,
     }  # fmt: skip
 
@@ -78,7 +82,11 @@ def measure(
         ("student, quick steps", small, [], "all"),
         ("teacher, stock RecBole", large, [], "none"),
         ("teacher, quick steps", large, [], "all"),
-        *((f"student + {method}", small, names, "all") for method, names in METHODS.items()),
+        *(
+            (f"student + {method}", small, names, "all")
+            for method, names in METHODS.items()
+            if method in given.methods.split(",")
+        ),
     ):
         config = DistillConfig(model, given.dataset, config_dict=settings(given, size, distillers, fast, temporary))
         own = prepare_data(config)
@@ -163,6 +171,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--temperature", type=float, default=1.0, help="DE's first temperature; small is late training")
     parser.add_argument("--de_sample", type=float, default=1.0, help="share of a batch's entities that DE looks at")
+    parser.add_argument("--methods", default=",".join(METHODS), help="which students with distillation to measure")
+    parser.add_argument("--listwise_top_n", type=int, default=0, help="the teacher's list that listwise reads")
+    parser.add_argument("--ir_rrd_max_items", type=int, default=0, help="items a step of IR-RRD")
     parser.add_argument("--gpu_id", default="")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")

@@ -1,0 +1,141 @@
+r"""The sum of users' softmax cross-entropies over the whole catalogue with its gradients, some users at a time.
+
+With autograd [users, items] would be kept several times over. The term is a sum over users, so its gradients are known
+as soon as a block of users is through: their scores live in one reused buffer, and the backward pass only scales what
+the forward pass has found. With student vectors x_u and y_i, s = <x_u, y_i> / T, p the student's softmax and q the
+teacher's:
+
+    H_u = log sum_i e^{s_i} - sum_i q_i s_i,    dH_u / ds_i = p_i - q_i,
+    dx_u = 1/T sum_i (p_i - q_i) y_i,           dy_i = 1/T sum_u (p_i - q_i) x_u
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+#: Scores of one block of users: 4 MB of float32, which stay in the cache. With fewer users than the fewest a product is
+#: slower a user.
+_BLOCK_SCORES, _FEWEST_USERS = 1 << 20, 16
+#: What stands for minus infinity: its exponential is 0 as well, and 0 times it is 0 and not NaN.
+LOWEST = -1e30
+
+
+class Targets(NamedTuple):
+    """The teacher's softmax of some users.
+
+    Attributes:
+        mass: q, [n, n_items] over the catalogue, or [n, N] of the listed items.
+        items: the listed items [n, N], int64; None for the whole catalogue.
+        hidden: rows and items that take no part, the padding item among them.
+    """
+
+    mass: Tensor
+    items: Tensor | None
+    hidden: tuple[Tensor, Tensor]
+
+
+#: Gives the targets of users start .. stop - 1 of those in question.
+Source = Callable[[int, int], Targets]
+
+
+def users_at_once(n_items: int) -> int:
+    """Return how many users' scores make a block."""
+    return max(_FEWEST_USERS, _BLOCK_SCORES // n_items)
+
+
+class _CrossEntropySum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, users: Tensor, items: Tensor, source: Source, temperature: float) -> Tensor:
+        d_users, d_items = torch.empty_like(users), torch.zeros_like(items)
+        at_once = users_at_once(len(items))
+        buffer = users.new_empty(min(at_once, len(users)), len(items))
+        total = torch.zeros((), dtype=torch.float64, device=users.device)
+        for start in range(0, len(users), at_once):
+            stop = min(start + at_once, len(users))
+            targets = source(start, stop)
+            scaled = users[start:stop] / temperature
+            scores = torch.mm(scaled, items.T, out=buffer[: stop - start])
+            scores[targets.hidden] = LOWEST
+            scores -= scores.amax(dim=1, keepdim=True)
+            if targets.items is None:
+                expected = torch.linalg.vecdot(targets.mass, scores)
+            else:
+                expected = torch.linalg.vecdot(targets.mass, scores.gather(1, targets.items))
+            sums = scores.exp_().sum(dim=1, keepdim=True)
+            total += (sums.log().squeeze(1) - expected).sum(dtype=torch.float64)
+            slope = scores.div_(sums)
+            if targets.items is None:
+                slope -= targets.mass
+            else:
+                slope.scatter_add_(1, targets.items, -targets.mass)
+            d_users[start:stop] = torch.mm(slope, items).div_(temperature)
+            d_items.addmm_(slope.T, scaled)
+        ctx.save_for_backward(d_users, d_items)
+        return total.to(users.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> Any:
+        d_users, d_items = ctx.saved_tensors
+        return scale * d_users, scale * d_items, None, None
+
+
+def cross_entropy_sum(users: Tensor, items: Tensor, source: Source, temperature: float) -> Tensor:
+    """Return sum_u H(q_u, softmax(<x_u, y> / T)): what ``listwise_loss`` gives for these vectors' products, summed.
+
+    Differentiable once, by both vectors.
+
+    Args:
+        users: the users' vectors x [n, d].
+        items: all items' vectors y [n_items, d].
+        source: gives the teacher's softmax of a block of these users.
+        temperature: T.
+    """
+    total: Tensor = _CrossEntropySum.apply(users.contiguous(), items.contiguous(), source, temperature)
+    return total
+
+
+class _SumByBlocks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, block: Callable[[int, int], Tensor], starts: range, stop: int, *weights: Tensor) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64, device=weights[0].device)
+        sums: list[Tensor | None] = [None] * len(weights)
+        for start in starts:
+            with torch.enable_grad():
+                part = block(start, min(start + starts.step, stop))
+            total += part.detach()
+            # What blocks share (an item side, a propagation) is not to be freed with the first.
+            found = torch.autograd.grad(part, weights, retain_graph=True, allow_unused=True)
+            for index, gradient in enumerate(found):
+                if gradient is not None:
+                    gradient = gradient.to_dense() if gradient.is_sparse else gradient
+                    known = sums[index]
+                    sums[index] = gradient if known is None else known + gradient
+        ctx.known = [gradient is not None for gradient in sums]
+        ctx.save_for_backward(*(gradient for gradient in sums if gradient is not None))
+        return total.to(weights[0].dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> Any:
+        found = iter(ctx.saved_tensors)
+        return (None, None, None, *(scale * next(found) if known else None for known in ctx.known))
+
+
+def sum_by_blocks(block: Callable[[int, int], Tensor], count: int, at_once: int, weights: list[Tensor]) -> Tensor:
+    """Return ``block(0, at_once) + block(at_once, 2 * at_once) + ...`` with one block's graph in memory at a time.
+
+    Differentiable once, by the weights.
+
+    Args:
+        block: gives a scalar, by any differentiable way.
+        count: where the last block ends.
+        at_once: length of a block.
+        weights: the leaves that gradients go to.
+    """
+    total: Tensor = _SumByBlocks.apply(block, range(0, count, at_once), count, *weights)
+    return total

@@ -1,0 +1,202 @@
+r"""Collaborative Distillation (CD).
+
+Jae-woong Lee, Minjin Choi, Jongwuk Lee, Hyunjung Shim: "Collaborative Distillation for Top-N Recommendation", ICDM
+2019. Some unobserved items S_u of each user are drawn, the better their rank the likelier, and the student is taught
+the teacher's soft labels for them, item by item:
+
+    L_CD = - sum_u sum_{i in S_u} q_ui log p_ui + (1 - q_ui) log(1 - p_ui)
+    q_ui = sigmoid((t_ui + T2) / T1),    p_ui = sigmoid(s_ui)
+
+over the batch's distinct users, s and t being the student's and the teacher's logits. The items are drawn once an epoch
+for all users, with probability proportional to 1 - rank(i) / |unobserved|, the rank being the student's (CD-SG, the
+default) or the teacher's (CD-TG); or uniformly (CD-Base).
+
+Linear probabilities need no ranking: of two items drawn uniformly, the one with the higher score has rank r with
+probability 2 (n - r) / (n (n - 1)), which is exactly that. So twice the items are drawn, without repetition, and of
+each pair the guide takes the better one. With ``cd_top_n`` the same is done with the places of the guide's list.
+
+Paper and code: in the paper only observed items enter the base loss and unobserved ones are CD's alone; here, as in
+later work's comparisons, CD is added to the student's own base loss. The sign of the paper's shift T2 could not be
+verified; this one is that of published re-implementations, whose sums run over the batch's rows, not its distinct
+users. The paper's exponential probabilities are not offered. Drawing without repetition leaves each item's probability
+of being a pair's winner as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recbole_derrd.backbones import Backbone, RowBackbone
+from recbole_derrd.data import History
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share, epoch_seed
+from recbole_derrd.distillers.unobserved import Unobserved, without_padding
+from recbole_derrd.errors import DataError, OptionError
+from recbole_derrd.options import CDOptions
+from recbole_derrd.randomness import kept_random_state
+from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teacher.exact import ExactSearch
+
+#: Numbers that one chunk of the student's scores may pass through (64 MB of float32).
+_CHUNK_NUMBERS = 1 << 24
+
+
+def soft_labels(teacher: Tensor, t1: float, t2: float) -> Tensor:
+    """Return q = sigmoid((t + T2) / T1) of logits of any shape."""
+    return ((teacher + t2) / t1).sigmoid()
+
+
+def collaborative_loss(student: Tensor, labels: Tensor) -> Tensor:
+    r"""Return each user's binary cross-entropy with soft labels, from logits and so without overflow.
+
+    Args:
+        student: logits s [n, m].
+        labels: soft labels q [n, m], in [0, 1].
+
+    Returns:
+        Loss of each user [n]; at best the entropy of the labels, m ln 2 where all logits are 0.
+    """
+    return functional.binary_cross_entropy_with_logits(student, labels, reduction="none").sum(dim=1)
+
+
+def better_of_pairs(drawn: Tensor, scores: Tensor) -> Tensor:
+    """Return of each pair the one with the higher score; of equals the first.
+
+    Args:
+        drawn: [n, 2 m], the first m paired with the last m.
+        scores: what they are compared by [n, 2 m].
+
+    Returns:
+        [n, m].
+    """
+    first, second = drawn.chunk(2, dim=1)
+    one, other = scores.chunk(2, dim=1)
+    return torch.where(other > one, second, first)
+
+
+class CollaborativeDistillation(Distiller):
+    """CD as a loss term; see the file's head for the formula."""
+
+    name = "cd"
+    options_class = CDOptions
+    needs = frozenset({Need.TOP_ITEMS, Need.SCORES})
+
+    def __init__(self, options: CDOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
+        """Check that every user has enough items.
+
+        Raises:
+            OptionError: some user has too few unobserved items.
+        """
+        super().__init__(options, knowledge, student, seed)
+        self.check(options, knowledge.history)
+        self.unobserved = Unobserved(knowledge.history)
+        #: Items of each user [n_users, n_distill] and their soft labels, anew in each epoch.
+        self.items: Tensor | None = None
+        self.labels: Tensor | None = None
+
+    @classmethod
+    def check(cls, options: CDOptions, history: History) -> None:
+        """Refuse to draw more items than some user has not seen."""
+        fewest = history.n_items - 1 - int(history.lengths[1:].max())
+        if fewest >= options.drawn:
+            return
+        pairs = "" if options.guide == "uniform" else ", two for each of cd_n_distill"
+        if fewest < (1 if options.guide == "uniform" else 2):
+            raise OptionError(
+                f"A user has only {fewest} unobserved items, too few to draw from (cd_guide: {options.guide}). Filter "
+                "such users out (user_inter_num_interval)."
+            )
+        fitting = fewest if options.guide == "uniform" else fewest // 2
+        raise OptionError(
+            f"cd_n_distill = {options.n_distill} is more than the catalogue allows: {options.drawn} items are drawn"
+            f"{pairs}, and one user has only {fewest} unobserved ones. Lower cd_n_distill to {fitting}, or filter "
+            "users (user_inter_num_interval)."
+        )
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Draw the epoch's items for all users, and ask the teacher for their labels."""
+        options, n_users = self.options, self.knowledge.n_users
+        # Drawn on the CPU, so that a GPU run draws the same items.
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
+        items = torch.empty(n_users, options.n_distill, dtype=torch.int32)
+        items[0] = 0
+        with torch.no_grad(), kept_random_state(), self._at_rest():
+            draw = self._draw if options.top_n == 0 else self._listed()
+            for start, stop in self.unobserved.blocks(options.drawn):
+                items[start:stop] = draw(start, stop, generator).to(torch.int32)
+            scores = torch.zeros(items.shape)
+            scores[1:] = self.knowledge.scores(torch.arange(1, n_users), items[1:].long())
+        if scores.isnan().any():
+            raise DataError("The teacher's scores hold NaN; train the teacher anew with a lower learning_rate.")
+        self.items = items.to(self.student.device)
+        self.labels = soft_labels(scores, options.t1, options.t2).to(self.student.device)
+
+    @contextlib.contextmanager
+    def _at_rest(self) -> Iterator[None]:
+        """Within the block the student is in evaluation mode, and propagates its graph once."""
+        model = self.student.model
+        training = model.training
+        model.eval()
+        try:
+            with self.student.shared():
+                yield
+        finally:
+            model.train(training)
+
+    def _draw(self, start: int, stop: int, generator: torch.Generator) -> Tensor:
+        """Draw from all unobserved items of users start .. stop - 1."""
+        drawn = self.unobserved.distinct(start, stop, self.options.drawn, generator)
+        if self.options.guide == "uniform":
+            return drawn
+        # The draw's own order is not random, and pairs must be.
+        drawn = shuffled(drawn, generator)
+        users = torch.arange(start, stop)
+        scores = self.knowledge.scores(users, drawn) if self.options.guide == "teacher" else self._own(users, drawn)
+        return better_of_pairs(drawn, scores)
+
+    def _own(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return the student's scores of lists, in chunks of users."""
+        whole_rows = self.student.n_items if isinstance(self.student, RowBackbone) else 1
+        rows = max(1, _CHUNK_NUMBERS // max(16 * items.shape[1], whole_rows))
+        device = self.student.device
+        chunks = zip(users.to(device).split(rows), items.to(device).split(rows))
+        return torch.cat([self.student.score(*chunk).float().cpu() for chunk in chunks])
+
+    def _listed(self) -> Callable[[int, int, torch.Generator], Tensor]:
+        """Return what draws from the guide's lists."""
+        options, history = self.options, self.knowledge.history
+        width = min(options.top_n, history.n_items - 1)
+        search = ExactSearch(self.student, history, width)
+
+        def lists(start: int, stop: int) -> Tensor:
+            if options.guide == "teacher":
+                return torch.from_numpy(self.knowledge.top_items(width)[start:stop])
+            return search.lists(start, stop).cpu()
+
+        def draw(start: int, stop: int, generator: torch.Generator) -> Tensor:
+            places = shuffled(self.unobserved.places(start, stop, width, options.drawn, generator), generator)
+            places = better_of_pairs(places, -places)
+            # One chunk's lists at a time: those of all users are not kept.
+            chunks = [(low, min(low + search.chunk, stop)) for low in range(start, stop, search.chunk)]
+            return torch.cat([lists(low, high).gather(1, places[low - start : high - start]) for low, high in chunks])
+
+        return draw
+
+    def forward(self, batch: StepBatch) -> Tensor:
+        """Return the distinct users' L_CD divided by the batch's rows, in float32."""
+        if self.items is None or self.labels is None:
+            raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
+        users, scale = drawn_share(without_padding(batch.users), self.options.sample, self.generator)
+        scores = self.student.score(users, self.items.index_select(0, users).long())
+        with torch.autocast(device_type=self.student.device.type, enabled=False):
+            return scale * collaborative_loss(scores.float(), self.labels.index_select(0, users)).sum() / batch.rows
+
+
+def shuffled(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Return each row in a random order."""
+    return rows.gather(1, torch.rand(rows.shape, generator=generator).argsort(dim=1))

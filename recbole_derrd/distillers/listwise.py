@@ -1,0 +1,153 @@
+r"""Listwise distillation: softmax cross-entropy with the teacher over the whole catalogue.
+
+Geoffrey Hinton, Oriol Vinyals, Jeff Dean: "Distilling the Knowledge in a Neural Network", 2015, section 2, with a
+user's unobserved items as classes; as a ranking loss it is ListNet's top-one cross-entropy (Zhe Cao et al.: "Learning
+to Rank: From Pairwise Approach to Listwise Approach", ICML 2007, section 4):
+
+    L = sum_u H(softmax(t_u / T), softmax(s_u / T)),    H(q, p) = - sum_i q_i log p_i
+
+over the batch's distinct users, s and t being the student's and the teacher's logits. Nothing is sampled: every item
+of the catalogue is in both softmaxes, but for the padding item and, by default, the user's training items, whose scores
+the base loss looks after and which would take most of the teacher's mass. ``listwise_top_n: N`` gives the teacher's
+mass to its N best unobserved items alone; the student's normaliser stays that of the catalogue.
+
+Paper and this: Hinton et al. multiply by T^2, so that the gradients' size does not depend on T. Here the sum is **not**
+multiplied by T^2, as in ListNet; the gradient by a logit is (p - q) / T.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recbole_derrd.backbones import Backbone, VectorBackbone
+from recbole_derrd.data import History
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share
+from recbole_derrd.distillers.catalogue import LOWEST, Targets, cross_entropy_sum, sum_by_blocks, users_at_once
+from recbole_derrd.distillers.unobserved import without_padding
+from recbole_derrd.errors import OptionError
+from recbole_derrd.options import ListwiseOptions
+from recbole_derrd.teacher import Knowledge
+
+
+def listwise_loss(student: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    r"""Return each user's H(q, softmax(s / T)).
+
+    Args:
+        student: logits s [n, m]; -1e30 or less for items that take no part.
+        targets: the teacher's softmax q [n, m], 0 for items that take no part.
+        temperature: T.
+
+    Returns:
+        Cross-entropy of each user [n]; at best the entropy of the teacher's softmax, ln m where all logits are equal.
+    """
+    return -(targets * (student / temperature).log_softmax(dim=1)).sum(dim=1)
+
+
+def teacher_mass(teacher: Tensor, temperature: float) -> Tensor:
+    """Return softmax(t / T) of logits [n, m]."""
+    return (teacher / temperature).softmax(dim=1)
+
+
+class ListwiseDistillation(Distiller):
+    """Listwise distillation as a loss term; see the file's head for the formula."""
+
+    name = "listwise"
+    options_class = ListwiseOptions
+    needs = frozenset({Need.TOP_ITEMS, Need.SCORES})
+
+    def __init__(self, options: ListwiseOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
+        """Read what is needed of the teacher: lists with scores, or its vectors; other teachers are asked each step.
+
+        Raises:
+            OptionError: some user has no unobserved items.
+        """
+        super().__init__(options, knowledge, student, seed)
+        self.check(options, knowledge.history)
+        device = student.device
+        self.lists = self.list_scores = self.vectors = None
+        if options.top_n:
+            self.lists = torch.from_numpy(knowledge.top_items(options.top_n)).to(device)
+            self.list_scores = torch.from_numpy(knowledge.top_scores(options.top_n)).to(device)
+        elif isinstance(knowledge.teacher, VectorBackbone):
+            layer = knowledge.teacher.hints[0]
+            users, items = (torch.from_numpy(knowledge.vectors(side, layer)).to(device) for side in ("user", "item"))
+            self.vectors = (users, items)
+        self._seen = torch.from_numpy(knowledge.history.items).to(device)
+        self._indptr = torch.from_numpy(knowledge.history.indptr).to(device)
+
+    @classmethod
+    def check(cls, options: ListwiseOptions, history: History) -> None:
+        """Refuse users of whom nothing is left to distil."""
+        unobserved = history.n_items - 1 - history.lengths[1:]
+        if not options.observed and int(unobserved.min()) < 1:
+            raise OptionError(
+                f"User number {int(unobserved.argmin()) + 1} has interacted with every item, so nothing is left to "
+                "distil. Filter such users out (user_inter_num_interval), or set listwise_observed: True."
+            )
+
+    def _hidden(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rows and items that take no part: the padding item, and training items unless they are wanted."""
+        rows = torch.arange(len(users), device=users.device)
+        items = torch.zeros_like(rows)
+        if self.options.observed:
+            return rows, items
+        starts = self._indptr[users]
+        lengths = self._indptr[users + 1] - starts
+        seen_rows = rows.repeat_interleave(lengths)
+        # The k-th training item of a row: counted from where the row starts in this block, and in the history.
+        before = (lengths.cumsum(0) - lengths)[seen_rows]
+        places = torch.arange(len(seen_rows), device=users.device) - before + starts[seen_rows]
+        return torch.cat([rows, seen_rows]), torch.cat([items, self._seen[places]])
+
+    @torch.no_grad()
+    def _targets(self, users: Tensor) -> Targets:
+        """Return the teacher's softmax of these users."""
+        temperature, hidden = self.options.temperature, self._hidden(users)
+        if self.lists is not None and self.list_scores is not None:
+            items, scores = self.lists[users].long(), self.list_scores[users]
+            return Targets(teacher_mass(scores.masked_fill(items == 0, LOWEST), temperature), items, hidden)
+        if self.vectors is not None:
+            scores = self.vectors[0][users] @ self.vectors[1].T
+        else:
+            teacher = self.knowledge.teacher
+            scores = teacher.score_all(users.to(teacher.device)).to(users.device, torch.float32, copy=True)
+        scores[hidden] = LOWEST
+        return Targets(teacher_mass(scores, temperature), None, hidden)
+
+    def _readable(self, users: Tensor) -> Tensor:
+        """Return the users' summed loss by autograd."""
+        scores = self.student.score_all(users)
+        with torch.autocast(device_type=scores.device.type, enabled=False):
+            mass, items, hidden = self._targets(users)
+            if items is not None:
+                # Places of a list that is too short hold item 0, with mass 0.
+                mass = scores.new_zeros(scores.shape, dtype=torch.float32).scatter_add_(1, items, mass)
+            return listwise_loss(
+                scores.float().index_put(hidden, scores.new_tensor(LOWEST).float()), mass, self.options.temperature
+            ).sum()
+
+    def _sum(self, users: Tensor) -> Tensor:
+        student = self.student
+        if not self.options.fused:
+            return self._readable(users)
+        if not isinstance(student, VectorBackbone):
+            weights = [weight for weight in student.model.parameters() if weight.requires_grad]
+            at_once = users_at_once(student.n_items)
+            return sum_by_blocks(lambda low, high: self._readable(users[low:high]), len(users), at_once, weights)
+        layer = student.hints[0]
+        with student.shared():
+            every = student.once("all items", lambda: student.item_vectors(None, layer))
+            own = student.user_vectors(users, layer)
+        with torch.autocast(device_type=student.device.type, enabled=False):
+            return cross_entropy_sum(
+                own.float(),
+                every.float(),
+                lambda low, high: self._targets(users[low:high]),
+                self.options.temperature,
+            )
+
+    def forward(self, batch: StepBatch) -> Tensor:
+        """Return the distinct users' summed cross-entropy divided by the batch's rows, in float32."""
+        users, scale = drawn_share(without_padding(batch.users), self.options.sample, self.generator)
+        return scale * self._sum(users) / batch.rows

@@ -1,0 +1,155 @@
+r"""Ranking Distillation (RD).
+
+Jiaxi Tang, Ke Wang: "Ranking Distillation: Learning Compact Ranking Models With High Performance for Recommender
+System", KDD 2018. The teacher's K best unobserved items pi_0 .. pi_{K-1} of a user are taken for positives:
+
+    L_RD = - sum_u sum_{r=0}^{K-1} w_r log sigmoid(s(u, pi_r))
+
+over the batch's distinct users, s being the student's logits. The weights carry no gradient:
+
+    position  a_r = e^{-r / lambda} / sum_k e^{-k / lambda}
+    dynamic   b_r = tanh(max(mu (rhat_r - r), 0)),    rhat_r = floor((I - 1) c_r / Q)
+    hybrid    w_r = a_r b_r / sum_k a_k b_k
+
+where c_r counts, of Q unobserved items drawn for the user, those that the student scores above pi_r: rhat_r estimates
+the rank that the student gives pi_r, from 0, among the I items of the catalogue. Items that it has in place already
+weigh nothing; a user who has all of them in place has no term. Before the epoch ``rd_start_epoch`` w = a. The Q items
+are drawn once an epoch for all users, each draw on its own.
+
+Paper and code: the paper weighs the terms (1 - alpha) L_base + alpha L_RD, the code L_base + alpha L_RD, and so does
+this. The paper normalises the product a b, the code leaves that switch off, re-implementations have it on; so it is on
+here (``rd_normalise``). Ranks are from 0 on both sides, as in the code; some re-implementations add 1 to rhat_r alone.
+The code's sum is a mean over the batch's rows; this one is over its distinct users, divided by its rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recbole_derrd.backbones import Backbone
+from recbole_derrd.data import History
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share, epoch_seed
+from recbole_derrd.distillers.unobserved import Unobserved, without_padding
+from recbole_derrd.errors import OptionError
+from recbole_derrd.options import RDOptions
+from recbole_derrd.teacher import Knowledge
+
+
+def weighted_positive_loss(scores: Tensor, weights: Tensor) -> Tensor:
+    r"""Return each user's -sum_r w_r log sigmoid(s_r).
+
+    Args:
+        scores: logits of the teacher's items [n, K], best first.
+        weights: w [n, K] or [K]; no gradient goes to them.
+
+    Returns:
+        Loss of each user [n]; 0 at best, ln 2 times the sum of the weights where all logits are 0.
+    """
+    return -(weights.detach() * functional.logsigmoid(scores)).sum(dim=1)
+
+
+def position_weights(count: int, position_lambda: float) -> Tensor:
+    """Return a_r = exp(-r / lambda) over their sum [count], float32."""
+    # A softmax neither underflows nor divides by 0, however small lambda is.
+    return (-torch.arange(count, dtype=torch.float64) / position_lambda).softmax(dim=0).float()
+
+
+def estimated_ranks(scores: Tensor, negatives: Tensor, n_items: int) -> Tensor:
+    """Return rhat_r = floor((I - 1) c_r / Q), from 0.
+
+    Args:
+        scores: the student's logits of the teacher's items [n, K].
+        negatives: its logits of unobserved items [n, Q].
+        n_items: I, items of the catalogue without the padding item.
+
+    Returns:
+        [n, K], of the logits' type.
+    """
+    # Sorted, so that [n, K, Q] comparisons are never made: those above are those after the last that is not.
+    ordered = negatives.sort(dim=1).values
+    count = negatives.shape[1]
+    above = count - torch.searchsorted(ordered, scores.contiguous(), right=True)
+    return torch.div((n_items - 1) * above, count, rounding_mode="floor").to(scores.dtype)
+
+
+def dynamic_weights(ranks: Tensor, mu: float) -> Tensor:
+    """Return b_r = tanh(max(mu (rhat_r - r), 0)) of estimated ranks [n, K]."""
+    gap = ranks - torch.arange(ranks.shape[1], dtype=ranks.dtype, device=ranks.device)
+    return (mu * gap).clamp(min=0).tanh()
+
+
+def hybrid_weights(position: Tensor, dynamic: Tensor, normalise: bool) -> Tensor:
+    """Return w = a b [n, K], each row made to sum to 1 where that is asked for and anything weighs something."""
+    product = position * dynamic
+    if not normalise:
+        return product
+    return product / product.sum(dim=1, keepdim=True).clamp(min=torch.finfo(product.dtype).tiny)
+
+
+class RankingDistillation(Distiller):
+    """RD as a loss term; see the file's head for the formula."""
+
+    name = "rd"
+    options_class = RDOptions
+    needs = frozenset({Need.TOP_ITEMS})
+
+    def __init__(self, options: RDOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
+        """Read the teacher's lists and check that every user has enough items.
+
+        Raises:
+            OptionError: some user has fewer than K unobserved items.
+        """
+        super().__init__(options, knowledge, student, seed)
+        self.check(options, knowledge.history)
+        self.lists = torch.from_numpy(knowledge.top_items(options.k)).to(student.device)
+        self.position = position_weights(options.k, options.position_lambda).to(student.device)
+        self.unobserved = Unobserved(knowledge.history)
+        #: Unobserved items of each user [n_users, Q], anew in each epoch with dynamic weights; None before.
+        self.negatives: Tensor | None = None
+
+    @classmethod
+    def check(cls, options: RDOptions, history: History) -> None:
+        """Refuse lists that are longer than what some user has not seen."""
+        unobserved = history.n_items - 1 - history.lengths[1:]
+        fewest = int(unobserved.min())
+        if fewest < 1:
+            raise OptionError(
+                f"User number {int(unobserved.argmin()) + 1} has interacted with every item, so no ranking is left to "
+                "distil. Filter such users out (user_inter_num_interval)."
+            )
+        if fewest < options.k:
+            raise OptionError(
+                f"rd_k = {options.k} is more than the catalogue allows: one user has only {fewest} unobserved items. "
+                f"Lower rd_k to {fewest}, or filter users (user_inter_num_interval)."
+            )
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Draw the epoch's unobserved items for all users."""
+        if epoch < self.options.start_epoch:
+            self.negatives = None
+            return
+        # Drawn on the CPU, so that a GPU run draws the same items.
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
+        count = self.options.negatives
+        items = torch.zeros(self.knowledge.n_users, count, dtype=torch.int32)
+        for start, stop in self.unobserved.blocks(count):
+            items[start:stop] = self.unobserved.independent(start, stop, count, generator).to(torch.int32)
+        self.negatives = items.to(self.student.device)
+
+    @torch.no_grad()
+    def _weights(self, users: Tensor, scores: Tensor) -> Tensor:
+        if self.negatives is None:
+            return self.position
+        negatives = self.student.score(users, self.negatives.index_select(0, users).long()).float()
+        ranks = estimated_ranks(scores.detach(), negatives, self.knowledge.history.n_items - 1)
+        return hybrid_weights(self.position, dynamic_weights(ranks, self.options.mu), self.options.normalise)
+
+    def forward(self, batch: StepBatch) -> Tensor:
+        """Return the distinct users' L_RD divided by the batch's rows, in float32."""
+        users, scale = drawn_share(without_padding(batch.users), self.options.sample, self.generator)
+        scores = self.student.score(users, self.lists.index_select(0, users).long())
+        with torch.autocast(device_type=self.student.device.type, enabled=False):
+            scores = scores.float()
+            return scale * weighted_positive_loss(scores, self._weights(users, scores)).sum() / batch.rows

@@ -1,0 +1,93 @@
+"""Exact top-N users of each item: what ``exact.py`` does for users, with the sides swapped."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_derrd.backbones import Backbone, VectorBackbone
+from recbole_derrd.data import History
+from recbole_derrd.errors import DataError
+from recbole_derrd.teacher.exact import _CPU_SCORES, _FEWEST_USERS, _SCORES, DIVERGED, best_unseen, hidden_entries
+
+#: Entries of the best users that are kept while all users pass by (64 MB with their scores); more take more passes.
+_KEPT = 1 << 23
+
+
+def swapped(history: History) -> History:
+    """Return each item's training users: a history whose "users" are items and whose "items" are users."""
+    rows = np.repeat(np.arange(history.n_users), history.lengths)
+    # Stable, so that an item's users stay in ascending order.
+    order = np.argsort(history.items, kind="stable")
+    counts = np.bincount(history.items, minlength=history.n_items)
+    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return History(indptr, rows[order], history.n_users)
+
+
+class UserSearch:
+    """Exact lists of users of any teacher, some items at a time.
+
+    A teacher with vectors scores some items for all users. Any other scores some users for all items, and the best
+    users of each item are kept while all users pass by.
+
+    Args:
+        backbone: the teacher.
+        by_item: each item's training users.
+        count: length of the lists.
+        chunk: users or items scored at once; 0 sizes it to what they are scored for.
+    """
+
+    def __init__(self, backbone: Backbone, by_item: History, count: int, chunk: int = 0) -> None:
+        """Choose the chunks."""
+        self.backbone, self.by_item, self.count = backbone, by_item, count
+        scores = _CPU_SCORES if backbone.device.type == "cpu" else _SCORES
+        self._vectors = isinstance(backbone, VectorBackbone)
+        n_users, n_items = by_item.n_items, by_item.n_users
+        #: Items whose lists are found at once.
+        self.chunk = chunk or max(_FEWEST_USERS, scores // n_users)
+        if not self._vectors:
+            # Merging costs a search through kept and new users: new ones come by as many as are kept, if they fit.
+            self._users_at_once = chunk or max(_FEWEST_USERS, min(count, scores // n_items))
+            self.chunk = max(1, _KEPT // count)
+
+    def lists(self, start: int, stop: int) -> Tensor:
+        """Return the lists of items start .. stop - 1 [stop - start, count], int32; too few users end in zeros."""
+        return self._scored(start, stop) if self._vectors else self._passed(start, stop)
+
+    def _scored(self, start: int, stop: int) -> Tensor:
+        backbone = self.backbone
+        layer = backbone.hints[0]
+        users = backbone.once("every user's vector", lambda: self._users(layer))
+        items = backbone.once("every item's vector", lambda: backbone.item_vectors(None, layer).float())
+        scores = items[start:stop] @ users.T
+        return best_unseen(scores, hidden_entries(self.by_item, start, stop, scores.device), self.count)
+
+    def _users(self, layer: str) -> Tensor:
+        vectors = self.backbone.user_vectors(None, layer).float().clone()
+        # The padding user's vector is nobody's and may hold anything.
+        vectors[0] = 0
+        return vectors
+
+    def _passed(self, start: int, stop: int) -> Tensor:
+        device, n_users = self.backbone.device, self.by_item.n_items
+        values = torch.full((stop - start, self.count), -torch.inf, device=device)
+        best = torch.zeros(stop - start, self.count, dtype=torch.int32, device=device)
+        rows, hidden = hidden_entries(self.by_item, start, stop, device)
+        for low in range(0, n_users, self._users_at_once):
+            high = min(low + self._users_at_once, n_users)
+            scores = self.backbone.score_all(torch.arange(low, high, device=device)).float()[:, start:stop].T
+            here = (hidden >= low) & (hidden < high)
+            # Hidden entries may hold anything; the padding user's scores are nobody's.
+            if low == 0:
+                scores = scores.clone()
+                scores[:, 0] = 0
+            if scores.isnan().any():
+                raise DataError(DIVERGED)
+            # -inf may be a teacher's own score, so what must not enter is marked apart.
+            scores = scores.clamp(min=torch.finfo(scores.dtype).min)
+            scores[rows[here], hidden[here] - low] = -torch.inf
+            users = torch.arange(low, high, dtype=torch.int32, device=device).expand_as(scores)
+            values, places = torch.cat([values, scores], dim=1).topk(self.count, dim=1)
+            best = torch.cat([best, users], dim=1).gather(1, places)
+        return best.masked_fill(values == -torch.inf, 0)

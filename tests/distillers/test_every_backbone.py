@@ -1,0 +1,128 @@
+"""CD, RD, IR-RRD and listwise distillation with every RecBole model: untrained, one step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recbole_derrd.backbones import BACKBONES, backbone_of
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.data import prepare_data
+from recbole_derrd.model import build_student
+from recbole_derrd.models import missing_package
+from recbole_derrd.teacher import Knowledge
+from recbole_derrd.trained import build_model, freeze
+
+METHODS = {
+    "cd": {"cd_weight": 1.0, "cd_n_distill": 3},
+    "rd": {"rd_weight": 1.0, "rd_k": 5, "rd_negatives": 8, "rd_start_epoch": 0},
+    "ir_rrd": {
+        "ir_rrd_weight": 1.0, "ir_rrd_k": 4, "ir_rrd_l": 4, "ir_rrd_top_n": 10,
+        "ir_rrd_item_k": 2, "ir_rrd_item_l": 2, "ir_rrd_item_top_n": 4,
+    },
+    "listwise": {"listwise_weight": 1.0},
+}  # fmt: skip
+SETTINGS: dict[str, Any] = {key: value for options in METHODS.values() for key, value in options.items()}
+
+
+def knowledge_of(model: str, tiny_settings: Any, folder: Path) -> Knowledge:
+    """Return the knowledge of an untrained teacher."""
+    config = DistillConfig(model, "tiny", config_dict=tiny_settings(model))
+    data = prepare_data(config)
+    built = build_model(config, data)
+    if model == "Pop":
+        for batch in data.train:
+            built.calculate_loss(batch)
+    teacher = backbone_of(freeze(built))
+    return Knowledge(folder, lambda: teacher, data.history, teacher_hints=teacher.hints)
+
+
+def one_step(model: str, tiny_settings: Any, knowledge: Knowledge, **more: Any) -> tuple[Any, dict[str, float]]:
+    """Build a student of all four methods, train it by one step, and return it with its terms."""
+    settings = {**tiny_settings(model), **SETTINGS, **more, "distillers": list(METHODS)}
+    config = DistillConfig(model, "tiny", config_dict=settings)
+    data = prepare_data(config)
+    student = build_student(config, data, knowledge)
+    student.train()
+    student.begin_epoch(0)
+    if model == "NCL":
+        student.e_step()
+    # RecVAE's loss asks which of its two phases it is in, and is a sum already.
+    losses = student.calculate_loss(next(iter(data.train)), **({"encoder_flag": True} if model == "RecVAE" else {}))
+    (sum(losses) if isinstance(losses, tuple) else losses).backward()
+    return student, {name: float(term) for name, term in student.last_terms.items()}
+
+
+def skip_without_package(model: str) -> None:
+    if missing_package(model):
+        pytest.skip(missing_package(model))
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"listwise_top_n": 8, "cd_top_n": 12, "ir_rrd_max_items": 5}], ids=["all", "part"]
+)
+@pytest.mark.parametrize("model", sorted(name for name, adapter in BACKBONES.items() if adapter.trainable))
+def test_every_student_learns(model: str, more: dict[str, Any], tiny_settings: Any, tmp_path: Path) -> None:
+    """Terms are positive and finite, and every weight that has a gradient has a finite one."""
+    skip_without_package(model)
+    knowledge = knowledge_of("BPR", tiny_settings, tmp_path)
+    student, terms = one_step(model, tiny_settings, knowledge, **more)
+    assert all(0 < terms[name] < 1e6 for name in METHODS), terms
+    gradients = [weight.grad for weight in student.parameters() if weight.grad is not None]
+    assert gradients and all(torch.isfinite(part.to_dense() if part.is_sparse else part).all() for part in gradients)
+
+
+@pytest.mark.parametrize("model", sorted(BACKBONES))
+def test_every_teacher_teaches(model: str, tiny_settings: Any, tmp_path: Path) -> None:
+    """A student cannot tell a teacher's kind from the terms: they are positive and finite."""
+    skip_without_package(model)
+    knowledge = knowledge_of(model, tiny_settings, tmp_path)
+    for more in ({}, {"listwise_top_n": 8}):
+        _, terms = one_step("BPR", tiny_settings, knowledge, **more)
+        assert all(0 < terms[name] < 1e6 for name in METHODS), terms
+
+
+@pytest.mark.parametrize("model", ["NeuMF", "MultiDAE", "NNCF"])
+def test_users_of_items_are_scored_as_items_of_users(model: str, tiny_settings: Any) -> None:
+    """By every way: pairs, rows, and the network in two halves; values and gradients."""
+    config = DistillConfig(model, "tiny", config_dict={**tiny_settings(model), "dropout_prob": 0.0})
+    built = build_model(config, prepare_data(config))
+    built.eval()
+    backbone = backbone_of(built)
+    users, items = torch.tensor([[3, 1, 7], [2, 3, 9]]), torch.tensor([5, 11])
+    swapped = backbone.score_users(items, users)
+    plain = torch.stack([backbone.score(row, item.expand(3, 1))[:, 0] for row, item in zip(users, items)])
+    torch.testing.assert_close(swapped, plain, rtol=1e-4, atol=1e-6)
+    weights = list(built.parameters())
+    for one, other in zip(
+        torch.autograd.grad(swapped.sin().sum(), weights, allow_unused=True),
+        torch.autograd.grad(plain.sin().sum(), weights, allow_unused=True),
+    ):
+        assert (one is None) is (other is None)
+        if one is not None and other is not None:
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("model", ["BPR", "LightGCN"])
+def test_vector_models_score_users_of_items(model: str, fused: bool, tiny_settings: Any) -> None:
+    """Few lists ask for their users, many for all; values and gradients are those of the transposed product."""
+    config = DistillConfig(model, "tiny", config_dict=tiny_settings(model))
+    backbone = backbone_of(build_model(config, prepare_data(config)))
+    backbone.fused = fused
+    weights = list(backbone.model.parameters())
+    for users, items in (
+        (torch.tensor([[3, 1], [2, 3]]), torch.tensor([5, 11])),
+        (torch.randint(1, 30, (20, 6)), torch.arange(1, 21)),
+    ):
+        swapped = backbone.score_users(items, users)
+        table = backbone.user_vectors() @ backbone.item_vectors().T
+        plain = table.T[items].gather(1, users)
+        torch.testing.assert_close(swapped, plain, rtol=1e-4, atol=1e-6)
+        for one, other in zip(
+            torch.autograd.grad(swapped.exp().sum(), weights), torch.autograd.grad(plain.exp().sum(), weights)
+        ):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)

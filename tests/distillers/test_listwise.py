@@ -1,0 +1,334 @@
+"""Listwise distillation: the formula on plain floats, its gradients, what it implies, known values, training."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import recbole_derrd.distillers.catalogue as catalogue_module
+from recbole_derrd.backbones import Backbone
+from recbole_derrd.distillers import ListwiseDistillation, StepBatch
+from recbole_derrd.distillers.catalogue import LOWEST, Targets, cross_entropy_sum, sum_by_blocks
+from recbole_derrd.distillers.listwise import listwise_loss, teacher_mass
+from recbole_derrd.errors import OptionError
+from recbole_derrd.options import ListwiseOptions
+
+from .contract import LossContract, TinyBackbone, TinyModel, World, make_world, some_rows, step
+
+T = 0.7
+
+
+def normal(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
+    """Return seeded normal numbers in double precision."""
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def naive_softmax(logits: list[float], temperature: float) -> list[float]:
+    """Return the softmax as the book writes it."""
+    powers = [math.exp(logit / temperature) for logit in logits]
+    return [power / sum(powers) for power in powers]
+
+
+def naive_loss(teacher: list[float], student: list[float], temperature: float) -> float:
+    """Return H(softmax(t / T), softmax(s / T)) of one user."""
+    pairs = zip(naive_softmax(teacher, temperature), naive_softmax(student, temperature))
+    return -sum(q * math.log(p) for q, p in pairs)
+
+
+def build(world: World, seed: int = 5, epoch: int = 0, **options: Any) -> ListwiseDistillation:
+    """Build the method and begin an epoch."""
+    distiller = ListwiseDistillation(
+        ListwiseOptions(**{"temperature": T, **options}), world.knowledge, world.student, seed
+    )
+    distiller.begin_epoch(epoch)
+    return distiller
+
+
+def naive_forward(distiller: ListwiseDistillation, world: World, batch: StepBatch) -> float:
+    """Return L / rows user by user over the items that take part."""
+    options, total = distiller.options, 0.0
+    with torch.no_grad():
+        student, teacher = (side.score_all(batch.users).double() for side in (world.student, world.teacher))
+    for row, user in enumerate(batch.users.tolist()):
+        items = [item for item in range(1, world.history.n_items) if options.observed or item not in world.seen(user)]
+        normaliser = sum(math.exp(float(student[row, item]) / T) for item in items)
+        listed = world.teacher_order(user)[: options.top_n] if options.top_n else items
+        masses = naive_softmax([float(teacher[row, item]) for item in listed], T)
+        for item, mass in zip(listed, masses):
+            total -= mass * math.log(math.exp(float(student[row, item]) / T) / normaliser)
+    return total / batch.rows
+
+
+class ScoresOnly(Backbone):
+    """A world's model behind its scores alone: no vectors to ask for."""
+
+    def __init__(self, inner: TinyBackbone) -> None:
+        super().__init__(inner.model)
+        self.inner = inner
+
+    def score(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return the model's scores of lists."""
+        return self.inner.score(users, items)
+
+    def score_all(self, users: Tensor) -> Tensor:
+        """Return the model's scores of everything."""
+        return self.inner.score_all(users)
+
+
+logits = st.lists(st.floats(-5, 5), min_size=2, max_size=6)
+
+
+class TestListwise(LossContract):
+    """The five kinds of test for listwise distillation."""
+
+    method = "listwise"
+    base_options: ClassVar[dict[str, Any]] = {"temperature": T}
+    #: Only the share of users is drawn.
+    random_options: ClassVar[dict[str, Any]] = {"sample": 0.34}
+
+    # Reference loops
+
+    @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+    def test_reference_naive_floats(self, temperature: float) -> None:
+        """Prevents a temperature on one side only."""
+        student, teacher = normal(6, 9, seed=1), normal(6, 9, seed=2)
+        expected = [naive_loss(t, s, temperature) for t, s in zip(teacher.tolist(), student.tolist())]
+        loss = listwise_loss(student, teacher_mass(teacher, temperature), temperature)
+        assert loss.tolist() == pytest.approx(expected)
+
+    @pytest.mark.parametrize("fused", [True, False])
+    @pytest.mark.parametrize("options", [{}, {"observed": True}, {"top_n": 6}, {"top_n": 500}])
+    def test_reference_forward(self, world: World, options: dict[str, Any], fused: bool) -> None:
+        """Prevents a padding item in the normaliser, and training items hidden in another user's row."""
+        distiller = build(world, fused=fused, **options)
+        for batch in (self.batch, step([12, 2, 7, 1, 9], [], [], rows=3)):
+            assert distiller(batch).item() == pytest.approx(naive_forward(distiller, world, batch), rel=1e-5)
+
+    @pytest.mark.parametrize("options", [{}, {"observed": True}, {"top_n": 6}])
+    @pytest.mark.parametrize("block", [1, 50, 1 << 20])
+    def test_reference_fused_gradients(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], block: int
+    ) -> None:
+        """The block-wise gradients are autograd's of the readable formula, wherever the blocks end."""
+        monkeypatch.setattr(catalogue_module, "_BLOCK_SCORES", block)
+        monkeypatch.setattr(catalogue_module, "_FEWEST_USERS", 1)
+        batch = step([12, 2, 7, 1, 9], [], [], rows=3)
+        weights = list(world.student.model.parameters())
+        found = []
+        for fused in (True, False):
+            loss = build(world, fused=fused, **options)(batch)
+            found.append([loss.detach(), *torch.autograd.grad(loss, weights)])
+        for one, other in zip(*found):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+    @pytest.mark.parametrize("options", [{}, {"observed": True}, {"top_n": 6}])
+    def test_reference_models_without_vectors(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+    ) -> None:
+        """A student or teacher behind its scores alone gives the same term and gradients, in blocks of two users."""
+        batch = step([12, 2, 7, 1, 9], [], [], rows=3)
+        weights = list(world.student.model.parameters())
+        expected = build(world, **options)(batch)
+        gradients = torch.autograd.grad(expected, weights)
+        monkeypatch.setattr(catalogue_module, "_BLOCK_SCORES", 82)
+        monkeypatch.setattr(catalogue_module, "_FEWEST_USERS", 1)
+        monkeypatch.setattr(world.knowledge, "_teacher", ScoresOnly(world.teacher))
+        bare = dataclasses.replace(world, student=ScoresOnly(world.student))  # type: ignore[arg-type]
+        distiller = build(bare, **options)
+        assert distiller.vectors is None
+        with bare.student.shared():
+            loss = distiller(batch)
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+        for one, other in zip(torch.autograd.grad(3 * loss, weights), gradients):
+            torch.testing.assert_close(one, 3 * other, rtol=1e-4, atol=1e-6)
+
+    # Gradients
+
+    def test_gradcheck_formula(self) -> None:
+        mass = teacher_mass(normal(3, 5, seed=1), T)
+        assert torch.autograd.gradcheck(lambda s: listwise_loss(s, mass, T), (normal(3, 5, seed=4).requires_grad_(),))
+
+    @pytest.mark.parametrize("listed", [False, True])
+    def test_gradcheck_blocks(self, monkeypatch: pytest.MonkeyPatch, listed: bool) -> None:
+        monkeypatch.setattr(catalogue_module, "_BLOCK_SCORES", 14)
+        monkeypatch.setattr(catalogue_module, "_FEWEST_USERS", 2)
+        masses = teacher_mass(normal(5, 3 if listed else 7, seed=3), T)
+        items = torch.tensor([[1, 2, 3], [4, 5, 6], [6, 1, 2], [3, 4, 5], [2, 6, 1]]) if listed else None
+        if not listed:
+            masses[:, 0] = 0
+            masses /= masses.sum(dim=1, keepdim=True)
+
+        def source(start: int, stop: int) -> Targets:
+            rows = torch.arange(stop - start)
+            picked = None if items is None else items[start:stop]
+            return Targets(masses[start:stop], picked, (rows, torch.zeros_like(rows)))
+
+        vectors = (normal(5, 2, seed=1).requires_grad_(), normal(7, 2, seed=2).requires_grad_())
+        assert torch.autograd.gradcheck(lambda *both: cross_entropy_sum(*both, source, T), vectors)
+
+    def test_gradcheck_sum_by_blocks(self) -> None:
+        """Blocks of a term with a shared part; one weight takes no part."""
+        weights = [normal(5, seed=1).requires_grad_(), normal(1, seed=2).requires_grad_()]
+        idle = normal(2, seed=3).requires_grad_()
+
+        def total(first: Tensor, second: Tensor) -> Tensor:
+            shared = (second.exp() * 2).sum()
+            return sum_by_blocks(lambda a, b: (first[a:b].sin() * shared).sum(), 5, 2, [first, second, idle])
+
+        assert torch.autograd.gradcheck(total, tuple(weights))
+        assert torch.autograd.grad(total(*weights), idle, allow_unused=True) == (None,)
+
+    # Invariants
+
+    @given(logits, st.floats(-30, 30), st.floats(0.2, 5))
+    @settings(max_examples=60, deadline=None)
+    def test_invariant_shift(self, row: list[float], shift: float, temperature: float) -> None:
+        """A shift of all scores of either side changes nothing."""
+        student = torch.tensor([row], dtype=torch.float64)
+        teacher = student.flip(1)
+        one = listwise_loss(student, teacher_mass(teacher, temperature), temperature)
+        torch.testing.assert_close(
+            listwise_loss(student + shift, teacher_mass(teacher - shift, temperature), temperature), one
+        )
+
+    @given(logits, logits, st.floats(0.2, 5))
+    @settings(max_examples=60, deadline=None)
+    def test_invariant_teacher_s_own_scores_are_best(
+        self, one: list[float], other: list[float], temperature: float
+    ) -> None:
+        """Cross-entropy is least, the teacher's entropy, where the student scores as the teacher."""
+        size = min(len(one), len(other))
+        teacher, student = (torch.tensor([row[:size]], dtype=torch.float64) for row in (one, other))
+        mass = teacher_mass(teacher, temperature)
+        best = listwise_loss(teacher, mass, temperature)
+        torch.testing.assert_close(best, torch.special.entr(mass).sum(dim=1))
+        assert (listwise_loss(student, mass, temperature) >= best - 1e-9).all()
+
+    def test_invariant_hidden_items_are_absent(self) -> None:
+        """An item at -1e30 is as if it were not there."""
+        student, teacher = normal(4, 6, seed=1), normal(4, 6, seed=2)
+        whole = listwise_loss(student[:, 1:], teacher_mass(teacher[:, 1:], T), T)
+        student[:, 0] = teacher[:, 0] = LOWEST
+        torch.testing.assert_close(listwise_loss(student, teacher_mass(teacher, T), T), whole)
+
+    @pytest.mark.parametrize("fused", [True, False])
+    def test_invariant_training_items_are_free(self, world: World, fused: bool) -> None:
+        """Without listwise_observed the scores of what a user has seen, and of the padding item, change nothing."""
+        user = next(user for user in range(1, 13) if world.seen(user))
+        batch = step([user], [], [])
+        free, bound = (build(world, fused=fused, observed=observed) for observed in (False, True))
+        before = free(batch).item(), bound(batch).item()
+        with torch.no_grad():
+            world.student.model.items.weight[[0, *world.seen(user)]] += 3.0
+        assert free(batch).item() == pytest.approx(before[0], rel=1e-5)
+        assert bound(batch).item() != pytest.approx(before[1], rel=1e-3)
+
+    @pytest.mark.parametrize("size", [1e4, -1e4])
+    def test_invariant_huge_scores_stay_finite(self, tmp_path: Path, size: float) -> None:
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+        with torch.no_grad():
+            world.student.model.users.weight.mul_(size)
+        loss = build(world)(self.batch)
+        loss.backward()
+        assert torch.isfinite(loss) and torch.isfinite(world.student.model.items.weight.grad).all()
+
+    # Golden values
+
+    @pytest.mark.parametrize("size", [2, 7, 25_180])
+    def test_golden_equal_scores(self, size: int) -> None:
+        """Origin: the cross-entropy with a uniform distribution is ln m, whatever the teacher."""
+        mass = teacher_mass(normal(2, size, seed=1), T)
+        assert listwise_loss(torch.zeros(2, size), mass, T).tolist() == pytest.approx([math.log(size)] * 2, rel=1e-6)
+
+    def test_golden_by_hand(self) -> None:
+        """By hand at T = 1/2: q = (4, 1)/5 of teacher ln 2, 0; p = (1, 9)/10 of student 0, ln 3."""
+        teacher, student = torch.tensor([[2.0, 1.0]]).log(), torch.tensor([[1.0, 3.0]]).log()
+        expected = 0.8 * math.log(10) + 0.2 * math.log(10 / 9)
+        assert listwise_loss(student, teacher_mass(teacher, 0.5), 0.5).item() == pytest.approx(expected, rel=1e-6)
+
+    @pytest.mark.parametrize("options", [{}, {"observed": True}, {"top_n": 6}])
+    def test_golden_module_at_zero_scores(self, world: World, options: dict[str, Any]) -> None:
+        """The sum of ln(items that take part), over eight rows."""
+        torch.nn.init.zeros_(world.student.model.items.weight)
+        sizes = [40 if options.get("observed") else 40 - len(world.seen(user)) for user in (1, 3, 4)]
+        expected = sum(math.log(size) for size in sizes) / 8
+        assert build(world, **options)(self.batch).item() == pytest.approx(expected, rel=1e-5)
+
+    # Optimisation
+
+    @pytest.mark.parametrize("options", [{}, {"top_n": 10}])
+    def test_optimisation_student_learns_the_teacher_s_head(self, world: World, options: dict[str, Any]) -> None:
+        """The teacher's five best items must rise to the student's head."""
+        distiller = build(world, **options)
+        users = torch.arange(1, 13)
+        optimizer = torch.optim.Adam(world.student.model.parameters(), lr=0.05)
+
+        def hits() -> int:
+            order = world.student.score_all(users).argsort(dim=1, descending=True)
+            ranked = [
+                [item for item in row if item and item not in world.seen(user)]
+                for user, row in enumerate(order.tolist(), 1)
+            ]
+            return sum(len(set(ranked[user - 1][:5]) & set(world.teacher_order(user)[:5])) for user in range(1, 13))
+
+        before, losses = hits(), []
+        for _ in range(30):
+            optimizer.zero_grad()
+            loss = distiller(step(users.tolist(), [], [], rows=12))
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert all(later < earlier for earlier, later in zip(losses, losses[1:]))
+        assert hits() > before + 15
+
+
+class TestOptionsAndData:
+    """What is refused, in a sentence; what is drawn."""
+
+    def test_observed_items_are_in_no_list(self) -> None:
+        with pytest.raises(OptionError, match="take out listwise_observed or listwise_top_n"):
+            ListwiseOptions(observed=True, top_n=5)
+
+    def test_user_who_knows_everything(self, tmp_path: Path) -> None:
+        world = make_world(tmp_path, [[1, 2], list(range(1, 31))], n_items=31)
+        with pytest.raises(OptionError, match=r"User number 2 has interacted with every item.*listwise_observed: True"):
+            build(world)
+        assert torch.isfinite(build(world, observed=True)(step([1, 2], [], [])))
+
+    @pytest.mark.parametrize("options", [{}, {"top_n": 6}])
+    def test_share_of_users_is_unbiased(self, tmp_path: Path, options: dict[str, Any]) -> None:
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+        whole, part = build(world, **options), build(world, sample=0.34, **options)
+        each = [3 * whole(step([user], [], [], rows=8)).item() for user in (1, 3, 4)]
+        seen = {min(range(3), key=lambda one: abs(each[one] - loss)) for loss in self.draws(part, each)}
+        assert seen == {0, 1, 2}
+
+    @staticmethod
+    def draws(part: ListwiseDistillation, each: list[float]) -> list[float]:
+        """Return forty draws, each of which must be one user's."""
+        losses = [part(LossContract.batch).item() for _ in range(40)]
+        assert all(min(abs(loss - one) for one in each) < 1e-4 for loss in losses)
+        return losses
+
+    def test_lists_need_no_teacher_in_memory(self, tmp_path: Path) -> None:
+        """What a resumed run finds on disk is enough."""
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+        first = build(world, top_n=6)(LossContract.batch)
+        world.knowledge.forget_teacher()
+        world.knowledge._load_teacher = lambda: pytest.fail("the teacher was loaded")
+        assert torch.equal(build(world, top_n=6)(LossContract.batch), first)
+
+    def test_tiny_model_is_what_it_says(self) -> None:
+        """The reference reads the tables; the adapter must not transform them."""
+        model = TinyModel(3, 4, 2, seed=0)
+        torch.testing.assert_close(
+            TinyBackbone(model).score_all(torch.tensor([1])), model.users.weight[1:2] @ model.items.weight.T
+        )
