@@ -38,6 +38,8 @@ TEST_REQUIREMENTS = [
     # 1.19 is the last series for Python 3.9; newer Pythons get a 2.x.
     "mypy>=1.19,<3",
     "types-PyYAML>=6.0.12",
+    # The extra `plots`, so that reports are tested and type-checked whole.
+    "matplotlib>=3.7,<4",
 ]
 
 
@@ -86,6 +88,8 @@ setup(
         "test": TEST_REQUIREMENTS,
         # Approximate search of the teacher's lists (knowledge_search: faiss).
         "ann": ["faiss-cpu>=1.8,<2"],
+        # Plots of `recbole-derrd report`.
+        "plots": ["matplotlib>=3.7,<4"],
     },
     entry_points={"console_scripts": ["recbole-derrd = recbole_derrd.cli:main"]},
 )

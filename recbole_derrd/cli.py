@@ -1,4 +1,4 @@
-"""The command line: ``recbole-derrd run|doctor``, and the script ``run_recbole_derrd.py``; torch waits for a run."""
+"""The command line, ``recbole-derrd`` and ``run_recbole_derrd.py``; torch is imported when something is run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,25 @@ from pathlib import Path
 from recbole_derrd import __version__
 from recbole_derrd.errors import DistillError, did_you_mean
 from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
+from recbole_derrd.options.benchmark import BenchmarkOptions
+from recbole_derrd.options.compress import CompressOptions
+
+_COMMANDS = ("run", "compress", "benchmark", "report", "doctor")
 
 _USAGE = """Knowledge distillation for RecBole: a small recommender learns from a large one.
 
 usage: recbole-derrd [run] [-m MODEL] [-d DATASET] [--config_files="A.yaml B.yaml"] [--key=value ...]
+       recbole-derrd compress --compress_method=svd|quantized|product [the same as run]
+       recbole-derrd benchmark FILE.yaml [--jobs=N] [--dry=True] [--key=value ...]
+       recbole-derrd report FOLDER [--format=md|tex|html] [--out=FILE] [--plots=FOLDER] [--baseline=ROW]
        recbole-derrd doctor
        python run_recbole_derrd.py [the same as run]
 
 commands:
   run       train (or find) the teacher and the plain student, distil, evaluate; without arguments the quick start
+  compress  make the run's teacher smaller without any training (SVD, bits, codebooks): what a student must beat
+  benchmark run a grid of models, distillers, sizes and seeds; what is recorded already is skipped
+  report    make tables, tests and plots from a folder of records; html is one file with everything in it
   doctor    print versions against the tested ranges and say what is wrong
 
 Any RecBole key is an option (--embedding_size=16 --epochs=50). Priority: command line > config files > defaults.
@@ -29,7 +39,12 @@ Any RecBole key is an option (--embedding_size=16 --epochs=50). Priority: comman
 
 def _options_help() -> str:
     lines = []
-    groups: dict[str, type[Options]] = {"run": RunOptions, **METHOD_OPTIONS}
+    groups: dict[str, type[Options]] = {
+        "run": RunOptions,
+        **METHOD_OPTIONS,
+        "compress": CompressOptions,
+        "a benchmark file": BenchmarkOptions,
+    }
     for title, group in groups.items():
         lines.append(f"\noptions of {title}:")
         for key, kind, default, limits, doc in group.describe():
@@ -66,21 +81,82 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return files, others
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run one experiment."""
+def run(arguments: Sequence[str], *, compressed: bool = False) -> int:
+    """Run one experiment, or compress its teacher."""
     files, others = _split(arguments)
     if not files and not any(argument.startswith("--model=") for argument in others):
         files = [str(_quick_start_file())]
     # RecBole's and torch's own deprecations are not the user's to mend.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
-    from recbole_derrd.quick_start import run_recbole_derrd
+    if compressed:
+        from recbole_derrd.compression import run_compressed as experiment
+    else:
+        from recbole_derrd.quick_start import run_recbole_derrd as experiment
 
-    record = run_recbole_derrd(config_file_list=files, command_line=others)
+    record = experiment(config_file_list=files, command_line=others)
     if not logging.getLogger().isEnabledFor(logging.INFO):
         # A quiet log is no reason to leave without an answer.
         from recbole_derrd.report import run_table
 
         print(run_table(record), f"Record: {record['path']}", sep="\n")
+    return 0
+
+
+def _file_and_options(command: str, example: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Return (the one file or folder, ``--key=value`` arguments); ``--key value`` is spelt out."""
+    names: list[str] = []
+    options: list[str] = []
+    pending = list(arguments)
+    while pending:
+        argument = pending.pop(0)
+        if not argument.startswith("-"):
+            names.append(argument)
+        elif "=" in argument:
+            options.append(argument)
+        elif pending and not pending[0].startswith("-"):
+            options.append(f"{argument}={pending.pop(0)}")
+        else:
+            raise DistillError(f"{argument} needs a value, e.g. {argument}=VALUE.")
+    if len(names) != 1:
+        raise DistillError(f"'{command}' needs {'one name' if names else 'a name'}: recbole-derrd {command} {example}")
+    return names[0], options
+
+
+def benchmark(arguments: Sequence[str]) -> int:
+    """Run what is left of a benchmark."""
+    from recbole_derrd.benchmark.plan import read_plan
+
+    file, options = _file_and_options("benchmark", "configs/benchmark/quick.yaml", arguments)
+    plan = read_plan(file, options)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+    from recbole_derrd.benchmark.runner import run_benchmark
+
+    return run_benchmark(plan, ["-m", "recbole_derrd", "benchmark", file, *options])
+
+
+_REPORT_OPTIONS = ("format", "out", "plots", "baseline")
+
+
+def report(arguments: Sequence[str]) -> int:
+    """Make a report of a folder of records: printed, or written where ``--out`` says; HTML beside the records."""
+    folder, options = _file_and_options("report", "records/", arguments)
+    given: dict[str, str] = {}
+    for argument in options:
+        key, _, value = argument.lstrip("-").partition("=")
+        if key not in _REPORT_OPTIONS:
+            raise DistillError(f"Unknown option '--{key}' of report.{did_you_mean(key, _REPORT_OPTIONS)}")
+        given[key] = value
+    from recbole_derrd.report.write import FORMATS, report_of, write_report
+
+    kind = given.get("format", "md")
+    if kind not in FORMATS:
+        raise DistillError(f"--format cannot be '{kind}'. It is one of: {', '.join(FORMATS)}.")
+    plots = Path(given["plots"]) if "plots" in given else None
+    text = report_of(Path(folder), kind, baseline=given.get("baseline"), plots=plots)
+    if "out" in given or kind == "html":
+        write_report(text, Path(given.get("out") or Path(folder) / "report.html"))
+    else:
+        print(text, end="")
     return 0
 
 
@@ -97,17 +173,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command == "run":
             return run(arguments)
+        if command == "compress":
+            return run(arguments, compressed=True)
+        if command == "benchmark":
+            return benchmark(arguments)
+        if command == "report":
+            return report(arguments)
         if command == "doctor":
             from recbole_derrd.doctor import doctor
 
             return doctor()
-        raise DistillError(f"Unknown command '{command}'.{did_you_mean(command, ('run', 'doctor'))}")
+        raise DistillError(f"Unknown command '{command}'.{did_you_mean(command, _COMMANDS)}")
     except DistillError as error:
         if any(argument.lower() == "--state=debug" for argument in arguments):
             traceback.print_exc()
         print(f"recbole-derrd: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        if command == "benchmark":
+            print("recbole-derrd: stopped. The same command goes on where it was.", file=sys.stderr)
+            return 130
         print(
             "recbole-derrd: stopped. The same command goes on with what is finished (teacher, plain student); with "
             "--resume=True a distillation goes on from its last training checkpoint.",

@@ -17,6 +17,7 @@ from recbole.config import Config
 from recbole_derrd.errors import OptionError, did_you_mean, nearest
 from recbole_derrd.models import model_class
 from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
+from recbole_derrd.options.compress import CompressOptions
 from recbole_derrd.options.recbole import RecBoleOptions
 from recbole_derrd.processes import is_first, join
 from recbole_derrd.settings import Loader, candidate_count, read_command_line, read_settings, typed_as_yaml
@@ -134,6 +135,7 @@ class DistillConfig(Config):
         if self["log_wandb"] and importlib.util.find_spec("wandb") is None:
             raise OptionError("log_wandb needs the package wandb: pip install wandb, or take out log_wandb.")
         self.run_options = RunOptions.from_keys(self.final_config_dict)
+        self.compress_options = CompressOptions.from_keys(self.final_config_dict)
         #: Quicker ways that this model takes; see the option of that name.
         self.fast = self.run_options.fast_parts(teacher=False)
         # Options of methods that this run does not use are checked as well: a mistake in them is still a mistake.
@@ -202,7 +204,8 @@ class DistillConfig(Config):
         distillers = self.external_config_dict["distillers"] = _names(self.external_config_dict.get("distillers"))
         if self.external_config_dict.get("teacher", {}) is None:
             self.external_config_dict["teacher"] = {}
-        groups = {**METHOD_OPTIONS, **{name: method_options(name) for name in distillers}}
+        named = {name: method_options(name) for name in distillers}
+        groups: dict[str, type[Options]] = {"compress": CompressOptions, **METHOD_OPTIONS, **named}
         self.parameters["Distillation"] = list(RunOptions.keys())
         self.internal_config_dict.update(RunOptions.defaults())
         for group in groups.values():
@@ -249,7 +252,7 @@ class DistillConfig(Config):
     def _refuse_misspelt(self, settings: Mapping[str, Any], place: str) -> None:
         ours = set(self.parameters["Distillation"])
         known = ours | _recbole_keys() | set(self.internal_config_dict)
-        prefixes = tuple(group.prefix for group in METHOD_OPTIONS.values() if group.prefix)
+        prefixes = (CompressOptions.prefix, *(group.prefix for group in METHOD_OPTIONS.values() if group.prefix))
         for key in settings:
             if not isinstance(key, str):
                 raise OptionError(f"The key {key!r}{place} is not a name; RecBole's keys are names.")
@@ -281,6 +284,7 @@ class DistillConfig(Config):
                 "checkpoint_step",
                 "fast",
                 "threads",
+                "split_seed",
                 "candidates_seed",
                 "candidates_file",
             )

@@ -92,12 +92,15 @@ def _history(users: np.ndarray[Any, Any], items: np.ndarray[Any, Any], n_users: 
 def prepare_data(config: DistillConfig) -> Data:
     """Load, filter and split the data exactly as stock RecBole does for this configuration.
 
-    The split depends on the seed and on every random number drawn before it, so seeding happens here.
+    The split depends on the seed and on every random number drawn before it, so seeding happens here: by
+    ``split_seed`` where there is one. The training loader's own generator follows ``seed`` all the same, and
+    ``build_model`` seeds anew what is drawn afterwards.
 
     Raises:
         DataError: files are missing, or a split is empty.
     """
-    init_seed(config["seed"], config["reproducibility"])
+    split_seed = config.run_options.split_seed
+    init_seed(config["seed"] if split_seed is None else split_seed, config["reproducibility"])
     modes = dict(config["eval_args"]["mode"])
     counts = {phase: candidate_count(mode) for phase, mode in modes.items()}
     alone = config["single_spec"]
@@ -161,12 +164,19 @@ def prepare_data(config: DistillConfig) -> Data:
     return Data(dataset, train, judged["valid"], judged["test"], history, fingerprint)
 
 
+def candidates_seed(config: DistillConfig) -> int:
+    """Return the seed of the candidates of eval_args mode fixedN."""
+    options = config.run_options
+    given = (options.candidates_seed, options.split_seed, config["seed"])
+    return int(next(seed for seed in given if seed is not None))
+
+
 def _candidates(
     config: DistillConfig, splits: dict[str, Any], dataset: Any, fingerprint: Fingerprint, count: int
 ) -> torch.Tensor:
     """Find or draw what held-out items are ranked among; the same for validation and test, and for every model."""
     options = config.run_options
-    seed = config["seed"] if options.candidates_seed is None else options.candidates_seed
+    seed = candidates_seed(config)
     users, items = (torch.from_numpy(np.concatenate(part)) for part in zip(*splits.values()))
     key = _digest(np.array(f"{dataclasses.asdict(fingerprint)} {count} {seed}".encode()))[:16]
     file = Path(options.candidates_file or config.cache_dir / f"candidates-{config['dataset']}-{key}.npy")

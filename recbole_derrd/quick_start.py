@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import logging
-import os
-import shlex
-import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-import torch
-from recbole.utils import init_logger, set_color
-from threadpoolctl import threadpool_limits
+from recbole.utils import set_color
 
 from recbole_derrd.backbones import adapter_of
 from recbole_derrd.checks import check_data, check_run
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data, prepare_data
 from recbole_derrd.errors import OptionError
-from recbole_derrd.evaluation import measure_latency, model_bytes, parameter_count
 from recbole_derrd.files import locked, remove_file
+from recbole_derrd.frame import own_log, own_threads, say
 from recbole_derrd.model import build_student
 from recbole_derrd.models import model_class
+from recbole_derrd.outcome import Product, record_of
 from recbole_derrd.processes import from_first, is_first, meeting_of, start
-from recbole_derrd.record import SCHEMA, gap_recovered, git_commit, peak_rss_bytes, versions, write_record
+from recbole_derrd.record import write_record
 from recbole_derrd.report import run_table
 from recbole_derrd.teacher import Knowledge, Teacher
 from recbole_derrd.teacher.knowledge import knowledge_folder
-from recbole_derrd.trained import TrainedModel, content_key, find_trained, own_settings, plain_metrics, train_or_find
+from recbole_derrd.trained import content_key, find_trained, plain_metrics, train_or_find
 from recbole_derrd.trainer import trainer_for
 
 
@@ -63,6 +57,8 @@ def run_recbole_derrd(
     files, settings, arguments = list(config_file_list or []), dict(config_dict or {}), list(command_line)
     config = DistillConfig(model, dataset, files, settings, arguments)
     check_run(config)
+    if config.compress_options.method != "none":
+        raise OptionError("compress_method compresses a teacher without training: use 'recbole-derrd compress'.")
     meeting = meeting_of(config)
     if meeting is None:
         return _in_this_process(config)
@@ -76,7 +72,7 @@ def run_recbole_derrd(
 
 
 def _in_this_process(config: DistillConfig) -> dict[str, Any]:
-    with _own_log(config), _own_threads(config.run_options.threads, int(config["nproc"] or 1)):
+    with own_log(config), own_threads(config.run_options.threads, int(config["nproc"] or 1)):
         return _run(config)
 
 
@@ -95,43 +91,6 @@ def _one_of_several(
     return str(_in_this_process(config)["path"])
 
 
-@contextlib.contextmanager
-def _own_log(config: DistillConfig) -> Iterator[None]:
-    """Give the run its own log file; the next run of the same process gets another."""
-    root = getLogger()
-    before = list(root.handlers)
-    if not is_first():
-        root.setLevel(logging.ERROR)
-        yield
-        return
-    try:
-        init_logger(config)
-    except OSError as error:
-        raise OptionError(
-            f"Cannot write the log under '{Path.cwd()}': {error.strerror or error}. Start the run in another folder."
-        ) from error
-    try:
-        yield
-    finally:
-        for handler in [handler for handler in root.handlers if handler not in before]:
-            root.removeHandler(handler)
-            handler.close()
-
-
-@contextlib.contextmanager
-def _own_threads(threads: int, processes: int) -> Iterator[None]:
-    """Bind torch, and the libraries behind numpy, to this many threads; several processes share the cores."""
-    before = torch.get_num_threads()
-    threads = threads or (max(1, before // processes) if processes > 1 else 0)
-    if threads:
-        torch.set_num_threads(threads)
-    try:
-        with threadpool_limits(limits=threads or None):
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _run(config: DistillConfig) -> dict[str, Any]:
     options = config.run_options
     logger = getLogger()
@@ -143,18 +102,18 @@ def _run(config: DistillConfig) -> dict[str, Any]:
     check_data(config, data)
     teacher = Teacher.of(config, data) if options.distillers else None
     if teacher is not None:
-        _say(teacher.trained, "Teacher")
+        say(teacher.trained, "Teacher")
     plain = None
     if options.distillers and options.compare_student:
         own = config.derived(config["model"], {})
         plain = find_trained(own, data.fingerprint) or train_or_find(own, role="student")
-        _say(plain, "Student alone")
+        say(plain, "Student alone")
 
     knowledge = knowledge_of(config, teacher, data) if teacher is not None else None
     product = _train_student(config, data, knowledge)
     if knowledge is not None:
         knowledge.forget_teacher()
-    record = _record(config, data, teacher, plain, knowledge, product, time.perf_counter() - started)
+    record = record_of(config, data, teacher, plain, knowledge, product, time.perf_counter() - started)
     name = "-".join([config["model"], config["dataset"], *(options.distillers or ["plain"]), f"seed{config['seed']}"])
     name = name.replace("/", "_")
     path = from_first(write_record(record, Path(options.record_dir), name) if is_first() else None)
@@ -205,22 +164,7 @@ def knowledge_of(config: DistillConfig, teacher: Teacher, data: Data) -> Knowled
     )
 
 
-def _say(trained: TrainedModel, who: str) -> None:
-    how = f"trained in {trained.seconds:.0f} s" if trained.epochs else "brought"
-    how = "found, not trained again" if trained.found else how
-    getLogger().info(set_color(who, "yellow") + f": {trained.model} ({how}), test {trained.test}")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Product:
-    trainer: Any
-    model: Any
-    valid: dict[str, float]
-    test: dict[str, float]
-    seconds: float
-
-
-def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | None) -> _Product:
+def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | None) -> Product:
     """Train the distilled student, alone on its files: another run of this very student waits meanwhile."""
     if knowledge is None:
         knowledge = Knowledge(Path(), _no_teacher, data.history)
@@ -240,7 +184,7 @@ def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | Non
 
 def _train_alone(
     config: DistillConfig, data: Data, knowledge: Knowledge, checkpoint: Path, *, goes_on: bool
-) -> _Product:
+) -> Product:
     model = build_student(config, data, knowledge)
     logger = getLogger()
     logger.info(set_color("Distilling", "yellow") + f" {' + '.join(config.run_options.distillers) or 'nothing'} into:")
@@ -268,82 +212,8 @@ def _train_alone(
     if valid is None:
         valid = trainer.evaluate(data.valid, load_best_model=False)
     test = trainer.evaluate(data.test, load_best_model=False, show_progress=config["show_progress"])
-    return _Product(trainer, model, plain_metrics(valid), plain_metrics(test), seconds)
+    return Product(trainer, model, plain_metrics(valid), plain_metrics(test), seconds)
 
 
 def _no_teacher() -> Any:
     raise OptionError("This run has no teacher. Add distillers, e.g. distillers: [de, rrd].")
-
-
-def _record(
-    config: DistillConfig,
-    data: Data,
-    teacher: Teacher | None,
-    plain: TrainedModel | None,
-    knowledge: Knowledge | None,
-    product: _Product,
-    seconds: float,
-) -> dict[str, Any]:
-    options = config.run_options
-    params, size = parameter_count(product.model), model_bytes(product.model)
-    latency = {
-        "teacher": dataclasses.asdict(teacher.trained.latency) if teacher and teacher.trained.latency else None,
-        "student": dataclasses.asdict(plain.latency) if plain and plain.latency else None,
-    }
-    own = measure_latency(product.model, options.latency_users, seed=config["seed"]) if is_first() else None
-    latency["distilled"] = dataclasses.asdict(own) if own else None
-    gaps = None
-    if teacher is not None and plain is not None:
-        gaps = {
-            metric: gap_recovered(teacher.trained.test[metric], plain.test[metric], value)
-            for metric, value in product.test.items()
-        }
-    interactions = int(data.history.indptr[-1])
-    return {
-        "schema": SCHEMA,
-        "model": config["model"],
-        "dataset": config["dataset"],
-        "distillers": list(options.distillers),
-        "seed": config["seed"],
-        "protocol": config["eval_args"],
-        "valid_metric": config["valid_metric"].lower(),
-        "valid_metric_bigger": config["valid_metric_bigger"],
-        "data": {
-            "users": data.history.n_users - 1,
-            "items": data.history.n_items - 1,
-            "training_interactions": interactions,
-            "fingerprint": dataclasses.asdict(data.fingerprint),
-        },
-        "teacher": teacher.trained.summary() if teacher else None,
-        "student": plain.summary() if plain else None,
-        "distilled": {
-            "model": config["model"],
-            "params": params,
-            "bytes": size,
-            "valid": product.valid,
-            "test": product.test,
-            "epochs": len(product.trainer.epoch_seconds),
-            "settings": own_settings(config),
-        },
-        "gap_recovered": gaps,
-        "search_recall": knowledge.search_recall if knowledge else None,
-        "seconds": {
-            "teacher": teacher.trained.seconds if teacher else 0.0,
-            "knowledge": knowledge.seconds if knowledge else 0.0,
-            "student": plain.seconds if plain else 0.0,
-            "distilled": product.seconds,
-            "epochs": product.trainer.epoch_seconds,
-            "total": seconds,
-        },
-        "peak_rss_bytes": peak_rss_bytes(),
-        "latency": latency,
-        "checkpoints": {
-            "student": product.trainer.saved_model_file,
-            "training": str(product.trainer.training_file),
-            "teacher": str(teacher.trained.checkpoint) if teacher else None,
-        },
-        "options": {key: value for group in config.method_options.values() for key, value in group.to_keys().items()},
-        "command": shlex.join([os.path.basename(sys.executable), *sys.argv]),
-        "versions": versions(),
-        "git_commit": git_commit(),
-    }

@@ -15,14 +15,16 @@ from recbole.utils import init_seed, set_color
 
 from recbole_derrd.checkpoint import read_checkpoint
 from recbole_derrd.config import DistillConfig, model_keys
-from recbole_derrd.data import Data, Fingerprint, prepare_data
+from recbole_derrd.data import Data, Fingerprint, candidates_seed, prepare_data
 from recbole_derrd.errors import CheckpointError, OptionError, TrainingError
-from recbole_derrd.evaluation import Latency, measure_latency, model_bytes, parameter_count
+from recbole_derrd.evaluation import Latency, bytes_per_item, measure_latency, model_bytes, parameter_count
 from recbole_derrd.files import building_folder, locked, replacing_file, working_folder, working_name
 from recbole_derrd.models import model_class
 from recbole_derrd.options.run import FAST_ROUNDED
 from recbole_derrd.processes import from_first, is_first, rank, world_size
-from recbole_derrd.trainer import load_weights, trainer_for
+from recbole_derrd.saving import load_weights
+from recbole_derrd.settings import candidate_count
+from recbole_derrd.trainer import trainer_for
 
 #: Raised whenever what is stored changes, so that older entries are trained anew.
 CACHE_FORMAT = 1
@@ -56,6 +58,8 @@ class TrainedModel:
     epochs: list[float]
     latency: Latency | None
     settings: dict[str, Any]
+    bytes_per_item: float | None = None
+    valid_scores: list[list[float]] = dataclasses.field(default_factory=list)
     found: bool = False
 
     def summary(self) -> dict[str, Any]:
@@ -65,10 +69,12 @@ class TrainedModel:
             "key": self.key,
             "params": self.params,
             "bytes": self.bytes,
+            "bytes_per_item": self.bytes_per_item,
             "valid": self.valid,
             "test": self.test,
             "seconds": self.seconds,
             "epochs": len(self.epochs),
+            "valid_scores": self.valid_scores,
             "found": self.found,
             "settings": self.settings,
         }
@@ -82,6 +88,8 @@ def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = Non
         for key, value in config.final_config_dict.items()
         if key not in _WITHOUT_EFFECT and key not in ours
     }
+    if any(candidate_count(mode) for mode in config["eval_args"]["mode"].values()):
+        settings["candidates"] = repr((candidates_seed(config), config.run_options.candidates_file))
     # What gives RecBole's numbers to the bit is the same model.
     rounded = sorted(config.fast.intersection(FAST_ROUNDED))
     content = [CACHE_FORMAT, config["model"], settings, rounded, world_size(), dataclasses.asdict(fingerprint), more]
@@ -155,6 +163,8 @@ def own_settings(config: DistillConfig) -> dict[str, Any]:
 
 _OF_THE_MACHINE = ("data_path", "checkpoint_dir", "ip", "port", "offset", "group_offset", "local_rank")
 _STORED = tuple(field.name for field in dataclasses.fields(TrainedModel) if field.name != "found")
+# Entries of earlier versions lack these; they are no reason to train anew.
+_LATER: dict[str, Any] = {"bytes_per_item": None, "valid_scores": []}
 
 
 def _store(result: TrainedModel, folder: Path) -> None:
@@ -173,7 +183,7 @@ def _stored(entry: Path, checkpoint: Path) -> TrainedModel | None:
 
 def _read(entry: Path, checkpoint: Path) -> TrainedModel | None:
     try:
-        content = json.loads((entry / "result.json").read_text(encoding="utf-8"))
+        content = {**_LATER, **json.loads((entry / "result.json").read_text(encoding="utf-8"))}
         latency = Latency(**content["latency"]) if content["latency"] else None
         kept = {name: content[name] for name in _STORED if name not in ("latency", "checkpoint")}
         measured = all(kept[split] and isinstance(kept[split], dict) for split in ("valid", "test"))
@@ -206,6 +216,8 @@ def _judged(
         # Timed by one process: several would share the cores.
         latency=measure_latency(model, config["latency_users"], seed=config["seed"]) if is_first() else None,
         settings=own_settings(config),
+        bytes_per_item=bytes_per_item(model),
+        valid_scores=trainer.valid_scores,
     )
 
 
@@ -338,6 +350,9 @@ def _refuse_other_data(content: dict[str, Any], config: DistillConfig, data: Dat
     drawn = config["eval_args"]["order"] == "RO" and not config["benchmark_filename"]
     for key in _SPLIT_KEYS if drawn else [key for key in _SPLIT_KEYS if key != "seed"]:
         theirs, here = settings.get(key), config[key]
+        if key == "seed" and config.run_options.split_seed is not None:
+            # A stock model's seed drew its split; ours here is drawn by another.
+            here = config.run_options.split_seed
         if key == "eval_args" and isinstance(theirs, dict):
             theirs, here = (
                 {part: args.get(part) for part in ("split", "order", "group_by")} for args in (theirs, here)

@@ -53,7 +53,7 @@ def test_the_run_that_the_mistakes_are_made_from_works(tiny: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--distillers=[rdr]"], "Did you mean 'rrd'"),
+        (["--distillers=[rrdd]"], "Did you mean 'rrd'"),
         (["--rrd_wieght=1"], "Did you mean 'rrd_weight'"),
         (["--rrd_weight=-1"], "at least 0"),
         (["--rrd_k=many"], "must be int"),
@@ -154,7 +154,7 @@ def test_help_answers_without_torch_in_under_a_second() -> None:
 def test_the_script_and_the_module_answer_alike(tmp_path: Path) -> None:
     for command in ([str(ROOT / "run_recbole_derrd.py")], ["-m", "recbole_derrd"]):
         answer = subprocess.run(
-            [sys.executable, *command, "--distillers=[rdr]", "--model=BPR", "--dataset=ml-100k"],
+            [sys.executable, *command, "--distillers=[rrdd]", "--model=BPR", "--dataset=ml-100k"],
             capture_output=True,
             text=True,
             cwd=tmp_path,

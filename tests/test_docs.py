@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
+from recbole_derrd.options.benchmark import BenchmarkOptions
+from recbole_derrd.options.compress import CompressOptions
 from recbole_derrd.report import seeds_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,7 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def options_page() -> str:
     """Every option as a Markdown table."""
-    groups: dict[str, type[Options]] = {"Run": RunOptions, **METHOD_OPTIONS}
+    groups: dict[str, type[Options]] = {
+        "Run": RunOptions, **METHOD_OPTIONS, "Compression": CompressOptions, "A benchmark file": BenchmarkOptions
+    }  # fmt: skip
     lines = [
         "# Options",
         "",

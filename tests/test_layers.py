@@ -13,8 +13,8 @@ PACKAGE = Path(recbole_derrd.__file__).parent
 ORDER = [
     "errors", "processes", "files", "randomness", "options", "settings", "doctor", "graph", "models", "config",
     "topn", "collector", "checkpoint", "batches", "sampling", "candidates", "data", "backbones", "optimizer",
-    "parallel", "trainer", "evaluation", "trained", "teacher", "distillers", "checks", "model", "record", "report",
-    "quick_start", "cli", "__main__",
+    "parallel", "saving", "trainer", "evaluation", "trained", "teacher", "distillers", "checks", "model", "record",
+    "report", "frame", "outcome", "quick_start", "compression", "benchmark", "cli", "__main__",
 ]  # fmt: skip
 FORBIDDEN = ("ray", "recbole.quick_start")
 

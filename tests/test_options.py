@@ -8,9 +8,12 @@ import pytest
 
 from recbole_derrd.errors import OptionError
 from recbole_derrd.options import METHOD_OPTIONS, DEOptions, RRDOptions, RunOptions
+from recbole_derrd.options.compress import CompressOptions
 
 
-@pytest.mark.parametrize("group", [RunOptions, *METHOD_OPTIONS.values()], ids=lambda group: group.__name__)
+@pytest.mark.parametrize(
+    "group", [RunOptions, CompressOptions, *METHOD_OPTIONS.values()], ids=lambda group: group.__name__
+)
 def test_defaults_pass_their_own_checks_and_have_a_meaning(group: Any) -> None:
     assert group.from_keys(group.defaults()) == group()
     for key, _, _, _, meaning in group.describe():

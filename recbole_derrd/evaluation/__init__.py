@@ -1,6 +1,7 @@
 """How large and how fast a model is. Ranking quality is measured by RecBole's own evaluator."""
 
+from recbole_derrd.evaluation.choice import expert_choice
 from recbole_derrd.evaluation.latency import Latency, measure_latency
-from recbole_derrd.evaluation.size import model_bytes, parameter_count
+from recbole_derrd.evaluation.size import bytes_per_item, model_bytes, parameter_count
 
-__all__ = ["Latency", "measure_latency", "model_bytes", "parameter_count"]
+__all__ = ["Latency", "bytes_per_item", "expert_choice", "measure_latency", "model_bytes", "parameter_count"]

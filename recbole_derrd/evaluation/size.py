@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from recbole_derrd.backbones import adapter_of
+from recbole_derrd.backbones import VectorBackbone, adapter_of, backbone_of
 
 
 def _arrays(model: Any) -> Iterator[tuple[int, int]]:
@@ -38,3 +38,21 @@ def parameter_count(model: Any) -> int:
 def model_bytes(model: Any) -> int:
     """Return how many bytes those numbers take."""
     return sum(size for _, size in _arrays(model))
+
+
+@torch.no_grad()
+def bytes_per_item(model: Any) -> float:
+    """Return how many bytes must be kept for each item of the catalogue.
+
+    A model that is a dot product of two vectors serves with one vector an item, so that is what counts; of any other
+    model nothing can be left out, and all its bytes are shared out over the items.
+    """
+    backbone = backbone_of(model)
+    if not isinstance(backbone, VectorBackbone):
+        return model_bytes(model) / (backbone.n_items - 1)
+    was_training = model.training
+    model.eval()
+    with backbone.shared():
+        vector = backbone.item_vectors(torch.ones(1, dtype=torch.int64, device=backbone.device))
+    model.train(was_training)
+    return float(vector.numel() * vector.element_size())

@@ -32,8 +32,18 @@ class RunOptions(Options):
         "Folder of trained teachers, plain students and knowledge; <checkpoint_dir>/cache if none.",
         kind=Text,
     )
+    split_seed: int | None = option(
+        None,
+        "Seed of the data's split alone, so that seed varies the training on one split; RecBole's way if none: seed "
+        "decides both.",
+        low=0,
+        high=2**32 - 1,
+        kind=(int, type(None)),
+    )
     candidates_seed: int | None = option(
-        None, "Seed of the candidates of eval_args mode fixedN; the run's seed if none.", kind=(int, type(None))
+        None,
+        "Seed of the candidates of eval_args mode fixedN; split_seed, else the run's seed, if none.",
+        kind=(int, type(None)),
     )
     candidates_file: str | None = option(
         None, "File (.npy) of the candidates, written where it is missing; in cache_dir if none.", kind=Text
@@ -58,6 +68,9 @@ class RunOptions(Options):
     checkpoint_step: int = option(10, "Validations between two training checkpoints.", low=1)
     distill_seed: int | None = option(
         None, "Seed of the distillers' own sampling; the run's seed if none.", kind=(int, type(None))
+    )
+    benchmark: dict[str, Any] = option(
+        {}, "Written by `recbole-derrd benchmark`: which of its cells this run is; goes into the record."
     )
     latency_users: int = option(200, "Users whose single request is timed for the table; 0 leaves latency out.", low=0)
 

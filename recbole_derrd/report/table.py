@@ -11,7 +11,8 @@ ROLES = (("teacher", "Teacher"), ("student", "Student alone"), ("distilled", "Di
 _SHOWN = 6
 
 
-def _size(count: float, unit: str) -> str:
+def shown_size(count: float, unit: str) -> str:
+    """Return a count with a prefix, e.g. 1.23 MB."""
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= factor:
             return f"{count / factor:.2f} {prefix}{unit}"
@@ -39,8 +40,8 @@ def run_table(record: dict[str, Any]) -> str:
                 _percent((record.get("gap_recovered") or {}).get(record["valid_metric"]))
                 if role == "distilled"
                 else "",
-                _size(entry["params"], "").strip(),
-                _size(entry["bytes"], "B"),
+                shown_size(entry["params"], "").strip(),
+                shown_size(entry["bytes"], "B"),
                 f"{latency['p50_ms']:.2f}" if latency else "-",
                 f"{latency['users_per_second']:,.0f}" if latency else "-",
             ]

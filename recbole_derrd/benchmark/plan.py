@@ -1,0 +1,222 @@
+"""From a benchmark file to its cells: which settings each run has, and the key under which it is recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from recbole_derrd.errors import OptionError, did_you_mean
+from recbole_derrd.options.benchmark import BenchmarkOptions
+from recbole_derrd.settings import read_command_line, read_settings
+
+#: Raised whenever the same settings come to mean another run, so that cells are run anew.
+PLAN_FORMAT = 1
+
+#: Settings that change where a run writes or how it is shown, but not what comes out.
+_WITHOUT_EFFECT = frozenset(
+    """
+    record_dir checkpoint_dir cache_dir benchmark threads resume checkpoint_step show_progress state log_wandb
+    wandb_project knowledge_batch_size loss_decimal_place
+    """.split()
+)
+
+#: Settings that the benchmark gives to its cells.
+_GIVEN = {"seed": "write seeds: [...]", "record_dir": "write it beside 'base'", "benchmark": "take it out"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    name: str
+    seed: int
+    settings: dict[str, Any]
+    key: str
+    ours: bool
+
+    def __str__(self) -> str:
+        return f"{self.name}, seed {self.seed}"
+
+    @property
+    def compressed(self) -> bool:
+        """Whether the run compresses a trained model instead of distilling one."""
+        return self.settings.get("compress_method", "none") != "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A benchmark: its cells, where their records go and how many run at once."""
+
+    name: str
+    record_dir: Path
+    options: BenchmarkOptions
+    cells: list[Cell]
+
+
+def read_plan(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
+    """Read a benchmark file.
+
+    Args:
+        file: the YAML file.
+        arguments: ``--key=value``; keys of the benchmark, or settings that go over those of every cell.
+
+    Raises:
+        OptionError: what is wrong with it and what to do.
+    """
+    file = Path(file)
+    content, given = read_settings(file), read_command_line(arguments)
+    known = BenchmarkOptions.keys()
+    for key in content:
+        if key not in known:
+            raise OptionError(
+                f"Unknown key '{key}' in the benchmark file '{file}'.{did_you_mean(str(key), known)} Settings of the "
+                "runs stand under 'base' or in a cell."
+            )
+    # A key without a value is a key left out.
+    content = {key: value for key, value in content.items() if value is not None}
+    options = BenchmarkOptions.from_keys({**content, **{key: given[key] for key in known if key in given}})
+    over = {key: value for key, value in given.items() if key not in known}
+    name = options.name or file.stem
+    record_dir = Path(options.record_dir or Path("records") / name)
+    base = {**_under(options, file), **options.base}
+    for where, settings in (("'base'", options.base), ("the command line", over)):
+        _refuse_given(where, settings)
+    seeds = _seeds(options)
+    cells = []
+    for place, (cell_name, own, ours) in enumerate(_cells(options)):
+        settings = {**base, **own, **over}
+        _refuse_unsplit(settings, options)
+        for seed in seeds:
+            whole = {**settings, **_seeded(settings, seed, seeds[0], options), "record_dir": str(record_dir)}
+            key = cell_key(whole)
+            whole["benchmark"] = {
+                "name": name,
+                "cell": cell_name,
+                "place": place,
+                "key": key,
+                # Without the seed: records of one name with other settings are another row of the table.
+                "settings": cell_key(settings),
+                "vary": options.vary,
+                "ours": ours,
+            }
+            # A cell that was killed goes on; where there is nothing to go on from, it begins.
+            cells.append(Cell(cell_name, seed, {"resume": True, "show_progress": False, **whole}, key, ours))
+    _refuse_same(cells)
+    return Plan(name, record_dir, options, cells)
+
+
+def cell_key(settings: Mapping[str, Any]) -> str:
+    """Return the key of a run's settings; where it writes and how many threads it has are no part of it."""
+    content = {key: value for key, value in settings.items() if key not in _WITHOUT_EFFECT}
+    return hashlib.sha256(json.dumps([PLAN_FORMAT, content], sort_keys=True, default=repr).encode()).hexdigest()[:16]
+
+
+def _under(options: BenchmarkOptions, file: Path) -> dict[str, Any]:
+    """Read the config files that the benchmark builds on."""
+    names = options.config_files
+    merged: dict[str, Any] = {}
+    for name in names.replace(",", " ").split() if isinstance(names, str) else names:
+        beside = file.parent / str(name)
+        merged.update(read_settings(beside if beside.exists() and not Path(str(name)).exists() else str(name)))
+    return merged
+
+
+def _seeds(options: BenchmarkOptions) -> list[int]:
+    seeds = options.seeds
+    if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds):
+        raise OptionError(f"seeds must hold at least one whole number, e.g. [2020, 2021], but is {seeds!r}.")
+    if len(set(seeds)) < len(seeds):
+        raise OptionError(f"seeds holds a number twice: {seeds}.")
+    return list(seeds)
+
+
+def _refuse_given(place: str, settings: Mapping[str, Any]) -> None:
+    for key, instead in _GIVEN.items():
+        if key in settings:
+            raise OptionError(f"'{key}' in {place} of a benchmark is given by the benchmark itself: {instead}.")
+
+
+def _cells(options: BenchmarkOptions) -> list[tuple[str, dict[str, Any], bool]]:
+    """Return (name, the keys in which it differs, whether it is ours) of each cell, the grid multiplied out."""
+    named = []
+    for cell in options.cells:
+        if not isinstance(cell, dict) or not isinstance(cell.get("name"), (str, int, float)):
+            raise OptionError(f"Each cell needs a name, e.g. {{name: DE, distillers: [de]}}, but one is {cell!r}.")
+        own = {str(key): value for key, value in cell.items() if key != "name"}
+        _refuse_given(f"the cell '{cell['name']}'", own)
+        named.append((str(cell["name"]), own))
+    unknown = [name for name in options.ours if name not in dict(named)]
+    if unknown:
+        raise OptionError(f"'ours' names the unknown cell '{unknown[0]}'.{did_you_mean(str(unknown[0]), dict(named))}")
+    if not named and not options.grid:
+        raise OptionError("A benchmark needs 'cells', a 'grid' or both.")
+    _refuse_given("'grid'", options.grid)
+    for key, values in options.grid.items():
+        if not isinstance(values, list) or not values:
+            raise OptionError(f"'{key}' in 'grid' must be a list of values, e.g. [8, 16], but is {values!r}.")
+    found = []
+    for name, own in named or [("", {})]:
+        for values in itertools.product(*options.grid.values()):
+            point = dict(zip(options.grid, values))
+            shown = [_shown(key, value) for key, value in point.items()]
+            found.append((", ".join([name, *shown] if name else shown), {**own, **point}, name in options.ours))
+    return found
+
+
+def _shown(key: str, value: Any) -> str:
+    if key == "distillers":
+        return "-".join(map(str, value)).upper() if value else "plain"
+    return str(value) if key in ("model", "dataset") else f"{key}={value}"
+
+
+def _seeded(settings: Mapping[str, Any], seed: int, first: int, options: BenchmarkOptions) -> dict[str, Any]:
+    """Return the settings that a seed changes.
+
+    With ``vary: training`` the split, and the candidates of mode fixedN with it, stay those of the first seed, and so
+    does the teacher unless it is told to vary: the student is what is compared, and publications distil one teacher.
+    """
+    if options.vary == "split":
+        return {"seed": seed}
+    given: dict[str, Any] = {"seed": seed, "split_seed": settings.get("split_seed", first)}
+    if options.teacher_seed == "fixed":
+        given["teacher"] = {"seed": first, **(settings.get("teacher") or {})}
+    return given
+
+
+def _refuse_unsplit(settings: Mapping[str, Any], options: BenchmarkOptions) -> None:
+    """With ``vary: split``, refuse what would hold the split fixed."""
+    teacher = settings.get("teacher") or {}
+    if options.teacher_seed == "varies" and "seed" in teacher:
+        raise OptionError("teacher_seed: varies, but 'teacher' has a seed of its own: take one of them out.")
+    if options.vary != "split":
+        return
+    order = (settings.get("eval_args") or {}).get("order", "RO")
+    for held, holds in (
+        ("split_seed", settings.get("split_seed") is not None),
+        ("benchmark_filename", settings.get("benchmark_filename")),
+        ("eval_args with order: TO", order == "TO"),
+        ("a seed in 'teacher'", "seed" in teacher),
+        ("teacher_checkpoint", settings.get("teacher_checkpoint")),
+    ):
+        if holds:
+            raise OptionError(
+                f"vary: split draws a split for each seed and trains a teacher on it, but {held} holds it fixed. Take "
+                "it out, or write vary: training."
+            )
+
+
+def _refuse_same(cells: list[Cell]) -> None:
+    by_key: dict[str, Cell] = {}
+    by_name: dict[str, Cell] = {}
+    for cell in cells:
+        if str(cell) in by_name:
+            raise OptionError(f"Two cells have the name '{cell.name}'.")
+        other = by_key.setdefault(cell.key, cell)
+        if other is not cell:
+            raise OptionError(f"The cells '{other.name}' and '{cell.name}' have the same settings: take one out.")
+        by_name[str(cell)] = cell

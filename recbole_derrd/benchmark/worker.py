@@ -1,0 +1,70 @@
+"""One cell in a process of its own: ``python -m recbole_derrd.benchmark.worker``, told by a line on stdin what to run.
+
+The line is followed by nothing until the benchmark ends, so the end of stdin means that the benchmark has gone, however
+it was stopped; the cell then goes too, and the next benchmark does not find it still training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+from recbole_derrd.errors import DistillError
+
+
+def _end_with_the_benchmark() -> None:
+    sys.stdin.read()
+    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+        # The cell's own processes are in this group as well.
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(1)
+
+
+def run_cell(settings: dict[str, Any], *, compressed: bool) -> dict[str, Any]:
+    """Run a cell and return its record, which says of which benchmark it is."""
+    if compressed:
+        from recbole_derrd.compression import run_compressed
+
+        record = run_compressed(config_dict=settings)
+    else:
+        from recbole_derrd.quick_start import run_recbole_derrd
+
+        record = run_recbole_derrd(config_dict=settings)
+    path = record.get("path")
+    if path and record.get("benchmark") != settings["benchmark"]:
+        from recbole_derrd.files import replacing_file
+
+        record["benchmark"] = settings["benchmark"]
+        with replacing_file(Path(path)) as partial:
+            content = {key: value for key, value in record.items() if key != "path"}
+            partial.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+    return record
+
+
+def main() -> int:
+    """Read what to run, run it; return the exit code, 2 where the reason is a sentence."""
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_the_benchmark, daemon=True).start()
+    # The record says what the user typed, not how this process was started.
+    sys.argv = list(job["command"])
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+    try:
+        run_cell(job["settings"], compressed=job["compressed"])
+    except DistillError as error:
+        print(f"recbole-derrd: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The thread that reads stdin would hold up an ordinary end.
+    os._exit(code)

@@ -1,0 +1,96 @@
+"""From a teacher's vectors to stored tables: dimensions, rotation, codes, in this order."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from recbole_derrd.backbones import Backbone, VectorBackbone
+from recbole_derrd.compression.product import faiss_or_refuse
+from recbole_derrd.compression.rotation import random_rotation
+from recbole_derrd.compression.svd import score_factors
+from recbole_derrd.compression.tables import PlainTable, ProductTable, QuantizedTable, Table
+from recbole_derrd.errors import DataError, OptionError
+from recbole_derrd.options.compress import CompressOptions
+from recbole_derrd.teacher.exact import DIVERGED
+
+
+@dataclasses.dataclass(frozen=True)
+class Tables:
+    """What is stored of a teacher: score(u, i) = ⟨users row u, items row i⟩."""
+
+    users: Table
+    items: Table
+
+
+def check_recipe(options: CompressOptions, teacher: type[Backbone], name: str) -> None:
+    """Refuse what cannot end well, before anything is trained.
+
+    Raises:
+        OptionError: what to do.
+    """
+    if options.method == "none":
+        raise OptionError("Nothing is compressed: set compress_method to svd, quantized or product.")
+    if not issubclass(teacher, VectorBackbone):
+        raise OptionError(
+            f"Only a teacher whose score is the dot product of two vectors can be compressed, and {name}'s is not. "
+            "Use a teacher_model such as BPR or LightGCN."
+        )
+    if options.method == "product":
+        faiss_or_refuse()
+
+
+@torch.no_grad()
+def compress(teacher: VectorBackbone, options: CompressOptions, seed: int) -> Tables:
+    """Compress a frozen teacher.
+
+    Args:
+        teacher: the teacher.
+        options: what to do.
+        seed: seed of the rotation and of k-means.
+
+    Raises:
+        OptionError: more dimensions or bytes are asked for than the teacher has dimensions.
+        DataError: the teacher's vectors hold NaN.
+    """
+    with teacher.shared():
+        users, items = _plain(teacher.user_vectors()), _plain(teacher.item_vectors())
+    size = items.shape[1]
+    if options.size is not None:
+        if options.size > size:
+            raise OptionError(
+                f"compress_size = {options.size} is more than the teacher's {size} dimensions. Lower it, or take it "
+                "out to keep the teacher's own vectors."
+            )
+        users, items = score_factors(users, items, options.size)
+        # A row of zeros comes out of it as rounding errors.
+        users[0], items[0] = 0, 0
+        size = items.shape[1]
+    if options.bytes is not None and options.bytes > size:
+        raise OptionError(
+            f"compress_bytes = {options.bytes} is more than one byte a dimension ({size}). Lower it, or use "
+            "compress_method: quantized."
+        )
+    if options.rotation and options.method != "svd":
+        rotation = random_rotation(size, seed)
+        users, items = users @ rotation, items @ rotation
+    return Tables(_stored(users, options, seed) if options.users else PlainTable(users), _stored(items, options, seed))
+
+
+def _plain(vectors: Tensor) -> Tensor:
+    vectors = vectors.detach().float().cpu().clone()
+    if not bool(vectors.isfinite().all()):
+        raise DataError(DIVERGED)
+    # The padding row holds whatever the model began with; it must not shape the factors.
+    vectors[0] = 0
+    return vectors
+
+
+def _stored(vectors: Tensor, options: CompressOptions, seed: int) -> Table:
+    if options.method == "quantized":
+        return QuantizedTable.of(vectors, options.bits)
+    if options.method == "product":
+        return ProductTable.of(vectors, options.bytes or 1, seed)
+    return PlainTable(vectors)

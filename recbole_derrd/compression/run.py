@@ -1,0 +1,144 @@
+"""One compressed teacher, from configuration to record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from recbole.utils import set_color
+
+from recbole_derrd.backbones import VectorBackbone, adapter_of
+from recbole_derrd.checks import check_run
+from recbole_derrd.compression.model import CompressedModel
+from recbole_derrd.compression.recipe import Tables, check_recipe, compress
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.data import Data, prepare_data
+from recbole_derrd.errors import OptionError
+from recbole_derrd.frame import own_log, own_threads, say
+from recbole_derrd.models import missing_package, model_class
+from recbole_derrd.options.compress import CompressOptions
+from recbole_derrd.outcome import Product, record_of
+from recbole_derrd.processes import meeting_of
+from recbole_derrd.record import write_record
+from recbole_derrd.report import run_table
+from recbole_derrd.teacher import Teacher, teacher_name
+from recbole_derrd.trained import freeze, plain_metrics
+from recbole_derrd.trainer import trainer_for
+
+
+def run_compressed(
+    model: str | None = None,
+    dataset: str | None = None,
+    config_file_list: Iterable[str | Path] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    command_line: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Train, find or load the teacher of a run, compress it, evaluate it and write the record.
+
+    The settings are those of a distillation run, whose teacher is found again; ``distillers`` and the student's own
+    settings are not looked at. The ``compress_`` options say what is done.
+
+    Args:
+        model: the RecBole model of the run; the teacher's, unless ``teacher_model`` is set.
+        dataset: the data set.
+        config_file_list: YAML files, later ones win.
+        config_dict: settings over the files.
+        command_line: arguments ``--key=value`` over everything.
+
+    Returns:
+        The record, as written to ``record_dir``: an ordinary one whose ``distilled`` is the compressed teacher.
+
+    Raises:
+        DistillError: something the user can mend; its message says what and how.
+    """
+    arguments = [argument for argument in command_line if not argument.startswith("--distillers=")]
+    settings = {**(config_dict or {}), "distillers": []}
+    config = DistillConfig(model, dataset, list(config_file_list or []), settings, arguments)
+    check_run(config)
+    name = teacher_name(config)
+    check_recipe(config.compress_options, adapter_of(model_class(name)), name)
+    lacking = None if config.run_options.teacher_checkpoint else missing_package(name)
+    if lacking:
+        raise OptionError(lacking)
+    if meeting_of(config) is not None:
+        raise OptionError("A teacher is compressed by one process: take out nproc and world_size.")
+    with own_log(config), own_threads(config.run_options.threads, 1):
+        return _run(config)
+
+
+def _run(config: DistillConfig) -> dict[str, Any]:
+    started = time.perf_counter()
+    options = config.compress_options
+    data = prepare_data(config)
+    teacher = Teacher.of(config, data)
+    say(teacher.trained, "Teacher")
+    backbone = teacher.load()
+    assert isinstance(backbone, VectorBackbone)
+    begun = time.perf_counter()
+    tables = compress(backbone, options, _seed(config))
+    seconds = time.perf_counter() - begun
+    product = _evaluated(teacher.config, data, tables, seconds)
+    record = record_of(teacher.config, data, teacher, None, None, product, time.perf_counter() - started)
+    record["seed"] = config["seed"]
+    record["distilled"]["params"] = tables.users.size * (data.history.n_users + data.history.n_items)
+    record["distilled"]["bytes_per_item"] = tables.items.bytes_a_row
+    record["compression"] = _summary(config, tables, seconds)
+    record["options"] = options.to_keys()
+    # A compressed model has no RecBole class that could load a checkpoint of it.
+    record["checkpoints"].update(student=None, training=None)
+    label = "-".join([record["model"], record["dataset"], recipe_name(options), f"seed{config['seed']}"])
+    path = write_record(record, Path(config.run_options.record_dir), label.replace("/", "_"))
+    record["path"] = str(path)
+    getLogger().info(
+        set_color("Compressed", "yellow") + f" teacher, {tables.items.bytes_a_row} bytes an item "
+        f"(and {tables.items.shared_bytes} that all items share):\n\n{run_table(record)}\n"
+    )
+    getLogger().info(set_color("Record", "yellow") + f":  {path}")
+    return record
+
+
+def _seed(config: DistillConfig) -> int:
+    return int(config["seed"] if config.compress_options.seed is None else config.compress_options.seed)
+
+
+def _evaluated(config: DistillConfig, data: Data, tables: Tables, seconds: float) -> Product:
+    """Judge a compressed teacher as any model is judged."""
+    model = freeze(CompressedModel(config, data.train._dataset, tables).to(config["device"]))
+    trainer = trainer_for(config, model, role="compressed")
+    trainer.eval_collector.data_collect(data.train)
+    valid, test = (
+        plain_metrics(trainer.evaluate(part, load_best_model=False, show_progress=config["show_progress"]))
+        for part in (data.valid, data.test)
+    )
+    return Product(trainer, model, valid, test, seconds)
+
+
+def _summary(config: DistillConfig, tables: Tables, seconds: float) -> dict[str, Any]:
+    options = config.compress_options
+    return {
+        "method": options.method,
+        "size": tables.items.size,
+        "bits": options.bits if options.method == "quantized" else None,
+        "rotation": options.rotation and options.method != "svd",
+        "svd": options.size is not None,
+        "seed": _seed(config),
+        "bytes_per_item": tables.items.bytes_a_row,
+        "codebook_bytes": tables.items.shared_bytes,
+        "bytes_per_user": tables.users.bytes_a_row,
+        "seconds": seconds,
+    }
+
+
+def recipe_name(options: CompressOptions) -> str:
+    """Return a recipe in a word, for the record's name: "svd20", "svd160-4bit", "8bit", "svd160-pq80-users"."""
+    parts = [
+        f"svd{options.size}" if options.size is not None else "",
+        f"{options.bits}bit" if options.method == "quantized" else "",
+        f"pq{options.bytes}" if options.method == "product" else "",
+        "unrotated" if options.method != "svd" and not options.rotation else "",
+        "users" if options.users else "",
+    ]
+    return "-".join(part for part in parts if part)

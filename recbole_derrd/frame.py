@@ -1,0 +1,62 @@
+"""What surrounds a run: its own log file, its own share of the threads, and a word on each model."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from logging import getLogger
+from pathlib import Path
+
+import torch
+from recbole.utils import init_logger, set_color
+from threadpoolctl import threadpool_limits
+
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.errors import OptionError
+from recbole_derrd.processes import is_first
+from recbole_derrd.trained import TrainedModel
+
+
+@contextlib.contextmanager
+def own_log(config: DistillConfig) -> Iterator[None]:
+    """Give the run its own log file; the next run of the same process gets another."""
+    root = getLogger()
+    before = list(root.handlers)
+    if not is_first():
+        root.setLevel(logging.ERROR)
+        yield
+        return
+    try:
+        init_logger(config)
+    except OSError as error:
+        raise OptionError(
+            f"Cannot write the log under '{Path.cwd()}': {error.strerror or error}. Start the run in another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        for handler in [handler for handler in root.handlers if handler not in before]:
+            root.removeHandler(handler)
+            handler.close()
+
+
+@contextlib.contextmanager
+def own_threads(threads: int, processes: int) -> Iterator[None]:
+    """Bind torch, and the libraries behind numpy, to this many threads; several processes share the cores."""
+    before = torch.get_num_threads()
+    threads = threads or (max(1, before // processes) if processes > 1 else 0)
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        with threadpool_limits(limits=threads or None):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def say(trained: TrainedModel, who: str) -> None:
+    """Log where a model comes from and how good it is."""
+    how = f"trained in {trained.seconds:.0f} s" if trained.epochs else "brought"
+    how = "found, not trained again" if trained.found else how
+    getLogger().info(set_color(who, "yellow") + f": {trained.model} ({how}), test {trained.test}")

@@ -1,0 +1,102 @@
+"""What the numbers of a group say: who is best, how much of the gap is recovered, what is significant."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from recbole_derrd.errors import OptionError, did_you_mean
+from recbole_derrd.report.rows import Group, Row
+from recbole_derrd.report.significance import bigger_is_better, holm, paired_t, wilcoxon_signed_rank
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One row against the best baseline."""
+
+    row: Row
+    pairs: int
+    difference: float | None
+    t: float | None
+    t_holm: float | None
+    wilcoxon: float | None
+    wilcoxon_holm: float | None
+
+
+def best_two(rows: list[Row], metric: str) -> tuple[set[str], set[str]]:
+    """Return the keys of the best and of the second best rows by their means, teachers left out."""
+    means = {row.key: row.mean(metric) for row in rows if row.role != "teacher"}
+    known = {key: mean for key, mean in means.items() if mean is not None}
+    ranked = sorted(set(known.values()), reverse=bigger_is_better(metric))
+    return (
+        {key for key, mean in known.items() if ranked[:1] == [mean]},
+        {key for key, mean in known.items() if ranked[1:2] == [mean]},
+    )
+
+
+def gap_of(group: Group, row: Row, metric: str) -> float | None:
+    """Return (row - student alone) / (teacher - student alone), of the means; None where the teacher is not better."""
+    student, teacher = group.rows.get(row.student or _only_student(group)), group.rows.get(row.teacher or "")
+    if student is None or teacher is None or student is row:
+        return None
+    means = (row.mean(metric), student.mean(metric), teacher.mean(metric))
+    if means[0] is None or means[1] is None or means[2] is None:
+        return None
+    signed = 1 if bigger_is_better(metric) else -1
+    gap = signed * (means[2] - means[1])
+    return signed * (means[0] - means[1]) / gap if gap > 0 else None
+
+
+def _only_student(group: Group) -> str:
+    """Return the key of the plain student that all distilled rows are compared with, "" where they have several.
+
+    A compressed teacher has no plain student of its own.
+    """
+    students = {row.student for row in group.rows.values() if row.student}
+    return students.pop() if len(students) == 1 else ""
+
+
+def baseline_of(group: Group, name: str | None = None) -> Row | None:
+    """Return what rows are tested against: the baseline of this name, or the one with the best mean.
+
+    Baselines are all rows but teachers and ours. Ours are the cells that the benchmark names so, or else whatever is
+    distilled; a compressed teacher is a baseline, whatever its size.
+
+    Raises:
+        OptionError: there is no row of that name.
+    """
+    students = [row for row in group.ordered() if row.role != "teacher"]
+    if name is not None:
+        labels = {row.label: row for row in students}
+        if name not in labels:
+            raise OptionError(f"There is no row '{name}' to compare with.{did_you_mean(name, labels)}")
+        return labels[name]
+    known = [row for row in students if row not in _ours(students) and row.mean(group.headline) is not None]
+    best = max if bigger_is_better(group.headline) else min
+    return best(known, key=lambda row: row.mean(group.headline) or 0.0) if known else None
+
+
+def _ours(rows: list[Row]) -> list[Row]:
+    named = [row for row in rows if row.ours]
+    return named or [row for row in rows if row.distilled]
+
+
+def comparisons(group: Group, baseline: Row) -> list[Comparison]:
+    """Test ours against the baseline at the headline metric; Holm corrects over the rows, each test for itself."""
+    students = [row for row in group.ordered() if row.role != "teacher"]
+    rows = [row for row in _ours(students) if row is not baseline]
+    metric, bigger = group.headline, bigger_is_better(group.headline)
+    values = [row.paired(baseline, metric) for row in rows]
+    t = [paired_t(ours, theirs, bigger=bigger) for ours, theirs in values]
+    ranks = [wilcoxon_signed_rank(ours, theirs, bigger=bigger) for ours, theirs in values]
+    return [
+        Comparison(
+            row=row,
+            pairs=len(ours),
+            difference=sum(our - their for our, their in zip(ours, theirs)) / len(ours) if ours else None,
+            t=t[place],
+            t_holm=holm(t)[place],
+            wilcoxon=ranks[place],
+            wilcoxon_holm=holm(ranks)[place],
+        )
+        for place, (row, (ours, theirs)) in enumerate(zip(rows, values))
+    ]

@@ -1,0 +1,158 @@
+"""Plots of a group of records, as SVG or PDF; matplotlib (extra ``plots``) is imported when one is drawn."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+from recbole_derrd.errors import OptionError
+from recbole_derrd.report.rows import Group, Row
+
+_MARKERS = "osD^vPX*<>hp"
+_LEGEND_ROWS = 14
+
+
+def can_plot() -> bool:
+    """Return whether matplotlib is there."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def need_plots() -> None:
+    """Refuse to go on without matplotlib.
+
+    Raises:
+        OptionError: how to install it.
+    """
+    if not can_plot():
+        raise OptionError("Plots need matplotlib: pip install 'recbole_derrd[plots]'.")
+
+
+def figures_of(group: Group) -> list[tuple[str, Any]]:
+    """Return (name, figure) of every plot that the records of a group have the numbers for."""
+    need_plots()
+    drawn = [("learning-curves", learning_curves(group))]
+    drawn += [
+        (f"{group.headline.replace('@', '')}-against-{name}", against(group, name, label))
+        for name, label in (
+            ("bytes", "size (bytes)"),
+            ("bytes_per_item", "bytes an item"),
+            ("latency_ms", "one user's list (ms)"),
+        )
+    ]
+    for row in group.ordered():
+        first = next((entry["expert_choice"] for entry in row.distinct() if entry.get("expert_choice")), None)
+        if first:
+            drawn.append((f"experts-{row.label}", expert_map(row, first)))
+    return [(name, figure) for name, figure in drawn if figure is not None]
+
+
+def _figure(width: float = 7.0, height: float = 4.2) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def learning_curves(group: Group) -> Any | None:
+    """Plot the validation score over the epochs: the mean over seeds, as far as all of them went, over single seeds."""
+    rows = [row for row in group.ordered() if any(entry.get("valid_scores") for entry in row.distinct())]
+    if not rows:
+        return None
+    figure, axes = _figure()
+    for place, row in enumerate(rows):
+        colour = f"C{place % 10}"
+        curves = [entry["valid_scores"] for entry in row.distinct() if entry.get("valid_scores")]
+        for curve in curves if len(curves) > 1 else []:
+            axes.plot(*zip(*curve), color=colour, alpha=0.2, linewidth=0.8)
+        shortest = min(map(len, curves))
+        epochs = [point[0] for point in curves[0][:shortest]]
+        means = [statistics.fmean(curve[step][1] for curve in curves) for step in range(shortest)]
+        marker = _MARKERS[place % len(_MARKERS)] if shortest == 1 else None
+        axes.plot(epochs, means, color=colour, label=row.label, linewidth=1.6, marker=marker)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(f"{group.headline}, validation split")
+    if len(rows) <= _LEGEND_ROWS:
+        axes.legend(fontsize="small")
+    return figure
+
+
+def against(group: Group, name: str, label: str) -> Any | None:
+    """Plot each row's quality against its size or latency, with the standard deviation over seeds."""
+    rows = [row for row in group.ordered() if row.number(name) and row.values(group.headline)]
+    if not rows:
+        return None
+    figure, axes = _figure()
+    for place, row in enumerate(rows):
+        values = row.values(group.headline)
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        axes.errorbar(
+            row.number(name), statistics.fmean(values), yerr=spread, fmt=_MARKERS[place % len(_MARKERS)],
+            color=f"C{place % 10}", label=row.label, capsize=3,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    _plain_ticks(axes.xaxis)
+    axes.set_xlabel(label)
+    axes.set_ylabel(f"{group.headline}, test split")
+    if len(rows) <= _LEGEND_ROWS:
+        axes.legend(fontsize="small")
+    return figure
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Label an axis of factors at 1, 2 and 5 times a power of ten."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(EngFormatter(sep=""))
+
+
+def expert_map(row: Row, choice: dict[str, Any]) -> Any:
+    """Plot how often each expert is chosen, by groups of users from little to much activity."""
+    matrix = choice["mean_choice"]
+    figure, axes = _figure(height=1.6 + 0.35 * len(matrix))
+    image = axes.imshow(matrix, aspect="auto", cmap="viridis", vmin=0)
+    axes.set_xlabel("expert")
+    axes.set_yticks(range(len(matrix)), [f"{low}-{high}" for low, high in choice["activity"]])
+    axes.set_ylabel("training items")
+    axes.set_title(f"{row.label}: mean choice of users' experts", fontsize="medium")
+    figure.colorbar(image)
+    return figure
+
+
+def as_svg(figure: Any) -> str:
+    """Return a figure as an SVG element that may stand in an HTML page: no head, no link to anywhere."""
+    import matplotlib
+
+    written = io.StringIO()
+    # Text stays text, and the same figure gives the same file.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "recbole_derrd"}):
+        figure.savefig(written, format="svg", metadata={"Date": None})
+    element = written.getvalue()
+    element = element[element.index("<svg") :]
+    return re.sub(r"<metadata>.*?</metadata>\s*", "", element, flags=re.DOTALL)
+
+
+def save_figures(group: Group, folder: Path, kind: str, prefix: str) -> list[Path]:
+    """Write every plot of a group into a folder.
+
+    Args:
+        group: the records.
+        folder: where to.
+        kind: "svg" or "pdf".
+        prefix: what the files' names begin with.
+    """
+    paths = []
+    for name, figure in figures_of(group):
+        path = folder / f"{prefix}{re.sub(r'[^A-Za-z0-9-]+', '-', name).strip('-')}.{kind}"
+        if kind == "svg":
+            path.write_text(as_svg(figure) + "\n", encoding="utf-8")
+        else:
+            figure.savefig(path, format=kind)
+        paths.append(path)
+    return paths

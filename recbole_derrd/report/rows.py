@@ -1,0 +1,209 @@
+"""From records to the rows of tables: which runs are one row, and which rows may stand in one table."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+#: One seed on one split: values are paired by it.
+Pair = tuple[int, str]
+
+#: Settings that are no part of what a row is.
+_NOT_OF_A_ROW = frozenset(
+    """
+    seed model dataset show_progress state log_wandb wandb_project gpu_id use_gpu nproc world_size device teacher
+    benchmark loss_decimal_place
+    """.split()
+)
+
+
+@dataclasses.dataclass
+class Row:
+    """One line of a table: one model or method, over its seeds."""
+
+    key: str
+    label: str
+    role: str
+    model: str
+    settings: dict[str, Any]
+    ours: bool = False
+    distilled: bool = False
+    student: str | None = None
+    teacher: str | None = None
+    entries: dict[Pair, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def distinct(self) -> list[dict[str, Any]]:
+        """Return one entry for each trained model: a teacher of many runs is one."""
+        found: dict[Any, dict[str, Any]] = {}
+        for pair, entry in sorted(self.entries.items()):
+            found.setdefault(entry.get("key") or pair, entry)
+        return list(found.values())
+
+    def values(self, metric: str) -> list[float]:
+        """Return the test metric of each distinct model."""
+        return [entry["test"][metric] for entry in self.distinct() if metric in entry["test"]]
+
+    def mean(self, metric: str) -> float | None:
+        """Return the mean of a test metric."""
+        values = self.values(metric)
+        return statistics.fmean(values) if values else None
+
+    def number(self, name: str) -> float | None:
+        """Return the mean of another number of the entries ("params", "bytes", "seconds", ...)."""
+        values = [entry[name] for entry in self.distinct() if entry.get(name) is not None]
+        return statistics.fmean(values) if values else None
+
+    def paired(self, other: Row, metric: str) -> tuple[list[float], list[float]]:
+        """Return the values of both rows on the seeds and splits that both have, in the same order."""
+        pairs = [
+            pair
+            for pair in sorted(self.entries.keys() & other.entries.keys())
+            if metric in self.entries[pair]["test"] and metric in other.entries[pair]["test"]
+        ]
+        return (
+            [self.entries[pair]["test"][metric] for pair in pairs],
+            [other.entries[pair]["test"][metric] for pair in pairs],
+        )
+
+
+@dataclasses.dataclass
+class Group:
+    """Rows that may be compared: one data set, one protocol, the same metrics, and the same split where it is fixed."""
+
+    dataset: str
+    protocol: dict[str, Any]
+    metrics: list[str]
+    headline: str
+    rows: dict[str, Row] = dataclasses.field(default_factory=dict)
+    records: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """What stands over the table: data set, protocol, seeds and splits."""
+        seeds = sorted({record["seed"] for record in self.records})
+        splits = {record["data"]["fingerprint"]["test"] for record in self.records}
+        over = f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
+        if len(seeds) > 1:
+            over += " on one split" if len(splits) == 1 else f" on {len(splits)} splits"
+        return f"{self.dataset}, test split, {ranking(self.protocol['mode'])}, {over}"
+
+    def ordered(self) -> list[Row]:
+        """Return the rows: teachers, undistilled models, methods; each in the order of the records."""
+        order = {"teacher": 0, "plain": 1, "method": 2}
+        return sorted(self.rows.values(), key=lambda row: order[row.role])
+
+
+def ranking(mode: Any) -> str:
+    """Say in words what the test items are ranked among."""
+    test = mode.get("test") if isinstance(mode, Mapping) else mode
+    name = str(test)
+    if name == "full":
+        return "full ranking"
+    if name.startswith("fixed"):
+        return f"ranked among {name[5:]} fixed candidates"
+    if name.startswith(("uni", "pop")):
+        return f"ranked among {name[3:]} sampled candidates, drawn anew at each evaluation ({name})"
+    return f"evaluation mode {name}"
+
+
+def _hash(*content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
+
+
+def _settings(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in (entry.get("settings") or {}).items() if key not in _NOT_OF_A_ROW}
+
+
+def groups_of(records: Iterable[dict[str, Any]]) -> list[Group]:
+    """Sort records into groups, their models and methods into rows; what several records have in common is one row."""
+    groups: dict[str, Group] = {}
+    for record in sorted(records, key=_place):
+        metrics = list(record["distilled"]["test"])
+        fingerprint = record["data"]["fingerprint"]
+        fixed = fingerprint["test"] if record.get("split_seed") is not None else None
+        key = _hash(record["dataset"], record["protocol"], metrics, record["valid_metric"], fingerprint["ids"], fixed)
+        group = groups.setdefault(key, Group(record["dataset"], record["protocol"], metrics, record["valid_metric"]))
+        group.records.append(record)
+        _add(group, record)
+    for group in groups.values():
+        _tell_apart(group)
+    return list(groups.values())
+
+
+def _place(record: dict[str, Any]) -> int:
+    """Return a cell's place in its benchmark; other runs come first, in the order they are given."""
+    return int((record.get("benchmark") or {}).get("place", -1))
+
+
+def _add(group: Group, record: dict[str, Any]) -> None:
+    pair = (int(record["seed"]), str(record["data"]["fingerprint"]["test"]))
+    teacher = student = None
+    if record.get("teacher"):
+        entry = record["teacher"]
+        teacher = _row(group, _hash("teacher", entry["model"], _settings(entry)), "Teacher", "teacher", entry)
+        teacher.entries[pair] = _entry(record, "teacher")
+    if record.get("student"):
+        entry = record["student"]
+        student = _row(group, _hash("plain", entry["model"], _settings(entry)), "Student alone", "plain", entry)
+        # A plain cell of a benchmark is the same model; its entry has been measured in a run of its own and stays.
+        student.entries.setdefault(pair, _entry(record, "student"))
+    entry, cell = record["distilled"], record.get("benchmark") or {}
+    distillers = list(record.get("distillers") or [])
+    own = [record.get("options"), distillers, teacher.key if teacher else None]
+    settings = _settings(entry)
+    if distillers or record.get("compression"):
+        identity = _hash("method", entry["model"], settings, own, cell.get("cell"), cell.get("settings"))
+        label = cell.get("cell") or " + ".join(["-".join(distillers).upper()] * bool(distillers) or ["Compressed"])
+        row = _row(group, identity, str(label), "method", entry, {**settings, **(record.get("options") or {})})
+        row.distilled = bool(distillers)
+    else:
+        row = _row(group, _hash("plain", entry["model"], settings), "", "plain", entry)
+        row.label = str(cell.get("cell") or row.label or entry["model"])
+    row.ours = row.ours or bool(cell.get("ours"))
+    row.student = student.key if student else None
+    row.teacher = teacher.key if teacher else None
+    row.entries[pair] = _entry(record, "distilled")
+
+
+def _row(
+    group: Group, key: str, label: str, role: str, entry: Mapping[str, Any], settings: dict[str, Any] | None = None
+) -> Row:
+    shown = _settings(entry) if settings is None else settings
+    return group.rows.setdefault(key, Row(key, label, role, str(entry["model"]), shown))
+
+
+def _entry(record: dict[str, Any], role: str) -> dict[str, Any]:
+    entry = record[role]
+    latency = (record.get("latency") or {}).get(role) or {}
+    seconds = entry.get("seconds", (record.get("seconds") or {}).get(role))
+    return {
+        **entry,
+        "latency_ms": latency.get("p50_ms"),
+        "train_seconds": seconds,
+        "expert_choice": record.get("expert_choice") if role == "distilled" else None,
+    }
+
+
+def _tell_apart(group: Group) -> None:
+    """Where several rows have one name, add the model and the settings in which they differ."""
+    by_label: dict[str, list[Row]] = {}
+    for row in group.rows.values():
+        by_label.setdefault(row.label, []).append(row)
+    for rows in by_label.values():
+        if len(rows) == 1:
+            continue
+        keys = sorted({key for row in rows for key in row.settings})
+        differing = [key for key in keys if len({repr(row.settings.get(key)) for row in rows}) > 1]
+        for row in rows:
+            parts = [row.model] if len({other.model for other in rows}) > 1 else []
+            parts += [f"{key}={row.settings.get(key)}" for key in differing[:3]]
+            row.label += f" ({', '.join(parts)})" if parts else ""
+    seen: dict[str, int] = {}
+    for row in group.rows.values():
+        seen[row.label] = seen.get(row.label, 0) + 1
+        if seen[row.label] > 1:
+            row.label += f" #{seen[row.label]}"

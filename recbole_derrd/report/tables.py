@@ -1,0 +1,222 @@
+"""Tables of a group of records, as Markdown, LaTeX or HTML."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import re
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+from recbole_derrd.report.comparison import baseline_of, best_two, comparisons, gap_of
+from recbole_derrd.report.rows import Group, Row
+from recbole_derrd.report.significance import MIN_PAIRS, bigger_is_better
+from recbole_derrd.report.table import shown_size
+
+BEST, SECOND = "best", "second"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One field of a table."""
+
+    text: str
+    mark: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """One table, whatever it is written as."""
+
+    title: str
+    head: list[str]
+    rows: list[list[Entry]]
+    notes: list[str]
+    #: Columns of words, at the left; the others are numbers.
+    words: int = 2
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return "-"
+    mean = f"{statistics.fmean(values):.4f}"
+    return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
+
+
+def _number(value: float | None, places: int) -> str:
+    return "-" if value is None else f"{value:,.{places}f}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if value >= 0.0001 else f"{value:.1e}"
+
+
+def results_sheet(group: Group) -> Sheet:
+    """Return the table of results: every row's test metrics, the gap recovered, size and speed."""
+    rows = group.ordered()
+    marked = {metric: best_two(rows, metric) for metric in group.metrics}
+    head = ["", "model", "runs", *group.metrics, f"gap recovered ({group.headline})", "parameters", "size",
+            "bytes an item", "one user (ms)", "training (s)"]  # fmt: skip
+    notes = [
+        'Mean ± sample standard deviation over seeds ("runs" counts distinct trained models). Best in bold, second '
+        "best underlined, of all rows but the teacher's; "
+        + ", ".join(
+            f"{metric}: {'larger' if bigger_is_better(metric) else 'smaller'} is better" for metric in group.metrics
+        )
+        + ".",
+        'Gap recovered: (row - student alone) / (teacher - student alone), of the means; "-" where the teacher is no '
+        "better. Bytes an item: of the served item vectors, or all bytes over the items where a model has no vectors.",
+    ]
+    return Sheet(group.title, head, [_result(group, row, marked) for row in rows], notes)
+
+
+def _result(group: Group, row: Row, marked: dict[str, tuple[set[str], set[str]]]) -> list[Entry]:
+    measured = []
+    for metric in group.metrics:
+        best, second = marked[metric]
+        mark = BEST if row.key in best else SECOND if row.key in second else ""
+        measured.append(Entry(_spread(row.values(metric)), mark))
+    gap = gap_of(group, row, group.headline)
+    shown = [
+        "" if row.role != "method" else "-" if gap is None else f"{100 * gap:.0f} %",
+        _number(row.number("params"), 0),
+        "-" if row.number("bytes") is None else shown_size(row.number("bytes") or 0.0, "B"),
+        _number(row.number("bytes_per_item"), 1),
+        _number(row.number("latency_ms"), 3),
+        _number(row.number("train_seconds"), 1),
+    ]
+    first = [Entry(row.label), Entry(row.model), Entry(str(len(row.distinct())))]
+    return [*first, *measured, *map(Entry, shown)]
+
+
+def significance_sheet(group: Group, baseline: str | None = None) -> Sheet | None:
+    """Return the table of tests against the best baseline; None where nothing can be compared."""
+    against = baseline_of(group, baseline)
+    if against is None:
+        return None
+    compared = comparisons(group, against)
+    if not compared:
+        return None
+    head = ["", "model", "pairs", "mean difference", "t-test p", "t-test p (Holm)", "Wilcoxon p", "Wilcoxon p (Holm)"]
+    body = [
+        [
+            Entry(one.row.label),
+            Entry(one.row.model),
+            Entry(str(one.pairs)),
+            Entry("-" if one.difference is None else f"{one.difference:+.4f}"),
+            *map(Entry, map(_p, (one.t, one.t_holm, one.wilcoxon, one.wilcoxon_holm))),
+        ]
+        for one in compared
+    ]
+    better = "larger" if bigger_is_better(group.headline) else "smaller"
+    pairs = max(one.pairs for one in compared)
+    splits = {split for _, split in against.entries}
+    notes = [
+        f"Each row's {group.headline} on the test split against that of '{against.label}', "
+        + ("which was asked for" if baseline else "the baseline, of any size, with the best mean of it on this split")
+        + f". Paired by seed and split; one-sided: the alternative is that the row's {group.headline} is {better}. "
+        "Paired t-test and exact Wilcoxon signed-rank test, in which ties count against the row. Holm's correction is "
+        f'over the {len(compared)} rows of this table, for each test by itself. "-": fewer than {MIN_PAIRS} pairs, or '
+        "differences without spread.",
+    ]
+    if len(splits) == 1 and pairs > 1:
+        notes.append("All seeds have one split: the tests speak of the training's randomness alone.")
+    if pairs >= MIN_PAIRS:
+        notes.append(f"With {pairs} pairs the Wilcoxon test cannot give a p-value below {_p(0.5**pairs)}.")
+    return Sheet(f"{group.title}: {group.headline} against '{against.label}'", head, body, notes)
+
+
+def provenance(records: Iterable[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Return what made the numbers: (heading, lines): commands, versions, commits, machines' threads."""
+    commands: dict[str, None] = {}
+    versions: dict[str, None] = {}
+    commits: dict[str, None] = {}
+    for record in records:
+        commands.setdefault(str(record.get("command")))
+        versions.setdefault(", ".join(f"{name} {number}" for name, number in (record.get("versions") or {}).items()))
+        commits.setdefault(str(record.get("git_commit") or "none (installed as a package)"))
+    return [("Commands", list(commands)), ("Versions", list(versions)), ("Commits", list(commits))]
+
+
+# -- Markdown
+
+
+def _md(text: str) -> str:
+    return re.sub(r"([|*_<>\\`])", r"\\\1", text)
+
+
+def _md_entry(entry: Entry) -> str:
+    text = _md(entry.text)
+    return {BEST: f"**{text}**", SECOND: f"<u>{text}</u>"}.get(entry.mark, text)
+
+
+def sheet_as_md(sheet: Sheet) -> str:
+    """Return a table in GitHub's Markdown."""
+    marks = [":--" if column < sheet.words else "--:" for column in range(len(sheet.head))]
+    lines = [[_md(head) for head in sheet.head], marks, *[[_md_entry(entry) for entry in row] for row in sheet.rows]]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n\n".join([f"## {_md(sheet.title)}", table, *map(_md, sheet.notes)])
+
+
+# -- LaTeX
+
+_TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}",
+}  # fmt: skip
+
+
+def as_tex(text: str) -> str:
+    """Return text that LaTeX prints as it is."""
+    return "".join(_TEX.get(letter, letter) for letter in text)
+
+
+def _tex_entry(entry: Entry) -> str:
+    text = as_tex(entry.text)
+    return {BEST: rf"\textbf{{{text}}}", SECOND: rf"\underline{{{text}}}"}.get(entry.mark, text)
+
+
+def sheet_as_tex(sheet: Sheet) -> str:
+    r"""Return a table* environment; it needs \usepackage{booktabs,graphicx}."""
+    columns = "l" * sheet.words + "r" * (len(sheet.head) - sheet.words)
+    body = [" & ".join(map(_tex_entry, row)) + r" \\" for row in sheet.rows]
+    return "\n".join(
+        [
+            r"\begin{table*}",
+            r"\centering",
+            rf"\caption{{{as_tex(sheet.title)}}}",
+            r"\resizebox{\textwidth}{!}{%",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            " & ".join(map(as_tex, sheet.head)) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\par\footnotesize " + " ".join(map(as_tex, sheet.notes)),
+            r"\end{table*}",
+        ]
+    )
+
+
+# -- HTML
+
+
+def sheet_as_html(sheet: Sheet) -> str:
+    """Return a section with a heading, a table and notes."""
+
+    def field(column: int, entry: Entry) -> str:
+        text = html.escape(entry.text)
+        text = {BEST: f"<b>{text}</b>", SECOND: f"<u>{text}</u>"}.get(entry.mark, text)
+        return f"<td{' class=word' if column < sheet.words else ''}>{text}</td>"
+
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in sheet.head)
+    body = "\n".join("<tr>" + "".join(field(*pair) for pair in enumerate(row)) + "</tr>" for row in sheet.rows)
+    notes = "\n".join(f"<p class=note>{html.escape(note)}</p>" for note in sheet.notes)
+    return (
+        f"<section>\n<h2>{html.escape(sheet.title)}</h2>\n<table>\n<thead><tr>{head}</tr></thead>\n"
+        f"<tbody>\n{body}\n</tbody>\n</table>\n{notes}\n</section>"
+    )

@@ -1,0 +1,102 @@
+"""A report from a folder of records, in one of three formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable
+
+from recbole_derrd.errors import DistillError, OptionError, did_you_mean
+from recbole_derrd.report.page import html_page
+from recbole_derrd.report.plots import need_plots, save_figures
+from recbole_derrd.report.records import records_of
+from recbole_derrd.report.rows import Group, groups_of
+from recbole_derrd.report.tables import (
+    Sheet,
+    as_tex,
+    provenance,
+    results_sheet,
+    sheet_as_md,
+    sheet_as_tex,
+    significance_sheet,
+)
+
+FORMATS = ("md", "tex", "html")
+
+
+def report_of(folder: Path, kind: str, *, baseline: str | None = None, plots: Path | None = None) -> str:
+    """Return the report of a folder of records.
+
+    Args:
+        folder: the records; its sub-folders are read as well.
+        kind: "md", "tex" or "html".
+        baseline: name of the row to test against; the best baseline if None.
+        plots: folder that plots are written to, for md (SVG) and tex (PDF); in HTML they are in the page.
+
+    Raises:
+        DistillError: there are no records, or the baseline is unknown.
+    """
+    records, damaged = records_of(folder)
+    groups = groups_of(records)
+    labels = {row.label for group in groups for row in group.rows.values() if row.role != "teacher"}
+    if baseline is not None and baseline not in labels:
+        raise OptionError(f"There is no row '{baseline}' to compare with.{did_you_mean(baseline, labels)}")
+    sheets = [_sheets(group, baseline) for group in groups]
+    warnings = [f"The record '{path}' is damaged and left out." for path in damaged]
+    if kind == "html":
+        return html_page(f"Report of {folder}", groups, sheets, warnings)
+    drawn = _plots(groups, plots, "svg" if kind == "md" else "pdf") if plots is not None else [[] for _ in groups]
+    return (_markdown if kind == "md" else _latex)(groups, sheets, drawn, warnings)
+
+
+def _sheets(group: Group, baseline: str | None) -> list[Sheet]:
+    # A name may be of one group only; where it is unknown, that group is tested against its own best.
+    labels = {row.label for row in group.rows.values()}
+    tested = significance_sheet(group, baseline if baseline in labels else None)
+    return [results_sheet(group), *([tested] if tested else [])]
+
+
+def _plots(groups: list[Group], folder: Path, kind: str) -> list[list[Path]]:
+    need_plots()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return [
+            save_figures(group, folder, kind, f"{place + 1}-" if len(groups) > 1 else "")
+            for place, group in enumerate(groups)
+        ]
+    except OSError as error:
+        raise DistillError(f"Cannot write plots to '{folder}': {error.strerror or error}.") from error
+
+
+def _markdown(groups: list[Group], sheets: list[list[Sheet]], drawn: list[list[Path]], warnings: list[str]) -> str:
+    parts = list(warnings)
+    for own, paths in zip(sheets, drawn):
+        parts += map(sheet_as_md, own)
+        parts += [f"![{path.stem}]({path})" for path in paths]
+    for heading, lines in provenance(record for group in groups for record in group.records):
+        parts.append(f"{heading}:\n\n```\n" + "\n".join(lines) + "\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def _latex(groups: list[Group], sheets: list[list[Sheet]], drawn: list[list[Path]], warnings: list[str]) -> str:
+    parts = [r"% Needs \usepackage{booktabs,graphicx}."]
+    parts += [f"% {warning}" for warning in warnings]
+    for own, paths in zip(sheets, drawn):
+        parts += map(sheet_as_tex, own)
+        parts += [
+            "\\begin{figure}\n\\centering\n"
+            f"\\includegraphics[width=\\columnwidth]{{{path}}}\n\\caption{{{as_tex(path.stem)}}}\n\\end{{figure}}"
+            for path in paths
+        ]
+    for heading, lines in provenance(record for group in groups for record in group.records):
+        parts.append("\n".join([f"% {heading}:", *(f"%   {line}" for line in lines)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def write_report(text: str, path: Path, say: Callable[[str], None] = print) -> None:
+    """Write a report to a file."""
+    # It waits for torch, which what is printed need not.
+    from recbole_derrd.files import replacing_file
+
+    with replacing_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    say(f"Report: {path}")

@@ -1,0 +1,205 @@
+"""What a training leaves on disk: the student in stock RecBole's format, and everything needed to go on exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.utils import set_color
+
+from recbole_derrd.checkpoint import read_checkpoint, read_plain, stock_config, write_plain, write_stock_checkpoint
+from recbole_derrd.errors import CheckpointError
+from recbole_derrd.processes import from_each, is_first, rank, wait_for_all, world_size
+from recbole_derrd.randomness import random_state, set_random_state
+
+#: Parameters under this name belong to distillation and never reach the student's checkpoint.
+DISTILLERS = "distillers"
+#: Tensors up to this size that are neither parameter nor buffer are taken for state of the training.
+_COUNTER_SIZE = 100_000
+
+
+class SavingMixin:
+    """The part of :class:`recbole_derrd.trainer.TrainerMixin` that writes and reads checkpoints."""
+
+    config: Any
+    model: Any
+    logger: Any
+    device: torch.device
+    saved_model_file: str
+    start_epoch: int
+    cur_step: int
+    best_valid_score: float
+    best_valid_result: dict[str, float] | None
+    train_loss_dict: dict[int, float]
+    epoch_seconds: list[float]
+    valid_scores: list[list[float]]
+    optimizer: Any
+    extra: dict[str, Any]
+    _train_data: Any
+
+    # -- the student's checkpoint: stock RecBole's format
+
+    def _own_parameters(self) -> int:
+        names = [name for name, _ in self.model.named_parameters()]
+        return sum(not name.startswith(DISTILLERS + ".") for name in names)
+
+    def _stock_state(self, epoch: int) -> dict[str, Any]:
+        weights = {key: value for key, value in self.model.state_dict().items() if not key.startswith(DISTILLERS + ".")}
+        optimizer = self.optimizer.state_dict()
+        own = self._own_parameters()
+        optimizer = {
+            "state": {key: value for key, value in optimizer["state"].items() if key < own},
+            "param_groups": [
+                {**group, "params": [key for key in group["params"] if key < own], "fused": None}
+                for group in optimizer["param_groups"]
+            ],
+        }
+        return {
+            "config": stock_config(self.config),
+            "epoch": epoch,
+            "cur_step": self.cur_step,
+            "best_valid_score": self.best_valid_score,
+            "state_dict": weights,
+            "other_parameter": self.model.other_parameter(),
+            "optimizer": optimizer,
+            **self.extra,
+        }
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        if not is_first():
+            return
+        path = Path(kwargs.pop("saved_model_file", self.saved_model_file))
+        write_stock_checkpoint(path, self._stock_state(epoch))
+        if verbose:
+            self.logger.info(set_color("Saving current", "blue") + f": {path}")
+
+    def save_pretrained_model(self, epoch: int, saved_model_file: str) -> None:
+        """Keep RecBole's pretraining stages (RaCT) to one safe file."""
+        if is_first():
+            write_stock_checkpoint(Path(self.saved_model_file), self._stock_state(epoch))
+
+    def load_best(self, path: str | Path | None = None) -> None:
+        """Load the weights of a checkpoint into the model, leaving its distillers as they are."""
+        path = path or self.saved_model_file
+        wait_for_all()
+        load_weights(self.model, read_checkpoint(path, self.device), path)
+        self.logger.info(f"Loading model structure and parameters from {path}")
+
+    # -- the training checkpoint: everything needed to go on exactly
+
+    _pending: dict[str, Any] | None = None
+
+    @property
+    def training_file(self) -> Path:
+        """File of the training checkpoint, beside the student's."""
+        best = Path(self.saved_model_file)
+        return best.with_name(f"{best.stem}.training.pth")
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return every optimizer once; RecVAE's trainer lets ``optimizer`` be now one, now the other of two more."""
+        found = {name: value for name, value in vars(self).items() if isinstance(value, torch.optim.Optimizer)}
+        others = [value for name, value in found.items() if name != "optimizer"]
+        return {name: value for name, value in found.items() if name != "optimizer" or not others}
+
+    def _counters(self) -> dict[str, Any]:
+        """Return what RecBole's models count in plain attributes (MultiVAE's annealing, DiffRec's loss history)."""
+        return {
+            name: value
+            for name, value in vars(self.model).items()
+            if name != "training"
+            and not name.startswith("_")
+            and (
+                isinstance(value, (bool, int, float))
+                or (isinstance(value, torch.Tensor) and not value.is_sparse and value.numel() <= _COUNTER_SIZE)
+            )
+        }
+
+    def save_training(self, epoch: int) -> None:
+        """Write the training checkpoint."""
+        generator = getattr(self._train_data, "generator", None)
+        streams = from_each(
+            {
+                "random": random_state(),
+                "distillers": self.model.sampling_state() if hasattr(self.model, "sampling_state") else {},
+            }
+        )
+        if not is_first():
+            return
+        content = {
+            "epoch": epoch,
+            "cur_step": self.cur_step,
+            "best_valid_score": float(self.best_valid_score),
+            "best_valid_result": {name: float(value) for name, value in (self.best_valid_result or {}).items()},
+            "train_loss": {int(key): float(value) for key, value in self.train_loss_dict.items()},
+            "epoch_seconds": list(self.epoch_seconds),
+            "valid_scores": list(self.valid_scores),
+            "model": self.model.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers().items()},
+            "counters": self._counters(),
+            "streams": streams,
+            "loader": generator.get_state() if generator is not None else None,
+        }
+        write_plain(self.training_file, content)
+
+    def resume_checkpoint(self, resume_file: str | Path) -> None:
+        """Go on from a training checkpoint; the random states are put back when ``fit`` starts."""
+        content = read_plain(Path(resume_file), self.device)
+        needed = {"optimizers", "counters", "model", "epoch", "streams", "cur_step", "best_valid_score", "train_loss"}
+        known = {"python", "numpy", "torch", "cuda"}
+        if not needed <= content.keys() or not all(known <= one["random"].keys() for one in content["streams"]):
+            raise CheckpointError(f"'{resume_file}' is no training checkpoint of this plugin.")
+        if len(content["streams"]) != world_size():
+            raise CheckpointError(
+                f"'{resume_file}' was written by {len(content['streams'])} processes, this run has {world_size()}. Go "
+                "on with as many, or remove it to start anew."
+            )
+        try:
+            self.model.load_state_dict(content["model"])
+            for name, optimizer in self._optimizers().items():
+                optimizer.load_state_dict(content["optimizers"][name])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"'{resume_file}' belongs to a run with another model or other distillers. Remove it to start anew."
+            ) from error
+        for name, value in content["counters"].items():
+            setattr(self.model, name, value)
+        self.start_epoch = content["epoch"] + 1
+        self.cur_step = content["cur_step"]
+        self.best_valid_score = content["best_valid_score"]
+        self.best_valid_result = content["best_valid_result"]
+        self.train_loss_dict = dict(content["train_loss"])
+        self.epoch_seconds = list(content["epoch_seconds"])
+        self.valid_scores = list(content.get("valid_scores", ()))
+        self._pending = content
+        self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
+
+    def _restore(self, content: dict[str, Any]) -> None:
+        streams = content["streams"][rank()]
+        if hasattr(self.model, "load_sampling_state"):
+            self.model.load_sampling_state(streams["distillers"])
+        set_random_state(streams["random"])
+        if content["loader"] is not None:
+            self._train_data.generator.set_state(content["loader"].cpu())
+
+
+def load_weights(model: Any, checkpoint: dict[str, Any], source: str | Path) -> None:
+    """Load a checkpoint's weights into a model, whether or not the model carries distillers.
+
+    Raises:
+        CheckpointError: the weights are of another shape or another model.
+    """
+    try:
+        missing, unexpected = model.load_state_dict(checkpoint["state_dict"], strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"The weights in '{source}' do not fit {type(model).__name__} with these settings and data: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error
+    missing = [name for name in missing if not name.startswith(DISTILLERS + ".")]
+    if missing or unexpected:
+        raise CheckpointError(
+            f"'{source}' is not a checkpoint of {type(model).__name__} with these settings: "
+            f"missing {missing[:3] or 'nothing'}, unexpected {unexpected[:3] or 'nothing'}."
+        )
+    model.load_other_parameter(checkpoint.get("other_parameter"))

@@ -1,0 +1,283 @@
+"""Benchmarks: what a file says becomes cells; what is recorded is skipped; a cell may die and stops nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+import yaml
+
+from recbole_derrd.benchmark import runner
+from recbole_derrd.benchmark.plan import Plan, read_plan
+from recbole_derrd.cli import main
+from recbole_derrd.errors import OptionError
+from recbole_derrd.report.records import read_records
+
+ROOT = Path(__file__).resolve().parent.parent
+Settings = Callable[..., dict[str, Any]]
+CELLS = [{"name": "plain", "distillers": []}, {"name": "RRD", "distillers": ["rrd"]}]
+
+#: Stands in for a training: a minimal record for a good cell; a bad one says why, a deadly one is killed.
+FAKE = """
+import json, os, sys, pathlib
+job = json.loads(sys.stdin.readline())
+settings = job["settings"]
+print("training", flush=True)
+if settings.get("rrd_k") == 1:
+    sys.exit("recbole-derrd: This cell cannot work.")
+if settings.get("rrd_k") == 2:
+    os.kill(os.getpid(), 9)
+record = {"schema": 1, "model": "BPR", "dataset": "tiny", "seed": settings["seed"], "protocol": {"mode": "full"},
+          "valid_metric": "ndcg@5", "distilled": {}, "data": {}, "benchmark": settings["benchmark"],
+          "threads": settings["threads"], "command": job["command"]}
+name = f"{settings['benchmark']['cell']}-{settings['seed']}.json"
+(pathlib.Path(settings["record_dir"]) / name).write_text(json.dumps(record))
+"""
+
+
+def plan_of(folder: Path, *arguments: str, **content: Any) -> Plan:
+    file = folder / "toy.yaml"
+    whole = {"base": {"model": "BPR", "dataset": "tiny"}, "cells": CELLS, "seeds": [1, 2], **content}
+    file.write_text(yaml.safe_dump(whole), encoding="utf-8")
+    return read_plan(file, [f"--record_dir={folder / 'records'}", *arguments])
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(runner, "WORKER", [sys.executable, "-c", FAKE])
+    monkeypatch.setattr(runner, "check_cells", lambda cells: None)
+    return []
+
+
+def test_cells_seeds_and_grid_are_multiplied_out(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, grid={"embedding_size": [4, 8], "model": ["BPR", "LightGCN"]}, ours=["RRD"])
+    assert len(plan.cells) == 2 * 4 * 2 and len({cell.key for cell in plan.cells}) == 16
+    assert str(plan.cells[0]) == "plain, embedding_size=4, BPR, seed 1" and not plan.cells[0].ours
+    assert plan.cells[-1].settings["distillers"] == ["rrd"] and plan.cells[-1].ours
+    assert plan.cells[-1].settings["model"] == "LightGCN" and plan.cells[-1].settings["resume"] is True
+    alone = plan_of(tmp_path, cells=[], grid={"distillers": [[], ["de", "rrd"]]})
+    assert [str(cell) for cell in alone.cells][::2] == ["plain, seed 1", "DE-RRD, seed 1"]
+
+
+def test_what_the_seeds_vary(tmp_path: Path) -> None:
+    first, second = plan_of(tmp_path).cells[:2]
+    assert (first.settings["seed"], second.settings["seed"]) == (1, 2)
+    assert second.settings["split_seed"] == 1 and second.settings["teacher"] == {"seed": 1}
+    second = plan_of(tmp_path, base={"teacher": {"embedding_size": 64}, "split_seed": 5}).cells[1]
+    assert second.settings["split_seed"] == 5 and second.settings["teacher"] == {"embedding_size": 64, "seed": 1}
+    assert "teacher" not in plan_of(tmp_path, teacher_seed="varies").cells[1].settings
+    second = plan_of(tmp_path, vary="split").cells[1]
+    assert second.settings["seed"] == 2 and not {"split_seed", "teacher"} & second.settings.keys()
+
+
+def test_a_cells_key_is_its_settings_and_nothing_else(tmp_path: Path) -> None:
+    keys = {cell.key for cell in plan_of(tmp_path).cells}
+    same = plan_of(tmp_path, "--jobs=2", "--checkpoint_dir=elsewhere", "--threads=3", name="another")
+    assert {cell.key for cell in same.cells} == keys
+    assert not keys & {cell.key for cell in plan_of(tmp_path, "--epochs=3").cells}
+    # The seeds before and after do not matter, so that a benchmark can grow.
+    assert keys < {cell.key for cell in plan_of(tmp_path, seeds=[1, 2, 3]).cells}
+
+
+def test_config_files_lie_under_the_base(tmp_path: Path) -> None:
+    (tmp_path / "under.yaml").write_text("epochs: 7\nlearning_rate: 0.01\n")
+    plan = plan_of(tmp_path, config_files="under.yaml", base={"model": "BPR", "epochs": 9})
+    assert plan.cells[0].settings["epochs"] == 9 and plan.cells[0].settings["learning_rate"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"seds": [1]}, "Did you mean 'seeds'"),
+        ({"seeds": [1, 1]}, "twice"),
+        ({"seeds": []}, "at least one"),
+        ({"vary": "both"}, "training, split"),
+        ({"cells": []}, "needs 'cells'"),
+        ({"cells": [{"distillers": []}]}, "needs a name"),
+        ({"cells": [*CELLS, {"name": "again", "distillers": ["rrd"]}]}, "have the same settings"),
+        ({"cells": [*CELLS, {"name": "RRD", "distillers": ["de"]}]}, "the name 'RRD'"),
+        ({"ours": ["RDR"]}, "Did you mean 'RRD'"),
+        ({"base": {"seed": 3}}, "seeds: [...]"),
+        ({"cells": [{"name": "a", "seed": 3}]}, "seeds: [...]"),
+        ({"grid": {"embedding_size": 8}}, "must be a list"),
+        ({"vary": "split", "base": {"benchmark_filename": ["a", "b", "c"]}}, "benchmark_filename holds it fixed"),
+        ({"vary": "split", "base": {"split_seed": 3}}, "split_seed holds it fixed"),
+        ({"teacher_seed": "varies", "base": {"teacher": {"seed": 3}}}, "take one of them out"),
+        ({"jobs": 0}, "at least 1"),
+        ({"config_files": "nowhere.yaml"}, "nowhere.yaml"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_a_sentence(tmp_path: Path, content: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError) as error:
+        plan_of(tmp_path, **content)
+    assert words in str(error.value)
+
+
+def test_a_mistake_in_a_cell_is_found_before_anything_is_trained(tmp_path: Path, tiny_settings: Settings) -> None:
+    plan = plan_of(tmp_path, base={**tiny_settings("BPR"), "model": "BPR", "dataset": "tiny", "rrd_wieght": 1})
+    with pytest.raises(OptionError, match=r"The cell 'plain' cannot run: .*Did you mean 'rrd_weight'"):
+        runner.run_benchmark(plan, [], print)
+
+
+def test_the_commands_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, words in (
+        ([], "needs a name"),
+        (["a.yaml", "b.yaml"], "needs one name"),
+        (["nowhere.yaml"], "nowhere.yaml"),
+        (["a.yaml", "--jobs"], "--jobs=VALUE"),
+    ):
+        assert main(["benchmark", *arguments]) == 2 and words in capsys.readouterr().err
+
+
+def test_cells_run_once_and_failures_stop_nothing(tmp_path: Path, said: list[str]) -> None:
+    cells = [*CELLS, {"name": "bad", "rrd_k": 1}, {"name": "deadly", "rrd_k": 2}]
+    plan = plan_of(tmp_path, "--jobs=3", cells=cells)
+    assert runner.run_benchmark(plan, ["-m", "x"], said.append) == 1
+    records, _ = read_records(plan.record_dir)
+    assert {(record["benchmark"]["cell"], record["seed"]) for record in records} == {
+        (name, seed) for name in ("plain", "RRD") for seed in (1, 2)
+    }
+    assert records[0]["command"] == ["-m", "x"]
+    told = "\n".join(said)
+    assert "0 of 8 cells are recorded, 8 to run" in told and "[8/8]" in told and "4 failed" in told
+    assert "failed: bad, seed 1: This cell cannot work." in told
+    assert "failed: deadly, seed 2: killed by signal 9" in told and "deadly-seed2.log" in told
+    said.clear()
+    assert runner.run_benchmark(plan, [], said.append) == 1
+    assert "4 of 8 cells are recorded, 4 to run" in said[0] and "plain" not in "\n".join(said)
+    # What could not work is mended; a damaged record is made anew.
+    (plan.record_dir / "plain-1.json").write_text("{")
+    mended = plan_of(tmp_path, cells=[*CELLS, {"name": "bad", "rrd_k": 8}])
+    said.clear()
+    assert runner.run_benchmark(mended, [], said.append) == 0
+    assert "plain-1.json' is damaged" in said[0] and "3 to run" in said[1] and "All 6 cells" in said[-1]
+
+
+def test_dry_only_tells(tmp_path: Path, said: list[str]) -> None:
+    plan = plan_of(tmp_path, cells=[*CELLS, {"name": "bad", "rrd_k": 1}])
+    runner.run_benchmark(plan, [], said.append)
+    said.clear()
+    dry = plan_of(tmp_path, "--dry=True", cells=[*CELLS, {"name": "bad", "rrd_k": 1}])
+    assert runner.run_benchmark(dry, [], said.append) == 0
+    assert [line.split("  ")[0] for line in said[:-1]] == ["recorded"] * 4 + ["to run"] * 2
+    assert said[-1] == "4 of 6 cells are recorded."
+
+
+def test_each_cell_has_its_share_of_the_threads(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for arguments, share in ((("--jobs=2",), 4), (("--jobs=2", "--threads=3"), 3), (("--jobs=9",), 1)):
+        folder = tmp_path / str(share)
+        folder.mkdir()
+        plan = plan_of(folder, *arguments)
+        runner.run_benchmark(plan, [], said.append)
+        assert {record["threads"] for record in read_records(plan.record_dir)[0]} == {share}
+
+
+def test_the_files_that_come_along_are_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = sorted((ROOT / "configs" / "benchmark").glob("*.yaml"))
+    assert {file.stem for file in files} >= {"quick", "citeulike-bpr"}
+    for file in files:
+        plan = read_plan(file)
+        assert plan.cells and plan.record_dir == Path("records") / file.stem
+        runner.check_cells(plan.cells)
+
+
+@pytest.fixture
+def real(tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    base = tiny_settings("BPR", rrd_k=4, rrd_l=4, rrd_top_n=8, latency_users=3)
+    base.update(model="BPR", dataset="tiny")
+    cells = [{"name": "RRD", "distillers": ["rrd"]}, {"name": "Pop", "model": "Pop", "distillers": []}]
+    cells.append({"name": "SVD", "compress_method": "svd", "compress_size": 4})
+    file = tmp_path / "real.yaml"
+    file.write_text(yaml.safe_dump({"base": base, "cells": cells, "seeds": [1, 2], "record_dir": "records"}))
+    return file
+
+
+@pytest.mark.slow
+def test_a_real_benchmark_from_cells_to_report(real: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = yaml.safe_load(real.read_text())
+    # More lists than the catalogue of 40 items allows: seen only when the data are there.
+    broken = {"name": "broken", "distillers": ["rrd"], "rrd_k": 30, "rrd_top_n": 40}
+    real.write_text(yaml.safe_dump({**content, "cells": [*content["cells"], broken]}))
+    assert main(["benchmark", str(real), "--jobs", "2"]) == 1
+    told = capsys.readouterr().out
+    assert told.count("recorded after") == 6 and "failed: broken, seed 1: " in told and "catalogue" in told
+    records, _ = read_records(Path("records"))
+    assert len({record["data"]["fingerprint"]["test"] for record in records}) == 1, "one split"
+    distilled = [record for record in records if record["distillers"]]
+    assert len({record["teacher"]["key"] for record in distilled}) == 1, "one teacher"
+    assert len({record["student"]["key"] for record in distilled}) == 2, "a plain student for each seed"
+    assert "recbole_derrd benchmark" in records[0]["command"]
+    assert main(["benchmark", str(real), "--jobs=2"]) == 1
+    assert "6 of 8 cells are recorded, 2 to run" in capsys.readouterr().out
+    assert main(["report", "records"]) == 0
+    report = capsys.readouterr().out
+    assert "2 seeds on one split" in report
+    assert all(f"| {row} |" in report for row in ("RRD", "Pop", "SVD", "Teacher", "Student alone"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_a_killed_benchmark_takes_its_cells_along_and_goes_on(real: Path) -> None:
+    """A cell that outlives its benchmark would train against the next one."""
+
+    def children(parent: int) -> list[int]:
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == parent and fields[0] != "Z":
+                found.append(int(stat.parent.name))
+        return found
+
+    def waited_for(happened: Callable[[], Any], seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not happened():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    content = yaml.safe_load(real.read_text())
+    content["base"].update(epochs=100_000, stopping_step=100_000)
+    long = real.with_name("long.yaml")
+    long.write_text(yaml.safe_dump(content))
+    command = [sys.executable, "-m", "recbole_derrd", "benchmark"]
+    benchmark = subprocess.Popen([*command, str(long)], stdout=subprocess.DEVNULL)
+    waited_for(lambda: list(Path("saved").glob("cache/*.training/model.training.pth")))
+    cells = children(benchmark.pid)
+    assert cells
+    benchmark.send_signal(signal.SIGKILL)
+    benchmark.wait()
+    waited_for(lambda: not any(Path(f"/proc/{cell}/task").exists() for cell in cells), 10)
+    assert read_records(Path("records"))[0] == []
+    done = subprocess.run([*command, str(real), "--jobs=2"], capture_output=True, text=True)
+    assert done.returncode == 0 and len(read_records(Path("records"))[0]) == 6, done.stdout
+
+
+def test_a_record_without_its_benchmark_is_stamped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of another kind need not know that it is a cell."""
+    from recbole_derrd.benchmark import worker
+
+    path = tmp_path / "record.json"
+
+    def run_compressed(config_dict: dict[str, Any]) -> dict[str, Any]:
+        path.write_text("{}")
+        return {"schema": 1, "path": str(path)}
+
+    monkeypatch.setattr("recbole_derrd.compression.run_compressed", run_compressed)
+    worker.run_cell({"benchmark": {"cell": "svd"}}, compressed=True)
+    assert json.loads(path.read_text()) == {"schema": 1, "benchmark": {"cell": "svd"}}

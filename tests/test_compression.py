@@ -1,0 +1,236 @@
+"""A compressed teacher from its vectors to its record, judged as every other model is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_derrd.backbones import adapter_of, backbone_of
+from recbole_derrd.compression import CompressedModel, compress, run_compressed
+from recbole_derrd.compression.model import CompressedBackbone
+from recbole_derrd.compression.recipe import check_recipe
+from recbole_derrd.compression.run import recipe_name
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.data import prepare_data
+from recbole_derrd.errors import DataError, OptionError
+from recbole_derrd.evaluation import measure_latency, model_bytes
+from recbole_derrd.options.compress import CompressOptions
+from recbole_derrd.quick_start import run_recbole_derrd
+from recbole_derrd.trained import build_model
+
+Settings = Callable[..., dict[str, Any]]
+FULL: dict[str, Any] = {}
+FIXED = {"eval_args": {"mode": "fixed20", "split": {"LS": "valid_and_test"}, "order": "RO", "group_by": "user"}}
+
+
+@pytest.fixture
+def prepared(tiny_settings: Settings) -> tuple[DistillConfig, Any, Any]:
+    """Return configuration, data and an untrained BPR model of 8 dimensions."""
+    config = DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR"))
+    data = prepare_data(config)
+    return config, data, build_model(config, data).eval()
+
+
+def dense_scores(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return backbone_of(model).score_all(torch.arange(model.n_users))
+
+
+def compressed(prepared: tuple[DistillConfig, Any, Any], **options: Any) -> CompressedModel:
+    config, data, model = prepared
+    tables = compress(backbone_of(model), CompressOptions(**options), 3)  # type: ignore[arg-type]
+    return CompressedModel(config, data.train._dataset, tables).eval()
+
+
+# -- the model
+
+
+@pytest.mark.parametrize(
+    "options", [{"method": "svd", "size": 8}, {"method": "quantized", "bits": 8}, {"method": "svd", "size": 3}], ids=str
+)
+def test_scores_are_the_best_approximation_of_the_teachers(prepared: Any, options: dict[str, Any]) -> None:
+    wanted, found = dense_scores(prepared[2])[1:, 1:], dense_scores(compressed(prepared, **options))[1:, 1:]
+    lost = torch.linalg.svdvals(wanted)[options.get("size", 8) :].square().sum().sqrt()
+    error = (found - wanted).norm()
+    tolerance = 0.02 if options["method"] == "quantized" else 1e-5
+    torch.testing.assert_close(error, lost, rtol=1e-4, atol=float(tolerance * wanted.norm()))
+
+
+@pytest.mark.parametrize("options", [{"method": "svd", "size": 3}, {"method": "quantized", "bits": 2, "users": True}])
+def test_predictions_are_products_of_the_stored_vectors(prepared: Any, options: dict[str, Any]) -> None:
+    model = compressed(prepared, **options)
+    users, items = torch.tensor([1, 5, 5, 29]), torch.tensor([2, 40, 1, 7])
+    user, item = model.tables.users.rows(), model.tables.items.rows()
+    wanted = [sum(a * b for a, b in zip(user[u].tolist(), item[i].tolist())) for u, i in zip(users, items)]
+    pairs = Interaction({model.USER_ID: users, model.ITEM_ID: items})
+    assert model.predict(pairs).tolist() == pytest.approx(wanted, abs=1e-6)
+    rows = model.full_sort_predict(pairs).view(4, model.n_items)
+    torch.testing.assert_close(rows[torch.arange(4), items], model.predict(pairs))
+    adapter = backbone_of(model)
+    assert isinstance(adapter, CompressedBackbone) and not adapter.trainable
+    torch.testing.assert_close(adapter.score_all(users), rows)
+    torch.testing.assert_close(adapter.score(users, items.view(4, 1)).view(4), model.predict(pairs))
+    assert measure_latency(model, 5, seed=0) is not None
+
+
+def test_bytes_are_those_of_the_stored_tables(prepared: Any) -> None:
+    users, items = prepared[1].history.n_users, prepared[1].history.n_items
+    assert model_bytes(compressed(prepared, method="svd", size=3)) == 4 * 3 * (users + items)
+    assert model_bytes(compressed(prepared, method="quantized", bits=3)) == 4 * 8 * users + (3 + 2) * items + 4
+    both = compressed(prepared, method="quantized", bits=3, users=True)
+    assert model_bytes(both) == (3 + 2) * (users + items) + 8
+    pytest.importorskip("faiss")
+    product = compressed(prepared, method="product", bytes=2)
+    assert model_bytes(product) == 4 * 8 * users + 2 * items + 4 * 8 * (items - 1)
+
+
+def test_the_padding_items_vector_changes_nothing(prepared: Any) -> None:
+    before = compressed(prepared, method="quantized", size=3, bits=2)
+    with torch.no_grad():
+        prepared[2].item_embedding.weight[0] = 1000.0
+        prepared[2].user_embedding.weight[0] = -1000.0
+    after = compressed(prepared, method="quantized", size=3, bits=2)
+    assert torch.equal(before.item_vectors(), after.item_vectors()) and not after.item_vectors()[0].any()
+
+
+def test_a_class_that_names_its_adapter_is_not_in_the_table() -> None:
+    assert adapter_of(CompressedModel) is CompressedBackbone
+    assert adapter_of(type("Heir", (CompressedModel,), {})) is CompressedBackbone
+
+
+# -- the options and what is refused
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"method": "svd"}, "compress_size: 20"),
+        ({"method": "quantized"}, "compress_bits: 4"),
+        ({"method": "product"}, "compress_bytes: 20"),
+        ({"method": "svd", "size": 2, "bits": 4}, "belongs to compress_method: quantized"),
+        ({"method": "quantized", "bits": 4, "bytes": 4}, "belongs to compress_method: product"),
+        ({"method": "quantized", "bits": 16}, "1 to 8, or 32"),
+        ({"method": "quantised", "bits": 4}, "Did you mean 'quantized'"),
+        ({"method": "svd", "size": 0}, "at least 1"),
+    ],
+)
+def test_recipes_that_make_no_sense_are_refused(keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        CompressOptions(**keys)
+
+
+def test_options_are_known_to_the_configuration(tiny_settings: Settings) -> None:
+    more = {"compress_method": "quantized", "compress_bits": "4", "compress_users": "True"}
+    config = DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", **more))
+    assert config.compress_options == CompressOptions(method="quantized", bits=4, users=True)
+    assert CompressOptions.from_keys(CompressOptions.defaults()) == CompressOptions()
+    assert config.derived("BPR", {}).compress_options.method == "none"
+    with pytest.raises(OptionError, match="Did you mean 'compress_bits'"):
+        DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", compress_bit=4))
+    with pytest.raises(OptionError, match="option of the run, not of the teacher"):
+        DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", teacher={"compress_bits": 4}))
+
+
+def test_what_cannot_be_compressed_is_refused(
+    prepared: Any, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for options, words in (
+        ({"method": "svd", "size": 9}, "more than the teacher's 8 dimensions"),
+        ({"method": "product", "bytes": 9}, "more than one byte a dimension"),
+        ({"method": "product", "bytes": 4, "size": 3}, "more than one byte a dimension"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            compressed(prepared, **options)
+    with torch.no_grad():
+        prepared[2].item_embedding.weight[4] = torch.nan
+    with pytest.raises(DataError, match="NaN"):
+        compressed(prepared, method="svd", size=2)
+    for model, more, words in (
+        ("BPR", {}, "Nothing is compressed"),
+        ("NeuMF", {"compress_method": "svd", "compress_size": 2}, "NeuMF's is not"),
+        ("BPR", {"compress_method": "svd", "compress_size": 2, "nproc": 2}, "by one process"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            run_compressed(model, "tiny", config_dict=tiny_settings(model, **more))
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(OptionError, match="pip install"):
+        check_recipe(CompressOptions(method="product", bytes=2), CompressedBackbone, "BPR")
+
+
+@pytest.mark.parametrize(
+    ("keys", "name"),
+    [
+        ({"method": "svd", "size": 20}, "svd20"),
+        ({"method": "quantized", "size": 160, "bits": 4}, "svd160-4bit"),
+        ({"method": "quantized", "bits": 8, "rotation": False, "users": True}, "8bit-unrotated-users"),
+        ({"method": "product", "bytes": 20}, "pq20"),
+    ],
+)
+def test_a_recipes_name_tells_it(keys: dict[str, Any], name: str) -> None:
+    assert recipe_name(CompressOptions(**keys)) == name
+
+
+# -- the run
+
+
+@pytest.mark.parametrize("protocol", [FULL, FIXED], ids=["full", "fixed20"])
+def test_a_run_writes_an_ordinary_record(tiny_settings: Settings, tmp_path: Path, protocol: dict[str, Any]) -> None:
+    more = {**protocol, "record_dir": str(tmp_path / "records"), "latency_users": 3, "teacher": {"embedding_size": 16}}
+    settled = tiny_settings("BPR", epochs=5, distillers=["rrd"], rrd_k=2, rrd_l=2, rrd_top_n=5, **more)
+    whole = {"compress_method": "svd", "compress_size": 16}
+    record = run_compressed("BPR", "tiny", config_dict={**settled, **whole}, command_line=["--distillers=[de]"])
+    # Nothing is cut off, so that the numbers are the teacher's own.
+    assert record["distilled"]["test"] == record["teacher"]["test"]
+    assert record["distilled"]["valid"] == record["teacher"]["valid"]
+    assert record["distillers"] == [] and record["student"] is None and record["distilled"]["epochs"] == 0
+    assert record["distilled"]["bytes"] == record["teacher"]["bytes"]
+    assert record["distilled"]["params"] == record["teacher"]["params"]
+
+    few = {"compress_method": "quantized", "compress_size": 12, "compress_bits": 1, "compress_users": True}
+    record = run_compressed("BPR", "tiny", config_dict={**settled, **few})
+    assert record["teacher"]["found"] and record["distilled"]["bytes_per_item"] == 2 + 2
+    compression = record["compression"]
+    assert compression["bytes_per_item"] == compression["bytes_per_user"] == 4 and compression["size"] == 12
+    assert compression["bits"] == 1 and compression["svd"] and compression["rotation"] and compression["seed"] == 2020
+    written = json.loads(Path(record["path"]).read_text(encoding="utf-8"))
+    assert written["schema"] == record["schema"] and written["compression"] == compression
+    assert Path(record["path"]).name.startswith("BPR-tiny-svd12-1bit-users-seed2020-")
+    assert record["latency"]["distilled"] and record["options"]["compress_bits"] == 1
+    again = run_compressed("BPR", "tiny", config_dict={**settled, **few})
+    assert again["distilled"]["test"] == record["distilled"]["test"]
+
+
+def test_the_teacher_is_the_one_of_a_distillation(tiny_settings: Settings, tmp_path: Path) -> None:
+    more = {"record_dir": str(tmp_path / "records"), "latency_users": 0, "teacher": {"embedding_size": 16}}
+    rrd = {"distillers": ["rrd"], "rrd_k": 2, "rrd_l": 2, "rrd_top_n": 5, "compare_student": False}
+    settled = tiny_settings("BPR", **more, **rrd)
+    distilled = run_recbole_derrd("BPR", "tiny", config_dict=settled)
+    record = run_compressed("BPR", "tiny", config_dict={**settled, "compress_method": "quantized", "compress_bits": 8})
+    assert record["teacher"]["found"] and record["teacher"]["key"] == distilled["teacher"]["key"]
+
+
+@pytest.mark.parametrize("teacher", ["LightGCN", "NCEPLRec", "SimpleX", "ENMF"])
+def test_any_teacher_of_two_vectors_can_be_compressed(tiny_settings: Settings, tmp_path: Path, teacher: str) -> None:
+    more = {"record_dir": str(tmp_path / "records"), "latency_users": 2, "teacher_model": teacher, "rank": 6}
+    if teacher == "ENMF":
+        more["teacher"] = {"train_neg_sample_args": None}
+    few = {"compress_method": "quantized", "compress_bits": 8}
+    record = run_compressed("BPR", "tiny", config_dict=tiny_settings("BPR", **more, **few))
+    assert record["model"] == record["teacher"]["model"] == teacher
+    for metric, value in record["teacher"]["test"].items():
+        assert record["distilled"]["test"][metric] == pytest.approx(value, abs=0.1)
+
+
+def test_product_quantisation_of_a_teacher(tiny_settings: Settings, tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    more = {"record_dir": str(tmp_path / "records"), "latency_users": 0, "compress_method": "product"}
+    record = run_compressed("BPR", "tiny", config_dict=tiny_settings("BPR", compress_bytes=3, **more))
+    # 40 items have a centre each: nothing is lost, and the codebook is as large as the table.
+    assert record["distilled"]["test"] == record["teacher"]["test"]
+    assert record["compression"]["bytes_per_item"] == 3 and record["compression"]["codebook_bytes"] == 40 * 8 * 4

@@ -1,0 +1,236 @@
+"""Reports of small synthetic records: which runs are one row, what is marked, and three formats."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_derrd.cli import main
+from recbole_derrd.errors import DataError, OptionError
+from recbole_derrd.report.comparison import baseline_of, gap_of
+from recbole_derrd.report.records import records_of
+from recbole_derrd.report.rows import groups_of
+from recbole_derrd.report.write import report_of
+
+SEEDS = (1, 2, 3, 4, 5)
+
+
+def part(model: str, score: float, size: int, key: str | None = None, **settings: Any) -> dict[str, Any]:
+    """What a record says of one model."""
+    return {
+        "model": model, "params": size, "bytes": 4 * size, "bytes_per_item": 16.0, "test": {"ndcg@10": score},
+        "valid": {"ndcg@10": score}, "seconds": 2.0, "epochs": 3, "settings": {"seed": 9, **settings},
+        "valid_scores": [[0, score / 2], [1, score]], **({"key": key} if key else {}),
+    }  # fmt: skip
+
+
+def made(method: str, seed: int, score: float, mode: str = "full", **more: Any) -> dict[str, Any]:
+    """One record: a teacher that all seeds share, a plain student for each seed, and a distilled one."""
+    return {
+        "schema": 1, "model": "BPR", "dataset": "toy", "distillers": [method.lower()], "seed": seed, "split_seed": 1,
+        "protocol": {"order": "RO", "mode": {"valid": mode, "test": mode}}, "valid_metric": "ndcg@10",
+        "valid_metric_bigger": True, "options": {f"{method.lower()}_weight": 1.0},
+        "data": {"fingerprint": {"ids": "i", "train": "t", "valid": "v", "test": "w"}},
+        "teacher": part("BPR", 0.5, 1000, "the-teacher", embedding_size=64),
+        "student": part("BPR", 0.3 + seed / 1000, 100, f"student{seed}", embedding_size=4),
+        "distilled": part("BPR", score, 100, embedding_size=4),
+        "latency": {"teacher": {"p50_ms": 0.2}, "student": {"p50_ms": 0.1}, "distilled": {"p50_ms": 0.1}},
+        "expert_choice": {"side": "user", "activity": [[1, 2], [3, 9]], "mean_choice": [[0.2, 0.8], [0.6, 0.4]]},
+        "command": "python -m recbole_derrd benchmark toy.yaml", "versions": {"python": "3.11", "torch": "2.0"},
+        "git_commit": "abc", "benchmark": {"name": "toy", "cell": method, "key": f"{method}{seed}", "settings": method},
+        **more,
+    }  # fmt: skip
+
+
+def synthetic() -> list[dict[str, Any]]:
+    """Two methods over five seeds: DE a little better than the student, RRD much."""
+    return [made("DE", seed, 0.31 + seed**2 / 10000) for seed in SEEDS] + [
+        made("RRD", seed, 0.4 + seed**2 / 10000) for seed in SEEDS
+    ]
+
+
+def written(folder: Path, records: list[dict[str, Any]]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for place, record in enumerate(records):
+        (folder / f"{place:03}.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_what_records_have_in_common_is_one_row() -> None:
+    (group,) = groups_of(synthetic())
+    assert [(row.label, len(row.distinct())) for row in group.ordered()] == [
+        ("Teacher", 1), ("Student alone", 5), ("DE", 5), ("RRD", 5),
+    ]  # fmt: skip
+    assert group.title == "toy, test split, full ranking, 5 seeds on one split"
+    rows = {row.label: row for row in group.ordered()}
+    means = {"Teacher": 0.5, "Student alone": 0.303, "RRD": 0.4011}
+    assert {label: rows[label].mean("ndcg@10") for label in means} == pytest.approx(means)
+    assert gap_of(group, rows["RRD"], "ndcg@10") == pytest.approx((0.4011 - 0.303) / (0.5 - 0.303))
+    assert baseline_of(group) is rows["Student alone"]
+
+
+def test_protocols_are_never_mixed() -> None:
+    groups = groups_of([*synthetic(), made("DE", 1, 0.7, mode="fixed499")])
+    assert [group.title for group in groups] == [
+        "toy, test split, full ranking, 5 seeds on one split",
+        "toy, test split, ranked among 499 fixed candidates, seed 1",
+    ]
+
+
+def test_other_splits_are_never_paired() -> None:
+    other = {"fingerprint": {"ids": "i", "train": "t", "valid": "v", "test": "another"}}
+    records = [made("DE", seed, 0.31, split_seed=None) for seed in SEEDS]
+    records += [made("RRD", seed, 0.4, split_seed=None, student=None, data=other) for seed in SEEDS]
+    (group,) = groups_of(records)
+    rows = {row.label: row for row in group.ordered()}
+    assert rows["DE"].paired(rows["Student alone"], "ndcg@10")[0] == [0.31] * 5
+    assert rows["RRD"].paired(rows["Student alone"], "ndcg@10")[0] == []
+
+
+def test_a_plain_cell_is_the_plain_students_row_and_a_rerun_counts_once() -> None:
+    plain = {"distillers": [], "teacher": None, "student": None, "options": {}, "expert_choice": None}
+    records = [*synthetic(), *synthetic()]
+    records += [
+        made("small", seed, 0.3 + seed / 1000, **plain, distilled=part("BPR", 0.3 + seed / 1000, 100, embedding_size=4))
+        for seed in SEEDS
+    ]
+    (group,) = groups_of(records)
+    labels = [(row.label, len(row.distinct())) for row in group.ordered()]
+    assert labels == [("Teacher", 1), ("small", 5), ("DE", 5), ("RRD", 5)]
+
+
+def test_sizes_are_told_apart() -> None:
+    larger = part("BPR", 0.4, 200, embedding_size=8)
+    records = [*synthetic(), made("DE", 1, 0.4, student={**larger, "key": "l"}, distilled=larger)]
+    labels = [row.label for row in groups_of(records)[0].ordered()]
+    assert "Student alone (embedding_size=4)" in labels and "Student alone (embedding_size=8)" in labels
+    assert "DE (embedding_size=8)" in labels
+
+
+def test_what_is_ours_is_tested_against_the_best_of_the_others(tmp_path: Path) -> None:
+    records = synthetic()
+    for record in records:
+        record["benchmark"]["ours"] = record["benchmark"]["cell"] == "RRD"
+    (group,) = groups_of(records)
+    baseline = baseline_of(group)
+    assert baseline is not None and baseline.label == "DE"
+    folder = written(tmp_path / "records", records)
+    assert "against 'DE'" in report_of(folder, "md")
+    assert "against 'Student alone'" in report_of(folder, "md", baseline="Student alone")
+    with pytest.raises(OptionError, match="Did you mean 'Student alone'"):
+        report_of(folder, "md", baseline="Student alnoe")
+
+
+def test_a_compressed_teacher_is_a_baseline() -> None:
+    plain = {"distillers": [], "student": None, "compression": {"method": "svd"}, "options": {"compress_size": 4}}
+    records = synthetic() + [made("SVD", seed, 0.45, **plain) for seed in SEEDS]
+    (group,) = groups_of(records)
+    baseline = baseline_of(group)
+    assert baseline is not None and baseline.label == "SVD"
+    # It has no plain student of its own; there is only one that it can be compared with.
+    assert gap_of(group, baseline, "ndcg@10") == pytest.approx((0.45 - 0.303) / (0.5 - 0.303))
+
+
+def test_markdown_marks_best_and_second_and_states_what_is_tested(tmp_path: Path) -> None:
+    text = report_of(written(tmp_path / "records", synthetic()), "md")
+    assert "**0.4011 ± 0.0010**" in text and "<u>0.3111 ± 0.0010</u>" in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| RRD") and "+0.0981" in line)
+    fields = [field.strip() for field in row.strip("|").split("|")]
+    assert fields[2] == "5" and fields[6:] == ["0.0312", "0.0625"], "2 rows, so Holm doubles the smaller p at most"
+    assert "one-sided" in text and "Holm" in text and "toy.yaml" in text and "torch 2.0" in text and "50 %" in text
+
+
+def test_latex_is_balanced_and_escaped(tmp_path: Path) -> None:
+    text = report_of(written(tmp_path / "records", synthetic()), "tex")
+    for environment in ("table*", "tabular"):
+        assert text.count(rf"\begin{{{environment}}}") == text.count(rf"\end{{{environment}}}") == 2
+    assert r"\textbf{0.4011 $\pm$ 0.0010}" in text and r"50 \%" in text
+    body = re.sub(r"(?m)^%.*$", "", text)
+    assert not re.search(r"(?<!\\)%(?!\n)", body) and body.count("{") == body.count("}")
+
+
+class _Balanced(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag != "meta":
+            self.open.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_html_is_one_file_that_needs_nothing_else(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    folder = written(tmp_path / "records", synthetic())
+    assert main(["report", str(folder), "--format", "html"]) == 0
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    page = _Balanced()
+    page.feed(text)
+    assert not page.open and all(link.startswith(("#", "data:")) for link in page.links), page.links
+    assert text.count("<svg") == 6, "learning curves, two sizes, latency, and the experts of two rows"
+    assert "<b>0.4011" in text and "<script" not in text and "<?xml" not in text
+    assert report_of(folder, "html") == text, "the same records give the same file"
+
+
+def test_without_matplotlib_there_are_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = written(tmp_path / "records", synthetic())
+    for module in ("recbole_derrd.report.page", "recbole_derrd.report.plots"):
+        monkeypatch.setattr(f"{module}.can_plot", lambda: False)
+    text = report_of(folder, "html")
+    assert "<svg" not in text and "recbole_derrd[plots]" in text and "0.4011" in text
+    with pytest.raises(OptionError, match=r"recbole_derrd\[plots\]"):
+        report_of(folder, "md", plots=tmp_path / "plots")
+
+
+@pytest.mark.parametrize("kind", ["md", "tex"])
+def test_plots_beside_a_text(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    folder = written(tmp_path / "records", synthetic())
+    assert main(["report", str(folder), f"--format={kind}", f"--plots={tmp_path / 'plots'}"]) == 0
+    files = list((tmp_path / "plots").iterdir())
+    assert len(files) == 6 and all(str(file) in capsys.readouterr().out for file in files[:1])
+
+
+def test_mistakes_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    for arguments, words in (
+        ([str(tmp_path / "empty")], "no record in"),
+        ([str(tmp_path / "nowhere")], "There is no folder"),
+        ([], "needs a name"),
+        ([str(tmp_path), "--formt=md"], "Did you mean 'format'"),
+        ([str(tmp_path), "--format=pdf"], "one of: md, tex, html"),
+    ):
+        assert main(["report", *arguments]) == 2 and words in capsys.readouterr().err
+    folder = written(tmp_path / "records", synthetic())
+    (folder / "torn.json").write_text("{")
+    (folder / "other.json").write_text("[]")
+    records, damaged = records_of(folder)
+    assert len(records) == 10 and [path.name for path in damaged] == ["torn.json"]
+    assert "torn.json' is damaged" in report_of(folder, "md")
+    with pytest.raises(DataError, match="only 1 damaged"):
+        (tmp_path / "empty" / "torn.json").write_text("{")
+        records_of(tmp_path / "empty")
+
+
+def test_a_printed_report_does_not_wait_for_torch(tmp_path: Path) -> None:
+    folder = written(tmp_path / "records", synthetic())
+    code = (
+        f"import sys\nfrom recbole_derrd.cli import main\nassert main(['report', {str(folder)!r}]) == 0\n"
+        "assert not {'torch', 'recbole'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, cwd=tmp_path)
