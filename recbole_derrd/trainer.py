@@ -47,6 +47,8 @@ class TrainerMixin(SavingMixin):
             checkpoint: file of the best model; RecBole's own timed name if None.
             role: sub-folder of the TensorBoard logs ("teacher", "student", "distilled").
         """
+        # RecBole looks whether the folder is there and then makes it: of two processes one would fail.
+        Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)
         super().__init__(config, model)  # type: ignore[call-arg]
         if checkpoint is not None:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
