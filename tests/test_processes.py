@@ -34,10 +34,10 @@ def meeting() -> dict[str, Any]:
     ("model", "more"),
     [
         ("BPR", {}),
-        ("LightGCN", {"fast": "all", "n_layers": 2}),
-        ("MultiVAE", {"train_neg_sample_args": None, "dropout_prob": 0.0}),
-        ("BPR", {"fast": "none", "metrics": ["NDCG", "GAUC", "ItemCoverage"],
-                 "eval_args": {"mode": {"valid": "uni5", "test": "full"}}}),
+        pytest.param("LightGCN", {"fast": "all", "n_layers": 2}, marks=pytest.mark.slow),
+        pytest.param("MultiVAE", {"train_neg_sample_args": None, "dropout_prob": 0.0}, marks=pytest.mark.slow),
+        pytest.param("BPR", {"fast": "none", "metrics": ["NDCG", "GAUC", "ItemCoverage"],
+                             "eval_args": {"mode": {"valid": "uni5", "test": "full"}}}, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_two_processes_train_one_model_with_exact_metrics(
