@@ -12,7 +12,7 @@ import recbole_derrd
 PACKAGE = Path(recbole_derrd.__file__).parent
 ORDER = [
     "errors", "processes", "files", "randomness", "options", "settings", "doctor", "graph", "models", "config",
-    "topn", "collector", "checkpoint", "batches", "sampling", "candidates", "data", "backbones", "optimizer",
+    "topn", "collector", "checkpoint", "batches", "sampling", "candidates", "data", "backbones", "optimizer", "denormals",
     "parallel", "saving", "trainer", "evaluation", "trained", "teacher", "distillers", "checks", "model", "record",
     "report", "frame", "outcome", "quick_start", "compression", "benchmark", "cli", "__main__",
 ]  # fmt: skip

@@ -119,5 +119,7 @@ def expert_error_sum(
         if picked.sum().item() < _DENSE * picked.numel():
             sparse: Tensor = PickedErrorSum.apply(vectors, weights, targets, picked, norm, *layers)
             return sparse
+        # Products with weights of 1e-40 are denormal numbers, which a CPU is slow with.
+        weights = weights.where(picked, 0.0)
     total: Tensor = _ErrorSum.apply(vectors, weights, targets, norm, *layers)
     return total
