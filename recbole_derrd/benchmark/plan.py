@@ -107,6 +107,8 @@ def read_plan(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
             # A cell that was killed goes on; where there is nothing to go on from, it begins.
             cells.append(Cell(cell_name, seed, {"resume": True, "show_progress": False, **whole}, key, ours))
     _refuse_same(cells)
+    # Seed after seed: a benchmark that is stopped has whole tables of the first ones.
+    cells.sort(key=lambda cell: seeds.index(cell.seed))
     return Plan(name, record_dir, options, cells)
 
 
