@@ -13,7 +13,7 @@ from recbole_derrd.distillers import Need, distiller_class
 from recbole_derrd.errors import OptionError
 from recbole_derrd.models import missing_package, model_class
 from recbole_derrd.options import DEOptions
-from recbole_derrd.teacher import teacher_name
+from recbole_derrd.teacher import TeacherSpec, teacher_specs
 from recbole_derrd.teacher.search import check_search
 
 
@@ -38,14 +38,21 @@ def check_run(config: DistillConfig) -> None:
         _refuse_unwritable(key, Path(folder))
     if not options.distillers:
         return
-    teacher = teacher_name(config)
-    check_roles(config["model"], teacher, list(options.distillers))
-    check_hints(config, teacher)
-    check_search(options.knowledge_search, adapter_of(model_class(teacher)), teacher)
-    lacking = None if options.teacher_checkpoint else missing_package(teacher)
+    specs = teacher_specs(config)
+    names = [spec.name(config) for spec in specs]
+    check_roles(config["model"], names, list(options.distillers))
+    if len(names) == 1:
+        check_hints(config, names[0])
+    for name, spec in zip(names, specs):
+        _check_teacher(config, name, spec)
+
+
+def _check_teacher(config: DistillConfig, name: str, spec: TeacherSpec) -> None:
+    check_search(config.run_options.knowledge_search, adapter_of(model_class(name)), name)
+    lacking = None if spec.checkpoint else missing_package(name)
     if lacking:
         raise OptionError(lacking)
-    config.derived(teacher, options.teacher, teacher=True)
+    config.derived(name, spec.settings, teacher=True)
 
 
 def _check_processes(config: DistillConfig) -> None:
@@ -88,7 +95,7 @@ def _refuse_unwritable(key: str, folder: Path) -> None:
         ) from error
 
 
-def check_roles(student: str, teacher: str, distillers: list[str]) -> None:
+def check_roles(student: str, teachers: list[str], distillers: list[str]) -> None:
     """Refuse what these models cannot do.
 
     Raises:
@@ -106,10 +113,10 @@ def check_roles(student: str, teacher: str, distillers: list[str]) -> None:
     for name in distillers:
         if Need.VECTORS not in distiller_class(name).needs:
             continue
-        for role, model in (("teacher", teacher), ("student", student)):
-            if not adapter_of(model_class(model)).hints:
+        for role, models in (("teacher", teachers), ("student", [student])):
+            if not any(adapter_of(model_class(model)).hints for model in models):
                 raise OptionError(
-                    f"{name} needs user and item vectors, and the {role} {model} has none. "
+                    f"{name} needs user and item vectors, and the {role} {' or '.join(models)} has none. "
                     f"Use distillers that need scores only: [rrd], or another {role}."
                 )
         if student in WHOLE_USER_MODELS:

@@ -217,19 +217,24 @@ class DistillConfig(Config):
         self._refuse_misspelt(self.external_config_dict, "")
         teacher = self.external_config_dict.get("teacher")
         if isinstance(teacher, dict):
-            self._refuse_misspelt(teacher, " in 'teacher'")
-            self._refuse_in_teacher(teacher)
-
-    def _refuse_in_teacher(self, teacher: Mapping[str, Any]) -> None:
-        for key in teacher:
-            if key == "model":
+            if "model" in teacher:
                 raise OptionError("The teacher's model is not a key of 'teacher': write teacher_model: NAME.")
+            self._refuse_in_teacher(teacher, " in 'teacher'")
+        teachers = self.external_config_dict.get("teachers")
+        for index, one in enumerate(teachers if isinstance(teachers, list) else ()):
+            if isinstance(one, dict):
+                keys = {key: value for key, value in one.items() if key not in ("model", "checkpoint")}
+                self._refuse_in_teacher(keys, f" in number {index + 1} of 'teachers'")
+
+    def _refuse_in_teacher(self, teacher: Mapping[str, Any], place: str) -> None:
+        self._refuse_misspelt(teacher, place)
+        for key in teacher:
             if key in self.parameters["Distillation"]:
-                raise OptionError(f"'{key}' is an option of the run, not of the teacher: take it out of 'teacher'.")
+                raise OptionError(f"'{key}'{place} is an option of the run, not of a teacher: take it out there.")
             if key in _NOT_THE_TEACHERS and teacher[key] != self.external_config_dict.get(key, teacher):
                 raise OptionError(
                     f"'{key}' must be the same for teacher and student, or they could not be compared: set it for the "
-                    "run, not in 'teacher'."
+                    f"run, not{place}."
                 )
 
     def _check_evaluation(self) -> None:

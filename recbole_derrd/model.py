@@ -28,6 +28,7 @@ class DistilledMixin:
     """
 
     distillers: Any
+    base_weight: float
     loss_names: list[str]
     last_terms: dict[str, Tensor]
     backbone: Backbone
@@ -38,9 +39,15 @@ class DistilledMixin:
         self.backbone = backbone_of(self)
         self.attach(())
 
-    def attach(self, distillers: Iterable[Distiller]) -> None:
-        """Add the distillers; before the trainer builds its optimizer."""
+    def attach(self, distillers: Iterable[Distiller], base_weight: float = 1.0) -> None:
+        """Add the distillers; before the trainer builds its optimizer.
+
+        Args:
+            distillers: the methods.
+            base_weight: what the model's own loss is multiplied by where there is any method.
+        """
         self.distillers = nn.ModuleList(distillers)
+        self.base_weight = base_weight
         self.last_terms = {}
         self.loss_names = [distiller.name for distiller in self._active()] + ["base"]
 
@@ -70,6 +77,9 @@ class DistilledMixin:
             batch = step_batch(self, interaction)
             terms = [distiller.weight * distiller(batch) for distiller in active]
         bases = base if isinstance(base, tuple) else (base,)
+        if self.base_weight != 1:
+            # Computed even for a weight of 0: trainers of some models count on the term.
+            bases = tuple(self.base_weight * term for term in bases)
         names = [distiller.name for distiller in active]
         names += ["base"] if len(bases) == 1 else [f"base{index + 1}" for index in range(len(bases))]
         self.loss_names = names
@@ -139,8 +149,9 @@ def build_student(config: DistillConfig, data: Data, knowledge: Knowledge) -> An
     seed = config["seed"] if seed is None else seed
     # The student's random stream stays that of the plain model, whatever the distillers draw or read.
     with kept_random_state():
-        student.attach(
+        methods = [
             distiller_class(name)(options, knowledge, student.backbone, seed + index)
             for index, (name, options) in enumerate(config.method_options.items())
-        )
+        ]
+        student.attach(methods, config.run_options.base_weight)
     return student

@@ -10,10 +10,17 @@ from typing import Any
 
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data
-from recbole_derrd.evaluation import bytes_per_item, expert_choice, measure_latency, model_bytes, parameter_count
+from recbole_derrd.evaluation import (
+    Latency,
+    bytes_per_item,
+    expert_choice,
+    measure_latency,
+    model_bytes,
+    parameter_count,
+)
 from recbole_derrd.processes import is_first
 from recbole_derrd.record import SCHEMA, gap_recovered, git_commit, peak_rss_bytes, versions
-from recbole_derrd.teacher import Knowledge, Teacher
+from recbole_derrd.teacher import Knowledge
 from recbole_derrd.trained import TrainedModel, own_settings
 
 
@@ -31,25 +38,36 @@ class Product:
 def record_of(
     config: DistillConfig,
     data: Data,
-    teacher: Teacher | None,
+    taught: list[TrainedModel],
     plain: TrainedModel | None,
     knowledge: Knowledge | None,
     product: Product,
     seconds: float,
 ) -> dict[str, Any]:
-    """Return the record of a run: every number that its tables and plots are made from."""
+    """Return the record of a run: every number that its tables and plots are made from.
+
+    Args:
+        config: the run's configuration.
+        data: its data.
+        taught: its teacher; of several, first what they are together and then each.
+        plain: the plain student.
+        knowledge: what the teachers know.
+        product: the student that the run has made.
+        seconds: how long the run took.
+    """
+    teacher = taught[0] if taught else None
     options = config.run_options
     params, size = parameter_count(product.model), model_bytes(product.model)
     latency = {
-        "teacher": dataclasses.asdict(teacher.trained.latency) if teacher and teacher.trained.latency else None,
-        "student": dataclasses.asdict(plain.latency) if plain and plain.latency else None,
+        "teacher": _plain(teacher.latency) if teacher else None,
+        "student": _plain(plain.latency) if plain else None,
     }
     own = measure_latency(product.model, options.latency_users, seed=config["seed"]) if is_first() else None
-    latency["distilled"] = dataclasses.asdict(own) if own else None
+    latency["distilled"] = _plain(own)
     gaps = None
     if teacher is not None and plain is not None:
         gaps = {
-            metric: gap_recovered(teacher.trained.test[metric], plain.test[metric], value)
+            metric: gap_recovered(teacher.test[metric], plain.test[metric], value)
             for metric, value in product.test.items()
         }
     interactions = int(data.history.indptr[-1])
@@ -70,7 +88,8 @@ def record_of(
             "training_interactions": interactions,
             "fingerprint": dataclasses.asdict(data.fingerprint),
         },
-        "teacher": teacher.trained.summary() if teacher else None,
+        "teacher": teacher.summary() if teacher else None,
+        "teachers": [{**one.summary(), "latency": _plain(one.latency)} for one in taught[1:]],
         "student": plain.summary() if plain else None,
         "distilled": {
             "model": config["model"],
@@ -81,14 +100,15 @@ def record_of(
             "test": product.test,
             "epochs": len(product.trainer.epoch_seconds),
             "valid_scores": product.trainer.valid_scores,
+            "progress": product.trainer.progress,
             "settings": own_settings(config),
         },
         "gap_recovered": gaps,
         "expert_choice": expert_choice(product.model, data.history.lengths),
         "search_recall": knowledge.search_recall if knowledge else None,
         "seconds": {
-            "teacher": teacher.trained.seconds if teacher else 0.0,
-            "knowledge": knowledge.seconds if knowledge else 0.0,
+            "teacher": teacher.seconds if teacher else 0.0,
+            "knowledge": knowledge.total_seconds() if knowledge else 0.0,
             "student": plain.seconds if plain else 0.0,
             "distilled": product.seconds,
             "epochs": product.trainer.epoch_seconds,
@@ -99,10 +119,15 @@ def record_of(
         "checkpoints": {
             "student": product.trainer.saved_model_file,
             "training": str(product.trainer.training_file),
-            "teacher": str(teacher.trained.checkpoint) if teacher else None,
+            "teacher": str(teacher.checkpoint) if teacher and not taught[1:] else None,
+            "teachers": [str(one.checkpoint) for one in taught[1:]],
         },
         "options": {key: value for group in config.method_options.values() for key, value in group.to_keys().items()},
         "command": shlex.join([os.path.basename(sys.executable), *sys.argv]),
         "versions": versions(),
         "git_commit": git_commit(),
     }
+
+
+def _plain(latency: Latency | None) -> dict[str, Any] | None:
+    return dataclasses.asdict(latency) if latency else None

@@ -13,7 +13,6 @@ from typing import Any
 
 from recbole.utils import set_color
 
-from recbole_derrd.backbones import adapter_of
 from recbole_derrd.checks import check_data, check_run
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data, prepare_data
@@ -21,13 +20,12 @@ from recbole_derrd.errors import OptionError
 from recbole_derrd.files import locked, remove_file
 from recbole_derrd.frame import own_log, own_threads, say
 from recbole_derrd.model import build_student
-from recbole_derrd.models import model_class
 from recbole_derrd.outcome import Product, record_of
 from recbole_derrd.processes import from_first, is_first, meeting_of, start
 from recbole_derrd.record import write_record
 from recbole_derrd.report import run_table
-from recbole_derrd.teacher import Knowledge, Teacher
-from recbole_derrd.teacher.knowledge import knowledge_folder
+from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teaching import follows_teachers, importance_of, judged, knowledge_of, teachers_of, versions_wanted
 from recbole_derrd.trained import content_key, find_trained, plain_metrics, train_or_find
 from recbole_derrd.trainer import trainer_for
 
@@ -100,20 +98,21 @@ def _run(config: DistillConfig) -> dict[str, Any]:
     data = prepare_data(config)
     logger.info(data.dataset)
     check_data(config, data)
-    teacher = Teacher.of(config, data) if options.distillers else None
-    if teacher is not None:
-        say(teacher.trained, "Teacher")
+    teachers = teachers_of(config, data) if options.distillers else []
     plain = None
     if options.distillers and options.compare_student:
         own = config.derived(config["model"], {})
         plain = find_trained(own, data.fingerprint) or train_or_find(own, role="student")
         say(plain, "Student alone")
 
-    knowledge = knowledge_of(config, teacher, data) if teacher is not None else None
+    knowledge = knowledge_of(config, teachers, data) if teachers else None
+    taught = [teacher.trained for teacher in teachers]
+    if knowledge is not None and len(teachers) > 1:
+        taught.insert(0, judged(config, teachers, knowledge, data))
     product = _train_student(config, data, knowledge)
     if knowledge is not None:
         knowledge.forget_teacher()
-    record = record_of(config, data, teacher, plain, knowledge, product, time.perf_counter() - started)
+    record = record_of(config, data, taught, plain, knowledge, product, time.perf_counter() - started)
     name = "-".join([config["model"], config["dataset"], *(options.distillers or ["plain"]), f"seed{config['seed']}"])
     name = name.replace("/", "_")
     path = from_first(write_record(record, Path(options.record_dir), name) if is_first() else None)
@@ -151,19 +150,6 @@ def objective_function(
     }
 
 
-def knowledge_of(config: DistillConfig, teacher: Teacher, data: Data) -> Knowledge:
-    """Return the knowledge of a run's teacher, kept under the teacher's content key."""
-    return Knowledge(
-        knowledge_folder(config.cache_dir, teacher.trained.key, data.fingerprint.train),
-        teacher.load,
-        data.history,
-        teacher_hints=adapter_of(model_class(teacher.config["model"])).hints,
-        chunk=config.run_options.knowledge_batch_size,
-        show_progress=config["show_progress"],
-        search=config.run_options.knowledge_search,
-    )
-
-
 def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | None) -> Product:
     """Train the distilled student, alone on its files: another run of this very student waits meanwhile."""
     if knowledge is None:
@@ -173,13 +159,27 @@ def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | Non
     key = content_key(
         config,
         data.fingerprint,
-        (knowledge.folder.name, knowledge.search, method_settings, config.run_options.distill_seed),
+        (
+            knowledge.folder.name,
+            knowledge.search,
+            method_settings,
+            config.run_options.distill_seed,
+            *_set_apart(config),
+        ),
     )
     name = f"{config['model']}-{config['dataset']}-{methods}-{key}.pth".replace("/", "_")
     checkpoint = Path(config["checkpoint_dir"]) / name
     with locked(checkpoint, "trains this very student", checkpoint.with_suffix(".training.pth")) as waited:
         # The name holds every setting, so what the run before this one has just left need not be trained again.
         return _train_alone(config, data, knowledge, checkpoint, goes_on=waited or config.run_options.resume)
+
+
+def _set_apart(config: DistillConfig) -> list[Any]:
+    """Return what later options add to a student's key; runs that do not use them keep their names."""
+    apart: list[Any] = [] if config.run_options.base_weight == 1 else [config.run_options.base_weight]
+    if follows_teachers(config):
+        apart += [versions_wanted(config), repr(importance_of(config))]
+    return apart
 
 
 def _train_alone(

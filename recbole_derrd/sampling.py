@@ -119,12 +119,25 @@ def sample_outside(keys: Tensor, offsets: Tensor, n_items: int, count: int, gene
     Returns:
         Items [n, count], int64, distinct within a row.
     """
-    n_rows = len(offsets) - 1
     allowed = n_items - 1 - (offsets[1:] - offsets[:-1])
-    ranks = sample_subsets(allowed, count, generator) + 1
-    wanted = ranks + (torch.arange(n_rows) * n_items).unsqueeze(1)
+    return allowed_items(sample_subsets(allowed, count, generator), keys, offsets, n_items)
+
+
+def allowed_items(ranks: Tensor, keys: Tensor, offsets: Tensor, n_items: int) -> Tensor:
+    """Return which items have these ranks, from 0, among those that their row does not exclude.
+
+    Args:
+        ranks: [n, count], below the number of items that the row allows; int64, on any device.
+        keys: see :func:`sample_outside`, on the same device; so are the offsets.
+        offsets: where each row starts in ``keys`` [n + 1], int64.
+        n_items: number of items, padding included.
+
+    Returns:
+        Items [n, count], int64.
+    """
+    wanted = ranks + 1 + (torch.arange(len(ranks), device=ranks.device) * n_items).unsqueeze(1)
     before = torch.searchsorted(keys, wanted.reshape(-1).to(keys.dtype), right=True).view_as(wanted)
-    return ranks + before - offsets[:-1].unsqueeze(1)
+    return ranks + 1 + before - offsets[:-1].unsqueeze(1)
 
 
 def exclusion_keys(rows: Tensor, items: Tensor, n_rows: int, n_items: int) -> tuple[Tensor, Tensor]:
@@ -141,7 +154,7 @@ def exclusion_keys(rows: Tensor, items: Tensor, n_rows: int, n_items: int) -> tu
     """
     real = items > 0
     pairs = (rows[real] * n_items + items[real]).unique()
-    offsets = torch.searchsorted(pairs, torch.arange(n_rows + 1) * n_items)
-    position = torch.arange(len(pairs)) - offsets[pairs // n_items]
+    offsets = torch.searchsorted(pairs, torch.arange(n_rows + 1, device=pairs.device) * n_items)
+    position = torch.arange(len(pairs), device=pairs.device) - offsets[pairs // n_items]
     keys = pairs.sub_(position)
     return keys.int() if n_rows * n_items < 2**31 else keys, offsets

@@ -34,6 +34,7 @@ class SavingMixin:
     train_loss_dict: dict[int, float]
     epoch_seconds: list[float]
     valid_scores: list[list[float]]
+    progress: dict[str, list[list[Any]]]
     optimizer: Any
     extra: dict[str, Any]
     _train_data: Any
@@ -134,6 +135,7 @@ class SavingMixin:
             "train_loss": {int(key): float(value) for key, value in self.train_loss_dict.items()},
             "epoch_seconds": list(self.epoch_seconds),
             "valid_scores": list(self.valid_scores),
+            "progress": self.progress,
             "model": self.model.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers().items()},
             "counters": self._counters(),
@@ -171,6 +173,7 @@ class SavingMixin:
         self.train_loss_dict = dict(content["train_loss"])
         self.epoch_seconds = list(content["epoch_seconds"])
         self.valid_scores = list(content.get("valid_scores", ()))
+        self.progress = dict(content.get("progress", {}))
         self._pending = content
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
 

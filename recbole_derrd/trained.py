@@ -9,7 +9,7 @@ import shutil
 import time
 from logging import getLogger
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from recbole.utils import init_seed, set_color
 
@@ -22,16 +22,20 @@ from recbole_derrd.files import building_folder, locked, replacing_file, working
 from recbole_derrd.models import model_class
 from recbole_derrd.options.run import FAST_ROUNDED
 from recbole_derrd.processes import from_first, is_first, rank, world_size
+from recbole_derrd.randomness import kept_random_state
 from recbole_derrd.saving import load_weights
 from recbole_derrd.settings import candidate_count
 from recbole_derrd.trainer import trainer_for
+from recbole_derrd.versions import Versions, best_epoch, version_epochs
 
 #: Raised whenever what is stored changes, so that older entries are trained anew.
 CACHE_FORMAT = 1
 
-_MODEL = "model.pth"
+#: Files and folders of an entry of the cache.
+MODEL = "model.pth"
 # TrainerMixin.training_file of that model.
-_TRAINING = "model.training.pth"
+TRAINING = "model.training.pth"
+VERSIONS = "versions"
 
 # RecBole's settings that change where things are written or shown, but not what is trained.
 _WITHOUT_EFFECT = frozenset(
@@ -224,10 +228,12 @@ def _judged(
 def find_trained(config: DistillConfig, fingerprint: Fingerprint) -> TrainedModel | None:
     """Return the model that an earlier run trained with these settings on these data; no data are read for it."""
     entry = _entry(config, content_key(config, fingerprint))
-    return _stored(entry, entry / _MODEL)
+    return _stored(entry, entry / MODEL)
 
 
-def train_or_find(config: DistillConfig, data: Data | None = None, *, role: str = "") -> TrainedModel:
+def train_or_find(
+    config: DistillConfig, data: Data | None = None, *, role: str = "", versions: int = 1
+) -> TrainedModel:
     """Train a plain RecBole model, or find the one that an earlier run trained with the same settings on the same data.
 
     It is trained in a folder of its own, ``<entry>.training``, which outlives a killed process: with ``resume`` the
@@ -237,6 +243,8 @@ def train_or_find(config: DistillConfig, data: Data | None = None, *, role: str 
         config: configuration without distillers.
         data: fresh data of this configuration; prepared here if None.
         role: "teacher" or "student": the sub-folder of the TensorBoard logs.
+        versions: how many versions of the model are wanted on its way, the final one included; a model that is found
+            may lack them, see :func:`recbole_derrd.retrace.earlier_versions`.
     """
     data = data or prepare_data(config)
     found = find_trained(config, data.fingerprint)
@@ -249,24 +257,27 @@ def train_or_find(config: DistillConfig, data: Data | None = None, *, role: str 
         found = find_trained(config, data.fingerprint)
         if found is not None:
             return found
-        finished = _stored(working_name(entry), working_name(entry) / _MODEL)
+        finished = _stored(working_name(entry), working_name(entry) / MODEL)
         anew = finished is None and not config.run_options.resume
-        with working_folder(entry, anew=anew, marker=_TRAINING) as folder:
-            result = finished or _trained_in(folder, config, data, key, role)
-    return dataclasses.replace(result, checkpoint=entry / _MODEL)
+        with working_folder(entry, anew=anew, marker=TRAINING) as folder:
+            result = finished or _trained_in(folder, config, data, key, role, versions)
+    return dataclasses.replace(result, checkpoint=entry / MODEL)
 
 
-def _trained_in(folder: Path, config: DistillConfig, data: Data, key: str, role: str) -> TrainedModel:
+def _trained_in(folder: Path, config: DistillConfig, data: Data, key: str, role: str, versions: int) -> TrainedModel:
     """Train a model in the folder in which its entry is built, going on from a training checkpoint that lies there."""
     started = time.perf_counter()
     model = build_model(config, data)
     getLogger().info(set_color("Training", "yellow") + f" the {role or 'model'}, until it is done in {folder}:")
     getLogger().info(model)
-    trainer = trainer_for(config, model, checkpoint=folder / _MODEL, role=role)
+    trainer = trainer_for(config, model, checkpoint=folder / MODEL, role=role)
     trainer.extra["derrd"] = {"fingerprint": dataclasses.asdict(data.fingerprint)}
     if trainer.training_file.exists():
         trainer.resume_checkpoint(trainer.training_file)
         started -= sum(trainer.epoch_seconds)
+    kept = Versions(folder / VERSIONS)
+    if versions > 1:
+        trainer.versions = kept
     try:
         _, valid = trainer.fit(data.train, data.valid, saved=True, show_progress=config["show_progress"])
     except TrainingError:
@@ -274,8 +285,10 @@ def _trained_in(folder: Path, config: DistillConfig, data: Data, key: str, role:
         if is_first():
             shutil.rmtree(folder, ignore_errors=True)
         raise
+    if versions > 1 and is_first():
+        kept.reduce(version_epochs(best_epoch(folder / MODEL), len(trainer.epoch_seconds), versions))
     trainer.load_best()
-    result = _judged(config, key, folder / _MODEL, trainer, data, valid, started)
+    result = _judged(config, key, folder / MODEL, trainer, data, valid, started)
     _store(result, folder)
     return result
 
@@ -317,6 +330,34 @@ def judge_checkpoint(config: DistillConfig, data: Data, checkpoint: Path, conten
         trainer = trainer_for(config, model, checkpoint=checkpoint, role="teacher")
         trainer.eval_collector.data_collect(data.train)
         result = _judged(config, key, checkpoint, trainer, data, None, started)
+        with building_folder(entry) as folder:
+            _store(result, folder)
+    return result
+
+
+def judge_model(config: DistillConfig, data: Data, name: str, *, more: Any, build: Callable[[], Any]) -> TrainedModel:
+    """Evaluate a model that is put together, not trained, or find what an earlier run measured of it.
+
+    Args:
+        config: a plain model's configuration on the same data; its evaluation settings count.
+        data: the data.
+        name: what the model is called.
+        more: what tells it from others.
+        build: gives it, in evaluation mode.
+    """
+    key = content_key(config, data.fingerprint, [name, more])
+    entry = config.cache_dir / f"{name}-{config['dataset']}-{key}"
+    with locked(entry, f"measures this {name.lower()}"):
+        found = _stored(entry, entry / "result.json")
+        if found is not None:
+            return found
+        started = time.perf_counter()
+        with kept_random_state():
+            trainer = trainer_for(config, build(), checkpoint=config.cache_dir / "none.pth", role=name.lower())
+            trainer.eval_collector.data_collect(data.train)
+            valid = trainer.evaluate(data.valid, load_best_model=False)
+            result = _judged(config, key, entry / "result.json", trainer, data, valid, started)
+        result = dataclasses.replace(result, model=name)
         with building_folder(entry) as folder:
             _store(result, folder)
     return result

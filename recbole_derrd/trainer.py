@@ -24,6 +24,7 @@ from recbole_derrd.optimizer import give_rows, quick_adam, takes_rows
 from recbole_derrd.parallel import NoWriter, Wrapping, refuse_unequal_weights
 from recbole_derrd.processes import from_first, is_first, mean_of_all, together
 from recbole_derrd.saving import SavingMixin
+from recbole_derrd.versions import Versions
 
 
 class TrainerMixin(SavingMixin):
@@ -69,7 +70,11 @@ class TrainerMixin(SavingMixin):
         self.epoch_seconds: list[float] = []
         #: [epoch, score] of each validation.
         self.valid_scores: list[list[float]] = []
+        #: For each method that follows its teachers, [epoch, where it stands] at each change.
+        self.progress: dict[str, list[list[Any]]] = {}
         self.extra: dict[str, Any] = {}
+        #: Where weights of some epochs are kept, if they are wanted.
+        self.versions: Versions | None = None
         self._train_data: Any = None
         self._batches = 1
 
@@ -143,8 +148,12 @@ class TrainerMixin(SavingMixin):
         if hasattr(self.model, "begin_epoch"):
             self.model.begin_epoch(epoch_idx)
         self._epoch = epoch_idx
+        self._say_progress(epoch_idx)
         losses = super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
         self.epoch_seconds.append(time.perf_counter() - started)
+        if self.versions is not None and is_first() and self.versions.wants(epoch_idx + 1):
+            # To go on from is the training checkpoint's part.
+            self.versions.keep(epoch_idx + 1, {**self._stock_state(epoch_idx), "optimizer": None})
         if not together():
             return losses
         means = mean_of_all(list(losses) if isinstance(losses, tuple) else [losses])
@@ -176,6 +185,16 @@ class TrainerMixin(SavingMixin):
         )
 
     # -- what the user sees
+
+    def _say_progress(self, epoch: int) -> None:
+        """Log where methods stand that follow their teachers' training, whenever that has changed."""
+        for distiller in getattr(self.model, "distillers", ()):
+            now = distiller.progress()
+            before = self.progress.get(distiller.name, [])
+            if now and (not before or before[-1][1] != now):
+                self.progress.setdefault(distiller.name, []).append([epoch, now])
+                for name, value in now.items():
+                    self.tensorboard.add_scalar(f"Progress/{distiller.name}/{name}", value, epoch)
 
     def _loss_means(self, losses: Any) -> dict[str, float]:
         values = losses if isinstance(losses, tuple) else (losses,)

@@ -133,7 +133,7 @@ def test_options_are_known_to_the_configuration(tiny_settings: Settings) -> None
     assert config.derived("BPR", {}).compress_options.method == "none"
     with pytest.raises(OptionError, match="Did you mean 'compress_bits'"):
         DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", compress_bit=4))
-    with pytest.raises(OptionError, match="option of the run, not of the teacher"):
+    with pytest.raises(OptionError, match="option of the run, not of a teacher"):
         DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", teacher={"compress_bits": 4}))
 
 

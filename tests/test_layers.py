@@ -12,9 +12,10 @@ import recbole_derrd
 PACKAGE = Path(recbole_derrd.__file__).parent
 ORDER = [
     "errors", "processes", "files", "randomness", "options", "settings", "doctor", "graph", "models", "config",
-    "topn", "collector", "checkpoint", "batches", "sampling", "candidates", "data", "backbones", "optimizer", "denormals",
-    "parallel", "saving", "trainer", "evaluation", "trained", "teacher", "distillers", "checks", "model", "record",
-    "report", "frame", "outcome", "quick_start", "compression", "benchmark", "cli", "__main__",
+    "topn", "collector", "checkpoint", "batches", "sampling", "candidates", "data", "backbones", "optimizer",
+    "denormals", "parallel", "saving", "versions", "trainer", "evaluation", "trained", "retrace", "teacher",
+    "distillers", "checks", "model", "record", "report", "frame", "teaching", "outcome",
+    "quick_start", "compression", "benchmark", "cli", "__main__",
 ]  # fmt: skip
 FORBIDDEN = ("ray", "recbole.quick_start")
 

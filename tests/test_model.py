@@ -159,7 +159,7 @@ def test_what_models_cannot_do_is_refused_before_training(
     student: str, teacher: str, distillers: list[str], words: str
 ) -> None:
     with pytest.raises(OptionError, match=words):
-        check_roles(student, teacher, distillers)
+        check_roles(student, [teacher], distillers)
 
 
 def test_every_method_is_listed_with_its_options() -> None:

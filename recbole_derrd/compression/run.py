@@ -24,7 +24,7 @@ from recbole_derrd.outcome import Product, record_of
 from recbole_derrd.processes import meeting_of
 from recbole_derrd.record import write_record
 from recbole_derrd.report import run_table
-from recbole_derrd.teacher import Teacher, teacher_name
+from recbole_derrd.teacher import Teacher, only_spec
 from recbole_derrd.trained import freeze, plain_metrics
 from recbole_derrd.trainer import trainer_for
 
@@ -58,9 +58,10 @@ def run_compressed(
     settings = {**(config_dict or {}), "distillers": []}
     config = DistillConfig(model, dataset, list(config_file_list or []), settings, arguments)
     check_run(config)
-    name = teacher_name(config)
+    spec = only_spec(config)
+    name = spec.name(config)
     check_recipe(config.compress_options, adapter_of(model_class(name)), name)
-    lacking = None if config.run_options.teacher_checkpoint else missing_package(name)
+    lacking = None if spec.checkpoint else missing_package(name)
     if lacking:
         raise OptionError(lacking)
     if meeting_of(config) is not None:
@@ -81,7 +82,7 @@ def _run(config: DistillConfig) -> dict[str, Any]:
     tables = compress(backbone, options, _seed(config))
     seconds = time.perf_counter() - begun
     product = _evaluated(teacher.config, data, tables, seconds)
-    record = record_of(teacher.config, data, teacher, None, None, product, time.perf_counter() - started)
+    record = record_of(teacher.config, data, [teacher.trained], None, None, product, time.perf_counter() - started)
     record["seed"] = config["seed"]
     record["distilled"]["params"] = tables.users.size * (data.history.n_users + data.history.n_items)
     record["distilled"]["bytes_per_item"] = tables.items.bytes_a_row

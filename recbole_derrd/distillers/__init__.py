@@ -7,6 +7,7 @@ import importlib
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.cd import CollaborativeDistillation
 from recbole_derrd.distillers.de import DistillationExperts
+from recbole_derrd.distillers.hetcomp import HeterogeneousDistillation
 from recbole_derrd.distillers.ir_rrd import ItemSideRankingDistillation
 from recbole_derrd.distillers.listwise import ListwiseDistillation
 from recbole_derrd.distillers.rd import RankingDistillation
@@ -20,6 +21,7 @@ DISTILLERS: dict[str, type[Distiller]] = {
     "cd": CollaborativeDistillation,
     "rd": RankingDistillation,
     "ir_rrd": ItemSideRankingDistillation,
+    "hetcomp": HeterogeneousDistillation,
 }
 
 
@@ -37,6 +39,7 @@ __all__ = [
     "CollaborativeDistillation",
     "DistillationExperts",
     "Distiller",
+    "HeterogeneousDistillation",
     "ItemSideRankingDistillation",
     "ListwiseDistillation",
     "Need",

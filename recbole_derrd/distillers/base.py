@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
 from recbole_derrd.options import Options
+from recbole_derrd.randomness import kept_random_state
 from recbole_derrd.teacher import Knowledge
 
 
@@ -21,6 +24,7 @@ class Need(enum.Enum):
     VECTORS = "vectors"
     TOP_ITEMS = "top items"
     SCORES = "scores"
+    TRAJECTORY = "trajectory"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +86,29 @@ class Distiller(nn.Module):
     def begin_epoch(self, epoch: int) -> None:
         """Draw what is drawn once an epoch and set what changes with the epoch."""
 
+    def progress(self) -> dict[str, float]:
+        """Return where the method stands on its way, by name; empty for methods that have none. Cheap."""
+        return {}
+
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the unweighted term, a scalar."""
         raise NotImplementedError
+
+
+@contextlib.contextmanager
+def at_rest(student: Backbone) -> Iterator[None]:
+    """Within the block the student is only looked at: in evaluation mode, without gradients, propagating once.
+
+    Afterwards its mode and every random state are as they were.
+    """
+    model = student.model
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), kept_random_state(), student.shared():
+            yield
+    finally:
+        model.train(training)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

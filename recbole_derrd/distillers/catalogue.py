@@ -47,6 +47,27 @@ def users_at_once(n_items: int) -> int:
     return max(_FEWEST_USERS, _BLOCK_SCORES // n_items)
 
 
+def hidden_pairs(users: Tensor, indptr: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows and items of the padding item and of these users' training items, row for row of ``users``.
+
+    Args:
+        users: ids [n], int64.
+        indptr: where each user's training items start in ``seen`` [n_users + 1].
+        seen: training items of all users, int64.
+
+    Returns:
+        Two tensors [n + training items of these users], int64.
+    """
+    rows = torch.arange(len(users), device=users.device)
+    starts = indptr[users]
+    lengths = indptr[users + 1] - starts
+    seen_rows = rows.repeat_interleave(lengths)
+    # The k-th training item of a row: counted from where the row starts in this block, and in the history.
+    before = (lengths.cumsum(0) - lengths)[seen_rows]
+    places = torch.arange(len(seen_rows), device=users.device) - before + starts[seen_rows]
+    return torch.cat([rows, seen_rows]), torch.cat([torch.zeros_like(rows), seen[places]])
+
+
 class _CrossEntropySum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, source: Source, temperature: float) -> Tensor:

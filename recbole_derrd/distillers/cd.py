@@ -24,8 +24,6 @@ of being a pair's winner as it is.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Callable
 
 import torch
@@ -34,11 +32,10 @@ from torch.nn import functional
 
 from recbole_derrd.backbones import Backbone, RowBackbone
 from recbole_derrd.data import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share, epoch_seed
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, at_rest, drawn_share, epoch_seed
 from recbole_derrd.distillers.unobserved import Unobserved, without_padding
 from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.options import CDOptions
-from recbole_derrd.randomness import kept_random_state
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
 
@@ -125,7 +122,7 @@ class CollaborativeDistillation(Distiller):
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
         items = torch.empty(n_users, options.n_distill, dtype=torch.int32)
         items[0] = 0
-        with torch.no_grad(), kept_random_state(), self._at_rest():
+        with at_rest(self.student):
             draw = self._draw if options.top_n == 0 else self._listed()
             for start, stop in self.unobserved.blocks(options.drawn):
                 items[start:stop] = draw(start, stop, generator).to(torch.int32)
@@ -135,18 +132,6 @@ class CollaborativeDistillation(Distiller):
             raise DataError("The teacher's scores hold NaN; train the teacher anew with a lower learning_rate.")
         self.items = items.to(self.student.device)
         self.labels = soft_labels(scores, options.t1, options.t2).to(self.student.device)
-
-    @contextlib.contextmanager
-    def _at_rest(self) -> Iterator[None]:
-        """Within the block the student is in evaluation mode, and propagates its graph once."""
-        model = self.student.model
-        training = model.training
-        model.eval()
-        try:
-            with self.student.shared():
-                yield
-        finally:
-            model.train(training)
 
     def _draw(self, start: int, stop: int, generator: torch.Generator) -> Tensor:
         """Draw from all unobserved items of users start .. stop - 1."""

@@ -23,7 +23,14 @@ from torch import Tensor
 from recbole_derrd.backbones import Backbone, VectorBackbone
 from recbole_derrd.data import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share
-from recbole_derrd.distillers.catalogue import LOWEST, Targets, cross_entropy_sum, sum_by_blocks, users_at_once
+from recbole_derrd.distillers.catalogue import (
+    LOWEST,
+    Targets,
+    cross_entropy_sum,
+    hidden_pairs,
+    sum_by_blocks,
+    users_at_once,
+)
 from recbole_derrd.distillers.unobserved import without_padding
 from recbole_derrd.errors import OptionError
 from recbole_derrd.options import ListwiseOptions
@@ -88,17 +95,10 @@ class ListwiseDistillation(Distiller):
 
     def _hidden(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """Return rows and items that take no part: the padding item, and training items unless they are wanted."""
-        rows = torch.arange(len(users), device=users.device)
-        items = torch.zeros_like(rows)
         if self.options.observed:
-            return rows, items
-        starts = self._indptr[users]
-        lengths = self._indptr[users + 1] - starts
-        seen_rows = rows.repeat_interleave(lengths)
-        # The k-th training item of a row: counted from where the row starts in this block, and in the history.
-        before = (lengths.cumsum(0) - lengths)[seen_rows]
-        places = torch.arange(len(seen_rows), device=users.device) - before + starts[seen_rows]
-        return torch.cat([rows, seen_rows]), torch.cat([items, self._seen[places]])
+            rows = torch.arange(len(users), device=users.device)
+            return rows, torch.zeros_like(rows)
+        return hidden_pairs(users, self._indptr, self._seen)
 
     @torch.no_grad()
     def _targets(self, users: Tensor) -> Targets:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.data import History
-from recbole_derrd.sampling import exclusion_keys, sample_subsets
+from recbole_derrd.sampling import allowed_items, exclusion_keys, sample_subsets
 
 #: Items drawn at once; bounds the memory of drawing to some 20 MB.
 _DRAWN_AT_ONCE = 1 << 19
@@ -61,11 +61,8 @@ class Unobserved:
         return distinct_numbers(self.sizes[start:stop].clamp(max=width), count, generator)
 
     def _items(self, start: int, stop: int, ranks: Tensor) -> Tensor:
-        """Return the unobserved items of these ranks, from 0, as ``sampling.sample_outside`` finds them."""
-        keys, offsets = self._excluded(start, stop)
-        wanted = ranks + 1 + (torch.arange(stop - start) * self.history.n_items).unsqueeze(1)
-        before = torch.searchsorted(keys, wanted.reshape(-1).to(keys.dtype), right=True).view_as(wanted)
-        return ranks + 1 + before - offsets[:-1].unsqueeze(1)
+        """Return the unobserved items of these ranks, from 0."""
+        return allowed_items(ranks, *self._excluded(start, stop), self.history.n_items)
 
     def _excluded(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         if (start, stop) in self._keys:

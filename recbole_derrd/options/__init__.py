@@ -2,6 +2,7 @@
 
 from recbole_derrd.options.cd import CDOptions
 from recbole_derrd.options.de import DEOptions
+from recbole_derrd.options.hetcomp import HetCompOptions
 from recbole_derrd.options.ir_rrd import IRRRDOptions
 from recbole_derrd.options.listwise import ListwiseOptions
 from recbole_derrd.options.rd import RDOptions
@@ -17,12 +18,14 @@ METHOD_OPTIONS: dict[str, type[Options]] = {
     "cd": CDOptions,
     "rd": RDOptions,
     "ir_rrd": IRRRDOptions,
+    "hetcomp": HetCompOptions,
 }
 
 __all__ = [
     "METHOD_OPTIONS",
     "CDOptions",
     "DEOptions",
+    "HetCompOptions",
     "IRRRDOptions",
     "ListwiseOptions",
     "Options",

@@ -20,11 +20,38 @@ class RunOptions(Options):
     """Options without a method's prefix."""
 
     distillers: list[str] = option([], "Distillation methods, e.g. [de, rrd]; empty is plain RecBole training.")
+    base_weight: float = option(
+        1.0, "Weight of the student's own loss beside the methods' terms; 0 leaves distillation alone.", low=0
+    )
     teacher_model: str | None = option(None, "Teacher's RecBole model; the student's where none is given.", kind=Text)
     teacher: dict[str, Any] = option({}, "RecBole keys of the teacher that differ from the student's.")
     teacher_checkpoint: str | None = option(
         None, "A trained teacher: our checkpoint or a stock RecBole .pth file.", kind=Text
     )
+    teachers: list[Any] = option(
+        [],
+        "Several teachers, each a RecBole model, or its keys with model or checkpoint among them: [BPR, {model: "
+        "LightGCN, embedding_size: 64}, {checkpoint: x.pth}]; teacher holds for all of them.",
+    )
+    teacher_versions: int = option(
+        4,
+        "Versions of each teacher whose lists are kept for methods that follow its training, at equal shares of the "
+        "way to its best epoch, which is the last of them.",
+        low=1,
+    )
+    ensemble_top_n: int = option(
+        500,
+        "Items of each teacher's list that count in the ensemble of several teachers; all others rank behind.",
+        low=1,
+    )
+    ensemble_importance: str = option(
+        "power",
+        "What a rank r counts in the ensemble: power is r^-p, less what the first unlisted rank counts; exponential is "
+        "exp(-r / decay).",
+        choices=("power", "exponential"),
+    )
+    ensemble_power: float = option(0.05, "Exponent p of ensemble_importance power.", above=0)
+    ensemble_decay: float = option(10.0, "Decay, in ranks, of ensemble_importance exponential.", above=0)
     compare_student: bool = option(True, "Also train the same student without distillation, for comparison.")
     record_dir: str = option("records", "Folder of the run records (one JSON file a run).")
     cache_dir: str | None = option(
@@ -77,6 +104,7 @@ class RunOptions(Options):
     def __post_init__(self) -> None:
         """Check the parts of ``fast``."""
         super().__post_init__()
+        self._check_teachers()
         parts = [self.fast] if isinstance(self.fast, str) else self.fast
         known = ("auto", "all", "none") if isinstance(self.fast, str) else FAST_EXACT + FAST_ROUNDED
         for part in parts:
@@ -85,6 +113,25 @@ class RunOptions(Options):
                     f"Option 'fast' cannot be or hold '{part}'.{did_you_mean(str(part), known)} It is auto, all, none, "
                     f"or a list of {', '.join(FAST_EXACT + FAST_ROUNDED)}."
                 )
+
+    def _check_teachers(self) -> None:
+        if not self.teachers:
+            return
+        for key in ("teacher_model", "teacher_checkpoint"):
+            if getattr(self, key) is not None:
+                raise OptionError(f"{key} names one teacher and teachers several: take one of them out.")
+        for index, entry in enumerate(self.teachers):
+            if not isinstance(entry, (str, dict)):
+                raise OptionError(
+                    f"Each of the teachers is a model's name or a dict of its keys, e.g. {{model: BPR, embedding_size: "
+                    f"64}}; number {index + 1} is {entry!r}."
+                )
+            own = {"model": entry} if isinstance(entry, str) else entry
+            for key in ("model", "checkpoint"):
+                if not isinstance(own.get(key, ""), str):
+                    raise OptionError(f"'{key}' of teacher number {index + 1} must be a text, but is {own[key]!r}.")
+            if entry in self.teachers[:index]:
+                raise OptionError(f"The teacher {entry!r} is given twice. Give it another seed, or take it out.")
 
     def fast_parts(self, teacher: bool) -> frozenset[str]:
         """Return the quicker ways that a model of this run takes.

@@ -143,8 +143,12 @@ def _add(group: Group, record: dict[str, Any]) -> None:
     pair = (int(record["seed"]), str(record["data"]["fingerprint"]["test"]))
     teacher = student = None
     if record.get("teacher"):
-        entry = record["teacher"]
-        teacher = _row(group, _hash("teacher", entry["model"], _settings(entry)), "Teacher", "teacher", entry)
+        entry, several = record["teacher"], record.get("teachers") or []
+        for one in several:
+            row = _row(group, _hash("teacher", one["model"], _settings(one)), f"Teacher {one['model']}", "teacher", one)
+            row.entries[pair] = _with_costs(one, one.get("latency"), one.get("seconds"))
+        name = "Ensemble of all teachers" if several else "Teacher"
+        teacher = _row(group, _hash("teacher", entry["model"], _settings(entry)), name, "teacher", entry)
         teacher.entries[pair] = _entry(record, "teacher")
     if record.get("student"):
         entry = record["student"]
@@ -178,14 +182,13 @@ def _row(
 
 def _entry(record: dict[str, Any], role: str) -> dict[str, Any]:
     entry = record[role]
-    latency = (record.get("latency") or {}).get(role) or {}
     seconds = entry.get("seconds", (record.get("seconds") or {}).get(role))
-    return {
-        **entry,
-        "latency_ms": latency.get("p50_ms"),
-        "train_seconds": seconds,
-        "expert_choice": record.get("expert_choice") if role == "distilled" else None,
-    }
+    costs = _with_costs(entry, (record.get("latency") or {}).get(role), seconds)
+    return {**costs, "expert_choice": record.get("expert_choice") if role == "distilled" else None}
+
+
+def _with_costs(entry: Mapping[str, Any], latency: Mapping[str, Any] | None, seconds: float | None) -> dict[str, Any]:
+    return {**entry, "latency_ms": (latency or {}).get("p50_ms"), "train_seconds": seconds, "expert_choice": None}
 
 
 def _tell_apart(group: Group) -> None:

@@ -25,13 +25,16 @@ def _percent(gap: float | None) -> str:
 
 def run_table(record: dict[str, Any]) -> str:
     """Return teacher, plain student and distilled student side by side: test metrics, gap, size and speed."""
-    rows = [(role, title) for role, title in ROLES if record.get(role)]
+    rows = [(title, record[role], role) for role, title in ROLES if record.get(role)]
+    several = record.get("teachers") or []
+    if several:
+        rows[0] = ("All teachers", record["teacher"], "teacher")
+        rows = [(f"Teacher {index + 1}", entry, "") for index, entry in enumerate(several)] + rows
     metrics = list(record["distilled"]["test"])[:_SHOWN]
     head = ["", "model", *metrics, "gap recovered", "parameters", "size", "one user (ms)", "users/s"]
     body = []
-    for role, title in rows:
-        entry = record[role]
-        latency = (record.get("latency") or {}).get(role)
+    for title, entry, role in rows:
+        latency = (record.get("latency") or {}).get(role) or entry.get("latency")
         body.append(
             [
                 title,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
+from collections.abc import Iterator, Sequence
+from logging import getLogger
 from pathlib import Path
 from typing import Any, Callable
 
@@ -20,7 +23,8 @@ from recbole_derrd.files import building_folder, locked
 from recbole_derrd.processes import from_first, is_first, own_range, wait_for_all
 from recbole_derrd.randomness import kept_random_state
 from recbole_derrd.teacher.array_file import ArrayFile
-from recbole_derrd.teacher.exact import ExactSearch
+from recbole_derrd.teacher.exact import DIVERGED, ExactSearch
+from recbole_derrd.teacher.importance import Importance
 from recbole_derrd.teacher.search import ApproximateSearch
 from recbole_derrd.teacher.users import UserSearch, swapped
 
@@ -28,6 +32,11 @@ from recbole_derrd.teacher.users import UserSearch, swapped
 FORMAT = 1
 #: Numbers that one chunk of chosen items' scores may pass through (64 MB of float32).
 _CHUNK_NUMBERS = 1 << 24
+
+
+@contextlib.contextmanager
+def _none_earlier(count: int) -> Iterator[Sequence[Callable[[], Backbone]]]:
+    yield ()
 
 
 class Knowledge:
@@ -45,6 +54,10 @@ class Knowledge:
         chunk: users scored at once; 0 sizes it to the catalogue.
         show_progress: show a bar while lists are built.
         search: "exact", or "faiss" for approximate lists of teachers with vectors (see ``search.py``).
+        importance: what a rank in a list counts, for methods that add up ranks.
+        versions: a context that gives what loads each earlier version of the teacher, oldest first; the versions need
+            not outlive it. A teacher without any has one version, itself.
+        version_count: how many versions are wanted, the final one included.
 
     Attributes:
         search_recall: share of the exact lists that an approximate search has found; None for the exact search.
@@ -60,6 +73,9 @@ class Knowledge:
         chunk: int = 0,
         show_progress: bool = False,
         search: str = "exact",
+        importance: Importance | None = None,
+        versions: Callable[[int], contextlib.AbstractContextManager[Sequence[Callable[[], Backbone]]]] = _none_earlier,
+        version_count: int = 1,
     ) -> None:
         """Open the knowledge; nothing is computed yet."""
         self.folder = Path(folder)
@@ -69,6 +85,9 @@ class Knowledge:
         self.search_recall: float | None = None
         self.seconds = 0.0
         self._load_teacher = load_teacher
+        self.importance = importance or Importance()
+        self._versions = versions
+        self._version_count = version_count
         self._teacher: Backbone | None = None
         self._chunk = chunk
         self._show_progress = show_progress
@@ -91,6 +110,10 @@ class Knowledge:
             with kept_random_state():
                 self._teacher = self._load_teacher()
         return self._teacher
+
+    def total_seconds(self) -> float:
+        """Return how long what had to be made took in this process."""
+        return self.seconds
 
     def forget_teacher(self) -> None:
         """Free the teacher's memory; it is loaded again if it is needed again."""
@@ -191,6 +214,92 @@ class Knowledge:
                 file.write(low, scores.numpy())
         return {"shape": file.shape, "dtype": str(file.dtype)}
 
+    def trajectories(self, count: int) -> list[np.ndarray[Any, Any]]:
+        """Return how each teacher came to its lists: one array a teacher, of :meth:`top_items` for each version.
+
+        Versions are those that the teacher passed through in its training, the final one last; a teacher that is not
+        trained by epochs has that one alone.
+
+        Returns:
+            [versions, n_users, count] int32 for each teacher, memory-mapped.
+        """
+        count = min(count, self.n_items - 1)
+        name = f"trajectory-{self._version_count}-{count}"
+        lists = self._array(name, lambda path: self._write_trajectory(path, count))
+        if len(lists) % self.n_users or lists.shape[1] != count or lists.dtype != np.int32:
+            raise DataError(
+                f"The teacher's lists in '{self.folder}' are damaged. Remove that folder; they are made anew."
+            )
+        return [lists.reshape(-1, self.n_users, count)]
+
+    def _write_trajectory(self, path: Path, count: int) -> dict[str, Any]:
+        with self._versions(self._version_count) as earlier:
+            return self._write_versions(path, count, [*earlier, lambda: self.teacher])
+
+    @torch.no_grad()
+    def _write_versions(self, path: Path, count: int, versions: list[Callable[[], Backbone]]) -> dict[str, Any]:
+        rows = len(versions) * self.n_users
+        getLogger().info(f"Lists of {len(versions)} versions of the teacher take {4 * rows * count / 1e6:,.0f} MB.")
+        if is_first():
+            ArrayFile.create(path, (rows, count), np.dtype(np.int32))
+        wait_for_all()
+        file = self._opened(path)
+        start, stop = own_range(self.n_users - 1)
+        for index, load in enumerate(versions):
+            backbone = load()
+            with backbone.shared():
+                search = ExactSearch(backbone, self.history, count, self._chunk)
+                self._fill_top_items(file, search, start + 1, stop + 1, first_row=index * self.n_users)
+        return {"shape": file.shape, "dtype": str(file.dtype), "versions": len(versions)}
+
+    def observed_ranks(self) -> list[np.ndarray[Any, Any]]:
+        """Return where each teacher ranks each training interaction among those of its user, from 1.
+
+        Returns:
+            [interactions] int32 for each teacher, in the order of ``history.items``, memory-mapped.
+        """
+        ranks = self._array("observed-ranks", self._write_observed_ranks)
+        if ranks.shape != (len(self.history.items), 1) or ranks.dtype != np.int32:
+            raise DataError(
+                f"The teacher's ranks in '{self.folder}' are damaged. Remove that folder; they are made anew."
+            )
+        return [ranks[:, 0]]
+
+    @torch.no_grad()
+    def _write_observed_ranks(self, path: Path) -> dict[str, Any]:
+        history = self.history
+        if is_first():
+            ArrayFile.create(path, (len(history.items), 1), np.dtype(np.int32))
+        wait_for_all()
+        file = self._opened(path)
+        start, stop = own_range(self.n_users - 1)
+        low = start + 1
+        while low <= stop:
+            # As many users as their longest history leaves room for.
+            widest = np.maximum.accumulate(np.maximum(history.lengths[low : stop + 1], 1))
+            fit = int(np.searchsorted(16 * widest * np.arange(1, len(widest) + 1), _CHUNK_NUMBERS, side="right"))
+            high = low + max(1, fit)
+            file.write(int(history.indptr[low]), self._ranks_within(low, high)[:, None])
+            low = high
+        return {"shape": file.shape, "dtype": str(file.dtype)}
+
+    def _ranks_within(self, low: int, high: int) -> np.ndarray[Any, Any]:
+        """Return the ranks of users low .. high - 1 [interactions]; equal scores in the order of their items."""
+        lengths = self.history.lengths[low:high]
+        held = np.arange(max(1, lengths.max())) < lengths[:, None]
+        items = torch.zeros(held.shape, dtype=torch.int64)
+        items[torch.from_numpy(held)] = torch.from_numpy(
+            self.history.items[self.history.indptr[low] : self.history.indptr[high]]
+        )
+        scores = self.scores(torch.arange(low, high), items).masked_fill(items == 0, -torch.inf)
+        if scores.isnan().any():
+            raise DataError(DIVERGED)
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        # A score of -inf is a teacher's own as well: what is not held goes behind it.
+        order = order.gather(1, (~torch.from_numpy(held)).gather(1, order).to(torch.uint8).argsort(dim=1, stable=True))
+        ranks = torch.empty_like(order).scatter_(1, order, torch.arange(1, held.shape[1] + 1).expand_as(order))
+        return ranks.numpy()[held].astype(np.int32)
+
     @torch.no_grad()
     def scores(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the teacher's logits [n, K] of items [n, K] for users [n], computed in chunks of users."""
@@ -289,12 +398,14 @@ class Knowledge:
         return ApproximateSearch(exact) if self.search == "faiss" else exact
 
     @torch.no_grad()
-    def _fill_top_items(self, lists: ArrayFile, search: ExactSearch | ApproximateSearch, start: int, stop: int) -> None:
+    def _fill_top_items(
+        self, lists: ArrayFile, search: ExactSearch | ApproximateSearch, start: int, stop: int, first_row: int = 0
+    ) -> None:
         """Write the lists of users start .. stop - 1; other processes may write those of other users meanwhile."""
-        with self.teacher.shared():
+        with search.backbone.shared():
             chunks = range(start, stop, search.chunk)
             for low in tqdm(chunks, desc="Teacher's lists", ncols=100, disable=not self._show_progress):
-                lists.write(low, search.lists(low, min(low + search.chunk, stop)).cpu().numpy())
+                lists.write(first_row + low, search.lists(low, min(low + search.chunk, stop)).cpu().numpy())
 
 
 def knowledge_folder(cache: Path, teacher_key: str, fingerprint: str) -> Path:

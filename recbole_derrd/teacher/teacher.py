@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Callable
 
 from recbole_derrd.backbones import Backbone, backbone_of
 from recbole_derrd.checkpoint import read_checkpoint
 from recbole_derrd.config import DistillConfig, model_keys
 from recbole_derrd.data import Data, prepare_data
 from recbole_derrd.errors import CheckpointError, DataError
+from recbole_derrd.retrace import earlier_versions
+from recbole_derrd.teacher.specs import TeacherSpec, only_spec
 from recbole_derrd.trained import (
     TrainedModel,
     find_judged,
@@ -31,7 +36,9 @@ class Teacher:
     _data: Data | None = None
 
     @classmethod
-    def of(cls, config: DistillConfig, student_data: Data) -> Teacher:
+    def of(
+        cls, config: DistillConfig, student_data: Data, spec: TeacherSpec | None = None, versions: int = 1
+    ) -> Teacher:
         """Train, find or load the teacher of a run.
 
         What is looked for first is a teacher of these settings on the student's own split; one that is found was
@@ -40,28 +47,32 @@ class Teacher:
         Args:
             config: the run's configuration.
             student_data: the student's data; the teacher's must be the same.
+            spec: which of the run's teachers; its only one if None.
+            versions: how many versions of it will be asked for (:meth:`versions`); a teacher that is trained now keeps
+                them.
 
         Raises:
             CheckpointError: the teacher's checkpoint is unusable or of other data.
             DataError: the teacher's settings give another split than the student's.
+            OptionError: the run has several teachers, and none is named.
         """
-        options = config.run_options
-        if options.teacher_checkpoint is None:
-            own = config.derived(teacher_name(config), options.teacher, teacher=True)
+        spec = spec or only_spec(config)
+        if spec.checkpoint is None:
+            own = config.derived(spec.name(config), spec.settings, teacher=True)
             found = find_trained(own, student_data.fingerprint)
             if found is not None:
                 return cls(own, found, student_data)
             data = cls._prepared(own, student_data)
-            return cls(own, train_or_find(own, data, role="teacher"), student_data, data)
-        path = Path(options.teacher_checkpoint)
+            return cls(own, train_or_find(own, data, role="teacher", versions=versions), student_data, data)
+        path = Path(spec.checkpoint)
         content = read_checkpoint(path)
-        name = _brought_name(config, content["config"])
+        name = spec.brought_name(config, content["config"])
         described = {
             key: content["config"][key]
             for key in model_keys(name) & content["config"].keys()
             if isinstance(content["config"][key], (int, float, str, bool, list, dict))
         }
-        own = config.derived(name, {**described, **options.teacher}, teacher=True)
+        own = config.derived(name, {**described, **spec.settings}, teacher=True)
         found = find_judged(own, student_data.fingerprint, path)
         if found is not None:
             return cls(own, found, student_data)
@@ -97,35 +108,28 @@ class Teacher:
             CheckpointError: its file is damaged.
         """
         try:
-            return backbone_of(load_model(self.config, self.data, self.trained.checkpoint))
+            return self._loaded(self.trained.checkpoint)
         except CheckpointError as error:
             if self.config.cache_dir not in self.trained.checkpoint.parents:
                 raise
             folder = self.trained.checkpoint.parent
             raise CheckpointError(f"{error} Remove the folder '{folder}'; the teacher is then trained anew.") from error
 
+    def _loaded(self, checkpoint: Path) -> Backbone:
+        return backbone_of(load_model(self.config, self.data, checkpoint))
 
-def teacher_name(config: DistillConfig) -> str:
-    """Return the RecBole model of a run's teacher.
+    @contextlib.contextmanager
+    def versions(self, count: int) -> Iterator[list[Callable[[], Backbone]]]:
+        """Give what loads each version that the teacher passed through before its final one, oldest first.
 
-    Raises:
-        CheckpointError: the teacher's checkpoint is of another model than ``teacher_model``.
-    """
-    options = config.run_options
-    if options.teacher_checkpoint is None:
-        return options.teacher_model or str(config["model"])
-    return _brought_name(config, read_checkpoint(options.teacher_checkpoint)["config"])
+        They are gone when the block has succeeded. A teacher that the user brings, or that is not trained by epochs,
+        has none.
 
-
-def _brought_name(config: DistillConfig, settings: dict[str, Any]) -> str:
-    """Return the model that a checkpoint's settings name, which ``teacher_model`` must not contradict."""
-    options = config.run_options
-    found = settings.get("model")
-    if not isinstance(found, str):
-        found = None
-    if found and options.teacher_model and found != options.teacher_model:
-        raise CheckpointError(
-            f"The teacher '{options.teacher_checkpoint}' is a {found}, not a {options.teacher_model}. "
-            "Take out teacher_model, or give another checkpoint."
-        )
-    return options.teacher_model or found or str(config["model"])
+        Args:
+            count: how many versions are wanted, the final one included.
+        """
+        if count == 1 or self.config.cache_dir not in self.trained.checkpoint.parents:
+            yield []
+            return
+        with earlier_versions(self.config, self.trained, count) as paths:
+            yield [functools.partial(self._loaded, path) for path in paths]

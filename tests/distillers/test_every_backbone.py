@@ -1,4 +1,4 @@
-"""CD, RD, IR-RRD and listwise distillation with every RecBole model: untrained, one step."""
+"""CD, RD, IR-RRD, HetComp and listwise distillation with every RecBole model: untrained, one step."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ METHODS = {
         "ir_rrd_item_k": 2, "ir_rrd_item_l": 2, "ir_rrd_item_top_n": 4,
     },
     "listwise": {"listwise_weight": 1.0},
+    "hetcomp": {
+        "hetcomp_weight": 1.0, "hetcomp_fine_weight": 1.0, "hetcomp_k": 8, "hetcomp_fine_lists": [4, 1],
+        "hetcomp_observed": 2, "hetcomp_lists_n": 10, "hetcomp_discrepancy_k": 5, "hetcomp_interval": 1,
+    },
 }  # fmt: skip
 SETTINGS: dict[str, Any] = {key: value for options in METHODS.values() for key, value in options.items()}
 
@@ -41,7 +45,7 @@ def knowledge_of(model: str, tiny_settings: Any, folder: Path) -> Knowledge:
 
 
 def one_step(model: str, tiny_settings: Any, knowledge: Knowledge, **more: Any) -> tuple[Any, dict[str, float]]:
-    """Build a student of all four methods, train it by one step, and return it with its terms."""
+    """Build a student of all these methods, train it by one step, and return it with its terms."""
     settings = {**tiny_settings(model), **SETTINGS, **more, "distillers": list(METHODS)}
     config = DistillConfig(model, "tiny", config_dict=settings)
     data = prepare_data(config)
@@ -62,7 +66,12 @@ def skip_without_package(model: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"listwise_top_n": 8, "cd_top_n": 12, "ir_rrd_max_items": 5}], ids=["all", "part"]
+    "more",
+    [
+        {"hetcomp_fine": False},
+        {"listwise_top_n": 8, "cd_top_n": 12, "ir_rrd_max_items": 5, "hetcomp_remainder": 5},
+    ],
+    ids=["all", "part"],
 )
 @pytest.mark.parametrize("model", sorted(name for name, adapter in BACKBONES.items() if adapter.trainable))
 def test_every_student_learns(model: str, more: dict[str, Any], tiny_settings: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""CD, RD, IR-RRD and listwise distillation in whole runs: interrupted and resumed, and in two processes."""
+"""CD, RD, IR-RRD, HetComp and listwise distillation in whole runs: interrupted and resumed, and in two processes."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def more(tmp_path: Path, folder: str) -> dict[str, Any]:
         "checkpoint_dir": str(home / "saved"), "record_dir": str(home / "records"), "compare_student": False,
         "cache_dir": str(tmp_path / "cache"), "learning_rate": 0.01,
         "listwise_sample": 0.5, "cd_sample": 0.5, "rd_sample": 0.5, "rd_start_epoch": 2, "ir_rrd_max_items": 5,
+        "hetcomp_sample": 0.5, "hetcomp_remainder": 5,
     }  # fmt: skip
 
 

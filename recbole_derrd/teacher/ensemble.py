@@ -1,0 +1,218 @@
+r"""Several teachers as one: the rank-importance ensemble.
+
+For user u, teachers m and the rank of item i in teacher m's list of u's unobserved items,
+
+    G_u(i) = sum_m w(rank of i in m's list),    w of ``importance.py``,
+
+and the ensemble's logit is ln G_u(i): the order is that of G, softmax and sigmoid of it are G's shares and odds, and
+an item in no list has -inf. SeongKu Kang et al.: "Distillation from Heterogeneous Models for Top-K Recommendation",
+WWW 2023, equation 8. The authors' code keeps w of every item for every user (12.6 GB on CiteULike), this keeps lists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.model.abstract_recommender import GeneralRecommender
+from recbole.utils import ModelType
+from torch import Tensor, nn
+
+from recbole_derrd.backbones.rows import FixedBackbone
+from recbole_derrd.data import History
+from recbole_derrd.errors import OptionError
+from recbole_derrd.teacher.importance import Importance
+from recbole_derrd.teacher.knowledge import Knowledge, knowledge_folder
+
+
+class EnsembleBackbone(FixedBackbone):
+    """Logits ln G; among fixed candidates the teachers rank the candidates themselves."""
+
+    def score_all(self, users: Tensor) -> Tensor:
+        """Return the logits [B, n_items]."""
+        scores: Tensor = self.model.listed_scores(users)
+        return scores
+
+    def score(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return the logits [B, K]."""
+        if self.model.among_candidates:
+            scores: Tensor = self.model.candidate_scores(users, items)
+            return scores
+        return super().score(users, items)
+
+
+class EnsembleModel(GeneralRecommender):
+    """The ensemble as a RecBole model, so that it is evaluated as every other model is.
+
+    Args:
+        config: RecBole's configuration of one of the teachers.
+        dataset: RecBole's data set.
+        members: what the teachers know.
+        importance: what a rank counts.
+        count: items of each list that count.
+        among_candidates: whether it is judged among fixed candidates. A list from the whole catalogue says nothing of
+            most of them, so they are ranked by the teachers, which are then in memory together.
+    """
+
+    type = ModelType.TRADITIONAL
+    backbone_class = EnsembleBackbone
+
+    def __init__(
+        self,
+        config: Any,
+        dataset: Any,
+        members: Sequence[Knowledge],
+        importance: Importance,
+        count: int,
+        *,
+        among_candidates: bool = False,
+    ) -> None:
+        """Open the lists."""
+        super().__init__(config, dataset)
+        self.members, self.importance, self.among_candidates = list(members), importance, among_candidates
+        self.lists: list[np.ndarray[Any, Any]] = []
+        for member in self.members:
+            self.lists.append(member.top_items(count))
+            # One teacher in memory at a time.
+            member.forget_teacher()
+        # RecBole's trainers build an optimizer, which refuses a model without parameters.
+        self.fake_loss = nn.Parameter(torch.zeros(1))
+
+    def listed_scores(self, users: Tensor) -> Tensor:
+        """Return ln G of every item [n, n_items] for users [n]."""
+        rows = users.cpu().numpy()
+        total = torch.zeros(len(rows), self.n_items, device=self.device)
+        for lists in self.lists:
+            items = torch.from_numpy(lists[rows]).to(self.device, torch.int64)
+            weights = self.importance.of_list(items.shape[1]).to(self.device, torch.float32)
+            total.scatter_add_(1, items, weights.expand(items.shape))
+        # Short lists end in zeros.
+        total[:, 0] = 0
+        return total.log_()
+
+    def candidate_scores(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return ln of the summed importances of the ranks among the candidates [n, K]; equal scores share the last."""
+        total = torch.zeros(items.shape, device=self.device)
+        for member in self.members:
+            teacher = member.teacher
+            with teacher.shared():
+                scores = teacher.score(users.to(teacher.device), items.to(teacher.device)).float()
+            scores = scores.masked_fill(items.to(scores.device) == 0, -torch.inf)
+            ascending = scores.sort(dim=1).values
+            ranks = items.shape[1] - torch.searchsorted(ascending, scores.contiguous())
+            total += self.importance.of_ranks(ranks).to(self.device, torch.float32)
+        return total.log_()
+
+    def predict(self, interaction: Any) -> Tensor:
+        """Return the logit of each pair [n]."""
+        items = interaction[self.ITEM_ID].view(-1, 1)
+        return self.listed_scores(interaction[self.USER_ID]).gather(1, items).view(-1)
+
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """Return the users' logits of every item, flat [n * n_items]."""
+        return self.listed_scores(interaction[self.USER_ID]).view(-1)
+
+
+class EnsembleKnowledge(Knowledge):
+    """What several teachers know together, as if they were one.
+
+    Lists and scores are the ensemble's; vectors are those of the best teacher that has any; trajectories and the ranks
+    of training items are every teacher's own.
+
+    Args:
+        cache: folder that the ensemble's lists are kept in.
+        members: what each teacher knows.
+        history: training items of each user.
+        fingerprint: of the training data.
+        config: RecBole's configuration of one of the teachers.
+        dataset: RecBole's data set.
+        importance: what a rank counts.
+        count: items of each teacher's list that count.
+        leader: which teacher's vectors are used; None where none has any.
+        options: further arguments of :class:`Knowledge`.
+    """
+
+    def __init__(
+        self,
+        cache: Path,
+        members: Sequence[Knowledge],
+        history: History,
+        fingerprint: str,
+        *,
+        config: Any,
+        dataset: Any,
+        importance: Importance,
+        count: int,
+        leader: int | None = None,
+        **options: Any,
+    ) -> None:
+        """Open the knowledge; nothing is computed yet."""
+        self.members, self.count, self.leader = list(members), count, leader
+        self.importance = importance
+        self._config, self._dataset = config, dataset
+        hints = () if leader is None else self.members[leader].teacher_hints
+        folder = knowledge_folder(cache, self.key, fingerprint)
+        super().__init__(folder, self._ensemble, history, teacher_hints=hints, importance=importance, **options)
+
+    @property
+    def key(self) -> str:
+        """What tells one ensemble from another."""
+        content = [member.folder.name for member in self.members], repr(self.importance), self.count
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    def model(self, *, among_candidates: bool = False) -> EnsembleModel:
+        """Return the ensemble as a RecBole model."""
+        model = EnsembleModel(
+            self._config, self._dataset, self.members, self.importance, self.count, among_candidates=among_candidates
+        )
+        return model.to(self._config["device"]).eval()
+
+    def _ensemble(self) -> EnsembleBackbone:
+        return EnsembleBackbone(self.model())
+
+    def total_seconds(self) -> float:
+        """Return how long what had to be made took in this process, the teachers' own lists included."""
+        return self.seconds + sum(member.total_seconds() for member in self.members)
+
+    def forget_teacher(self) -> None:
+        """Free the memory of all teachers."""
+        super().forget_teacher()
+        for member in self.members:
+            member.forget_teacher()
+
+    def vectors(self, side: str, hint: str | None = None) -> np.ndarray[Any, Any]:
+        """Return the vectors of the best teacher that has any [n, d]; see :meth:`Knowledge.vectors`."""
+        return self.members[self.leader or 0].vectors(side, hint)
+
+    def top_items(self, count: int) -> np.ndarray[Any, Any]:
+        """Return the ensemble's lists; see :meth:`Knowledge.top_items`.
+
+        Raises:
+            OptionError: the list is to be longer than those that it is made from.
+        """
+        count = min(count, self.n_items - 1)
+        if count > self.count:
+            raise OptionError(
+                f"The ensemble's lists of {count} items are made from lists of {self.count} of each teacher, which may "
+                f"hold too few: set ensemble_top_n to {count} or more."
+            )
+        return super().top_items(count)
+
+    def trajectories(self, count: int) -> list[np.ndarray[Any, Any]]:
+        """Return each teacher's lists at each version; see :meth:`Knowledge.trajectories`."""
+        return [array for member in self.members for array in self._of(member, member.trajectories, count)]
+
+    def observed_ranks(self) -> list[np.ndarray[Any, Any]]:
+        """Return where each teacher ranks the training items; see :meth:`Knowledge.observed_ranks`."""
+        return [array for member in self.members for array in self._of(member, member.observed_ranks)]
+
+    @staticmethod
+    def _of(member: Knowledge, ask: Any, *arguments: Any) -> Any:
+        answer = ask(*arguments)
+        member.forget_teacher()
+        return answer

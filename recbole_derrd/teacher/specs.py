@@ -1,0 +1,72 @@
+"""What a configuration says of its teachers: one, or several."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from recbole_derrd.checkpoint import read_checkpoint
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.errors import CheckpointError, OptionError
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherSpec:
+    """What the user says of one teacher.
+
+    Attributes:
+        model: its RecBole model; the checkpoint's, or else the student's, if None.
+        settings: RecBole keys that differ from the student's.
+        checkpoint: file of a trained teacher; it is trained or found if None.
+    """
+
+    model: str | None
+    settings: dict[str, Any]
+    checkpoint: str | None
+
+    def name(self, config: DistillConfig) -> str:
+        """Return the RecBole model of this teacher.
+
+        Raises:
+            CheckpointError: the checkpoint is of another model than the user says.
+        """
+        if self.checkpoint is None:
+            return self.model or str(config["model"])
+        return self.brought_name(config, read_checkpoint(self.checkpoint)["config"])
+
+    def brought_name(self, config: DistillConfig, settings: dict[str, Any]) -> str:
+        """Return the model that a checkpoint's settings name, which the user must not contradict."""
+        found = settings.get("model")
+        if not isinstance(found, str):
+            found = None
+        if found and self.model and found != self.model:
+            raise CheckpointError(
+                f"The teacher '{self.checkpoint}' is a {found}, not a {self.model}. "
+                "Take out the teacher's model, or give another checkpoint."
+            )
+        return self.model or found or str(config["model"])
+
+
+def teacher_specs(config: DistillConfig) -> list[TeacherSpec]:
+    """Return what a configuration says of its teachers, in its order; ``teacher`` holds for all of several."""
+    options = config.run_options
+    if not options.teachers:
+        return [TeacherSpec(options.teacher_model, options.teacher, options.teacher_checkpoint)]
+    specs = []
+    for entry in options.teachers:
+        own = {"model": entry} if isinstance(entry, str) else dict(entry)
+        model, checkpoint = own.pop("model", None), own.pop("checkpoint", None)
+        specs.append(TeacherSpec(model, {**options.teacher, **own}, checkpoint))
+    return specs
+
+
+def only_spec(config: DistillConfig) -> TeacherSpec:
+    """Return what a configuration says of its one teacher.
+
+    Raises:
+        OptionError: it has several.
+    """
+    specs = teacher_specs(config)
+    if len(specs) > 1:
+        raise OptionError("This takes one teacher: name it with teacher_model and teacher, not with teachers.")
+    return specs[0]

@@ -1,0 +1,88 @@
+"""Earlier versions of a model: its weights at some epochs of its training, few at any time.
+
+Which epochs are kept is decided by their numbers alone, so that a training that is stopped and resumed, or repeated,
+keeps the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from recbole_derrd.checkpoint import read_checkpoint, write_stock_checkpoint
+
+#: Weights on disk at any time, at most: enough to find a quarter of the way to the best epoch, wherever that will be.
+MOST = 16
+
+
+def _stride(ran: int) -> int:
+    stride = 1
+    while ran // stride > MOST:
+        stride *= 2
+    return stride
+
+
+def kept_epochs(ran: int) -> range:
+    """Return the epochs, counted from 1, whose weights are kept once a training has run for so many."""
+    stride = _stride(ran)
+    return range(stride, ran + 1, stride)
+
+
+def version_epochs(best: int, ran: int, versions: int) -> list[int]:
+    """Return the epochs of the versions before the final one, at equal shares of the way to the best epoch.
+
+    Args:
+        best: the best epoch, counted from 1; its weights are the final version.
+        ran: epochs that were trained.
+        versions: how many are wanted, the final one included.
+
+    Returns:
+        At most ``versions - 1`` epochs, ascending, each the nearest kept one; fewer where the best epoch came early.
+    """
+    kept = [epoch for epoch in kept_epochs(ran) if epoch < best]
+    wanted = [best * part / versions for part in range(1, versions)]
+    return sorted({min(kept, key=lambda epoch: (abs(epoch - share), epoch)) for share in wanted}) if kept else []
+
+
+def best_epoch(checkpoint: Path) -> int:
+    """Return the epoch, counted from 1, that a model's weights are of."""
+    return int(read_checkpoint(checkpoint).get("epoch") or 0) + 1
+
+
+class Versions:
+    """A folder of weights by epoch.
+
+    Args:
+        folder: where they are.
+        only: keep these epochs alone; those of :func:`kept_epochs` if None.
+    """
+
+    def __init__(self, folder: Path, only: Iterable[int] | None = None) -> None:
+        """Nothing is written yet."""
+        self.folder = Path(folder)
+        self._only = None if only is None else frozenset(only)
+
+    def path(self, epoch: int) -> Path:
+        """Return the file of an epoch."""
+        return self.folder / f"epoch-{epoch}.pth"
+
+    def keep(self, epoch: int, state: dict[str, Any]) -> None:
+        """Write an epoch's weights, and remove those that are no longer to be kept."""
+        write_stock_checkpoint(self.path(epoch), state)
+        self.reduce(kept_epochs(epoch) if self._only is None else self._only)
+
+    def wants(self, epoch: int) -> bool:
+        """Return whether this epoch, counted from 1, is to be kept."""
+        return epoch in (kept_epochs(epoch) if self._only is None else self._only)
+
+    def reduce(self, epochs: Iterable[int]) -> None:
+        """Remove the weights of all other epochs."""
+        kept = {self.path(epoch).name for epoch in epochs}
+        for path in self.folder.glob("epoch-*.pth"):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+
+    def whole(self, epochs: Iterable[int]) -> bool:
+        """Return whether the weights of all these epochs are there."""
+        return all(self.path(epoch).is_file() for epoch in epochs)

@@ -1,0 +1,181 @@
+"""Several teachers: the ensemble against a slow reference, one after another in memory, in a run, and refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.data import prepare_data
+from recbole_derrd.errors import DistillError, OptionError
+from recbole_derrd.quick_start import run_recbole_derrd
+from recbole_derrd.report import run_table
+from recbole_derrd.teacher import EnsembleKnowledge, Importance, Teacher
+from recbole_derrd.teaching import judged, knowledge_of, teachers_of
+
+Settings = Callable[..., dict[str, Any]]
+TEACHERS = [{"model": "BPR", "embedding_size": 16}, {"model": "ItemKNN", "k": 5}, {"model": "LightGCN", "n_layers": 1}]
+RRD = {"distillers": ["rrd"], "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8}
+
+
+def several(settings: dict[str, Any], **more: Any) -> tuple[DistillConfig, Any, list[Teacher], EnsembleKnowledge]:
+    given = {"epochs": 3, "teachers": TEACHERS, "ensemble_top_n": 10, **RRD, **more}
+    config = DistillConfig("BPR", "tiny", config_dict={**settings, **given})
+    data = prepare_data(config)
+    teachers = teachers_of(config, data)
+    knowledge = knowledge_of(config, teachers, data)
+    assert isinstance(knowledge, EnsembleKnowledge)
+    return config, data, teachers, knowledge
+
+
+def slow_scores(lists: list[list[int]], n_items: int, importance: Importance, listed: int) -> list[float]:
+    """G of one user by loops: what is unlisted stands at rank N + 1."""
+    scores = [0.0] * n_items
+    for items in lists:
+        for rank, item in enumerate(items, start=1):
+            if item:
+                if importance.kind == "power":
+                    scores[item] += rank**-importance.power - (listed + 1) ** -importance.power
+                else:
+                    scores[item] += float(np.exp(-rank / importance.decay))
+    return scores
+
+
+@pytest.mark.parametrize("kind", ["power", "exponential"])
+def test_the_scores_are_those_of_the_formula(tiny_settings: Settings, kind: str) -> None:
+    _, data, _, knowledge = several(tiny_settings("BPR"), ensemble_importance=kind, ensemble_decay=3.0)
+    users = torch.arange(1, data.history.n_users)
+    found = knowledge.teacher.score_all(users)
+    lists = [member.top_items(10) for member in knowledge.members]
+    for user in users.tolist():
+        rows = [array[user].tolist() for array in lists]
+        wanted = torch.tensor(slow_scores(rows, data.history.n_items, Importance(kind, decay=3.0), 10)).log()
+        torch.testing.assert_close(found[user - 1], wanted.float(), rtol=1e-4, atol=1e-5)
+    top = knowledge.top_items(6)
+    order = found.argsort(dim=1, descending=True, stable=True)[:, :6]
+    torch.testing.assert_close(
+        found.gather(1, torch.from_numpy(top[1:]).long()), found.gather(1, order), rtol=0, atol=0
+    )
+    for user in users.tolist():
+        assert not set(data.history.items[slice(*data.history.indptr[user : user + 2])]) & set(top[user].tolist())
+
+
+@given(st.integers(2, 400), st.floats(0.01, 2))
+def test_importance_falls_with_the_rank_and_is_nothing_behind_the_list(listed: int, power: float) -> None:
+    weights = Importance("power", power).of_list(listed).double()
+    assert (weights.diff() < 0).all() and weights[-1] > 0
+    assert Importance("power", power).of_ranks(torch.tensor([listed + 1]), listed).item() == pytest.approx(0, abs=1e-7)
+    # Up to the constant it is the whole catalogue's.
+    whole = Importance("power", power).of_ranks(torch.arange(1, listed + 1)).double()
+    torch.testing.assert_close(weights - weights[0], whole - whole[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("power", [1e-9, 0.05, 1.0, 10.0])
+def test_power_importance(power: float) -> None:
+    """r^-p - (N + 1)^-p; positive and falling however flat or steep."""
+    weights = Importance(power=power).of_list(6)
+    expected = [rank**-power - 7.0**-power for rank in range(1, 7)]
+    assert weights.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-15)
+    assert (weights > 0).all() and (weights.diff() < 0).all()
+
+
+def test_exponential_importance() -> None:
+    expected = [math.exp(-rank / 2.5) for rank in range(1, 5)]
+    assert Importance("exponential", decay=2.5).of_list(4).tolist() == pytest.approx(expected)
+
+
+def test_vectors_are_those_of_the_best_teacher_that_has_any(tiny_settings: Settings) -> None:
+    _, _, teachers, knowledge = several(tiny_settings("BPR"))
+    scores = [teacher.trained.valid["ndcg@5"] for teacher in teachers]
+    best = 0 if scores[0] >= scores[2] else 2
+    assert knowledge.leader == best and knowledge.teacher_hints == knowledge.members[best].teacher_hints
+    assert np.array_equal(knowledge.vectors("item"), knowledge.members[best].vectors("item"))
+
+
+def test_one_teacher_is_in_memory_at_a_time(tiny_settings: Settings) -> None:
+    _, _, _, knowledge = several(tiny_settings("BPR"))
+    knowledge.top_items(5)
+    knowledge.trajectories(5)
+    knowledge.observed_ranks()
+    assert all(member._teacher is None for member in knowledge.members)
+
+
+def test_lists_longer_than_the_teachers_own_are_refused(tiny_settings: Settings) -> None:
+    _, _, _, knowledge = several(tiny_settings("BPR"))
+    with pytest.raises(OptionError, match="ensemble_top_n to 11"):
+        knowledge.top_items(11)
+
+
+def test_among_candidates_the_teachers_rank_the_candidates(tiny_settings: Settings) -> None:
+    mode = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": "fixed9"}
+    config, data, teachers, knowledge = several(tiny_settings("BPR", eval_args=mode))
+    model = knowledge.model(among_candidates=True)
+    users, items = torch.tensor([3, 7]), torch.tensor([[5, 9, 2, 30, 0], [1, 8, 4, 12, 40]])
+    found = model.candidate_scores(users, items)
+    importance = Importance()
+    for row, user in enumerate(users.tolist()):
+        total = np.zeros(5)
+        for member in knowledge.members:
+            scores = member.teacher.score(torch.tensor([user]), items[row : row + 1])[0].tolist()
+            scores = [-np.inf if item == 0 else score for item, score in zip(items[row].tolist(), scores)]
+            for place, own in enumerate(scores):
+                total[place] += sum(score >= own for score in scores) ** -importance.power
+        torch.testing.assert_close(found[row], torch.from_numpy(total).log().float(), rtol=1e-5, atol=1e-6)
+    ensemble = judged(config, teachers, knowledge, data)
+    assert 0 < ensemble.test["ndcg@5"] <= 1
+
+
+def test_a_run_with_three_teachers(tiny_settings: Settings, tmp_path: Path) -> None:
+    settings = tiny_settings("BPR", epochs=3, teachers=TEACHERS, ensemble_top_n=10, **RRD)
+    settings.update(distillers=["rrd", "de"], de_num_experts=2, record_dir=str(tmp_path / "records"), latency_users=3)
+    record = run_recbole_derrd("BPR", "tiny", config_dict=settings)
+    stored = json.loads(Path(record["path"]).read_text(encoding="utf-8"))
+    assert [one["model"] for one in stored["teachers"]] == ["BPR", "ItemKNN", "LightGCN"]
+    for number in ("params", "bytes"):
+        assert stored["teacher"][number] == sum(one[number] for one in stored["teachers"]) > 0
+    assert stored["latency"]["teacher"]["p50_ms"] == pytest.approx(
+        sum(one["latency"]["p50_ms"] for one in stored["teachers"])
+    )
+    assert stored["gap_recovered"] is not None and len(stored["checkpoints"]["teachers"]) == 3
+    table = run_table(stored)
+    assert "Teacher 3" in table and "All teachers" in table and "Ensemble" in table
+    again = run_recbole_derrd("BPR", "tiny", config_dict=settings)
+    assert again["teacher"]["found"] and all(one["found"] for one in again["teachers"])
+    assert again["distilled"]["test"] == record["distilled"]["test"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"teachers": ["BPR", {"model": "BPRR"}]}, "BPRR"),
+        ({"teachers": ["BPR", 3]}, "number 2 is 3"),
+        ({"teachers": ["BPR", "BPR"]}, "given twice"),
+        (
+            {"teachers": ["BPR", {"model": "LightGCN", "embeding_size": 3}]},
+            "number 2 of 'teachers'. Did you mean",
+        ),
+        ({"teachers": [{"model": "BPR", "metrics": ["MRR"]}, "Pop"]}, "must be the same"),
+        ({"teachers": [{"model": "BPR", "rrd_k": 3}, "Pop"]}, "option of the run"),
+        ({"teachers": ["BPR", "Pop"], "teacher_model": "BPR"}, "take one of them out"),
+        ({"teachers": ["Pop", "EASE"], "distillers": ["de"]}, "Pop or EASE has none"),
+        ({"teachers": ["BPR", {"checkpoint": "nowhere.pth"}]}, "no checkpoint file"),
+        ({"teachers": ["BPR", {"model": 3}]}, "must be a text"),
+    ],
+)
+def test_mistakes_end_with_a_sentence(tiny_settings: Settings, more: dict[str, Any], words: str) -> None:
+    with pytest.raises(DistillError, match=words):
+        run_recbole_derrd("BPR", "tiny", config_dict={**tiny_settings("BPR"), **RRD, **more})
+
+
+def test_what_takes_one_teacher_says_so(tiny_settings: Settings) -> None:
+    config, data, _, _ = several(tiny_settings("BPR"))
+    with pytest.raises(OptionError, match="takes one teacher"):
+        Teacher.of(config, data)

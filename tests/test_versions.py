@@ -1,0 +1,106 @@
+"""A teacher's earlier versions: which epochs, and that training again gives the very same lists."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recbole_derrd import retrace
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.data import prepare_data
+from recbole_derrd.teacher import Teacher
+from recbole_derrd.teaching import knowledge_of
+from recbole_derrd.trained import VERSIONS
+from recbole_derrd.versions import MOST, Versions, kept_epochs, version_epochs
+
+Settings = Callable[..., dict[str, Any]]
+
+
+@given(st.integers(1, 3000))
+def test_few_epochs_are_kept_and_each_longer_training_keeps_some_of_them(ran: int) -> None:
+    kept = kept_epochs(ran)
+    assert 1 <= len(kept) <= MOST and kept[-1] <= ran
+    assert ran < 2 * MOST or len(kept) >= MOST // 2
+    # What is kept later was kept at every time before, or it would be gone.
+    assert all(epoch in kept_epochs(now) for epoch in kept for now in range(epoch, ran + 1, max(1, ran // 7)))
+
+
+@given(st.integers(1, 1500), st.integers(0, 400), st.integers(1, 9))
+def test_versions_stand_at_equal_shares_of_the_way(best: int, after: int, versions: int) -> None:
+    ran = best + after
+    epochs = version_epochs(best, ran, versions)
+    assert len(epochs) <= versions - 1 and epochs == sorted(set(epochs))
+    assert all(1 <= epoch < best and epoch in kept_epochs(ran) for epoch in epochs)
+    stride = kept_epochs(ran)[0]
+    if best > stride:
+        for part in range(1, versions):
+            assert min(abs(epoch - best * part / versions) for epoch in epochs) <= stride
+
+
+def test_the_published_shares() -> None:
+    assert version_epochs(best=12, ran=15, versions=4) == [3, 6, 9]
+    assert version_epochs(best=100, ran=130, versions=4) == [24, 48, 72]  # every eighth is kept; 72 is nearer than 80
+    assert version_epochs(best=1, ran=9, versions=4) == []
+
+
+def trajectory(settings: dict[str, Any], versions: int = 4) -> tuple[Teacher, np.ndarray[Any, Any]]:
+    config = DistillConfig("BPR", "tiny", config_dict={**settings, "distillers": ["hetcomp"], **SMALL})
+    data = prepare_data(config)
+    teacher = Teacher.of(config, data, versions=versions)
+    return teacher, np.array(knowledge_of(config, teacher, data).trajectories(6)[0])
+
+
+SMALL = {"hetcomp_k": 6, "hetcomp_lists_n": 6, "hetcomp_discrepancy_k": 6, "hetcomp_fine_lists": [3, 2]}
+
+
+@pytest.mark.parametrize("model", ["BPR", "MultiVAE"])
+def test_a_teacher_without_a_trajectory_is_trained_again_for_what_is_missing(
+    tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    settings = tiny_settings(model, epochs=9, stopping_step=20, learning_rate=0.01)
+    settings.update(teacher_model=model, embedding_size=8, train_neg_sample_args=None if model == "MultiVAE" else {})
+    if model == "BPR":
+        del settings["train_neg_sample_args"]
+    retraced: list[list[int]] = []
+    stock = retrace._retrace
+
+    def watched(folder: Path, config: Any, epochs: list[int]) -> None:
+        retraced.append(epochs)
+        stock(folder, config, epochs)
+
+    monkeypatch.setattr(retrace, "_retrace", watched)
+    teacher, kept = trajectory(settings)
+    assert not retraced and len(kept) > 1 and (kept[0] != kept[-1]).any()
+    entry = teacher.trained.checkpoint.parent
+    assert not (entry / VERSIONS).exists(), "lists are kept, not weights"
+
+    for folder in (tmp_path / "saved" / "cache").glob("knowledge-*"):
+        shutil.rmtree(folder)
+    known = teacher.trained.checkpoint.read_bytes()
+    again, made = trajectory(settings)
+    assert again.trained.found and len(retraced) == 1 and len(retraced[0]) == len(kept) - 1
+    assert np.array_equal(made, kept)
+    assert teacher.trained.checkpoint.read_bytes() == known and not (entry / VERSIONS).exists()
+    _, found = trajectory(settings)
+    assert len(retraced) == 1 and np.array_equal(found, kept)
+
+
+def test_a_model_without_epochs_has_one_version(tiny_settings: Settings) -> None:
+    _, lists = trajectory({**tiny_settings("BPR"), "teacher_model": "ItemKNN", "teacher": {"k": 5}})
+    assert len(lists) == 1
+
+
+def test_only_some_epochs(tmp_path: Path) -> None:
+    versions = Versions(tmp_path, only=[2, 5])
+    assert [epoch for epoch in range(1, 9) if versions.wants(epoch)] == [2, 5]
+    for epoch in (1, 2, 5):
+        versions.path(epoch).write_text("")
+    assert versions.whole([2, 5]) and not versions.whole([2, 3])
+    versions.reduce([5])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-5.pth"]
