@@ -55,6 +55,7 @@ class TrainerMixin(SavingMixin):
         if checkpoint is not None:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             self.saved_model_file = str(checkpoint)
+        self._idle_folder: Path | None = None
         if role or not is_first():
             folder = Path(self.tensorboard.log_dir)
             self.tensorboard.close()
@@ -63,9 +64,7 @@ class TrainerMixin(SavingMixin):
             if is_first():
                 self.tensorboard = SummaryWriter(str(folder / role))
             else:
-                self.tensorboard = NoWriter()
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+                self.tensorboard, self._idle_folder = NoWriter(), folder
         self.eval_collector = PlainValuesCollector(config, quick="ranking" in self._fast)
         self.epoch_seconds: list[float] = []
         #: [epoch, score] of each validation.
@@ -140,6 +139,10 @@ class TrainerMixin(SavingMixin):
             # RaCT's pretraining stages validate nothing and keep a file only every save_step epochs.
             self._save_checkpoint(max(self.train_loss_dict), verbose=False)
         refuse_unequal_weights(self.model, self.config["model"])
+        if self._idle_folder is not None:
+            # Not before: the first process may have the same folder and be about to write its file there.
+            with contextlib.suppress(OSError):
+                self._idle_folder.rmdir()
         self.tensorboard.flush()
         return result[0], self.best_valid_result
 
