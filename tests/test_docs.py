@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,26 @@ def test_numbers_in_pages_are_those_of_their_records(page: str, records: str) ->
     text = plain((ROOT / page).read_text(encoding="utf-8"))
     for line in results_table(records).splitlines():
         assert plain(line) in text, line
+
+
+def test_the_rows_of_real_data_are_those_of_their_records() -> None:
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    files = sorted((ROOT / "docs" / "results" / "scale-real").glob("*.json"))
+    assert len(files) == 4
+    for file in files:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        models, seconds = [record[role] for role in ("teacher", "student", "distilled")], record["seconds"]
+        cells = [
+            f"{record['dataset']}, {record['model']}",
+            f"{seconds['teacher']:,.0f} ({models[0]['epochs']})",
+            f"{seconds['knowledge']:.0f}",
+            f"{seconds['student']:,.0f} ({models[1]['epochs']})",
+            f"{seconds['distilled']:,.0f} ({models[2]['epochs']})",
+            f"{statistics.median(seconds['epochs']):.1f}",
+            f"{record['peak_rss_bytes'] / 2**30:.1f}",
+            *(f"{model['test']['recall@20']:.4f} / {model['test']['ndcg@20']:.4f}" for model in models),
+        ]
+        assert "| " + " | ".join(cells) + " |" in page
 
 
 def test_the_readme_gives_its_two_commands_on_its_first_screen() -> None:
