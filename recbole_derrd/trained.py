@@ -9,20 +9,19 @@ import shutil
 import time
 from logging import getLogger
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from recbole.utils import init_seed, set_color
 
 from recbole_derrd.checkpoint import read_checkpoint
 from recbole_derrd.config import DistillConfig, model_keys
 from recbole_derrd.data import Data, Fingerprint, candidates_seed, prepare_data
-from recbole_derrd.errors import CheckpointError, OptionError, TrainingError
+from recbole_derrd.errors import OptionError, TrainingError
 from recbole_derrd.evaluation import Latency, bytes_per_item, measure_latency, model_bytes, parameter_count
-from recbole_derrd.files import building_folder, locked, replacing_file, working_folder, working_name
+from recbole_derrd.files import locked, replacing_file, working_folder, working_name
 from recbole_derrd.models import model_class
 from recbole_derrd.options.run import FAST_ROUNDED
 from recbole_derrd.processes import from_first, is_first, rank, world_size
-from recbole_derrd.randomness import kept_random_state
 from recbole_derrd.saving import load_weights
 from recbole_derrd.settings import candidate_count
 from recbole_derrd.trainer import trainer_for
@@ -100,7 +99,8 @@ def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = Non
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
 
 
-def _entry(config: DistillConfig, key: str) -> Path:
+def entry_of(config: DistillConfig, key: str) -> Path:
+    """Return the folder of the cache that belongs to a model's key."""
     return config.cache_dir / f"{config['model']}-{config['dataset']}-{key}"
 
 
@@ -171,7 +171,8 @@ _STORED = tuple(field.name for field in dataclasses.fields(TrainedModel) if fiel
 _LATER: dict[str, Any] = {"bytes_per_item": None, "valid_scores": []}
 
 
-def _store(result: TrainedModel, folder: Path) -> None:
+def store_result(result: TrainedModel, folder: Path) -> None:
+    """Write what is known of a model beside it."""
     if not is_first():
         return
     content = {name: value for name, value in dataclasses.asdict(result).items() if name in _STORED}
@@ -179,7 +180,8 @@ def _store(result: TrainedModel, folder: Path) -> None:
         partial.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
 
 
-def _stored(entry: Path, checkpoint: Path) -> TrainedModel | None:
+def stored_result(entry: Path, checkpoint: Path) -> TrainedModel | None:
+    """Read what is known of a model, if both are whole."""
     # One look for all processes that train together: between two, another run may have ended.
     found: TrainedModel | None = from_first(_read(entry, checkpoint) if is_first() else None)
     return found
@@ -198,7 +200,7 @@ def _read(entry: Path, checkpoint: Path) -> TrainedModel | None:
     return TrainedModel(checkpoint=checkpoint, latency=latency, found=True, **kept) if checkpoint.is_file() else None
 
 
-def _judged(
+def measured(
     config: DistillConfig, key: str, checkpoint: Path, trainer: Any, data: Data, valid: Any, started: float
 ) -> TrainedModel:
     """Evaluate, freeze and measure a trained model."""
@@ -227,8 +229,8 @@ def _judged(
 
 def find_trained(config: DistillConfig, fingerprint: Fingerprint) -> TrainedModel | None:
     """Return the model that an earlier run trained with these settings on these data; no data are read for it."""
-    entry = _entry(config, content_key(config, fingerprint))
-    return _stored(entry, entry / MODEL)
+    entry = entry_of(config, content_key(config, fingerprint))
+    return stored_result(entry, entry / MODEL)
 
 
 def train_or_find(
@@ -251,13 +253,13 @@ def train_or_find(
     if found is not None:
         return found
     key = content_key(config, data.fingerprint)
-    entry = _entry(config, key)
+    entry = entry_of(config, key)
     with locked(entry, f"trains this {role or 'model'}"):
         # Another run may have trained it while this one waited, or was killed after its last word on it.
         found = find_trained(config, data.fingerprint)
         if found is not None:
             return found
-        finished = _stored(working_name(entry), working_name(entry) / MODEL)
+        finished = stored_result(working_name(entry), working_name(entry) / MODEL)
         anew = finished is None and not config.run_options.resume
         with working_folder(entry, anew=anew, marker=TRAINING) as folder:
             result = finished or _trained_in(folder, config, data, key, role, versions)
@@ -288,118 +290,11 @@ def _trained_in(folder: Path, config: DistillConfig, data: Data, key: str, role:
     if versions > 1 and is_first():
         kept.reduce(version_epochs(best_epoch(folder / MODEL), len(trainer.epoch_seconds), versions))
     trainer.load_best()
-    result = _judged(config, key, folder / MODEL, trainer, data, valid, started)
-    _store(result, folder)
+    result = measured(config, key, folder / MODEL, trainer, data, valid, started)
+    store_result(result, folder)
     return result
 
 
 def plain_metrics(metrics: Any) -> dict[str, float]:
     """Return RecBole's metric dict with plain numbers."""
     return {str(name): float(value) for name, value in (metrics or {}).items()}
-
-
-def _judged_entry(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path) -> tuple[str, Path]:
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    key = hashlib.sha256(f"{digest}{content_key(config, fingerprint)}".encode()).hexdigest()[:16]
-    return key, _entry(config, key)
-
-
-def find_judged(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path) -> TrainedModel | None:
-    """Return what an earlier run measured of this very file on these data; no data are read for it."""
-    return _stored(_judged_entry(config, fingerprint, checkpoint)[1], checkpoint)
-
-
-def judge_checkpoint(config: DistillConfig, data: Data, checkpoint: Path, content: dict[str, Any]) -> TrainedModel:
-    """Evaluate a model that the user brings, so that it stands in the table like one trained here.
-
-    Args:
-        config: the model's configuration.
-        data: the data of this configuration.
-        checkpoint: the model's file.
-        content: what :func:`read_checkpoint` has read from it.
-    """
-    _refuse_other_data(content, config, data, checkpoint)
-    key, entry = _judged_entry(config, data.fingerprint, checkpoint)
-    with locked(entry, "measures this teacher"):
-        found = find_judged(config, data.fingerprint, checkpoint)
-        if found is not None:
-            return found
-        started = time.perf_counter()
-        model = build_model(config, data)
-        load_weights(model, content, checkpoint)
-        trainer = trainer_for(config, model, checkpoint=checkpoint, role="teacher")
-        trainer.eval_collector.data_collect(data.train)
-        result = _judged(config, key, checkpoint, trainer, data, None, started)
-        with building_folder(entry) as folder:
-            _store(result, folder)
-    return result
-
-
-def judge_model(config: DistillConfig, data: Data, name: str, *, more: Any, build: Callable[[], Any]) -> TrainedModel:
-    """Evaluate a model that is put together, not trained, or find what an earlier run measured of it.
-
-    Args:
-        config: a plain model's configuration on the same data; its evaluation settings count.
-        data: the data.
-        name: what the model is called.
-        more: what tells it from others.
-        build: gives it, in evaluation mode.
-    """
-    key = content_key(config, data.fingerprint, [name, more])
-    entry = config.cache_dir / f"{name}-{config['dataset']}-{key}"
-    with locked(entry, f"measures this {name.lower()}"):
-        found = _stored(entry, entry / "result.json")
-        if found is not None:
-            return found
-        started = time.perf_counter()
-        with kept_random_state():
-            trainer = trainer_for(config, build(), checkpoint=config.cache_dir / "none.pth", role=name.lower())
-            trainer.eval_collector.data_collect(data.train)
-            valid = trainer.evaluate(data.valid, load_best_model=False)
-            result = _judged(config, key, entry / "result.json", trainer, data, valid, started)
-        result = dataclasses.replace(result, model=name)
-        with building_folder(entry) as folder:
-            _store(result, folder)
-    return result
-
-
-# What a stock checkpoint's settings say of its split: a difference in any of these is another split.
-_SPLIT_KEYS = (
-    "dataset", "seed", "eval_args", "benchmark_filename", "threshold", "val_interval", "user_inter_num_interval",
-    "item_inter_num_interval", "filter_inter_by_user_or_item", "rm_dup_inter",
-)  # fmt: skip
-
-
-def _refuse_other_data(content: dict[str, Any], config: DistillConfig, data: Data, checkpoint: Path) -> None:
-    settings = content["config"]
-    if settings.get("dataset") not in (None, config["dataset"]):
-        raise CheckpointError(
-            f"The teacher '{checkpoint}' was trained on the data set '{settings['dataset']}', this run uses "
-            f"'{config['dataset']}'. Give a teacher of the same data."
-        )
-    ours = content.get("derrd")
-    fingerprint = ours.get("fingerprint") if isinstance(ours, dict) else None
-    if isinstance(fingerprint, dict) and fingerprint.keys() == dataclasses.asdict(data.fingerprint).keys():
-        difference = Fingerprint(**fingerprint).difference(data.fingerprint)
-        if difference:
-            raise CheckpointError(
-                f"The teacher '{checkpoint}' was not trained on this run's data: {difference}. "
-                "Use the teacher's own seed, eval_args and filters, or another teacher."
-            )
-        return
-    # A split in order of time, or one that is given, does not depend on the seed.
-    drawn = config["eval_args"]["order"] == "RO" and not config["benchmark_filename"]
-    for key in _SPLIT_KEYS if drawn else [key for key in _SPLIT_KEYS if key != "seed"]:
-        theirs, here = settings.get(key), config[key]
-        if key == "seed" and config.run_options.split_seed is not None:
-            # A stock model's seed drew its split; ours here is drawn by another.
-            here = config.run_options.split_seed
-        if key == "eval_args" and isinstance(theirs, dict):
-            theirs, here = (
-                {part: args.get(part) for part in ("split", "order", "group_by")} for args in (theirs, here)
-            )
-        if key in settings and theirs != here:
-            raise CheckpointError(
-                f"The teacher '{checkpoint}' was trained with {key} = {theirs}, this run has {here}: another split, so "
-                f"the teacher may have seen the test items. Set {key} to the teacher's value."
-            )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import recbole_derrd.teacher.exact as exact_module
-import recbole_derrd.teacher.knowledge as knowledge_module
+import recbole_derrd.teacher.writing as writing_module
 from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
 from recbole_derrd.errors import DataError, DistillError, OptionError
@@ -24,6 +24,7 @@ from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.array_file import ArrayFile
 from recbole_derrd.teacher.exact import ExactSearch, best_unseen
 from recbole_derrd.teacher.knowledge import knowledge_folder
+from recbole_derrd.teacher.writing import fill_lists
 
 N_USERS, N_ITEMS = 14, 23
 
@@ -197,7 +198,7 @@ class TestTopItems:
         lists = ArrayFile.create(tmp_path / "lists.npy", (N_USERS, 6), np.dtype(np.int32))
         for start, stop in ((8, N_USERS), (1, 2), (2, 8)):
             other = ArrayFile(lists.path)
-            knowledge._fill_top_items(other, ExactSearch(knowledge.teacher, knowledge.history, 6, 3), start, stop)
+            fill_lists(other, ExactSearch(knowledge.teacher, knowledge.history, 6, 3), start, stop)
         assert np.load(lists.path).tolist() == brute_force(table(), some_history(), 6)
 
     @pytest.mark.parametrize("chunk", [1, 4, 13])
@@ -259,7 +260,7 @@ class TestVectorsAndScores:
 
     def test_scores_of_chosen_items_in_chunks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A chunk joined in the wrong order would give users each other's scores."""
-        monkeypatch.setattr(knowledge_module, "_CHUNK_NUMBERS", 16 * 4 * 3)
+        monkeypatch.setattr(writing_module, "_CHUNK_NUMBERS", 16 * 4 * 3)
         teacher = TableTeacher(table())
         users = torch.tensor([5, 1, 13, 2, 9, 5, 7])
         items = torch.randint(0, N_ITEMS, (7, 4), generator=torch.Generator().manual_seed(0))

@@ -13,7 +13,7 @@ PACKAGE = Path(recbole_derrd.__file__).parent
 ORDER = [
     "errors", "processes", "files", "randomness", "options", "settings", "doctor", "graph", "models", "config",
     "topn", "collector", "checkpoint", "batches", "sampling", "candidates", "data", "backbones", "optimizer",
-    "denormals", "parallel", "saving", "versions", "trainer", "evaluation", "trained", "retrace", "teacher",
+    "denormals", "parallel", "saving", "versions", "trainer", "evaluation", "trained", "judged", "retrace", "teacher",
     "distillers", "checks", "model", "record", "report", "frame", "teaching", "outcome",
     "quick_start", "compression", "benchmark", "cli", "__main__",
 ]  # fmt: skip

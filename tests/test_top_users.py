@@ -120,7 +120,7 @@ class TestTopUsers:
     @pytest.mark.parametrize("vectors", [True, False])
     def test_shared_out_over_processes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vectors: bool) -> None:
         """Each process writes its own items' rows of one file; together they are the lists of one process."""
-        import recbole_derrd.teacher.knowledge as knowledge_module
+        import recbole_derrd.teacher.writing as writing_module
 
         def teacher() -> Any:
             return VectorTeacher() if vectors else TableTeacher(table())
@@ -128,11 +128,9 @@ class TestTopUsers:
         whole = open_knowledge(tmp_path / "one", teacher()).top_users(4)
         path = tmp_path / "array.npy"
         for rank in range(3):
-            monkeypatch.setattr(
-                knowledge_module, "own_range", lambda n, rank=rank: (rank * n // 3, (rank + 1) * n // 3)
-            )
-            monkeypatch.setattr(knowledge_module, "is_first", lambda rank=rank: rank == 0)
-            open_knowledge(tmp_path / "many", teacher())._write_top_users(path, 4)
+            monkeypatch.setattr(writing_module, "own_range", lambda n, rank=rank: (rank * n // 3, (rank + 1) * n // 3))
+            monkeypatch.setattr(writing_module, "is_first", lambda rank=rank: rank == 0)
+            writing_module.write_top_users(path, teacher(), some_history(), 4, chunk=0, progress=False)
         assert np.array_equal(np.load(path), whole)
 
     def test_no_gradient_graph_is_built(self, tmp_path: Path) -> None:
@@ -146,9 +144,9 @@ class TestTopScores:
 
     @pytest.mark.parametrize("count", [1, 6, 500])
     def test_scores_of_the_lists(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-        import recbole_derrd.teacher.knowledge as knowledge_module
+        import recbole_derrd.teacher.writing as writing_module
 
-        monkeypatch.setattr(knowledge_module, "_CHUNK_NUMBERS", 300)
+        monkeypatch.setattr(writing_module, "_CHUNK_NUMBERS", 300)
         scores = table()
         knowledge = open_knowledge(tmp_path, TableTeacher(scores.clone()))
         lists, found = knowledge.top_items(count), knowledge.top_scores(count)

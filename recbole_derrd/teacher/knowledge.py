@@ -7,31 +7,31 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from logging import getLogger
 from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
-import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from recbole_derrd.backbones import Backbone, RowBackbone
+from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
 from recbole_derrd.errors import DataError
 from recbole_derrd.files import building_folder, locked
-from recbole_derrd.processes import from_first, is_first, own_range, wait_for_all
+from recbole_derrd.processes import from_first, is_first
 from recbole_derrd.randomness import kept_random_state
-from recbole_derrd.teacher.array_file import ArrayFile
-from recbole_derrd.teacher.exact import DIVERGED, ExactSearch
 from recbole_derrd.teacher.importance import Importance
-from recbole_derrd.teacher.search import ApproximateSearch
-from recbole_derrd.teacher.users import UserSearch, swapped
+from recbole_derrd.teacher.writing import (
+    listed_scores,
+    write_observed_ranks,
+    write_top_items,
+    write_top_scores,
+    write_top_users,
+    write_vectors,
+    write_versions,
+)
 
 #: Raised whenever the content of the stored arrays changes.
 FORMAT = 1
-#: Numbers that one chunk of chosen items' scores may pass through (64 MB of float32).
-_CHUNK_NUMBERS = 1 << 24
 
 
 @contextlib.contextmanager
@@ -89,8 +89,7 @@ class Knowledge:
         self._versions = versions
         self._version_count = version_count
         self._teacher: Backbone | None = None
-        self._chunk = chunk
-        self._show_progress = show_progress
+        self._how: dict[str, Any] = {"chunk": chunk, "progress": show_progress}
 
     @property
     def n_users(self) -> int:
@@ -129,7 +128,9 @@ class Knowledge:
         Raises:
             OptionError: the teacher has no vectors, or no such layer.
         """
-        return self._array(f"{side}-vectors-{hint or 'default'}", lambda path: self._write_vectors(path, side, hint))
+        return self._array(
+            f"{side}-vectors-{hint or 'default'}", lambda path: write_vectors(path, self.teacher, side, hint)
+        )
 
     def top_items(self, count: int) -> np.ndarray[Any, Any]:
         """Return each user's ``count`` best items that the user has no training interaction with, best first.
@@ -141,7 +142,12 @@ class Knowledge:
         """
         count = min(count, self.n_items - 1)
         name = f"top-items-{count}" + ("" if self.search == "exact" else f"-{self.search}")
-        lists = self._array(name, lambda path: self._write_top_items(path, count))
+        lists = self._array(
+            name,
+            lambda path: write_top_items(
+                path, self.teacher, self.history, count, approximate=self.search == "faiss", **self._how
+            ),
+        )
         if lists.shape != (self.n_users, count) or lists.dtype != np.int32:
             raise DataError(
                 f"The teacher's lists in '{self.folder}' are damaged. Remove that folder; they are made anew."
@@ -158,26 +164,15 @@ class Knowledge:
             [n_items, count] int32, memory-mapped.
         """
         count = min(count, self.n_users - 1)
-        lists = self._array(f"top-users-{count}", lambda path: self._write_top_users(path, count))
+        lists = self._array(
+            f"top-users-{count}",
+            lambda path: write_top_users(path, self.teacher, self.history, count, **self._how),
+        )
         if lists.shape != (self.n_items, count) or lists.dtype != np.int32:
             raise DataError(
                 f"The teacher's lists in '{self.folder}' are damaged. Remove that folder; they are made anew."
             )
         return lists
-
-    @torch.no_grad()
-    def _write_top_users(self, path: Path, count: int) -> dict[str, Any]:
-        if is_first():
-            ArrayFile.create(path, (self.n_items, count), np.dtype(np.int32))
-        wait_for_all()
-        lists = self._opened(path)
-        search = UserSearch(self.teacher, swapped(self.history), count, self._chunk)
-        start, stop = own_range(self.n_items - 1)
-        with self.teacher.shared():
-            chunks = range(start + 1, stop + 1, search.chunk)
-            for low in tqdm(chunks, desc="Teacher's lists of users", ncols=100, disable=not self._show_progress):
-                lists.write(low, search.lists(low, min(low + search.chunk, stop + 1)).cpu().numpy())
-        return {"shape": lists.shape, "dtype": str(lists.dtype)}
 
     def top_scores(self, count: int) -> np.ndarray[Any, Any]:
         """Return the teacher's logits of each user's ``count`` best items, where :meth:`top_items` has them.
@@ -189,30 +184,12 @@ class Knowledge:
         """
         lists = self.top_items(count)
         name = f"top-scores-{lists.shape[1]}" + ("" if self.search == "exact" else f"-{self.search}")
-        scores = self._array(name, lambda path: self._write_top_scores(path, lists))
+        scores = self._array(name, lambda path: write_top_scores(path, self.teacher, lists))
         if scores.shape != lists.shape or scores.dtype != np.float32:
             raise DataError(
                 f"The teacher's scores in '{self.folder}' are damaged. Remove that folder; they are made anew."
             )
         return scores
-
-    def _write_top_scores(self, path: Path, lists: np.ndarray[Any, Any]) -> dict[str, Any]:
-        if is_first():
-            ArrayFile.create(path, (self.n_users, lists.shape[1]), np.dtype(np.float32))
-        wait_for_all()
-        file = self._opened(path)
-        start, stop = own_range(self.n_users - 1)
-        rows = max(1, _CHUNK_NUMBERS // (16 * max(1, lists.shape[1])))
-        with self.teacher.shared():
-            for low in range(start + 1, stop + 1, rows):
-                high = min(low + rows, stop + 1)
-                items = torch.from_numpy(lists[low:high]).long()
-                scores = self.scores(torch.arange(low, high), items).masked_fill_(items == 0, 0)
-                # -inf is a valid score of a teacher's.
-                if (scores.isnan() | scores.isposinf()).any():
-                    raise DataError("The teacher's scores hold NaN or inf; train the teacher anew.")
-                file.write(low, scores.numpy())
-        return {"shape": file.shape, "dtype": str(file.dtype)}
 
     def trajectories(self, count: int) -> list[np.ndarray[Any, Any]]:
         """Return how each teacher came to its lists: one array a teacher, of :meth:`top_items` for each version.
@@ -234,23 +211,8 @@ class Knowledge:
 
     def _write_trajectory(self, path: Path, count: int) -> dict[str, Any]:
         with self._versions(self._version_count) as earlier:
-            return self._write_versions(path, count, [*earlier, lambda: self.teacher])
-
-    @torch.no_grad()
-    def _write_versions(self, path: Path, count: int, versions: list[Callable[[], Backbone]]) -> dict[str, Any]:
-        rows = len(versions) * self.n_users
-        getLogger().info(f"Lists of {len(versions)} versions of the teacher take {4 * rows * count / 1e6:,.0f} MB.")
-        if is_first():
-            ArrayFile.create(path, (rows, count), np.dtype(np.int32))
-        wait_for_all()
-        file = self._opened(path)
-        start, stop = own_range(self.n_users - 1)
-        for index, load in enumerate(versions):
-            backbone = load()
-            with backbone.shared():
-                search = ExactSearch(backbone, self.history, count, self._chunk)
-                self._fill_top_items(file, search, start + 1, stop + 1, first_row=index * self.n_users)
-        return {"shape": file.shape, "dtype": str(file.dtype), "versions": len(versions)}
+            versions = [*earlier, lambda: self.teacher]
+            return write_versions(path, versions, self.history, count, **self._how)
 
     def observed_ranks(self) -> list[np.ndarray[Any, Any]]:
         """Return where each teacher ranks each training interaction among those of its user, from 1.
@@ -258,62 +220,16 @@ class Knowledge:
         Returns:
             [interactions] int32 for each teacher, in the order of ``history.items``, memory-mapped.
         """
-        ranks = self._array("observed-ranks", self._write_observed_ranks)
+        ranks = self._array("observed-ranks", lambda path: write_observed_ranks(path, self.teacher, self.history))
         if ranks.shape != (len(self.history.items), 1) or ranks.dtype != np.int32:
             raise DataError(
                 f"The teacher's ranks in '{self.folder}' are damaged. Remove that folder; they are made anew."
             )
         return [ranks[:, 0]]
 
-    @torch.no_grad()
-    def _write_observed_ranks(self, path: Path) -> dict[str, Any]:
-        history = self.history
-        if is_first():
-            ArrayFile.create(path, (len(history.items), 1), np.dtype(np.int32))
-        wait_for_all()
-        file = self._opened(path)
-        start, stop = own_range(self.n_users - 1)
-        low = start + 1
-        while low <= stop:
-            # As many users as their longest history leaves room for.
-            widest = np.maximum.accumulate(np.maximum(history.lengths[low : stop + 1], 1))
-            fit = int(np.searchsorted(16 * widest * np.arange(1, len(widest) + 1), _CHUNK_NUMBERS, side="right"))
-            high = low + max(1, fit)
-            file.write(int(history.indptr[low]), self._ranks_within(low, high)[:, None])
-            low = high
-        return {"shape": file.shape, "dtype": str(file.dtype)}
-
-    def _ranks_within(self, low: int, high: int) -> np.ndarray[Any, Any]:
-        """Return the ranks of users low .. high - 1 [interactions]; equal scores in the order of their items."""
-        lengths = self.history.lengths[low:high]
-        held = np.arange(max(1, lengths.max())) < lengths[:, None]
-        items = torch.zeros(held.shape, dtype=torch.int64)
-        items[torch.from_numpy(held)] = torch.from_numpy(
-            self.history.items[self.history.indptr[low] : self.history.indptr[high]]
-        )
-        scores = self.scores(torch.arange(low, high), items).masked_fill(items == 0, -torch.inf)
-        if scores.isnan().any():
-            raise DataError(DIVERGED)
-        order = scores.argsort(dim=1, descending=True, stable=True)
-        # A score of -inf is a teacher's own as well: what is not held goes behind it.
-        order = order.gather(1, (~torch.from_numpy(held)).gather(1, order).to(torch.uint8).argsort(dim=1, stable=True))
-        ranks = torch.empty_like(order).scatter_(1, order, torch.arange(1, held.shape[1] + 1).expand_as(order))
-        return ranks.numpy()[held].astype(np.int32)
-
-    @torch.no_grad()
     def scores(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the teacher's logits [n, K] of items [n, K] for users [n], computed in chunks of users."""
-        backbone = self.teacher
-        parts = []
-        # Models that score whole rows do so however short the lists are.
-        whole_rows = self.n_items if isinstance(backbone, RowBackbone) else 1
-        rows = max(1, _CHUNK_NUMBERS // max(16 * items.shape[1], whole_rows))
-        with backbone.shared():
-            for start in range(0, len(users), rows):
-                chosen = slice(start, start + rows)
-                scores = backbone.score(users[chosen].to(backbone.device), items[chosen].to(backbone.device))
-                parts.append(scores.float().cpu())
-        return torch.cat(parts)
+        return listed_scores(self.teacher, users, items)
 
     def _recall(self, name: str) -> float | None:
         try:
@@ -354,58 +270,6 @@ class Knowledge:
             about["seconds"] = time.perf_counter() - started
             if is_first():
                 (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
-
-    @torch.no_grad()
-    def _write_vectors(self, path: Path, side: str, hint: str | None) -> dict[str, Any]:
-        backbone = self.teacher
-        with backbone.shared():
-            read = backbone.user_vectors if side == "user" else backbone.item_vectors
-            vectors = read(None, hint).float().cpu().numpy()
-        # In parts: the answers for all entries at once would be a quarter of the vectors again.
-        if not all(np.isfinite(part).all() for part in np.array_split(vectors, max(1, len(vectors) >> 16))):
-            raise DataError("The teacher's vectors hold values that are not finite numbers; train the teacher anew.")
-        if not is_first():
-            return {}
-        # Not np.save: on a full disk numpy may lose the last 4 KB without a word.
-        count, width = vectors.shape
-        ArrayFile.create(path, (count, width), vectors.dtype).write(0, vectors)
-        return {"shape": vectors.shape, "dtype": str(vectors.dtype)}
-
-    @torch.no_grad()
-    def _write_top_items(self, path: Path, count: int) -> dict[str, Any]:
-        if is_first():
-            ArrayFile.create(path, (self.n_users, count), np.dtype(np.int32))
-        wait_for_all()
-        lists = self._opened(path)
-        with self.teacher.shared():
-            search = self._search_of(count)
-            start, stop = own_range(self.n_users - 1)
-            self._fill_top_items(lists, search, start + 1, stop + 1)
-        return {"shape": lists.shape, "dtype": str(lists.dtype), **search.about}
-
-    @staticmethod
-    def _opened(path: Path) -> ArrayFile:
-        try:
-            return ArrayFile(path)
-        except OSError as error:
-            raise DataError(
-                f"This process does not see '{path}', which the first process has just made. Processes on several "
-                "machines need a cache_dir and a checkpoint_dir on a file system that all of them share."
-            ) from error
-
-    def _search_of(self, count: int) -> ExactSearch | ApproximateSearch:
-        exact = ExactSearch(self.teacher, self.history, count, self._chunk)
-        return ApproximateSearch(exact) if self.search == "faiss" else exact
-
-    @torch.no_grad()
-    def _fill_top_items(
-        self, lists: ArrayFile, search: ExactSearch | ApproximateSearch, start: int, stop: int, first_row: int = 0
-    ) -> None:
-        """Write the lists of users start .. stop - 1; other processes may write those of other users meanwhile."""
-        with search.backbone.shared():
-            chunks = range(start, stop, search.chunk)
-            for low in tqdm(chunks, desc="Teacher's lists", ncols=100, disable=not self._show_progress):
-                lists.write(first_row + low, search.lists(low, min(low + search.chunk, stop)).cpu().numpy())
 
 
 def knowledge_folder(cache: Path, teacher_key: str, fingerprint: str) -> Path:

@@ -14,13 +14,12 @@ from recbole_derrd.checkpoint import read_checkpoint
 from recbole_derrd.config import DistillConfig, model_keys
 from recbole_derrd.data import Data, prepare_data
 from recbole_derrd.errors import CheckpointError, DataError
+from recbole_derrd.judged import find_judged, judge_checkpoint
 from recbole_derrd.retrace import earlier_versions
 from recbole_derrd.teacher.specs import TeacherSpec, only_spec
 from recbole_derrd.trained import (
     TrainedModel,
-    find_judged,
     find_trained,
-    judge_checkpoint,
     load_model,
     train_or_find,
 )

@@ -1,0 +1,200 @@
+"""Asking a frozen teacher for what it knows and writing the answers, some users at a time.
+
+Each process writes the rows of its own users (or items) of one file, which the first has made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from logging import getLogger
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_derrd.backbones import Backbone, RowBackbone
+from recbole_derrd.data import History
+from recbole_derrd.errors import DataError
+from recbole_derrd.processes import is_first, own_range, wait_for_all
+from recbole_derrd.teacher.array_file import ArrayFile
+from recbole_derrd.teacher.exact import DIVERGED, ExactSearch
+from recbole_derrd.teacher.search import ApproximateSearch
+from recbole_derrd.teacher.users import UserSearch, swapped
+
+#: Numbers that one chunk of chosen items' scores may pass through (64 MB of float32).
+_CHUNK_NUMBERS = 1 << 24
+
+#: What is said of an array beside it.
+About = dict[str, Any]
+
+
+def _made(path: Path, rows: int, width: int, dtype: type[Any] = np.int32) -> ArrayFile:
+    """Make the file in the first process and open it in all."""
+    if is_first():
+        ArrayFile.create(path, (rows, width), np.dtype(dtype))
+    wait_for_all()
+    try:
+        return ArrayFile(path)
+    except OSError as error:
+        raise DataError(
+            f"This process does not see '{path}', which the first process has just made. Processes on several "
+            "machines need a cache_dir and a checkpoint_dir on a file system that all of them share."
+        ) from error
+
+
+def _about(file: ArrayFile, **more: Any) -> About:
+    return {"shape": file.shape, "dtype": str(file.dtype), **more}
+
+
+@torch.no_grad()
+def write_vectors(path: Path, backbone: Backbone, side: str, hint: str | None) -> About:
+    """Write the vectors of all users or items [n, d], float32."""
+    with backbone.shared():
+        read = backbone.user_vectors if side == "user" else backbone.item_vectors
+        vectors = read(None, hint).float().cpu().numpy()
+    # In parts: the answers for all entries at once would be a quarter of the vectors again.
+    if not all(np.isfinite(part).all() for part in np.array_split(vectors, max(1, len(vectors) >> 16))):
+        raise DataError("The teacher's vectors hold values that are not finite numbers; train the teacher anew.")
+    if not is_first():
+        return {}
+    # Not np.save: on a full disk numpy may lose the last 4 KB without a word.
+    count, width = vectors.shape
+    file = ArrayFile.create(path, (count, width), vectors.dtype)
+    file.write(0, vectors)
+    return _about(file)
+
+
+@torch.no_grad()
+def fill_lists(
+    file: ArrayFile,
+    search: ExactSearch | ApproximateSearch | UserSearch,
+    start: int,
+    stop: int,
+    *,
+    first_row: int = 0,
+    progress: str = "",
+) -> None:
+    """Write the lists of users (or items) start .. stop - 1; other processes may write those of others meanwhile.
+
+    Args:
+        file: where to.
+        search: gives the lists.
+        start: the first.
+        stop: behind the last.
+        first_row: row of the file that belongs to number 0.
+        progress: what the bar is called; none is shown if empty.
+    """
+    with search.backbone.shared():
+        chunks = range(start, stop, search.chunk)
+        for low in tqdm(chunks, desc=progress, ncols=100, disable=not progress):
+            file.write(first_row + low, search.lists(low, min(low + search.chunk, stop)).cpu().numpy())
+
+
+@torch.no_grad()
+def write_top_items(
+    path: Path, backbone: Backbone, history: History, count: int, *, chunk: int, progress: bool, approximate: bool
+) -> About:
+    """Write each user's ``count`` best unobserved items [n_users, count], int32."""
+    file = _made(path, history.n_users, count)
+    with backbone.shared():
+        exact = ExactSearch(backbone, history, count, chunk)
+        search = ApproximateSearch(exact) if approximate else exact
+        start, stop = own_range(history.n_users - 1)
+        fill_lists(file, search, start + 1, stop + 1, progress="Teacher's lists" if progress else "")
+    return _about(file, **search.about)
+
+
+@torch.no_grad()
+def write_top_users(
+    path: Path, backbone: Backbone, history: History, count: int, *, chunk: int, progress: bool
+) -> About:
+    """Write each item's ``count`` best users that have no training interaction with it [n_items, count], int32."""
+    file = _made(path, history.n_items, count)
+    search = UserSearch(backbone, swapped(history), count, chunk)
+    start, stop = own_range(history.n_items - 1)
+    fill_lists(file, search, start + 1, stop + 1, progress="Teacher's lists of users" if progress else "")
+    return _about(file)
+
+
+def write_top_scores(path: Path, backbone: Backbone, lists: np.ndarray[Any, Any]) -> About:
+    """Write the logits of lists' items, 0 where there is none [n_users, count], float32."""
+    file = _made(path, len(lists), lists.shape[1], np.float32)
+    start, stop = own_range(len(lists) - 1)
+    rows = max(1, _CHUNK_NUMBERS // (16 * max(1, lists.shape[1])))
+    with backbone.shared():
+        for low in range(start + 1, stop + 1, rows):
+            high = min(low + rows, stop + 1)
+            items = torch.from_numpy(lists[low:high]).long()
+            scores = listed_scores(backbone, torch.arange(low, high), items).masked_fill_(items == 0, 0)
+            # -inf is a valid score of a teacher's.
+            if (scores.isnan() | scores.isposinf()).any():
+                raise DataError("The teacher's scores hold NaN or inf; train the teacher anew.")
+            file.write(low, scores.numpy())
+    return _about(file)
+
+
+@torch.no_grad()
+def write_versions(
+    path: Path, versions: Sequence[Callable[[], Backbone]], history: History, count: int, *, chunk: int, progress: bool
+) -> About:
+    """Write each version's lists one below the other [versions * n_users, count], int32."""
+    rows = len(versions) * history.n_users
+    getLogger().info(f"Lists of {len(versions)} versions of the teacher take {4 * rows * count / 1e6:,.0f} MB.")
+    file = _made(path, rows, count)
+    start, stop = own_range(history.n_users - 1)
+    for index, load in enumerate(versions):
+        search = ExactSearch(load(), history, count, chunk)
+        shown = f"Version {index + 1} of {len(versions)}" if progress else ""
+        fill_lists(file, search, start + 1, stop + 1, first_row=index * history.n_users, progress=shown)
+    return _about(file, versions=len(versions))
+
+
+@torch.no_grad()
+def write_observed_ranks(path: Path, backbone: Backbone, history: History) -> About:
+    """Write the rank of each training interaction among its user's, from 1 [interactions, 1], int32."""
+    file = _made(path, len(history.items), 1)
+    start, stop = own_range(history.n_users - 1)
+    low = start + 1
+    while low <= stop:
+        # As many users as their longest history leaves room for.
+        widest = np.maximum.accumulate(np.maximum(history.lengths[low : stop + 1], 1))
+        fit = int(np.searchsorted(16 * widest * np.arange(1, len(widest) + 1), _CHUNK_NUMBERS, side="right"))
+        high = low + max(1, fit)
+        file.write(int(history.indptr[low]), _ranks_within(backbone, history, low, high)[:, None])
+        low = high
+    return _about(file)
+
+
+def _ranks_within(backbone: Backbone, history: History, low: int, high: int) -> np.ndarray[Any, Any]:
+    """Return the ranks of users low .. high - 1 [interactions]; equal scores in the order of their items."""
+    lengths = history.lengths[low:high]
+    held = np.arange(max(1, lengths.max())) < lengths[:, None]
+    empty = torch.from_numpy(~held)
+    items = torch.zeros(held.shape, dtype=torch.int64)
+    items[~empty] = torch.from_numpy(history.items[history.indptr[low] : history.indptr[high]])
+    scores = listed_scores(backbone, torch.arange(low, high), items).masked_fill(empty, -torch.inf)
+    if scores.isnan().any():
+        raise DataError(DIVERGED)
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    # A score of -inf is a teacher's own as well: what is not held goes behind it.
+    order = order.gather(1, empty.gather(1, order).to(torch.uint8).argsort(dim=1, stable=True))
+    ranks = torch.empty_like(order).scatter_(1, order, torch.arange(1, held.shape[1] + 1).expand_as(order))
+    return ranks.numpy()[held].astype(np.int32)
+
+
+@torch.no_grad()
+def listed_scores(backbone: Backbone, users: Tensor, items: Tensor) -> Tensor:
+    """Return the logits [n, K] of items [n, K] for users [n], computed in chunks of users; on the CPU."""
+    parts = []
+    # Models that score whole rows do so however short the lists are.
+    whole_rows = backbone.n_items if isinstance(backbone, RowBackbone) else 1
+    rows = max(1, _CHUNK_NUMBERS // max(16 * items.shape[1], whole_rows))
+    with backbone.shared():
+        for start in range(0, len(users), rows):
+            chosen = slice(start, start + rows)
+            scores = backbone.score(users[chosen].to(backbone.device), items[chosen].to(backbone.device))
+            parts.append(scores.float().cpu())
+    return torch.cat(parts)
