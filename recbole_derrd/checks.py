@@ -41,8 +41,7 @@ def check_run(config: DistillConfig) -> None:
     specs = teacher_specs(config)
     names = [spec.name(config) for spec in specs]
     check_roles(config["model"], names, list(options.distillers))
-    if len(names) == 1:
-        check_hints(config, names[0])
+    check_hints(config, names)
     for name, spec in zip(names, specs):
         _check_teacher(config, name, spec)
 
@@ -82,8 +81,16 @@ def check_data(config: DistillConfig, data: Data) -> None:
     Raises:
         OptionError: what is wrong and what to do.
     """
+    run, most = config.run_options, data.history.n_items - 1
     for name, options in config.method_options.items():
         distiller_class(name).check(options, data.history)
+        listed = min(getattr(options, "top_n", 0), most)
+        if run.teachers and listed > min(run.ensemble_top_n, most):
+            raise OptionError(
+                f"{name} takes {listed} items of the ensemble's lists, which are made from {run.ensemble_top_n} of "
+                f"each teacher and may hold fewer: set ensemble_top_n to {listed} or more, or lower "
+                f"{options.prefix}top_n."
+            )
 
 
 def _refuse_unwritable(key: str, folder: Path) -> None:
@@ -125,8 +132,8 @@ def check_roles(student: str, teachers: list[str], distillers: list[str]) -> Non
             )
 
 
-def check_hints(config: DistillConfig, teacher: str) -> None:
-    """Refuse hint layers that student or teacher do not have.
+def check_hints(config: DistillConfig, teachers: list[str]) -> None:
+    """Refuse hint layers that student or teachers do not have; which of several teaches by vectors is seen later.
 
     Raises:
         OptionError: a layer is unknown.
@@ -134,11 +141,13 @@ def check_hints(config: DistillConfig, teacher: str) -> None:
     options = config.method_options.get("de")
     if not isinstance(options, DEOptions):
         return
-    for key, model, layers in (
-        ("de_hint", config["model"], options.layers()),
-        ("de_teacher_hint", teacher, options.teacher_layers()),
+    for key, models, layers in (
+        ("de_hint", [config["model"]], options.layers()),
+        ("de_teacher_hint", teachers, options.teacher_layers()),
     ):
-        hints = adapter_of(model_class(model)).hints
+        hints = list(dict.fromkeys(hint for model in models for hint in adapter_of(model_class(model)).hints))
         for layer in layers:
             if layer is not None and layer not in hints:
-                raise OptionError(f"{model} has no hint layer '{layer}' ({key}). It has: {', '.join(hints)}.")
+                raise OptionError(
+                    f"{' or '.join(models)} has no hint layer '{layer}' ({key}). It has: {', '.join(hints)}."
+                )

@@ -81,7 +81,8 @@ def judge_model(config: DistillConfig, data: Data, name: str, *, more: Any, buil
             return found
         started = time.perf_counter()
         with kept_random_state():
-            trainer = trainer_for(config, build(), checkpoint=config.cache_dir / "none.pth", role=name.lower())
+            checkpoint = config.cache_dir / "none.pth"
+            trainer = trainer_for(config, build(), checkpoint=checkpoint, role=name.lower(), plain=True)
             trainer.eval_collector.data_collect(data.train)
             valid = trainer.evaluate(data.valid, load_best_model=False)
             result = measured(config, key, entry / "result.json", trainer, data, valid, started)

@@ -63,4 +63,6 @@ def _retrace(folder: Path, config: DistillConfig, epochs: list[int]) -> None:
         trainer.resume_checkpoint(trainer.training_file)
     trainer.fit(data.train, data.valid, saved=True, show_progress=config["show_progress"])
     if is_first():
+        # In this order: a training that has ended and whose model is gone cannot be resumed.
+        (folder / TRAINING).unlink(missing_ok=True)
         (folder / MODEL).unlink(missing_ok=True)

@@ -128,7 +128,11 @@ def judged(config: DistillConfig, teachers: Sequence[Teacher], knowledge: Knowle
         seconds=sum(member.seconds for member in members),
         epochs=[],
         latency=_one_after_another([member.latency for member in members]),
-        settings={"members": [{"model": member.model, **member.settings} for member in members]},
+        settings={
+            "members": [{"model": member.model, **member.settings} for member in members],
+            "ensemble_top_n": knowledge.count,
+            "ensemble_importance": repr(knowledge.importance),
+        },
         bytes_per_item=None if None in sizes else sum(size for size in sizes if size is not None),
         found=found.found,
     )

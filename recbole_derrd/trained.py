@@ -289,6 +289,9 @@ def _trained_in(folder: Path, config: DistillConfig, data: Data, key: str, role:
         raise
     if versions > 1 and is_first():
         kept.reduce(version_epochs(best_epoch(folder / MODEL), len(trainer.epoch_seconds), versions))
+    elif is_first():
+        # A killed run that wanted them may have left some.
+        shutil.rmtree(kept.folder, ignore_errors=True)
     trainer.load_best()
     result = measured(config, key, folder / MODEL, trainer, data, valid, started)
     store_result(result, folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import torch
+from recbole.trainer import Trainer
 from recbole.utils import get_trainer, set_color
 from torch.utils.tensorboard import SummaryWriter
 
@@ -252,7 +253,17 @@ def _with_mixin(stock: type[Any]) -> type[Any]:
     return type(f"Distill{stock.__name__}", (TrainerMixin, stock, Wrapping), {"__module__": __name__})
 
 
-def trainer_for(config: DistillConfig, model: Any, *, checkpoint: Path | None = None, role: str = "") -> Any:
-    """Return RecBole's trainer for this model, with :class:`TrainerMixin` in front of it."""
-    stock = get_trainer(config["MODEL_TYPE"], config["model"])
+def trainer_for(
+    config: DistillConfig, model: Any, *, checkpoint: Path | None = None, role: str = "", plain: bool = False
+) -> Any:
+    """Return RecBole's trainer for this model, with :class:`TrainerMixin` in front of it.
+
+    Args:
+        config: the configuration.
+        model: the model, on its device.
+        checkpoint: see :class:`TrainerMixin`.
+        role: see :class:`TrainerMixin`.
+        plain: take RecBole's general trainer: the model is only judged, and is not the configuration's.
+    """
+    stock = Trainer if plain else get_trainer(config["MODEL_TYPE"], config["model"])
     return _with_mixin(stock)(config, model, checkpoint=checkpoint, role=role)

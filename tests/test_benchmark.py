@@ -112,6 +112,8 @@ def test_config_files_lie_under_the_base(tmp_path: Path) -> None:
         ({"grid": {"embedding_size": 8}}, "must be a list"),
         ({"vary": "split", "base": {"benchmark_filename": ["a", "b", "c"]}}, "benchmark_filename holds it fixed"),
         ({"vary": "split", "base": {"split_seed": 3}}, "split_seed holds it fixed"),
+        ({"vary": "split", "base": {"teachers": ["Pop", {"checkpoint": "x"}]}}, "a checkpoint in 'teachers' holds it"),
+        ({"vary": "split", "base": {"teachers": ["Pop", {"seed": 3}]}}, "a seed in 'teachers' holds it fixed"),
         ({"teacher_seed": "varies", "base": {"teacher": {"seed": 3}}}, "take one of them out"),
         ({"jobs": 0}, "at least 1"),
         ({"config_files": "nowhere.yaml"}, "nowhere.yaml"),

@@ -18,7 +18,7 @@ from recbole_derrd.data import prepare_data
 from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.report import run_table
-from recbole_derrd.teacher import EnsembleKnowledge, Importance, Teacher
+from recbole_derrd.teacher import EnsembleKnowledge, Importance, Teacher, ensemble
 from recbole_derrd.teaching import judged, knowledge_of, teachers_of
 
 Settings = Callable[..., dict[str, Any]]
@@ -158,6 +158,9 @@ def test_a_run_with_three_teachers(tiny_settings: Settings, tmp_path: Path) -> N
         ({"teachers": ["BPR", {"model": "BPRR"}]}, "BPRR"),
         ({"teachers": ["BPR", 3]}, "number 2 is 3"),
         ({"teachers": ["BPR", "BPR"]}, "given twice"),
+        ({"teachers": ["BPR", {"model": "BPR"}]}, "given twice.*split_seed"),
+        ({"teachers": ["BPR", "Pop"], "distillers": ["de"], "de_hint": "last"}, r"BPR has no hint layer 'last' \(de_h"),
+        ({"teachers": ["BPR", "Pop"], "distillers": ["de"], "de_teacher_hint": "last"}, r"BPR or Pop .*\(de_teacher_h"),
         (
             {"teachers": ["BPR", {"model": "LightGCN", "embeding_size": 3}]},
             "number 2 of 'teachers'. Did you mean",
@@ -168,11 +171,70 @@ def test_a_run_with_three_teachers(tiny_settings: Settings, tmp_path: Path) -> N
         ({"teachers": ["Pop", "EASE"], "distillers": ["de"]}, "Pop or EASE has none"),
         ({"teachers": ["BPR", {"checkpoint": "nowhere.pth"}]}, "no checkpoint file"),
         ({"teachers": ["BPR", {"model": 3}]}, "must be a text"),
+        ({"teachers": ["BPR", "Pop"], "ensemble_top_n": 7}, "set ensemble_top_n to 8 or more, or lower rrd_top_n"),
     ],
 )
 def test_mistakes_end_with_a_sentence(tiny_settings: Settings, more: dict[str, Any], words: str) -> None:
     with pytest.raises(DistillError, match=words):
         run_recbole_derrd("BPR", "tiny", config_dict={**tiny_settings("BPR"), **RRD, **more})
+
+
+def test_unlisted_items_are_judged_behind_the_listed_and_before_the_hidden(tiny_settings: Settings) -> None:
+    """RecBole hides items by -inf; GAUC counts the others by it, and its ranks need an order."""
+    metrics = {"metrics": ["NDCG", "GAUC"], "ensemble_top_n": 3}
+    config, data, teachers, knowledge = several(tiny_settings("BPR"), **metrics, rrd_top_n=3, rrd_k=2)
+    model = knowledge.model()
+    users = torch.arange(1, data.history.n_users)
+    judged_scores, logits = model.full_sort_predict({"user_id": users}), model.listed_scores(users).view(-1)
+    assert judged_scores.isfinite().all() and logits.isinf().any()
+    assert torch.equal(judged_scores[logits.isfinite()], logits[logits.isfinite()])
+    shares = []
+    indptr, seen = data.history.indptr, data.history.items
+    test = data.test._dataset
+    for user in users.tolist():
+        hidden = {0, *seen[indptr[user] : indptr[user + 1]].tolist()}
+        hidden |= set(
+            data.valid._dataset.inter_feat["item_id"][data.valid._dataset.inter_feat["user_id"] == user].tolist()
+        )
+        own = judged_scores.view(len(users), -1)[user - 1]
+        good = test.inter_feat["item_id"][test.inter_feat["user_id"] == user].tolist()
+        others = [item for item in range(data.history.n_items) if item not in hidden and item not in good]
+        if good:
+            pairs = [(own[i] > own[j]).item() + 0.5 * (own[i] == own[j]).item() for i in good for j in others]
+            shares.append((sum(pairs), len(others)))
+    found = judged(config, teachers, knowledge, data).test["gauc"]
+    assert found == pytest.approx(sum(share for share, _ in shares) / sum(count for _, count in shares), abs=2e-3)
+
+
+def test_pairs_are_judged_some_users_at_a_time(tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, data, _, knowledge = several(tiny_settings("BPR"))
+    model = knowledge.model()
+    draw = torch.Generator().manual_seed(0)
+    pairs = {
+        name: torch.randint(1, count, (500,), generator=draw) for name, count in (("user_id", 31), ("item_id", 41))
+    }
+    expected = model.full_sort_predict({"user_id": pairs["user_id"]}).view(500, -1)
+    sizes: list[int] = []
+    stock = model.listed_scores
+    monkeypatch.setattr(ensemble, "_PAIR_SCORES", 4 * data.history.n_items)
+    monkeypatch.setattr(model, "listed_scores", lambda users: sizes.append(len(users)) or stock(users))
+    found = model.predict(pairs)
+    assert torch.equal(found, expected.gather(1, pairs["item_id"].view(-1, 1)).view(-1)) and max(sizes) == 4
+
+
+@pytest.mark.parametrize("first", ["RecVAE", "NCL"])
+def test_a_first_teacher_with_a_trainer_of_its_own(tiny_settings: Settings, first: str) -> None:
+    small = {"RecVAE": {"hidden_dimension": 12, "latent_dimension": 8, "n_enc_epochs": 1}}
+    own = {"model": first, **small.get(first, {"num_clusters": 4, "warm_up_step": 9, "n_layers": 1})}
+    config, data, teachers, knowledge = several(tiny_settings("BPR"), teachers=[own, "Pop"], epochs=1)
+    assert 0 <= judged(config, teachers, knowledge, data).test["ndcg@5"] <= 1
+
+
+def test_what_an_approximate_search_has_found_is_another_ensemble(tiny_settings: Settings) -> None:
+    pytest.importorskip("faiss")
+    able = {"teachers": ["BPR", {"model": "LightGCN", "n_layers": 1}]}
+    keys = {several(tiny_settings("BPR"), knowledge_search=search, **able)[3].key for search in ("exact", "faiss")}
+    assert len(keys) == 2
 
 
 def test_what_takes_one_teacher_says_so(tiny_settings: Settings) -> None:

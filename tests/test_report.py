@@ -76,6 +76,21 @@ def test_what_records_have_in_common_is_one_row() -> None:
     assert baseline_of(group) is rows["Student alone"]
 
 
+def test_an_ensemble_of_teachers_with_each_runs_seed_is_one_row() -> None:
+    records = []
+    for seed in SEEDS:
+        several = [part(model, 0.4, 500, f"{model}{seed}", k=3) for model in ("BPR", "ItemKNN")]
+        members = [{"model": one["model"], **one["settings"], "seed": seed} for one in several]
+        together = part("Ensemble", 0.5, 1000, f"ensemble{seed}", members=members, ensemble_top_n=5)
+        records.append(made("HetComp", seed, 0.4, teacher=together, teachers=several))
+    other = part("Ensemble", 0.6, 1000, "other", members=members, ensemble_top_n=9)
+    records.append(made("HetComp", seed, 0.4, teacher=other, teachers=several))
+    (group,) = groups_of(records)
+    ensembles = [row for row in group.ordered() if row.model == "Ensemble"]
+    assert [len(row.entries) for row in ensembles] == [len(SEEDS), 1]
+    assert [len(row.entries) for row in group.ordered() if row.distilled] == [len(SEEDS), 1]
+
+
 def test_protocols_are_never_mixed() -> None:
     groups = groups_of([*synthetic(), made("DE", 1, 0.7, mode="fixed499")])
     assert [group.title for group in groups] == [

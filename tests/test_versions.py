@@ -91,6 +91,48 @@ def test_a_teacher_without_a_trajectory_is_trained_again_for_what_is_missing(
     assert len(retraced) == 1 and np.array_equal(found, kept)
 
 
+def test_a_run_that_wants_no_versions_leaves_none_of_a_killed_one(
+    tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_settings("BPR", epochs=9, stopping_step=20, learning_rate=0.01, checkpoint_step=1, resume=True)
+    stock = Versions.keep
+
+    def killed(self: Versions, epoch: int, state: dict[str, Any]) -> None:
+        stock(self, epoch, state)
+        if epoch == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Versions, "keep", killed)
+        trajectory(settings)
+    assert len(list((tmp_path / "saved" / "cache").rglob("epoch-*.pth"))) == 5
+    config = DistillConfig("BPR", "tiny", config_dict={**settings, "distillers": ["hetcomp"], **SMALL})
+    Teacher.of(config, prepare_data(config), versions=1)
+    assert not list((tmp_path / "saved" / "cache").rglob("epoch-*.pth"))
+
+
+def test_training_again_goes_on_wherever_it_was_killed(
+    tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also between the removal of its last two files, of which the one without the other cannot be resumed."""
+    settings = tiny_settings("BPR", epochs=9, stopping_step=20, learning_rate=0.01, checkpoint_step=1, resume=True)
+    _, kept = trajectory(settings)
+    for folder in (tmp_path / "saved" / "cache").glob("knowledge-*"):
+        shutil.rmtree(folder)
+    stock = Path.unlink
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        stock(path, missing_ok=missing_ok)
+        if path.name.startswith("model.") and "versions.training" in str(path):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "unlink", killed)
+        trajectory(settings)
+    assert list((tmp_path / "saved" / "cache").rglob("versions.training"))
+    assert np.array_equal(trajectory(settings)[1], kept)
+
+
 def test_a_model_without_epochs_has_one_version(tiny_settings: Settings) -> None:
     _, lists = trajectory({**tiny_settings("BPR"), "teacher_model": "ItemKNN", "teacher": {"k": 5}})
     assert len(lists) == 1

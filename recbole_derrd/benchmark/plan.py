@@ -193,6 +193,8 @@ def _seeded(settings: Mapping[str, Any], seed: int, first: int, options: Benchma
 def _refuse_unsplit(settings: Mapping[str, Any], options: BenchmarkOptions) -> None:
     """With ``vary: split``, refuse what would hold the split fixed."""
     teacher = settings.get("teacher") or {}
+    several = settings.get("teachers")
+    entries = [one for one in several if isinstance(one, dict)] if isinstance(several, list) else []
     if options.teacher_seed == "varies" and "seed" in teacher:
         raise OptionError("teacher_seed: varies, but 'teacher' has a seed of its own: take one of them out.")
     if options.vary != "split":
@@ -204,6 +206,8 @@ def _refuse_unsplit(settings: Mapping[str, Any], options: BenchmarkOptions) -> N
         ("eval_args with order: TO", order == "TO"),
         ("a seed in 'teacher'", "seed" in teacher),
         ("teacher_checkpoint", settings.get("teacher_checkpoint")),
+        ("a seed in 'teachers'", any("seed" in one for one in entries)),
+        ("a checkpoint in 'teachers'", any("checkpoint" in one for one in entries)),
     ):
         if holds:
             raise OptionError(

@@ -120,6 +120,7 @@ class RunOptions(Options):
         for key in ("teacher_model", "teacher_checkpoint"):
             if getattr(self, key) is not None:
                 raise OptionError(f"{key} names one teacher and teachers several: take one of them out.")
+        known: list[dict[str, Any]] = []
         for index, entry in enumerate(self.teachers):
             if not isinstance(entry, (str, dict)):
                 raise OptionError(
@@ -130,8 +131,12 @@ class RunOptions(Options):
             for key in ("model", "checkpoint"):
                 if not isinstance(own.get(key, ""), str):
                     raise OptionError(f"'{key}' of teacher number {index + 1} must be a text, but is {own[key]!r}.")
-            if entry in self.teachers[:index]:
-                raise OptionError(f"The teacher {entry!r} is given twice. Give it another seed, or take it out.")
+            if own in known:
+                raise OptionError(
+                    f"The teacher {entry!r} is given twice. Take it out, or give it another seed and the run a "
+                    "split_seed, so that both are trained on one split."
+                )
+            known.append(own)
 
     def fast_parts(self, teacher: bool) -> frozenset[str]:
         """Return the quicker ways that a model of this run takes.

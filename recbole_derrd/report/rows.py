@@ -115,7 +115,11 @@ def _hash(*content: Any) -> str:
 
 
 def _settings(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in (entry.get("settings") or {}).items() if key not in _NOT_OF_A_ROW}
+    settings = {key: value for key, value in (entry.get("settings") or {}).items() if key not in _NOT_OF_A_ROW}
+    if "members" in settings:  # of an ensemble
+        members = [{"model": one.get("model"), **_settings({"settings": one})} for one in settings["members"]]
+        settings["members"] = members
+    return settings
 
 
 def groups_of(records: Iterable[dict[str, Any]]) -> list[Group]:

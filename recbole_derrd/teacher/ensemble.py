@@ -29,6 +29,9 @@ from recbole_derrd.errors import OptionError
 from recbole_derrd.teacher.importance import Importance
 from recbole_derrd.teacher.knowledge import Knowledge, knowledge_folder
 
+#: Scores of the users whose pairs are judged at once (64 MB).
+_PAIR_SCORES = 1 << 24
+
 
 class EnsembleBackbone(FixedBackbone):
     """Logits ln G; among fixed candidates the teachers rank the candidates themselves."""
@@ -108,14 +111,26 @@ class EnsembleModel(GeneralRecommender):
             total += self.importance.of_ranks(ranks).to(self.device, torch.float32)
         return total.log_()
 
+    def _judged_scores(self, users: Tensor) -> Tensor:
+        """Return the logits [n, n_items] as RecBole judges them: it hides items by -inf, and these are hidden alone."""
+        scores = self.listed_scores(users)
+        return scores.clamp_(min=torch.finfo(scores.dtype).min)
+
     def predict(self, interaction: Any) -> Tensor:
-        """Return the logit of each pair [n]."""
-        items = interaction[self.ITEM_ID].view(-1, 1)
-        return self.listed_scores(interaction[self.USER_ID]).gather(1, items).view(-1)
+        """Return the logit of each pair [n]; each user's row is made once, some users at a time."""
+        users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
+        distinct, places = users.unique(return_inverse=True)
+        found = torch.empty(len(users), device=self.device)
+        at_once = max(1, _PAIR_SCORES // self.n_items)
+        for start in range(0, len(distinct), at_once):
+            scores = self._judged_scores(distinct[start : start + at_once])
+            pairs = ((places >= start) & (places < start + at_once)).nonzero().squeeze(1)
+            found[pairs] = scores[places[pairs] - start, items[pairs]]
+        return found
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Return the users' logits of every item, flat [n * n_items]."""
-        return self.listed_scores(interaction[self.USER_ID]).view(-1)
+        return self._judged_scores(interaction[self.USER_ID]).view(-1)
 
 
 class EnsembleKnowledge(Knowledge):
@@ -162,7 +177,9 @@ class EnsembleKnowledge(Knowledge):
     @property
     def key(self) -> str:
         """What tells one ensemble from another."""
-        content = [member.folder.name for member in self.members], repr(self.importance), self.count
+        content: list[Any] = [[member.folder.name for member in self.members], repr(self.importance), self.count]
+        # What an approximate search has found is another ensemble.
+        content += [member.search for member in self.members if member.search != "exact"]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def model(self, *, among_candidates: bool = False) -> EnsembleModel:

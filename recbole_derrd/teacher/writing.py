@@ -159,9 +159,9 @@ def write_observed_ranks(path: Path, backbone: Backbone, history: History) -> Ab
     start, stop = own_range(history.n_users - 1)
     low = start + 1
     while low <= stop:
-        # As many users as their longest history leaves room for.
+        # As many users as their longest history leaves room for; few, as the others are padded to its length.
         widest = np.maximum.accumulate(np.maximum(history.lengths[low : stop + 1], 1))
-        fit = int(np.searchsorted(16 * widest * np.arange(1, len(widest) + 1), _CHUNK_NUMBERS, side="right"))
+        fit = int(np.searchsorted(128 * widest * np.arange(1, len(widest) + 1), _CHUNK_NUMBERS, side="right"))
         high = low + max(1, fit)
         file.write(int(history.indptr[low]), _ranks_within(backbone, history, low, high)[:, None])
         low = high

@@ -79,7 +79,9 @@ def timed(make: Callable[[], Any]) -> float:
     return time.process_time() - started
 
 
-def step_seconds(term: Any, student: Factors, history: History) -> tuple[float, int]:
+def step_seconds(
+    term: Any, student: Factors, history: History, batch_size: int = BATCH, steps: int = STEPS
+) -> tuple[float, int]:
     """Return the median seconds of a distilled step, and the median number of distinct users in it."""
     rng = np.random.default_rng(0)
     optimizers: list[torch.optim.Optimizer] = [
@@ -87,13 +89,13 @@ def step_seconds(term: Any, student: Factors, history: History) -> tuple[float, 
         torch.optim.Adam([student.item_embedding.weight, *term.parameters()], lr=1e-3),
     ]
     times, distinct = [], []
-    for _ in range(STEPS + 5):
-        rows = rng.integers(0, len(history.items), BATCH)
+    for _ in range(steps + 5):
+        rows = rng.integers(0, len(history.items), batch_size)
         users = torch.from_numpy(np.searchsorted(history.indptr, rows, side="right") - 1)
         positives = torch.from_numpy(history.items[rows])
-        negatives = torch.from_numpy(rng.integers(1, history.n_items, BATCH))
+        negatives = torch.from_numpy(rng.integers(1, history.n_items, batch_size))
         started = time.process_time()
-        batch = StepBatch(users.unique(), positives.unique(), negatives.unique(), BATCH)
+        batch = StepBatch(users.unique(), positives.unique(), negatives.unique(), batch_size)
         user, good, bad = (
             table(ids)
             for table, ids in (
