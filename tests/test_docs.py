@@ -13,6 +13,7 @@ from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
 from recbole_derrd.options.benchmark import BenchmarkOptions
 from recbole_derrd.options.compress import CompressOptions
 from recbole_derrd.report import seeds_table
+from recbole_derrd.report.write import report_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -71,6 +72,14 @@ def test_numbers_in_pages_are_those_of_their_records(page: str, records: str) ->
     text = plain((ROOT / page).read_text(encoding="utf-8"))
     for line in results_table(records).splitlines():
         assert plain(line) in text, line
+
+
+@pytest.mark.parametrize(("name", "baseline"), [("citeulike-bpr", "Student alone"), ("hetcomp-quick", None)])
+def test_reports_in_pages_are_those_of_their_records(name: str, baseline: str | None) -> None:
+    folder = ROOT / "docs" / "results" / name
+    page = folder.with_suffix(".md").read_text(encoding="utf-8")
+    rows = [line for line in report_of(folder, "md", baseline=baseline).splitlines() if line.startswith("|")]
+    assert len(rows) > 8 and all(line in page for line in rows)
 
 
 def test_the_rows_of_real_data_are_those_of_their_records() -> None:
