@@ -224,6 +224,8 @@ def test_pairs_are_judged_some_users_at_a_time(tiny_settings: Settings, monkeypa
 
 @pytest.mark.parametrize("first", ["RecVAE", "NCL"])
 def test_a_first_teacher_with_a_trainer_of_its_own(tiny_settings: Settings, first: str) -> None:
+    if first == "NCL":
+        pytest.importorskip("faiss")
     small = {"RecVAE": {"hidden_dimension": 12, "latent_dimension": 8, "n_enc_epochs": 1}}
     own = {"model": first, **small.get(first, {"num_clusters": 4, "warm_up_step": 9, "n_layers": 1})}
     config, data, teachers, knowledge = several(tiny_settings("BPR"), teachers=[own, "Pop"], epochs=1)
