@@ -123,10 +123,23 @@ def record_of(
             "teachers": [str(one.checkpoint) for one in taught[1:]],
         },
         "options": {key: value for group in config.method_options.values() for key, value in group.to_keys().items()},
-        "command": shlex.join([os.path.basename(sys.executable), *sys.argv]),
+        "command": command_line(),
         "versions": versions(),
         "git_commit": git_commit(),
     }
+
+
+def command_line() -> str:
+    """Return the command of this process as one would type it, whatever folder its program lies in."""
+    program, arguments = sys.argv[0], sys.argv[1:]
+    python = os.path.basename(sys.executable)
+    if os.path.basename(program) == "__main__.py":
+        return shlex.join([python, "-m", os.path.basename(os.path.dirname(program)), *arguments])
+    if not os.path.isabs(program):
+        return shlex.join([python, program, *arguments])
+    # A console script by its name; another program of the user's by its name as well.
+    name = os.path.basename(program)
+    return shlex.join([*([python] if name.endswith(".py") else []), name, *arguments])
 
 
 def _plain(latency: Latency | None) -> dict[str, Any] | None:

@@ -82,6 +82,16 @@ def test_reports_in_pages_are_those_of_their_records(name: str, baseline: str | 
     assert len(rows) > 8 and all(line in page for line in rows)
 
 
+def test_the_rows_of_wide_students_are_those_of_their_records() -> None:
+    page = (ROOT / "docs" / "results" / "citeulike-bpr.md").read_text(encoding="utf-8")
+    files = sorted((ROOT / "docs" / "results" / "citeulike-wide").glob("*.json"))
+    assert len(files) == 3
+    for file in files:
+        entry = json.loads(file.read_text(encoding="utf-8"))["distilled"]
+        shown = [f"{entry['test'][metric]:.4f}" for metric in ("ndcg@5", "ndcg@10", "hit@5")]
+        assert f"| {entry['bytes_per_item']:.0f} | {' | '.join(shown)} |" in page
+
+
 def test_the_rows_of_real_data_are_those_of_their_records() -> None:
     page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
     files = sorted((ROOT / "docs" / "results" / "scale-real").glob("*.json"))

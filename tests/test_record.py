@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
 import recbole_derrd.record as record
+from recbole_derrd.outcome import command_line
 
 
 def test_records_never_overwrite_each_other(tmp_path: Path) -> None:
@@ -26,3 +28,21 @@ def test_the_commit_is_that_of_this_package_alone(tmp_path: Path, monkeypatch: p
     assert record.git_commit() is None
     monkeypatch.setattr(record, "__file__", str(tmp_path / "recbole_derrd" / "record.py"))
     assert record.git_commit()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["run_recbole_derrd.py", "--seed=1"], ["run_recbole_derrd.py", "--seed=1"]),
+        (["/somewhere/bin/recbole-derrd", "compress", "--a=[b, c]"], ["recbole-derrd", "compress", "--a=[b, c]"]),
+        (["/somewhere/recbole_derrd/__main__.py", "--seed=1"], ["-m", "recbole_derrd", "--seed=1"]),
+        (["/home/me/mine.py"], ["mine.py"]),
+    ],
+)
+def test_a_records_command_names_no_folder_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, argv: list[str], words: list[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", argv)
+    found = shlex.split(command_line())
+    assert found[-len(words) :] == words and "/" not in found[0]
+    assert len(found) == len(words) + (words[0] != "recbole-derrd")
