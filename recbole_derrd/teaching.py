@@ -16,6 +16,7 @@ from recbole_derrd.evaluation import Latency
 from recbole_derrd.frame import say
 from recbole_derrd.judged import judge_model
 from recbole_derrd.models import model_class
+from recbole_derrd.options import Options
 from recbole_derrd.processes import is_first
 from recbole_derrd.teacher import EnsembleKnowledge, Importance, Knowledge, Teacher, teacher_specs
 from recbole_derrd.teacher.knowledge import knowledge_folder
@@ -24,15 +25,17 @@ from recbole_derrd.trained import TrainedModel
 
 def follows_teachers(config: DistillConfig) -> bool:
     """Return whether a method of the run ranks by importance, over versions of the teachers."""
-    return any(Need.TRAJECTORY in distiller_class(name).needs for name in config.method_options)
+    return bool(_following(config))
+
+
+def _following(config: DistillConfig) -> list[Options]:
+    methods = config.method_options.items()
+    return [options for name, options in methods if Need.TRAJECTORY in distiller_class(name).needs]
 
 
 def versions_wanted(config: DistillConfig) -> int:
     """Return how many versions of each teacher the run's methods look at, the final one included."""
-    several = any(
-        Need.TRAJECTORY in distiller_class(name).needs and getattr(options, "trajectory", True)
-        for name, options in config.method_options.items()
-    )
+    several = any(getattr(options, "trajectory", True) for options in _following(config))
     return config.run_options.teacher_versions if several else 1
 
 

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from recbole_derrd.backbones import Backbone, VectorBackbone
+
 #: Scores of one block of users: 4 MB of float32, which stay in the cache. With fewer users than the fewest a product is
 #: slower a user.
 _BLOCK_SCORES, _FEWEST_USERS = 1 << 20, 16
@@ -40,6 +42,9 @@ class Targets(NamedTuple):
 
 #: Gives the targets of users start .. stop - 1 of those in question.
 Source = Callable[[int, int], Targets]
+#: Gives, of users start .. stop - 1 and their scores [n, n_items], the summed loss, float64, and its slope by each
+#: score, which may lie where the scores lay.
+Block = Callable[[int, int, Tensor], tuple[Tensor, Tensor]]
 
 
 def users_at_once(n_items: int) -> int:
@@ -68,33 +73,20 @@ def hidden_pairs(users: Tensor, indptr: Tensor, seen: Tensor) -> tuple[Tensor, T
     return torch.cat([rows, seen_rows]), torch.cat([torch.zeros_like(rows), seen[places]])
 
 
-class _CrossEntropySum(torch.autograd.Function):
+class _ProductSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, users: Tensor, items: Tensor, source: Source, temperature: float) -> Tensor:
+    def forward(ctx: Any, users: Tensor, items: Tensor, block: Block) -> Tensor:
         d_users, d_items = torch.empty_like(users), torch.zeros_like(items)
         at_once = users_at_once(len(items))
         buffer = users.new_empty(min(at_once, len(users)), len(items))
         total = torch.zeros((), dtype=torch.float64, device=users.device)
         for start in range(0, len(users), at_once):
             stop = min(start + at_once, len(users))
-            targets = source(start, stop)
-            scaled = users[start:stop] / temperature
-            scores = torch.mm(scaled, items.T, out=buffer[: stop - start])
-            scores[targets.hidden] = LOWEST
-            scores -= scores.amax(dim=1, keepdim=True)
-            if targets.items is None:
-                expected = torch.linalg.vecdot(targets.mass, scores)
-            else:
-                expected = torch.linalg.vecdot(targets.mass, scores.gather(1, targets.items))
-            sums = scores.exp_().sum(dim=1, keepdim=True)
-            total += (sums.log().squeeze(1) - expected).sum(dtype=torch.float64)
-            slope = scores.div_(sums)
-            if targets.items is None:
-                slope -= targets.mass
-            else:
-                slope.scatter_add_(1, targets.items, -targets.mass)
-            d_users[start:stop] = torch.mm(slope, items).div_(temperature)
-            d_items.addmm_(slope.T, scaled)
+            scores = torch.mm(users[start:stop], items.T, out=buffer[: stop - start])
+            part, slope = block(start, stop, scores)
+            total += part
+            torch.mm(slope, items, out=d_users[start:stop])
+            d_items.addmm_(slope.T, users[start:stop])
         ctx.save_for_backward(d_users, d_items)
         return total.to(users.dtype)
 
@@ -102,7 +94,21 @@ class _CrossEntropySum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> Any:
         d_users, d_items = ctx.saved_tensors
-        return scale * d_users, scale * d_items, None, None
+        return scale * d_users, scale * d_items, None
+
+
+def product_sum(users: Tensor, items: Tensor, block: Block) -> Tensor:
+    """Return the sum over users of a loss of their scores <x_u, y> of all items.
+
+    Differentiable once, by both vectors.
+
+    Args:
+        users: the users' vectors x [n, d].
+        items: all items' vectors y [n_items, d].
+        block: gives the loss of a block of these users and its slope by their scores.
+    """
+    total: Tensor = _ProductSum.apply(users.contiguous(), items.contiguous(), block)
+    return total
 
 
 def cross_entropy_sum(users: Tensor, items: Tensor, source: Source, temperature: float) -> Tensor:
@@ -116,8 +122,25 @@ def cross_entropy_sum(users: Tensor, items: Tensor, source: Source, temperature:
         source: gives the teacher's softmax of a block of these users.
         temperature: T.
     """
-    total: Tensor = _CrossEntropySum.apply(users.contiguous(), items.contiguous(), source, temperature)
-    return total
+
+    def block(start: int, stop: int, scores: Tensor) -> tuple[Tensor, Tensor]:
+        targets = source(start, stop)
+        scores[targets.hidden] = LOWEST
+        scores -= scores.amax(dim=1, keepdim=True)
+        if targets.items is None:
+            expected = torch.linalg.vecdot(targets.mass, scores)
+        else:
+            expected = torch.linalg.vecdot(targets.mass, scores.gather(1, targets.items))
+        sums = scores.exp_().sum(dim=1, keepdim=True)
+        part = (sums.log().squeeze(1) - expected).sum(dtype=torch.float64)
+        slope = scores.div_(sums)
+        if targets.items is None:
+            slope -= targets.mass
+        else:
+            slope.scatter_add_(1, targets.items, -targets.mass)
+        return part, slope
+
+    return product_sum(users / temperature, items, block)
 
 
 class _SumByBlocks(torch.autograd.Function):
@@ -160,3 +183,29 @@ def sum_by_blocks(block: Callable[[int, int], Tensor], count: int, at_once: int,
     """
     total: Tensor = _SumByBlocks.apply(block, range(0, count, at_once), count, *weights)
     return total
+
+
+def catalogue_sum(
+    student: Backbone,
+    users: Tensor,
+    readable: Callable[[Tensor], Tensor],
+    by_vectors: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Return the users' summed loss of their scores of the whole catalogue, some users' scores in memory at a time.
+
+    Args:
+        student: the student.
+        users: distinct users [n].
+        readable: gives the summed loss of some users by autograd; for students without vectors.
+        by_vectors: gives that of these users from their vectors [n, d] and all items' [n_items, d], float32.
+    """
+    if not isinstance(student, VectorBackbone):
+        weights = [weight for weight in student.model.parameters() if weight.requires_grad]
+        at_once = users_at_once(student.n_items)
+        return sum_by_blocks(lambda low, high: readable(users[low:high]), len(users), at_once, weights)
+    layer = student.hints[0]
+    with student.shared():
+        every = student.once("all items", lambda: student.item_vectors(None, layer))
+        own = student.user_vectors(users, layer)
+    with torch.autocast(device_type=student.device.type, enabled=False):
+        return by_vectors(own.float(), every.float())

@@ -31,10 +31,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_derrd.backbones import Backbone, VectorBackbone
+from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, at_rest, drawn_share
-from recbole_derrd.distillers.catalogue import LOWEST, hidden_pairs, sum_by_blocks, users_at_once
+from recbole_derrd.distillers.catalogue import LOWEST, catalogue_sum, hidden_pairs
 from recbole_derrd.distillers.curriculum import advance, is_finished, is_step, threshold
 from recbole_derrd.distillers.discrepancy import discrepancy
 from recbole_derrd.distillers.merging import merged_history, merged_lists
@@ -296,23 +296,15 @@ class HeterogeneousDistillation(Distiller):
             return self._losses(chosen, picked.items > 0, estimated_log_remainder(others, sizes)).sum()
 
     def _sum(self, users: Tensor) -> Tensor:
-        student = self.student
         if self.options.remainder:
             return self._estimated(users)
         if not self.options.fused:
             return self._readable(users)
-        if not isinstance(student, VectorBackbone):
-            weights = [weight for weight in student.model.parameters() if weight.requires_grad]
-            at_once = users_at_once(student.n_items)
-            return sum_by_blocks(lambda low, high: self._readable(users[low:high]), len(users), at_once, weights)
-        layer = student.hints[0]
-        with student.shared():
-            every = student.once("all items", lambda: student.item_vectors(None, layer))
-            own = student.user_vectors(users, layer)
-        with torch.autocast(device_type=student.device.type, enabled=False):
-            return remainder_sum(
-                own.float(), every.float(), lambda low, high: self._picked(users[low:high]), self._losses
-            )
+
+        def by_vectors(own: Tensor, every: Tensor) -> Tensor:
+            return remainder_sum(own, every, lambda low, high: self._picked(users[low:high]), self._losses)
+
+        return catalogue_sum(self.student, users, self._readable, by_vectors)
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' summed L_O or L_F divided by the batch's rows, in float32."""

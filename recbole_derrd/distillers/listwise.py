@@ -26,10 +26,9 @@ from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_shar
 from recbole_derrd.distillers.catalogue import (
     LOWEST,
     Targets,
+    catalogue_sum,
     cross_entropy_sum,
     hidden_pairs,
-    sum_by_blocks,
-    users_at_once,
 )
 from recbole_derrd.distillers.unobserved import without_padding
 from recbole_derrd.errors import OptionError
@@ -128,24 +127,14 @@ class ListwiseDistillation(Distiller):
             ).sum()
 
     def _sum(self, users: Tensor) -> Tensor:
-        student = self.student
         if not self.options.fused:
             return self._readable(users)
-        if not isinstance(student, VectorBackbone):
-            weights = [weight for weight in student.model.parameters() if weight.requires_grad]
-            at_once = users_at_once(student.n_items)
-            return sum_by_blocks(lambda low, high: self._readable(users[low:high]), len(users), at_once, weights)
-        layer = student.hints[0]
-        with student.shared():
-            every = student.once("all items", lambda: student.item_vectors(None, layer))
-            own = student.user_vectors(users, layer)
-        with torch.autocast(device_type=student.device.type, enabled=False):
-            return cross_entropy_sum(
-                own.float(),
-                every.float(),
-                lambda low, high: self._targets(users[low:high]),
-                self.options.temperature,
-            )
+
+        def by_vectors(own: Tensor, every: Tensor) -> Tensor:
+            targets = lambda low, high: self._targets(users[low:high])  # noqa: E731
+            return cross_entropy_sum(own, every, targets, self.options.temperature)
+
+        return catalogue_sum(self.student, users, self._readable, by_vectors)
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' summed cross-entropy divided by the batch's rows, in float32."""

@@ -12,13 +12,12 @@ R is a sum of the rest's exponentials, never a difference: nothing cancels, and 
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from recbole_derrd.distillers.catalogue import LOWEST, users_at_once
+from recbole_derrd.distillers.catalogue import LOWEST, product_sum
 from recbole_derrd.sampling import allowed_items, exclusion_keys
 
 
@@ -40,42 +39,6 @@ Source = Callable[[int, int], Picked]
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-class _RemainderSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, users: Tensor, items: Tensor, source: Source, loss: Loss) -> Tensor:
-        d_users, d_items = torch.empty_like(users), torch.zeros_like(items)
-        at_once = users_at_once(len(items))
-        buffer = users.new_empty(min(at_once, len(users)), len(items))
-        total = torch.zeros((), dtype=torch.float64, device=users.device)
-        for start in range(0, len(users), at_once):
-            stop = min(start + at_once, len(users))
-            picked = source(start, stop)
-            scores = torch.mm(users[start:stop], items.T, out=buffer[: stop - start])
-            chosen = scores.gather(1, picked.items).requires_grad_()
-            scores[picked.hidden] = LOWEST
-            largest = scores.amax(dim=1, keepdim=True)
-            sums = scores.sub_(largest).exp_().sum(dim=1, keepdim=True)
-            log_rest = (largest + sums.log()).squeeze(1).requires_grad_()
-            with torch.enable_grad():
-                part = loss(chosen, picked.items > 0, log_rest).sum(dtype=torch.float64)
-            d_chosen, d_rest = torch.autograd.grad(part, (chosen, log_rest))
-            total += part.detach()
-            # Where nothing is left, the sum is that of the hidden items.
-            d_rest = d_rest.unsqueeze(1).masked_fill(largest <= LOWEST / 2, 0)
-            slope = scores.mul_(d_rest / sums)
-            slope.scatter_add_(1, picked.items, d_chosen)
-            torch.mm(slope, items, out=d_users[start:stop])
-            d_items.addmm_(slope.T, users[start:stop])
-        ctx.save_for_backward(d_users, d_items)
-        return total.to(users.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> Any:
-        d_users, d_items = ctx.saved_tensors
-        return scale * d_users, scale * d_items, None, None
-
-
 def remainder_sum(users: Tensor, items: Tensor, source: Source, loss: Loss) -> Tensor:
     """Return the sum over users of ``loss`` of their picked scores and of log R, scores being <x_u, y>.
 
@@ -87,8 +50,23 @@ def remainder_sum(users: Tensor, items: Tensor, source: Source, loss: Loss) -> T
         source: gives what is picked for a block of these users.
         loss: gives each user's loss, differentiable by the picked scores and by log R.
     """
-    total: Tensor = _RemainderSum.apply(users.contiguous(), items.contiguous(), source, loss)
-    return total
+
+    def block(start: int, stop: int, scores: Tensor) -> tuple[Tensor, Tensor]:
+        picked = source(start, stop)
+        chosen = scores.gather(1, picked.items).requires_grad_()
+        scores[picked.hidden] = LOWEST
+        largest = scores.amax(dim=1, keepdim=True)
+        sums = scores.sub_(largest).exp_().sum(dim=1, keepdim=True)
+        log_rest = (largest + sums.log()).squeeze(1).requires_grad_()
+        with torch.enable_grad():
+            part = loss(chosen, picked.items > 0, log_rest).sum(dtype=torch.float64)
+        d_chosen, d_rest = torch.autograd.grad(part, (chosen, log_rest))
+        # Where nothing is left, the sum is that of the hidden items.
+        d_rest = d_rest.unsqueeze(1).masked_fill(largest <= LOWEST / 2, 0)
+        slope = scores.mul_(d_rest / sums)
+        return part.detach(), slope.scatter_add_(1, picked.items, d_chosen)
+
+    return product_sum(users, items, block)
 
 
 def log_remainder(scores: Tensor, hidden: tuple[Tensor, Tensor]) -> Tensor:

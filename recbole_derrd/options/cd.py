@@ -6,7 +6,7 @@ import dataclasses
 from typing import ClassVar
 
 from recbole_derrd.errors import OptionError
-from recbole_derrd.options.schema import Options, option
+from recbole_derrd.options.schema import Options, option, share_of_users
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +32,7 @@ class CDOptions(Options):
         "does, and ranks nothing.",
         low=0,
     )
-    sample: float = option(
-        1.0,
-        "Share of a batch's distinct users that the term looks at, drawn anew each step; below 1 is faster, with the "
-        "same term on average.",
-        above=0,
-        high=1,
-    )
+    sample: float = share_of_users()
 
     def __post_init__(self) -> None:
         """Check the options against each other."""

@@ -6,7 +6,7 @@ import dataclasses
 from typing import ClassVar
 
 from recbole_derrd.errors import OptionError
-from recbole_derrd.options.schema import Options, option
+from recbole_derrd.options.schema import Options, in_blocks_of_users, option, share_of_users
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,16 +26,8 @@ class ListwiseOptions(Options):
         "0 is the whole catalogue. The student's softmax is over the catalogue either way.",
         low=0,
     )
-    fused: bool = option(
-        True, "Compute the term and its gradients together, some users at a time; equal within rounding."
-    )
-    sample: float = option(
-        1.0,
-        "Share of a batch's distinct users that the term looks at, drawn anew each step; below 1 is faster, with the "
-        "same term on average.",
-        above=0,
-        high=1,
-    )
+    fused: bool = in_blocks_of_users()
+    sample: float = share_of_users()
 
     def __post_init__(self) -> None:
         """Check the options against each other."""

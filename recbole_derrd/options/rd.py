@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from recbole_derrd.options.schema import Options, option
+from recbole_derrd.options.schema import Options, option, share_of_users
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +29,4 @@ class RDOptions(Options):
     normalise: bool = option(
         True, "Whether a user's hybrid weights are made to sum to 1 (the paper), or left as they are (the code)."
     )
-    sample: float = option(
-        1.0,
-        "Share of a batch's distinct users that the term looks at, drawn anew each step; below 1 is faster, with the "
-        "same term on average.",
-        above=0,
-        high=1,
-    )
+    sample: float = share_of_users()

@@ -83,6 +83,7 @@ class EnsembleModel(GeneralRecommender):
             self.lists.append(member.top_items(count))
             # One teacher in memory at a time.
             member.forget_teacher()
+        self.weights = self.importance.of_list(self.lists[0].shape[1]).to(self.device, torch.float32)
         # RecBole's trainers build an optimizer, which refuses a model without parameters.
         self.fake_loss = nn.Parameter(torch.zeros(1))
 
@@ -92,8 +93,7 @@ class EnsembleModel(GeneralRecommender):
         total = torch.zeros(len(rows), self.n_items, device=self.device)
         for lists in self.lists:
             items = torch.from_numpy(lists[rows]).to(self.device, torch.int64)
-            weights = self.importance.of_list(items.shape[1]).to(self.device, torch.float32)
-            total.scatter_add_(1, items, weights.expand(items.shape))
+            total.scatter_add_(1, items, self.weights.expand(items.shape))
         # Short lists end in zeros.
         total[:, 0] = 0
         return total.log_()
