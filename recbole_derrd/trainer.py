@@ -56,6 +56,9 @@ class TrainerMixin(SavingMixin):
         if checkpoint is not None:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             self.saved_model_file = str(checkpoint)
+        else:
+            # Named by the second: two processes may come to it in different ones.
+            self.saved_model_file = from_first(self.saved_model_file)
         self._idle_folder: Path | None = None
         if role or not is_first():
             folder = Path(self.tensorboard.log_dir)

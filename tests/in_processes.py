@@ -8,6 +8,7 @@ import logging
 from typing import Any
 
 import torch
+from recbole.trainer import trainer as recbole_trainer
 
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
@@ -36,6 +37,8 @@ def plain(local_rank: int, model: str, settings: dict[str, Any]) -> str:
     quiet()
     config = DistillConfig(model, "tiny", config_dict={**settings, "local_rank": local_rank})
     data = prepare_data(config)
+    # RecBole names the checkpoint by the second; one process may come to it after the second has passed.
+    recbole_trainer.get_local_time = lambda: f"second {rank()}"
     trainer = trainer_for(config, build_model(config, data))
     trainer.fit(data.train, data.valid)
     result = {name: float(value) for name, value in trainer.evaluate(data.test).items()}
