@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from recbole_derrd.backbones import adapter_of
+from recbole_derrd.backbones import BACKBONES, adapter_of
 from recbole_derrd.config import WHOLE_USER_MODELS, DistillConfig
 from recbole_derrd.data import Data
 from recbole_derrd.distillers import Need, distiller_class
@@ -42,8 +42,22 @@ def check_run(config: DistillConfig) -> None:
     names = [spec.name(config) for spec in specs]
     check_roles(config["model"], names, list(options.distillers))
     check_hints(config, names)
+    _check_start(config, names)
     for name, spec in zip(names, specs):
         _check_teacher(config, name, spec)
+
+
+def _check_start(config: DistillConfig, teachers: list[str]) -> None:
+    if config.run_options.warm_start == "none":
+        return
+    student = config["model"]
+    if not adapter_of(model_class(student)).takes_start:
+        able = sorted(name for name, adapter in BACKBONES.items() if adapter.takes_start)
+        raise OptionError(f"warm_start cannot set the vectors of {student}, only those of {', '.join(able)}.")
+    if not any(adapter_of(model_class(name)).hints for name in teachers):
+        raise OptionError(
+            f"warm_start needs a teacher with user and item vectors, and {' or '.join(teachers)} has none."
+        )
 
 
 def _check_teacher(config: DistillConfig, name: str, spec: TeacherSpec) -> None:

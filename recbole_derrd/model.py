@@ -16,6 +16,7 @@ from recbole_derrd.models import model_class
 from recbole_derrd.randomness import kept_random_state
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.trained import build_model
+from recbole_derrd.warm_start import warm_start
 
 # RecVAETrainer adds up epochs with +, which a tuple of terms would break.
 _SUMMED_LOSS = ("RecVAE",)
@@ -139,7 +140,7 @@ _DISTILLED: dict[type[Any], type[Any]] = {}
 
 
 def build_student(config: DistillConfig, data: Data, knowledge: Knowledge) -> Any:
-    """Build the distilled student of a configuration; its own weights start as those of the plain model.
+    """Build the distilled student of a configuration; its own weights start as those of the plain model, or warm.
 
     Raises:
         OptionError: the student and the distillers do not fit.
@@ -154,4 +155,6 @@ def build_student(config: DistillConfig, data: Data, knowledge: Knowledge) -> An
             for index, (name, options) in enumerate(config.method_options.items())
         ]
         student.attach(methods, config.run_options.base_weight)
+        if config.run_options.warm_start == "svd":
+            warm_start(student.backbone, knowledge)
     return student

@@ -122,7 +122,12 @@ def record_of(
             "teacher": str(teacher.checkpoint) if teacher and not taught[1:] else None,
             "teachers": [str(one.checkpoint) for one in taught[1:]],
         },
-        "options": {key: value for group in config.method_options.values() for key, value in group.to_keys().items()},
+        "options": {
+            # Left out where they are the defaults, as in records from before them: a report compares options.
+            **({} if options.base_weight == 1 else {"base_weight": options.base_weight}),
+            **({} if options.warm_start == "none" else {"warm_start": options.warm_start}),
+            **{key: value for group in config.method_options.values() for key, value in group.to_keys().items()},
+        },
         "command": command_line(),
         "versions": versions(),
         "git_commit": git_commit(),

@@ -177,6 +177,8 @@ def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | Non
 def _set_apart(config: DistillConfig) -> list[Any]:
     """Return what later options add to a student's key; runs that do not use them keep their names."""
     apart: list[Any] = [] if config.run_options.base_weight == 1 else [config.run_options.base_weight]
+    if config.run_options.warm_start != "none":
+        apart.append(config.run_options.warm_start)
     if follows_teachers(config):
         apart += [versions_wanted(config), repr(importance_of(config))]
     return apart

@@ -12,9 +12,9 @@ import recbole_derrd
 PACKAGE = Path(recbole_derrd.__file__).parent
 ORDER = [
     "errors", "processes", "files", "randomness", "options", "settings", "doctor", "graph", "models", "config",
-    "topn", "collector", "checkpoint", "batches", "sampling", "candidates", "data", "backbones", "optimizer",
+    "topn", "collector", "checkpoint", "batches", "sampling", "candidates", "data", "svd", "backbones", "optimizer",
     "denormals", "parallel", "saving", "versions", "trainer", "evaluation", "trained", "judged", "retrace", "teacher",
-    "distillers", "checks", "model", "record", "report", "frame", "teaching", "outcome",
+    "distillers", "checks", "warm_start", "model", "record", "report", "frame", "teaching", "outcome",
     "quick_start", "compression", "benchmark", "cli", "__main__",
 ]  # fmt: skip
 FORBIDDEN = ("ray", "recbole.quick_start")

@@ -13,7 +13,7 @@ from recbole_derrd.backbones.factors import (
     NCEPLRecBackbone,
     SimpleXBackbone,
 )
-from recbole_derrd.backbones.graph import GCMCBackbone, GraphBackbone, SGLBackbone
+from recbole_derrd.backbones.graph import GCMCBackbone, GraphBackbone, LightGCNBackbone, SGLBackbone
 from recbole_derrd.backbones.neumf import NeuMFBackbone
 from recbole_derrd.backbones.pairs import ConvNCFBackbone, NAISBackbone, NNCFBackbone, PairBackbone
 from recbole_derrd.backbones.rows import (
@@ -34,7 +34,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "SimpleX": SimpleXBackbone,
     "DMF": DMFBackbone,
     "FISM": FISMBackbone,
-    "LightGCN": GraphBackbone,
+    "LightGCN": LightGCNBackbone,
     "NGCF": GraphBackbone,
     "DGCF": GraphBackbone,
     "SpectralCF": GraphBackbone,

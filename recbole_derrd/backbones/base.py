@@ -29,6 +29,8 @@ class Backbone:
     hints: ClassVar[tuple[str, ...]] = ()
     #: Whether gradients reach the model through :meth:`score`, so that it can be a student.
     trainable: ClassVar[bool] = True
+    #: Whether :meth:`start_at` can make its vectors given ones.
+    takes_start: ClassVar[bool] = False
     #: Whether :meth:`score` may use a faster way where there is one; equal within rounding.
     fused: bool = True
 
@@ -59,6 +61,10 @@ class Backbone:
     def item_vectors(self, items: Tensor | None = None, hint: str | None = None) -> Tensor:
         """Return the items' vectors [n, d]; of all items where none are named."""
         raise OptionError(self._without_vectors())
+
+    def start_at(self, users: Tensor, items: Tensor) -> None:
+        """Set the model's weights so that its vectors are these [n_users - 1, d], [n_items - 1, d]; padding stays."""
+        raise OptionError(f"The vectors of {self.name} cannot be set: take out warm_start.")
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the logits [B, K] of items [B, K] for users [B], differentiable."""

@@ -21,6 +21,14 @@ def rows(table: Any, ids: Tensor | None) -> Tensor:
 class FactorBackbone(VectorBackbone):
     """Two embedding tables (BPR, LINE)."""
 
+    takes_start = True
+
+    def start_at(self, users: Tensor, items: Tensor) -> None:
+        """Fill the tables."""
+        with torch.no_grad():
+            self.model.user_embedding.weight[1:] = users
+            self.model.item_embedding.weight[1:] = items
+
     def _users(self, users: Tensor | None, layer: str) -> Tensor:
         return rows(self.model.user_embedding, users)
 
@@ -30,6 +38,8 @@ class FactorBackbone(VectorBackbone):
 
 class ENMFBackbone(FactorBackbone):
     """ENMF weights each dimension; the weight goes with the item. Its training drops out user dimensions."""
+
+    takes_start = False
 
     def _users(self, users: Tensor | None, layer: str) -> Tensor:
         dropped: Tensor = self.model.dropout(super()._users(users, layer))

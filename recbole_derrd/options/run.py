@@ -52,6 +52,12 @@ class RunOptions(Options):
     )
     ensemble_power: float = option(0.05, "Exponent p of ensemble_importance power.", above=0)
     ensemble_decay: float = option(10.0, "Decay, in ranks, of ensemble_importance exponential.", above=0)
+    warm_start: str = option(
+        "none",
+        "Where the distilled student starts: as RecBole draws it (none), or at the truncated SVD of its teacher's "
+        "scores (svd; BPR, LINE, LightGCN).",
+        choices=("none", "svd"),
+    )
     compare_student: bool = option(True, "Also train the same student without distillation, for comparison.")
     record_dir: str = option("records", "Folder of the run records (one JSON file a run).")
     cache_dir: str | None = option(

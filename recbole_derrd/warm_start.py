@@ -1,0 +1,35 @@
+"""Where a distilled student's own weights start: as RecBole draws them, or at its teacher's scores."""
+
+from __future__ import annotations
+
+import torch
+
+from recbole_derrd.backbones import Backbone
+from recbole_derrd.errors import OptionError
+from recbole_derrd.svd import score_factors
+from recbole_derrd.teacher import Knowledge
+
+
+def warm_start(student: Backbone, knowledge: Knowledge) -> None:
+    """Set the student's vectors to the best approximation of its teacher's scores in its own dimensions.
+
+    A truncated SVD of the teacher's score matrix (:func:`recbole_derrd.svd.score_factors`), without the matrix. The
+    padding rows stay as they are.
+
+    Args:
+        student: the student's adapter; it must take a start.
+        knowledge: of a teacher with vectors.
+
+    Raises:
+        OptionError: the teacher's vectors have fewer dimensions than the student's.
+    """
+    users, items = (torch.from_numpy(knowledge.vectors(side))[1:] for side in ("user", "item"))
+    size = student.item_vectors(torch.ones(1, dtype=torch.long, device=student.device)).shape[1]
+    if size > min(users.shape[1], len(users), len(items)):
+        raise OptionError(
+            f"warm_start: svd needs a teacher of at least the student's {size} dimensions; its vectors have "
+            f"{users.shape[1]}. Take a larger teacher, or warm_start: none."
+        )
+    own_users, own_items = score_factors(users, items, size)
+    with torch.no_grad():
+        student.start_at(own_users.to(student.device), own_items.to(student.device))
