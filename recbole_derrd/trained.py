@@ -13,6 +13,7 @@ from typing import Any
 
 from recbole.utils import init_seed, set_color
 
+from recbole_derrd.backbones import adapter_of
 from recbole_derrd.checkpoint import read_checkpoint
 from recbole_derrd.config import DistillConfig, model_keys
 from recbole_derrd.data import Data, Fingerprint, candidates_seed, prepare_data
@@ -95,6 +96,8 @@ def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = Non
         settings["candidates"] = repr((candidates_seed(config), config.run_options.candidates_file))
     # What gives RecBole's numbers to the bit is the same model.
     rounded = sorted(config.fast.intersection(FAST_ROUNDED))
+    if "scores" in rounded and not adapter_of(model_class(config["model"])).catalogue_at_once:
+        rounded.remove("scores")
     content = [CACHE_FORMAT, config["model"], settings, rounded, world_size(), dataclasses.asdict(fingerprint), more]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
 

@@ -168,10 +168,18 @@ class TrainerMixin(SavingMixin):
 
     def _full_sort_batch_eval(self, batched_data: Any) -> Any:
         """Score a batch's catalogue, or its candidates alone."""
-        if not isinstance(self._judging, CandidateLoader):
+        among_candidates = isinstance(self._judging, CandidateLoader)
+        if not among_candidates and not ("scores" in self._fast and self._scorer.catalogue_at_once):
             return super()._full_sort_batch_eval(batched_data)  # type: ignore[misc]
         interaction, items, rows, columns = batched_data
         users = interaction[self._judging.uid_field]
+        if not among_candidates:
+            scores = self._scorer.score_all(users.to(self.device)).float()
+            scores[:, 0] = -torch.inf
+            if items is not None:
+                # Each user's known items, which RecBole hides as well.
+                scores[items] = -torch.inf
+            return interaction, scores, rows, columns
         scores = self._scorer.score(users.to(self.device), items.to(self.device)).float()
         scores = scores.masked_fill(items.to(self.device) == 0, -torch.inf)
         self.eval_collector.columns = items

@@ -149,6 +149,30 @@ def test_quick_steps_end_where_stock_ends(
     assert result == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.parametrize("more", [{}, {"mf_train": False, "mlp_hidden_size": [8, 4]}, {"mlp_train": False}])
+def test_a_whole_catalogue_at_once_ranks_as_pair_by_pair(
+    tiny_settings: Settings, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NeuMF has no full_sort_predict, so that stock RecBole builds every pair of user and item."""
+    # A large step: logits near 0 are ties after the sigmoid of stock predictions.
+    metrics = {"metrics": ["NDCG", "Recall", "MRR", "GAUC"], "topk": [1, 5, 39], "learning_rate": 0.1, **more}
+    _, stock = trained(tiny_settings, "NeuMF", ["ranking"], **metrics)
+    # Several blocks of items.
+    monkeypatch.setattr("recbole_derrd.backbones.neumf._block_numbers", lambda device: 1000)
+    trainer, quick = trained(tiny_settings, "NeuMF", ["ranking", "scores"], **metrics)
+    assert quick == pytest.approx(stock, abs=1e-6)
+    monkeypatch.setattr(trainer.model, "predict", None)
+    assert trainer.evaluate(trainer._judging, load_best_model=False) == quick
+
+
+def test_scores_change_the_key_of_those_models_alone_that_they_change(tiny_settings: Settings) -> None:
+    for model, same in (("BPR", True), ("NeuMF", False)):
+        configs = [config_of(tiny_settings, model, fast=fast) for fast in (["adam"], ["adam", "scores"])]
+        fingerprint = prepare_data(configs[0]).fingerprint
+        keys = [content_key(config, fingerprint) for config in configs]
+        assert (keys[0] == keys[1]) == same, model
+
+
 def test_rows_move_as_dense_adam_moves_them() -> None:
     """Not SparseAdam: rows that were seen once move on by their moments."""
     tables = [torch.nn.Embedding(50, 4) for _ in range(2)]

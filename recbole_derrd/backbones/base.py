@@ -29,6 +29,8 @@ class Backbone:
     hints: ClassVar[tuple[str, ...]] = ()
     #: Whether gradients reach the model through :meth:`score`, so that it can be a student.
     trainable: ClassVar[bool] = True
+    #: Whether :meth:`score_all` gives at once what RecBole has no ``full_sort_predict`` for.
+    catalogue_at_once: ClassVar[bool] = False
     #: Whether :meth:`start_at` can make its vectors given ones.
     takes_start: ClassVar[bool] = False
     #: Whether :meth:`score` may use a faster way where there is one; equal within rounding.

@@ -9,11 +9,21 @@ from torch.nn import functional
 from recbole_derrd.backbones.base import Backbone
 from recbole_derrd.backbones.factors import rows
 
+#: Users whose hidden layer is held at once where no gradient is wanted.
+_BLOCK_USERS = 8
+
+
+def _block_numbers(device: torch.device) -> int:
+    """Return how many numbers of the hidden layer are held at once: those that a CPU's cache holds (1 MB), or 64 MB."""
+    return 1 << (18 if device.type == "cpu" else 24)
+
 
 class NeuMFBackbone(Backbone):
     """NeuMF. Hint layers: the GMF embeddings, the MLP embeddings, or both end to end."""
 
     hints = ("gmf", "mlp", "concat")
+    #: RecBole predicts pair by pair, each with an input of its own.
+    catalogue_at_once = True
 
     def _vectors(self, side: str, ids: Tensor | None, hint: str | None) -> Tensor:
         tables = {"gmf": f"{side}_mf_embedding", "mlp": f"{side}_mlp_embedding"}
@@ -47,7 +57,23 @@ class NeuMFBackbone(Backbone):
         if self._drops_out():
             every = torch.arange(self.n_items, device=self.device)
             return self.score(users, every.expand(len(users), -1))
-        return self._logits(users, self.once("all items", lambda: self._item_side(None, (1, self.n_items))))
+        item_side = self.once("all items", lambda: self._item_side(None, (1, self.n_items)))
+        if torch.is_grad_enabled():
+            return self._logits(users, item_side)
+        return self._in_blocks(users, item_side)
+
+    def _in_blocks(self, users: Tensor, item_side: tuple[Tensor | None, Tensor | None]) -> Tensor:
+        hidden = item_side[1]
+        pairs = _block_numbers(users.device) // (hidden.shape[-1] if hidden is not None else 1)
+        n_items = max(1, min(self.n_items, pairs // _BLOCK_USERS))
+        logits = torch.empty(len(users), self.n_items, device=users.device)
+        for low in range(0, self.n_items, n_items):
+            part = slice(low, low + n_items)
+            factors, halves = (None if side is None else side[:, part] for side in item_side)
+            for start in range(0, len(users), _BLOCK_USERS):
+                chunk = slice(start, start + _BLOCK_USERS)
+                logits[chunk, part] = self._logits(users[chunk], (factors, halves))
+        return logits
 
     def _item_side(
         self, items: Tensor | None, shape: tuple[int, ...] | torch.Size

@@ -12,7 +12,7 @@ Text = (str, type(None))
 
 #: Quicker ways that give RecBole's numbers to the bit, and those that give them within float32's rounding.
 FAST_EXACT = ("batches", "ranking")
-FAST_ROUNDED = ("adam", "rows", "graph")
+FAST_ROUNDED = ("adam", "rows", "graph", "scores")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +92,9 @@ class RunOptions(Options):
     )
     fast: str | list[str] = option(
         "auto",
-        "Quicker steps with RecBole's result: batches, ranking (the same to the bit), adam, rows, graph (within "
-        "rounding). auto: all for teachers and distilled students, exact ones for plain students; all; none; a list.",
+        "Quicker steps with RecBole's result: batches, ranking (the same to the bit), adam, rows, graph, scores "
+        "(within rounding). auto: all for teachers and distilled students, exact ones for plain students; all; none; a "
+        "list.",
         kind=(str, list),
     )
     threads: int = option(0, "CPU threads of torch; 0 leaves it its choice. One is fastest for small data.", low=0)
