@@ -74,12 +74,32 @@ def test_numbers_in_pages_are_those_of_their_records(page: str, records: str) ->
         assert plain(line) in text, line
 
 
-@pytest.mark.parametrize(("name", "baseline"), [("citeulike-bpr", "Student alone"), ("hetcomp-quick", None)])
-def test_reports_in_pages_are_those_of_their_records(name: str, baseline: str | None) -> None:
-    folder = ROOT / "docs" / "results" / name
-    page = folder.with_suffix(".md").read_text(encoding="utf-8")
-    rows = [line for line in report_of(folder, "md", baseline=baseline).splitlines() if line.startswith("|")]
-    assert len(rows) > 8 and all(line in page for line in rows)
+#: What `recbole-derrd report docs/results/FOLDER --baseline=ROW` prints stands in a page between two comments.
+REPORT = re.compile(r"(<!-- report (\S+?)(?:, against (.+?))? -->\n)(.*?)(<!-- end of report -->)", re.DOTALL)
+PAGES = [page for page in sorted((ROOT / "docs" / "results").glob("*.md")) if "<!-- report " in page.read_text("utf-8")]
+
+
+def reported(match: re.Match[str]) -> str:
+    """The report of a folder of records, its headings below the page's."""
+    text = report_of(ROOT / "docs" / "results" / match[2], "md", baseline=match[3])
+    return match[1] + "\n" + re.sub("^## ", "### ", text, flags=re.MULTILINE) + "\n" + match[5]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_reports_in_pages_are_those_of_their_records(page: Path, request: pytest.FixtureRequest) -> None:
+    text = page.read_text(encoding="utf-8")
+    expected = REPORT.sub(reported, text)
+    if request.config.getoption("--regen"):
+        page.write_text(expected, encoding="utf-8")
+        return
+    assert text == expected, "run pytest tests/test_docs.py --regen"
+
+
+def test_every_folder_of_a_benchmarks_records_has_its_report_in_a_page() -> None:
+    shown = {match[2] for page in PAGES for match in REPORT.finditer(page.read_text(encoding="utf-8"))}
+    files = (ROOT / "docs" / "results").glob("*/*.json")
+    benchmarks = {file.parent.name for file in files if json.loads(file.read_text(encoding="utf-8")).get("benchmark")}
+    assert benchmarks == shown and len(shown) > 1
 
 
 def test_the_rows_of_wide_students_are_those_of_their_records() -> None:

@@ -15,6 +15,7 @@ import pytest
 from recbole_derrd.cli import main
 from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.report.comparison import baseline_of, gap_of
+from recbole_derrd.report.equal_epochs import equal_epochs_sheet
 from recbole_derrd.report.records import records_of
 from recbole_derrd.report.rows import groups_of
 from recbole_derrd.report.write import report_of
@@ -162,10 +163,38 @@ def test_markdown_marks_best_and_second_and_states_what_is_tested(tmp_path: Path
     assert "one-sided" in text and "Holm" in text and "toy.yaml" in text and "torch 2.0" in text and "50 %" in text
 
 
+def test_rows_are_compared_after_equal_epochs() -> None:
+    """A student that stops early must not lose to one that trained on, nor the other way round."""
+
+    def curve(record: dict[str, Any], *scores: float) -> dict[str, Any]:
+        record["distilled"]["valid_scores"] = [[4 + 5 * place, score] for place, score in enumerate(scores)]
+        record["student"]["valid_scores"] = [[4 + 5 * place, 0.05 * place] for place in range(8)]
+        return record
+
+    records = [curve(made("DE", seed, 0.3), 0.1, 0.2, 0.3, 0.25, 0.5 + seed / 100) for seed in (1, 2)]
+    records += [curve(made("RRD", seed, 0.3), 0.2, 0.1, 0.15, 0.4) for seed in (1, 2)]
+    (group,) = groups_of(records)
+    sheet = equal_epochs_sheet(group)
+    assert sheet is not None and sheet.head[3:] == [
+        "by epoch 5",
+        "by epoch 10",
+        "by epoch 20",
+        "epochs until it stopped",
+    ]
+    rows = {row[0].text: row for row in sheet.rows}
+    assert [entry.text for entry in rows["DE"][2:]] == ["2", *(f"{v:.4f} ± 0.0000" for v in (0.1, 0.2, 0.3)), "25"]
+    assert [entry.text for entry in rows["RRD"][2:]] == ["2", *(f"{v:.4f} ± 0.0000" for v in (0.2, 0.2, 0.4)), "20"]
+    assert rows["Student alone"][5].text == "0.1500 ± 0.0000" and rows["Student alone"][6].text == "40"
+    assert [entry.mark for entry in rows["RRD"][3:6]] == ["best"] * 3
+    for record in records:
+        record["distilled"]["valid_scores"], record["student"]["valid_scores"] = [[0, 0.5]], []
+    assert equal_epochs_sheet(groups_of(records)[0]) is None
+
+
 def test_latex_is_balanced_and_escaped(tmp_path: Path) -> None:
     text = report_of(written(tmp_path / "records", synthetic()), "tex")
     for environment in ("table*", "tabular"):
-        assert text.count(rf"\begin{{{environment}}}") == text.count(rf"\end{{{environment}}}") == 2
+        assert text.count(rf"\begin{{{environment}}}") == text.count(rf"\end{{{environment}}}") == 3
     assert r"\textbf{0.4011 $\pm$ 0.0010}" in text and r"50 \%" in text
     body = re.sub(r"(?m)^%.*$", "", text)
     assert not re.search(r"(?<!\\)%(?!\n)", body) and body.count("{") == body.count("}")

@@ -37,7 +37,8 @@ class Sheet:
     words: int = 2
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
+    """Write mean ± sample standard deviation, the mean alone of one value."""
     if not values:
         return "-"
     mean = f"{statistics.fmean(values):.4f}"
@@ -78,7 +79,7 @@ def _result(group: Group, row: Row, marked: dict[str, tuple[set[str], set[str]]]
     for metric in group.metrics:
         best, second = marked[metric]
         mark = BEST if row.key in best else SECOND if row.key in second else ""
-        measured.append(Entry(_spread(row.values(metric)), mark))
+        measured.append(Entry(spread(row.values(metric)), mark))
     gap = gap_of(group, row, group.headline)
     shown = [
         "" if row.role != "method" else "-" if gap is None else f"{100 * gap:.0f} %",

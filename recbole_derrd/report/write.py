@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Callable
 
 from recbole_derrd.errors import DistillError, OptionError, did_you_mean
+from recbole_derrd.report.equal_epochs import equal_epochs_sheet
 from recbole_derrd.report.page import html_page
 from recbole_derrd.report.plots import need_plots, save_figures
 from recbole_derrd.report.records import records_of
@@ -52,7 +53,7 @@ def _sheets(group: Group, baseline: str | None) -> list[Sheet]:
     # A name may be of one group only; where it is unknown, that group is tested against its own best.
     labels = {row.label for row in group.rows.values()}
     tested = significance_sheet(group, baseline if baseline in labels else None)
-    return [results_sheet(group), *([tested] if tested else [])]
+    return [sheet for sheet in (results_sheet(group), tested, equal_epochs_sheet(group)) if sheet]
 
 
 def _plots(groups: list[Group], folder: Path, kind: str) -> list[list[Path]]:

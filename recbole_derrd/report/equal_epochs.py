@@ -1,0 +1,55 @@
+"""The same rows after the same number of epochs: what early stopping, whose epoch varies, has no part in."""
+
+from __future__ import annotations
+
+import statistics
+
+from recbole_derrd.report.rows import Group, Row
+from recbole_derrd.report.significance import bigger_is_better
+from recbole_derrd.report.tables import BEST, Entry, Sheet, spread
+
+#: Shares of the shortest training at which rows are compared.
+_SHARES = (0.25, 0.5, 1.0)
+
+
+def _curves(row: Row) -> list[list[tuple[int, float]]]:
+    """Return (epochs trained, validation score) of each distinct model that was validated more than once."""
+    scores = [entry.get("valid_scores") or [] for entry in row.distinct()]
+    return [[(int(epoch) + 1, float(score)) for epoch, score in curve] for curve in scores if len(curve) > 1]
+
+
+def equal_epochs_sheet(group: Group) -> Sheet | None:
+    """Return the best validation score that each row has had by a few epochs; None where fewer than two rows have any.
+
+    The budgets are shares of the epochs of the shortest training, so that every row reaches them.
+    """
+    curves = {row.key: _curves(row) for row in group.ordered() if row.role != "teacher"}
+    rows = [row for row in group.ordered() if curves.get(row.key)]
+    if len(rows) < 2:
+        return None
+    shortest = min(curve[-1][0] for row in rows for curve in curves[row.key])
+    first = max(curve[0][0] for row in rows for curve in curves[row.key])
+    budgets = sorted({epochs for share in _SHARES if (epochs := int(share * shortest)) >= first})
+    best = max if bigger_is_better(group.headline) else min
+    values = {
+        row.key: [
+            [best(score for epoch, score in curve if epoch <= epochs) for curve in curves[row.key]]
+            for epochs in budgets
+        ]
+        for row in rows
+    }
+    leading = [best(statistics.fmean(values[row.key][place]) for row in rows) for place in range(len(budgets))]
+    body = []
+    for row in rows:
+        marked = [
+            Entry(spread(found), BEST if statistics.fmean(found) == top else "")
+            for found, top in zip(values[row.key], leading)
+        ]
+        stops = Entry(f"{statistics.fmean(curve[-1][0] for curve in curves[row.key]):,.0f}")
+        body.append([Entry(row.label), Entry(row.model), Entry(str(len(curves[row.key]))), *marked, stops])
+    head = ["", "model", "runs", *[f"by epoch {epochs:,}" for epochs in budgets], "epochs until it stopped"]
+    notes = [
+        f"The best {group.headline} on the validation split up to an epoch, mean ± sample standard deviation; the last "
+        f"is the end of the shortest of these trainings ({shortest:,} epochs)."
+    ]
+    return Sheet(f"{group.title}: {group.headline} on the validation split after equal epochs", head, body, notes)
