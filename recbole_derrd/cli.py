@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -162,7 +163,17 @@ def report(arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answer the command line; return the exit code: 0, 1 (doctor found something) or 2 (the user's to mend)."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _answer(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who read along (| head) has seen enough; Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return code
+
+
+def _answer(arguments: list[str]) -> int:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(_USAGE + _options_help())
         return 0

@@ -163,3 +163,12 @@ def test_the_script_and_the_module_answer_alike(tmp_path: Path) -> None:
         assert answer.returncode == 2 and answer.stderr.strip().splitlines()[-1].startswith(
             "recbole-derrd: Unknown distiller"
         )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes are closed otherwise there")
+def test_a_reader_who_has_seen_enough_gets_no_traceback() -> None:
+    command = [sys.executable, "-m", "recbole_derrd", "--help"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 141
