@@ -90,7 +90,7 @@ def run(arguments: Sequence[str], *, compressed: bool = False) -> int:
     # RecBole's and torch's own deprecations are not the user's to mend.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     if compressed:
-        from recbole_derrd.compression import run_compressed as experiment
+        from recbole_derrd.compress import run_compressed as experiment
     else:
         from recbole_derrd.quick_start import run_recbole_derrd as experiment
 

@@ -43,6 +43,7 @@ def record_of(
     knowledge: Knowledge | None,
     product: Product,
     seconds: float,
+    stored: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the record of a run: every number that its tables and plots are made from.
 
@@ -54,6 +55,7 @@ def record_of(
         knowledge: what the teachers know.
         product: the student that the run has made.
         seconds: how long the run took.
+        stored: what there is to say of the student in few bits.
     """
     teacher = taught[0] if taught else None
     options = config.run_options
@@ -64,12 +66,9 @@ def record_of(
     }
     own = measure_latency(product.model, options.latency_users, seed=config["seed"]) if is_first() else None
     latency["distilled"] = _plain(own)
-    gaps = None
-    if teacher is not None and plain is not None:
-        gaps = {
-            metric: gap_recovered(teacher.test[metric], plain.test[metric], value)
-            for metric, value in product.test.items()
-        }
+    gaps = _gaps(teacher, plain, product.test)
+    if stored is not None:
+        stored = {**stored, "gap_recovered": _gaps(teacher, plain, stored["test"])}
     interactions = int(data.history.indptr[-1])
     return {
         "schema": SCHEMA,
@@ -103,6 +102,7 @@ def record_of(
             "progress": product.trainer.progress,
             "settings": own_settings(config),
         },
+        **({} if stored is None else {"stored": stored}),
         "gap_recovered": gaps,
         "expert_choice": expert_choice(product.model, data.history.lengths),
         "search_recall": knowledge.search_recall if knowledge else None,
@@ -132,6 +132,14 @@ def record_of(
         "versions": versions(),
         "git_commit": git_commit(),
     }
+
+
+def _gaps(
+    teacher: TrainedModel | None, plain: TrainedModel | None, test: dict[str, float]
+) -> dict[str, float | None] | None:
+    if teacher is None or plain is None:
+        return None
+    return {metric: gap_recovered(teacher.test[metric], plain.test[metric], value) for metric, value in test.items()}
 
 
 def command_line() -> str:

@@ -24,6 +24,7 @@ from recbole_derrd.outcome import Product, record_of
 from recbole_derrd.processes import from_first, is_first, meeting_of, start
 from recbole_derrd.record import write_record
 from recbole_derrd.report import run_table
+from recbole_derrd.storing import check_storing, store_student
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teaching import follows_teachers, importance_of, judged, knowledge_of, teachers_of, versions_wanted
 from recbole_derrd.trained import content_key, find_trained, plain_metrics, train_or_find
@@ -55,6 +56,7 @@ def run_recbole_derrd(
     files, settings, arguments = list(config_file_list or []), dict(config_dict or {}), list(command_line)
     config = DistillConfig(model, dataset, files, settings, arguments)
     check_run(config)
+    check_storing(config)
     if config.compress_options.method != "none":
         raise OptionError("compress_method compresses a teacher without training: use 'recbole-derrd compress'.")
     meeting = meeting_of(config)
@@ -112,7 +114,10 @@ def _run(config: DistillConfig) -> dict[str, Any]:
     product = _train_student(config, data, knowledge)
     if knowledge is not None:
         knowledge.forget_teacher()
-    record = record_of(config, data, taught, plain, knowledge, product, time.perf_counter() - started)
+    stored = None
+    if options.store_bits:
+        stored = store_student(config, data, product.model, Path(product.trainer.saved_model_file))
+    record = record_of(config, data, taught, plain, knowledge, product, time.perf_counter() - started, stored)
     name = "-".join([config["model"], config["dataset"], *(options.distillers or ["plain"]), f"seed{config['seed']}"])
     name = name.replace("/", "_")
     path = from_first(write_record(record, Path(options.record_dir), name) if is_first() else None)

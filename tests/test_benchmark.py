@@ -283,6 +283,6 @@ def test_a_record_without_its_benchmark_is_stamped(tmp_path: Path, monkeypatch: 
         path.write_text("{}")
         return {"schema": 1, "path": str(path)}
 
-    monkeypatch.setattr("recbole_derrd.compression.run_compressed", run_compressed)
+    monkeypatch.setattr("recbole_derrd.compress.run_compressed", run_compressed)
     worker.run_cell({"benchmark": {"cell": "svd"}}, compressed=True)
     assert json.loads(path.read_text()) == {"schema": 1, "benchmark": {"cell": "svd"}}

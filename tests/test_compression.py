@@ -12,10 +12,10 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_derrd.backbones import adapter_of, backbone_of
-from recbole_derrd.compression import CompressedModel, compress, run_compressed
+from recbole_derrd.compress import recipe_name, run_compressed
+from recbole_derrd.compression import CompressedModel, compress
 from recbole_derrd.compression.model import CompressedBackbone
 from recbole_derrd.compression.recipe import check_recipe
-from recbole_derrd.compression.run import recipe_name
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.errors import DataError, OptionError

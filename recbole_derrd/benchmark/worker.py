@@ -29,7 +29,7 @@ def _end_with_the_benchmark() -> None:
 def run_cell(settings: dict[str, Any], *, compressed: bool) -> dict[str, Any]:
     """Run a cell and return its record, which says of which benchmark it is."""
     if compressed:
-        from recbole_derrd.compression import run_compressed
+        from recbole_derrd.compress import run_compressed
 
         record = run_compressed(config_dict=settings)
     else:

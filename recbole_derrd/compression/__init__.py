@@ -1,7 +1,8 @@
-"""The baselines without distillation: the teacher's own vectors in fewer bytes an item, with no training at all."""
+"""Vectors in fewer bytes, with no training at all: a teacher's as the baseline, a student's as what is served."""
 
+from recbole_derrd.compression.file import load_tables, save_tables
+from recbole_derrd.compression.judged import judge_tables
 from recbole_derrd.compression.model import CompressedModel
-from recbole_derrd.compression.recipe import Tables, compress
-from recbole_derrd.compression.run import run_compressed
+from recbole_derrd.compression.recipe import Tables, check_recipe, compress
 
-__all__ = ["CompressedModel", "Tables", "compress", "run_compressed"]
+__all__ = ["CompressedModel", "Tables", "check_recipe", "compress", "judge_tables", "load_tables", "save_tables"]

@@ -58,6 +58,14 @@ class RunOptions(Options):
         "scores (svd; BPR, LINE, LightGCN).",
         choices=("none", "svd"),
     )
+    store_bits: int = option(
+        0,
+        "Bits a dimension in which the finished student's vectors are stored as well, judged, and written beside its "
+        "checkpoint (.npz), for models of two vectors; 0 stores nothing.",
+        low=0,
+        high=8,
+    )
+    store_users: bool = option(True, "Whether store_bits goes for the users' vectors too; else they stay float32.")
     compare_student: bool = option(True, "Also train the same student without distillation, for comparison.")
     record_dir: str = option("records", "Folder of the run records (one JSON file a run).")
     cache_dir: str | None = option(

@@ -175,6 +175,22 @@ def _add(group: Group, record: dict[str, Any]) -> None:
     row.student = student.key if student else None
     row.teacher = teacher.key if teacher else None
     row.entries[pair] = _entry(record, "distilled")
+    if record.get("stored"):
+        _add_stored(group, record, row, pair)
+
+
+def _add_stored(group: Group, record: dict[str, Any], student: Row, pair: Pair) -> None:
+    """Add the row of a student that is stored in few bits as well."""
+    entry = record["stored"]
+    label = f"{student.label}{'' if entry['users'] else ', items'} in {entry['bits']} bits"
+    row = _row(group, _hash("stored", student.key, label), label, "method", entry, student.settings)
+    row.ours, row.distilled, row.student, row.teacher = (
+        student.ours,
+        student.distilled,
+        student.student,
+        student.teacher,
+    )
+    row.entries[pair] = _with_costs(entry, entry.get("latency"), entry.get("seconds"))
 
 
 def _row(

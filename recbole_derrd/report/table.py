@@ -30,6 +30,10 @@ def run_table(record: dict[str, Any]) -> str:
     if several:
         rows[0] = ("All teachers", record["teacher"], "teacher")
         rows = [(f"Teacher {index + 1}", entry, "") for index, entry in enumerate(several)] + rows
+    gaps = {"distilled": record.get("gap_recovered")}
+    if record.get("stored"):
+        rows.append((f"in {record['stored']['bits']} bits", record["stored"], "stored"))
+        gaps["stored"] = record["stored"].get("gap_recovered")
     metrics = list(record["distilled"]["test"])[:_SHOWN]
     head = ["", "model", *metrics, "gap recovered", "parameters", "size", "one user (ms)", "users/s"]
     body = []
@@ -40,9 +44,7 @@ def run_table(record: dict[str, Any]) -> str:
                 title,
                 entry["model"],
                 *(f"{entry['test'].get(metric, float('nan')):.4f}" for metric in metrics),
-                _percent((record.get("gap_recovered") or {}).get(record["valid_metric"]))
-                if role == "distilled"
-                else "",
+                _percent((gaps[role] or {}).get(record["valid_metric"])) if role in gaps else "",
                 shown_size(entry["params"], "").strip(),
                 shown_size(entry["bytes"], "B"),
                 f"{latency['p50_ms']:.2f}" if latency else "-",

@@ -12,10 +12,9 @@ from recbole.utils import set_color
 
 from recbole_derrd.backbones import VectorBackbone, adapter_of
 from recbole_derrd.checks import check_run
-from recbole_derrd.compression.model import CompressedModel
-from recbole_derrd.compression.recipe import Tables, check_recipe, compress
+from recbole_derrd.compression import Tables, check_recipe, compress, judge_tables
 from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import Data, prepare_data
+from recbole_derrd.data import prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.frame import own_log, own_threads, say
 from recbole_derrd.models import missing_package, model_class
@@ -25,8 +24,6 @@ from recbole_derrd.processes import meeting_of
 from recbole_derrd.record import write_record
 from recbole_derrd.report import run_table
 from recbole_derrd.teacher import Teacher, only_spec
-from recbole_derrd.trained import freeze, plain_metrics
-from recbole_derrd.trainer import trainer_for
 
 
 def run_compressed(
@@ -81,7 +78,8 @@ def _run(config: DistillConfig) -> dict[str, Any]:
     begun = time.perf_counter()
     tables = compress(backbone, options, _seed(config))
     seconds = time.perf_counter() - begun
-    product = _evaluated(teacher.config, data, tables, seconds)
+    judged = judge_tables(teacher.config, data, tables, role="compressed")
+    product = Product(judged.trainer, judged.model, judged.valid, judged.test, seconds)
     record = record_of(teacher.config, data, [teacher.trained], None, None, product, time.perf_counter() - started)
     record["seed"] = config["seed"]
     record["distilled"]["params"] = tables.users.size * (data.history.n_users + data.history.n_items)
@@ -103,18 +101,6 @@ def _run(config: DistillConfig) -> dict[str, Any]:
 
 def _seed(config: DistillConfig) -> int:
     return int(config["seed"] if config.compress_options.seed is None else config.compress_options.seed)
-
-
-def _evaluated(config: DistillConfig, data: Data, tables: Tables, seconds: float) -> Product:
-    """Judge a compressed teacher as any model is judged."""
-    model = freeze(CompressedModel(config, data.train._dataset, tables).to(config["device"]))
-    trainer = trainer_for(config, model, role="compressed")
-    trainer.eval_collector.data_collect(data.train)
-    valid, test = (
-        plain_metrics(trainer.evaluate(part, load_best_model=False, show_progress=config["show_progress"]))
-        for part in (data.valid, data.test)
-    )
-    return Product(trainer, model, valid, test, seconds)
 
 
 def _summary(config: DistillConfig, tables: Tables, seconds: float) -> dict[str, Any]:

@@ -1,0 +1,43 @@
+"""Stored tables judged as every other model is: RecBole's evaluation on both splits."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from recbole_derrd.compression.model import CompressedModel
+from recbole_derrd.compression.recipe import Tables
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.data import Data
+from recbole_derrd.trained import freeze, plain_metrics
+from recbole_derrd.trainer import trainer_for
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgedTables:
+    """A model of stored tables, the trainer that judged it, and its metrics."""
+
+    trainer: Any
+    model: CompressedModel
+    valid: dict[str, float]
+    test: dict[str, float]
+
+
+def judge_tables(config: DistillConfig, data: Data, tables: Tables, *, role: str) -> JudgedTables:
+    """Evaluate stored tables on the validation and the test split.
+
+    Args:
+        config: configuration of the model that the tables are made from.
+        data: its data.
+        tables: what is stored.
+        role: sub-folder of the TensorBoard logs.
+    """
+    model = freeze(CompressedModel(config, data.train._dataset, tables).to(config["device"]))
+    # RecBole's trainers of special models expect those models.
+    trainer = trainer_for(config, model, role=role, plain=True)
+    trainer.eval_collector.data_collect(data.train)
+    valid, test = (
+        plain_metrics(trainer.evaluate(part, load_best_model=False, show_progress=config["show_progress"]))
+        for part in (data.valid, data.test)
+    )
+    return JudgedTables(trainer, model, valid, test)

@@ -1,0 +1,125 @@
+"""The finished student in few bits: in the record, in the tables, and on disk as large as it is said to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_derrd.backbones import backbone_of
+from recbole_derrd.checkpoint import read_checkpoint
+from recbole_derrd.compression import load_tables
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.data import prepare_data
+from recbole_derrd.errors import CheckpointError, OptionError
+from recbole_derrd.quick_start import run_recbole_derrd
+from recbole_derrd.report import run_table
+from recbole_derrd.report.rows import groups_of
+from recbole_derrd.saving import load_weights
+from recbole_derrd.trained import build_model
+
+Settings = Callable[..., dict[str, Any]]
+COMMON: dict[str, Any] = {
+    "distillers": ["rrd"], "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "epochs": 3, "teacher": {"embedding_size": 16},
+    "latency_users": 3,
+}  # fmt: skip
+
+
+@pytest.fixture
+def stored(tiny_settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+    settings = tiny_settings("BPR", **COMMON, store_bits=4)
+    return run_recbole_derrd("BPR", "tiny", config_dict=settings), settings
+
+
+def test_the_file_holds_the_students_vectors_within_their_step(stored: Any) -> None:
+    record, settings = stored
+    config = DistillConfig("BPR", "tiny", config_dict=settings)
+    student = build_model(config, prepare_data(config))
+    path = record["checkpoints"]["student"]
+    load_weights(student, read_checkpoint(path, student.device), path)
+    tables = load_tables(record["stored"]["file"])
+    with torch.no_grad():
+        wanted = backbone_of(student).score_all(torch.arange(student.n_users))[1:, 1:]
+    found = (tables.users.rows() @ tables.items.rows().T)[1:, 1:]
+    assert (found - wanted).norm() < 0.25 * wanted.norm()
+    assert (found - wanted).norm() > 1e-4 * wanted.norm(), "four bits are not float32"
+
+
+def test_the_record_and_the_tables_tell_of_it(stored: Any) -> None:
+    record, _ = stored
+    entry = record["stored"]
+    # 8 dimensions in 4 bits are 4 bytes, the scale 2.
+    assert entry["bytes_per_item"] == entry["bytes_per_user"] == 6 and record["distilled"]["bytes_per_item"] == 32
+    rows = record["data"]["users"] + record["data"]["items"] + 2
+    assert (
+        entry["bytes"] == 6 * rows + 8
+        and entry["bits"] == 4
+        and entry["test"].keys() == record["distilled"]["test"].keys()
+    )
+    on_disk = Path(entry["file"]).stat().st_size
+    assert entry["bytes"] < on_disk < entry["bytes"] + 3000, "nothing but the tables, and a zip's headers"
+    assert "in 4 bits" in run_table(record) and entry["gap_recovered"].keys() == entry["test"].keys()
+    labels = {row.label: row for group in groups_of([record]) for row in group.rows.values()}
+    assert {"RRD", "RRD in 4 bits"} <= labels.keys()
+    row = labels["RRD in 4 bits"]
+    assert row.distilled and row.student == labels["RRD"].student and row.number("bytes_per_item") == 6
+
+
+def test_storing_changes_nothing_of_the_student(tiny_settings: Settings, stored: Any) -> None:
+    plain = run_recbole_derrd("BPR", "tiny", config_dict=tiny_settings("BPR", **COMMON))
+    assert plain["distilled"]["test"] == stored[0]["distilled"]["test"] and "stored" not in plain
+    assert plain["checkpoints"]["student"] == stored[0]["checkpoints"]["student"]
+
+
+def test_users_may_stay_as_they_are(tiny_settings: Settings) -> None:
+    settings = tiny_settings("BPR", **COMMON, store_bits=8, store_users=False)
+    record = run_recbole_derrd("BPR", "tiny", config_dict=settings)
+    entry = record["stored"]
+    assert (entry["bytes_per_item"], entry["bytes_per_user"]) == (10, 32)
+    labels = [row.label for group in groups_of([record]) for row in group.rows.values()]
+    assert "RRD, items in 8 bits" in labels
+    for metric, value in record["distilled"]["test"].items():
+        assert entry["test"][metric] == pytest.approx(value, abs=0.02), metric
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "message"),
+    [
+        ("NeuMF", {}, "store_bits is for students whose score is the dot product of two vectors, and NeuMF's is not"),
+        ("BPR", {"nproc": 2}, "store_bits is for a run of one process"),
+        ("BPR", {"store_bits": 9}, "store_bits"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_early(
+    tiny_settings: Settings, model: str, more: dict[str, Any], message: str
+) -> None:
+    settings = tiny_settings(model, **{**COMMON, "store_bits": 4, **more})
+    with pytest.raises(OptionError, match=message):
+        run_recbole_derrd(model, "tiny", config_dict=settings)
+    assert not list(Path(settings["checkpoint_dir"]).rglob("*.pth")), "nothing has been trained"
+
+
+def test_a_bad_file_is_a_sentence(stored: Any, tmp_path: Path) -> None:
+    path = Path(stored[0]["stored"]["file"])
+    with pytest.raises(CheckpointError, match="There is no file"):
+        load_tables(tmp_path / "nowhere.npz")
+    for content, message in (
+        (path.read_bytes()[:300], "damaged, or no file of stored vectors"),
+        (b"", "damaged, or no file of stored vectors"),
+        (b"no zip", "damaged, or no file of stored vectors"),
+    ):
+        (tmp_path / "bad.npz").write_bytes(content)
+        with pytest.raises(CheckpointError, match=message):
+            load_tables(tmp_path / "bad.npz")
+    np.savez(tmp_path / "other.npz", weights=np.zeros(3))
+    with pytest.raises(CheckpointError, match="holds no stored vectors of format 1"):
+        load_tables(tmp_path / "other.npz")
+    np.savez(tmp_path / "part.npz", format=np.array([1]), user_packed=np.zeros((3, 2), dtype=np.uint8))
+    with pytest.raises(CheckpointError, match="a table is not whole"):
+        load_tables(tmp_path / "part.npz")
+    np.savez(tmp_path / "code.npz", format=np.array([object()], dtype=object))
+    with pytest.raises(CheckpointError, match="damaged, or no file"):
+        load_tables(tmp_path / "code.npz")
