@@ -71,7 +71,7 @@ class DistilledMixin:
         own.
         """
         active = self._active()
-        if not active:
+        if not active and (self.base_weight == 1 or not self.distillers):
             return super().calculate_loss(interaction, *args, **kwargs)  # type: ignore[misc]
         with self.backbone.shared():
             base = super().calculate_loss(interaction, *args, **kwargs)  # type: ignore[misc]

@@ -41,7 +41,7 @@ def earlier_versions(config: DistillConfig, trained: TrainedModel, versions: int
         if epochs and not from_first(kept.whole(epochs)):
             getLogger().info(
                 set_color("Training", "yellow") + f" {trained.model} once more up to epoch {epochs[-1]}: it is known, "
-                f"but its weights after {', '.join(map(str, epochs))} epochs are not kept."
+                f"but its weights after epoch {', '.join(map(str, epochs))} are not kept."
             )
             with working_folder(kept.folder, anew=not config.run_options.resume, marker=TRAINING) as folder:
                 _retrace(folder, config, epochs)

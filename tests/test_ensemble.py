@@ -18,7 +18,7 @@ from recbole_derrd.data import prepare_data
 from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.report import run_table
-from recbole_derrd.teacher import EnsembleKnowledge, Importance, Teacher, ensemble
+from recbole_derrd.teacher import EnsembleKnowledge, Importance, Teacher, ensemble, teacher_specs
 from recbole_derrd.teaching import judged, knowledge_of, teachers_of
 
 Settings = Callable[..., dict[str, Any]]
@@ -243,3 +243,13 @@ def test_what_takes_one_teacher_says_so(tiny_settings: Settings) -> None:
     config, data, _, _ = several(tiny_settings("BPR"))
     with pytest.raises(OptionError, match="takes one teacher"):
         Teacher.of(config, data)
+
+
+def test_what_all_teachers_share_is_not_said_of_a_brought_one() -> None:
+    """A checkpoint has settings of its own, and its weights the shapes of those."""
+    options = {"teacher": {"embedding_size": 64, "epochs": 3}, "distillers": ["rrd"]}
+    teachers = ["BPR", {"checkpoint": "x.pth"}, {"model": "LightGCN", "embedding_size": 8}]
+    config = DistillConfig("BPR", "ml-100k", config_dict={**options, "teachers": teachers})
+    assert [spec.settings for spec in teacher_specs(config)] == [
+        {"embedding_size": 64, "epochs": 3}, {}, {"embedding_size": 8, "epochs": 3}
+    ]  # fmt: skip

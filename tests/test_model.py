@@ -49,6 +49,21 @@ def student_of(settings: dict[str, Any], model: str) -> tuple[DistillConfig, Any
     return config, data, build_student(config, data, knowledge)
 
 
+def test_the_weight_of_the_base_loss_holds_while_no_method_is_at_work(
+    tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method's weight may be 0 for a part of the training."""
+    _, data, student = student_of(tiny_settings("BPR", distillers=["rrd"], base_weight=0.25, **SMALL), "BPR")
+    batch = next(iter(data.train))
+    student.begin_epoch(0)
+    losses = student.calculate_loss(batch)
+    monkeypatch.setattr(type(student.distillers[0]), "weight", 0.0)
+    (alone,) = student.calculate_loss(batch)
+    assert torch.equal(alone, losses[-1]) and student.loss_names == ["base"]
+    student.base_weight = 1
+    assert torch.equal(student.calculate_loss(batch) * 0.25, alone)
+
+
 @pytest.mark.parametrize("model", ["BPR", "NeuMF", "LightGCN", "MultiVAE", "NGCF", "SGL"])
 @pytest.mark.parametrize("distillers", [[], ["de", "rrd"]], ids=["none", "weightless"])
 def test_without_distillation_it_is_stock_recbole_to_the_bit(

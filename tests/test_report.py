@@ -92,6 +92,17 @@ def test_an_ensemble_of_teachers_with_each_runs_seed_is_one_row() -> None:
     assert [len(row.entries) for row in group.ordered() if row.distilled] == [len(SEEDS), 1]
 
 
+def test_teachers_that_differ_by_their_seed_alone_are_several() -> None:
+    records = [
+        made("HetComp", seed, 0.4, teachers=[part("BPR", 0.4 + place / 10, 500, f"{seed}-{place}") for place in (0, 1)])
+        for seed in SEEDS
+    ]
+    (group,) = groups_of(records)
+    several = [row for row in group.ordered() if row.label.startswith("Teacher BPR")]
+    assert [row.mean("ndcg@10") for row in several] == pytest.approx([0.4, 0.5])
+    assert len({row.label for row in several}) == 2 and [len(row.entries) for row in several] == [5, 5]
+
+
 def test_protocols_are_never_mixed() -> None:
     groups = groups_of([*synthetic(), made("DE", 1, 0.7, mode="fixed499")])
     assert [group.title for group in groups] == [

@@ -31,7 +31,7 @@ class RunOptions(Options):
     teachers: list[Any] = option(
         [],
         "Several teachers, each a RecBole model, or its keys with model or checkpoint among them: [BPR, {model: "
-        "LightGCN, embedding_size: 64}, {checkpoint: x.pth}]; teacher holds for all of them.",
+        "LightGCN, embedding_size: 64}, {checkpoint: x.pth}]; teacher holds for all that are trained.",
     )
     teacher_versions: int = option(
         4,

@@ -148,8 +148,13 @@ def _add(group: Group, record: dict[str, Any]) -> None:
     teacher = student = None
     if record.get("teacher"):
         entry, several = record["teacher"], record.get("teachers") or []
+        alike: dict[str, int] = {}
         for one in several:
-            row = _row(group, _hash("teacher", one["model"], _settings(one)), f"Teacher {one['model']}", "teacher", one)
+            # Teachers that differ by their seed alone are several all the same.
+            same = _hash("teacher", one["model"], _settings(one))
+            alike[same] = alike.get(same, 0) + 1
+            key = same if alike[same] == 1 else _hash(same, alike[same])
+            row = _row(group, key, f"Teacher {one['model']}", "teacher", one)
             row.entries[pair] = _with_costs(one, one.get("latency"), one.get("seconds"))
         name = "Ensemble of all teachers" if several else "Teacher"
         teacher = _row(group, _hash("teacher", entry["model"], _settings(entry)), name, "teacher", entry)

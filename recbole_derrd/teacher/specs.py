@@ -48,7 +48,7 @@ class TeacherSpec:
 
 
 def teacher_specs(config: DistillConfig) -> list[TeacherSpec]:
-    """Return what a configuration says of its teachers, in its order; ``teacher`` holds for all of several."""
+    """Return what a configuration says of its teachers, in its order; ``teacher`` holds for all that are trained."""
     options = config.run_options
     if not options.teachers:
         return [TeacherSpec(options.teacher_model, options.teacher, options.teacher_checkpoint)]
@@ -56,7 +56,8 @@ def teacher_specs(config: DistillConfig) -> list[TeacherSpec]:
     for entry in options.teachers:
         own = {"model": entry} if isinstance(entry, str) else dict(entry)
         model, checkpoint = own.pop("model", None), own.pop("checkpoint", None)
-        specs.append(TeacherSpec(model, {**options.teacher, **own}, checkpoint))
+        shared = {} if checkpoint else options.teacher
+        specs.append(TeacherSpec(model, {**shared, **own}, checkpoint))
     return specs
 
 
