@@ -37,6 +37,11 @@ def check_run(config: DistillConfig) -> None:
     ):
         _refuse_unwritable(key, Path(folder))
     if not options.distillers:
+        if options.warm_start != "none":
+            raise OptionError(
+                "warm_start needs a teacher, and a run without distillers has none. Add distillers, or set "
+                "warm_start: none."
+            )
         return
     specs = teacher_specs(config)
     names = [spec.name(config) for spec in specs]

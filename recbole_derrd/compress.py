@@ -51,8 +51,8 @@ def run_compressed(
     Raises:
         DistillError: something the user can mend; its message says what and how.
     """
-    arguments = [argument for argument in command_line if not argument.startswith("--distillers=")]
-    settings = {**(config_dict or {}), "distillers": []}
+    arguments = [argument for argument in command_line if not argument.startswith(("--distillers=", "--warm_start="))]
+    settings = {**(config_dict or {}), "distillers": [], "warm_start": "none"}
     config = DistillConfig(model, dataset, list(config_file_list or []), settings, arguments)
     check_run(config)
     spec = only_spec(config)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recbole_derrd.backbones.graph import least_squares
 from recbole_derrd.checks import check_run
+from recbole_derrd.compress import run_compressed
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.errors import OptionError
@@ -129,3 +130,15 @@ def test_what_cannot_start_is_refused_early(tiny_settings: Settings, model: str,
 def test_a_teacher_smaller_than_its_student_is_refused(tiny_settings: Settings) -> None:
     with pytest.raises(OptionError, match="at least the student's 8 dimensions; its vectors have 4"):
         started(tiny_settings, "BPR", 8, {"embedding_size": 4, "epochs": 1})
+
+
+def test_a_run_without_a_teacher_says_so(tiny_settings: Settings) -> None:
+    keys = tiny_settings("BPR", distillers=[], warm_start="svd")
+    with pytest.raises(OptionError, match="a run without distillers has none"):
+        run_recbole_derrd("BPR", "tiny", config_dict=keys)
+
+
+def test_compressing_the_teacher_of_a_warm_run_needs_nothing_taken_out(tiny_settings: Settings) -> None:
+    keys = tiny_settings("BPR", distillers=["listwise"], warm_start="svd", latency_users=0)
+    keys.update(teacher={"epochs": 1}, compress_method="quantized", compress_bits=4)
+    assert run_compressed("BPR", "tiny", config_dict=keys)["compression"]["bits"] == 4
