@@ -24,6 +24,7 @@ usage: recbole-derrd [run] [-m MODEL] [-d DATASET] [--config_files="A.yaml B.yam
        recbole-derrd compress --compress_method=svd|quantized|product [the same as run]
        recbole-derrd benchmark FILE.yaml [--jobs=N] [--dry=True] [--key=value ...]
        recbole-derrd report FOLDER [--format=md|tex|html] [--out=FILE] [--plots=FOLDER] [--baseline=ROW]
+                            [--split=test|valid]
        recbole-derrd doctor
        python run_recbole_derrd.py [the same as run]
 
@@ -135,7 +136,7 @@ def benchmark(arguments: Sequence[str]) -> int:
     return run_benchmark(plan, ["-m", "recbole_derrd", "benchmark", file, *options])
 
 
-_REPORT_OPTIONS = ("format", "out", "plots", "baseline")
+_REPORT_OPTIONS = ("format", "out", "plots", "baseline", "split")
 
 
 def report(arguments: Sequence[str]) -> int:
@@ -147,13 +148,17 @@ def report(arguments: Sequence[str]) -> int:
         if key not in _REPORT_OPTIONS:
             raise DistillError(f"Unknown option '--{key}' of report.{did_you_mean(key, _REPORT_OPTIONS)}")
         given[key] = value
+    from recbole_derrd.report.rows import SPLITS
     from recbole_derrd.report.write import FORMATS, report_of, write_report
 
     kind = given.get("format", "md")
     if kind not in FORMATS:
         raise DistillError(f"--format cannot be '{kind}'. It is one of: {', '.join(FORMATS)}.")
+    split = given.get("split", "test")
+    if split not in SPLITS:
+        raise DistillError(f"--split cannot be '{split}'. It is one of: {', '.join(SPLITS)}.")
     plots = Path(given["plots"]) if "plots" in given else None
-    text = report_of(Path(folder), kind, baseline=given.get("baseline"), plots=plots)
+    text = report_of(Path(folder), kind, baseline=given.get("baseline"), plots=plots, split=split)
     if "out" in given or kind == "html":
         write_report(text, Path(given.get("out") or Path(folder) / "report.html"))
     else:

@@ -174,6 +174,20 @@ def test_markdown_marks_best_and_second_and_states_what_is_tested(tmp_path: Path
     assert "one-sided" in text and "Holm" in text and "toy.yaml" in text and "torch 2.0" in text and "50 %" in text
 
 
+def test_settings_are_chosen_on_the_validation_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = synthetic()
+    for record in records:
+        record["distilled"]["valid"]["ndcg@10"] = 0.7
+    folder = written(tmp_path / "records", records)
+    assert main(["report", str(folder), "--split=valid"]) == 0
+    text = capsys.readouterr().out
+    assert "validation split, full ranking" in text and "test split" not in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| RRD") and "**" in line and "%" in line)
+    assert "0.7000 ± 0.0000" in row
+    assert main(["report", str(folder), "--split=train"]) == 2
+    assert "--split cannot be 'train'. It is one of: test, valid." in capsys.readouterr().err
+
+
 def test_rows_are_compared_after_equal_epochs() -> None:
     """A student that stops early must not lose to one that trained on, nor the other way round."""
 

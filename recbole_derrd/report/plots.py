@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_derrd.errors import OptionError
-from recbole_derrd.report.rows import Group, Row
+from recbole_derrd.report.rows import SPLITS, Group, Row
 
 _MARKERS = "osD^vPX*<>hp"
 _LEGEND_ROWS = 14
@@ -97,7 +97,7 @@ def against(group: Group, name: str, label: str) -> Any | None:
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
     axes.set_xlabel(label)
-    axes.set_ylabel(f"{group.headline}, test split")
+    axes.set_ylabel(f"{group.headline}, {SPLITS[group.split]} split")
     if len(rows) <= _LEGEND_ROWS:
         axes.legend(fontsize="small")
     return figure

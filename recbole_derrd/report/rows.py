@@ -12,6 +12,9 @@ from typing import Any
 #: One seed on one split: values are paired by it.
 Pair = tuple[int, str]
 
+#: Splits that a report may be of, as they are called in it.
+SPLITS = {"test": "test", "valid": "validation"}
+
 #: Settings that are no part of what a row is.
 _NOT_OF_A_ROW = frozenset(
     """
@@ -44,11 +47,11 @@ class Row:
         return list(found.values())
 
     def values(self, metric: str) -> list[float]:
-        """Return the test metric of each distinct model."""
-        return [entry["test"][metric] for entry in self.distinct() if metric in entry["test"]]
+        """Return the metric of each distinct model."""
+        return [entry["scores"][metric] for entry in self.distinct() if metric in entry["scores"]]
 
     def mean(self, metric: str) -> float | None:
-        """Return the mean of a test metric."""
+        """Return the mean of a metric."""
         values = self.values(metric)
         return statistics.fmean(values) if values else None
 
@@ -62,11 +65,11 @@ class Row:
         pairs = [
             pair
             for pair in sorted(self.entries.keys() & other.entries.keys())
-            if metric in self.entries[pair]["test"] and metric in other.entries[pair]["test"]
+            if metric in self.entries[pair]["scores"] and metric in other.entries[pair]["scores"]
         ]
         return (
-            [self.entries[pair]["test"][metric] for pair in pairs],
-            [other.entries[pair]["test"][metric] for pair in pairs],
+            [self.entries[pair]["scores"][metric] for pair in pairs],
+            [other.entries[pair]["scores"][metric] for pair in pairs],
         )
 
 
@@ -78,6 +81,7 @@ class Group:
     protocol: dict[str, Any]
     metrics: list[str]
     headline: str
+    split: str = "test"
     rows: dict[str, Row] = dataclasses.field(default_factory=dict)
     records: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
@@ -89,7 +93,7 @@ class Group:
         over = f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
         if len(seeds) > 1:
             over += " on one split" if len(splits) == 1 else f" on {len(splits)} splits"
-        return f"{self.dataset}, test split, {ranking(self.protocol['mode'])}, {over}"
+        return f"{self.dataset}, {SPLITS[self.split]} split, {ranking(self.protocol['mode'], self.split)}, {over}"
 
     def ordered(self) -> list[Row]:
         """Return the rows: teachers, undistilled models, methods; each in the order of the records."""
@@ -97,10 +101,9 @@ class Group:
         return sorted(self.rows.values(), key=lambda row: order[row.role])
 
 
-def ranking(mode: Any) -> str:
-    """Say in words what the test items are ranked among."""
-    test = mode.get("test") if isinstance(mode, Mapping) else mode
-    name = str(test)
+def ranking(mode: Any, split: str) -> str:
+    """Say in words what the items of a split are ranked among."""
+    name = str(mode.get(split) if isinstance(mode, Mapping) else mode)
     if name == "full":
         return "full ranking"
     if name.startswith("fixed"):
@@ -122,15 +125,22 @@ def _settings(entry: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def groups_of(records: Iterable[dict[str, Any]]) -> list[Group]:
-    """Sort records into groups, their models and methods into rows; what several records have in common is one row."""
+def groups_of(records: Iterable[dict[str, Any]], split: str = "test") -> list[Group]:
+    """Sort records into groups, their models and methods into rows; what several records have in common is one row.
+
+    Args:
+        records: the records.
+        split: "test", or "valid" while settings are still being chosen.
+    """
     groups: dict[str, Group] = {}
     for record in sorted(records, key=_place):
         metrics = list(record["distilled"]["test"])
         fingerprint = record["data"]["fingerprint"]
         fixed = fingerprint["test"] if record.get("split_seed") is not None else None
         key = _hash(record["dataset"], record["protocol"], metrics, record["valid_metric"], fingerprint["ids"], fixed)
-        group = groups.setdefault(key, Group(record["dataset"], record["protocol"], metrics, record["valid_metric"]))
+        group = groups.setdefault(
+            key, Group(record["dataset"], record["protocol"], metrics, record["valid_metric"], split)
+        )
         group.records.append(record)
         _add(group, record)
     for group in groups.values():
@@ -155,15 +165,15 @@ def _add(group: Group, record: dict[str, Any]) -> None:
             alike[same] = alike.get(same, 0) + 1
             key = same if alike[same] == 1 else _hash(same, alike[same])
             row = _row(group, key, f"Teacher {one['model']}", "teacher", one)
-            row.entries[pair] = _with_costs(one, one.get("latency"), one.get("seconds"))
+            row.entries[pair] = _with_costs(one, group.split, one.get("latency"), one.get("seconds"))
         name = "Ensemble of all teachers" if several else "Teacher"
         teacher = _row(group, _hash("teacher", entry["model"], _settings(entry)), name, "teacher", entry)
-        teacher.entries[pair] = _entry(record, "teacher")
+        teacher.entries[pair] = _entry(record, "teacher", group.split)
     if record.get("student"):
         entry = record["student"]
         student = _row(group, _hash("plain", entry["model"], _settings(entry)), "Student alone", "plain", entry)
         # A plain cell of a benchmark is the same model; its entry has been measured in a run of its own and stays.
-        student.entries.setdefault(pair, _entry(record, "student"))
+        student.entries.setdefault(pair, _entry(record, "student", group.split))
     entry, cell = record["distilled"], record.get("benchmark") or {}
     distillers = list(record.get("distillers") or [])
     own = [record.get("options"), distillers, teacher.key if teacher else None]
@@ -179,7 +189,7 @@ def _add(group: Group, record: dict[str, Any]) -> None:
     row.ours = row.ours or bool(cell.get("ours"))
     row.student = student.key if student else None
     row.teacher = teacher.key if teacher else None
-    row.entries[pair] = _entry(record, "distilled")
+    row.entries[pair] = _entry(record, "distilled", group.split)
     if record.get("stored"):
         _add_stored(group, record, row, pair)
 
@@ -195,7 +205,7 @@ def _add_stored(group: Group, record: dict[str, Any], student: Row, pair: Pair) 
         student.student,
         student.teacher,
     )
-    row.entries[pair] = _with_costs(entry, entry.get("latency"), entry.get("seconds"))
+    row.entries[pair] = _with_costs(entry, group.split, entry.get("latency"), entry.get("seconds"))
 
 
 def _row(
@@ -205,15 +215,18 @@ def _row(
     return group.rows.setdefault(key, Row(key, label, role, str(entry["model"]), shown))
 
 
-def _entry(record: dict[str, Any], role: str) -> dict[str, Any]:
+def _entry(record: dict[str, Any], role: str, split: str) -> dict[str, Any]:
     entry = record[role]
     seconds = entry.get("seconds", (record.get("seconds") or {}).get(role))
-    costs = _with_costs(entry, (record.get("latency") or {}).get(role), seconds)
+    costs = _with_costs(entry, split, (record.get("latency") or {}).get(role), seconds)
     return {**costs, "expert_choice": record.get("expert_choice") if role == "distilled" else None}
 
 
-def _with_costs(entry: Mapping[str, Any], latency: Mapping[str, Any] | None, seconds: float | None) -> dict[str, Any]:
-    return {**entry, "latency_ms": (latency or {}).get("p50_ms"), "train_seconds": seconds, "expert_choice": None}
+def _with_costs(
+    entry: Mapping[str, Any], split: str, latency: Mapping[str, Any] | None, seconds: float | None
+) -> dict[str, Any]:
+    costs = {"latency_ms": (latency or {}).get("p50_ms"), "train_seconds": seconds, "expert_choice": None}
+    return {**entry, "scores": entry[split], **costs}
 
 
 def _tell_apart(group: Group) -> None:

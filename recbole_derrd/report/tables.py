@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from recbole_derrd.report.comparison import baseline_of, best_two, comparisons, gap_of
-from recbole_derrd.report.rows import Group, Row
+from recbole_derrd.report.rows import SPLITS, Group, Row
 from recbole_derrd.report.significance import MIN_PAIRS, bigger_is_better
 from recbole_derrd.report.table import shown_size
 
@@ -116,7 +116,7 @@ def significance_sheet(group: Group, baseline: str | None = None) -> Sheet | Non
     pairs = max(one.pairs for one in compared)
     splits = {split for _, split in against.entries}
     notes = [
-        f"Each row's {group.headline} on the test split against that of '{against.label}', "
+        f"Each row's {group.headline} on the {SPLITS[group.split]} split against that of '{against.label}', "
         + ("which was asked for" if baseline else "the baseline, of any size, with the best mean of it on this split")
         + f". Paired by seed and split; one-sided: the alternative is that the row's {group.headline} is {better}. "
         "Paired t-test and exact Wilcoxon signed-rank test, in which ties count against the row. Holm's correction is "

@@ -24,7 +24,9 @@ from recbole_derrd.report.tables import (
 FORMATS = ("md", "tex", "html")
 
 
-def report_of(folder: Path, kind: str, *, baseline: str | None = None, plots: Path | None = None) -> str:
+def report_of(
+    folder: Path, kind: str, *, baseline: str | None = None, plots: Path | None = None, split: str = "test"
+) -> str:
     """Return the report of a folder of records.
 
     Args:
@@ -32,12 +34,13 @@ def report_of(folder: Path, kind: str, *, baseline: str | None = None, plots: Pa
         kind: "md", "tex" or "html".
         baseline: name of the row to test against; the best baseline if None.
         plots: folder that plots are written to, for md (SVG) and tex (PDF); in HTML they are in the page.
+        split: "test", or "valid" while settings are still being chosen.
 
     Raises:
         DistillError: there are no records, or the baseline is unknown.
     """
     records, damaged = records_of(folder)
-    groups = groups_of(records)
+    groups = groups_of(records, split)
     labels = {row.label for group in groups for row in group.rows.values() if row.role != "teacher"}
     if baseline is not None and baseline not in labels:
         raise OptionError(f"There is no row '{baseline}' to compare with.{did_you_mean(baseline, labels)}")
