@@ -74,15 +74,17 @@ def test_numbers_in_pages_are_those_of_their_records(page: str, records: str) ->
         assert plain(line) in text, line
 
 
-#: What `recbole-derrd report docs/results/FOLDER --baseline=ROW` prints stands in a page between two comments.
-REPORT = re.compile(r"(<!-- report (\S+?)(?:, against (.+?))? -->\n)(.*?)(<!-- end of report -->)", re.DOTALL)
+#: What `recbole-derrd report docs/results/FOLDER --baseline=ROW --split=SPLIT` prints stands between comments.
+REPORT = re.compile(
+    r"(<!-- report (\S+?)(?:, of the (valid) split)?(?:, against (.+?))? -->\n)(.*?)(<!-- end of report -->)", re.DOTALL
+)
 PAGES = [page for page in sorted((ROOT / "docs" / "results").glob("*.md")) if "<!-- report " in page.read_text("utf-8")]
 
 
 def reported(match: re.Match[str]) -> str:
     """The report of a folder of records, its headings below the page's."""
-    text = report_of(ROOT / "docs" / "results" / match[2], "md", baseline=match[3])
-    return match[1] + "\n" + re.sub("^## ", "### ", text, flags=re.MULTILINE) + "\n" + match[5]
+    text = report_of(ROOT / "docs" / "results" / match[2], "md", baseline=match[4], split=match[3] or "test")
+    return match[1] + "\n" + re.sub("^## ", "### ", text, flags=re.MULTILINE) + "\n" + match[6]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
