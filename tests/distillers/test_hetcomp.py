@@ -1,4 +1,4 @@
-"""HetComp: the formulas on plain floats, their gradients, what they imply, known values, training, the schedule."""
+"""HetComp: the formulas on plain floats, their gradients, what they imply, known values, training."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Callable, ClassVar
+from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,71 +21,13 @@ from recbole_derrd.distillers.curriculum import threshold
 from recbole_derrd.distillers.hetcomp import fine_order_loss, overall_relation_loss
 from recbole_derrd.distillers.remainder import Picked, remainder_sum
 from recbole_derrd.distillers.rrd import relaxed_ranking_loss
-from recbole_derrd.errors import OptionError, TrainingError
-from recbole_derrd.options import HetCompOptions
-from recbole_derrd.teacher import Importance, Knowledge
+from recbole_derrd.teacher import Importance
 
-from .contract import LossContract, TinyBackbone, TinyModel, World, make_world, some_rows, step
+from .contract import LossContract, World, some_rows, step
+from .hetcomp_world import SMALL, SeveralTeachers, build, world_of
 from .test_discrepancy import naive as naive_discrepancy
 from .test_listwise import ScoresOnly
 from .test_merging import naive_merge
-
-SMALL: dict[str, Any] = {"k": 8, "observed": 2, "fine_lists": [4, 2], "lists_n": 12, "discrepancy_k": 6}
-#: Seeds of each teacher's earlier versions and of its last; 2 is the world's own teacher.
-TEACHERS = ((11, 12, 2), (21,), (31, 32))
-
-
-class SeveralTeachers(Knowledge):
-    """What several teachers know, each with its earlier versions."""
-
-    def __init__(self, folder: Path, world: World, seeds: Sequence[Sequence[int]], last_size: int = 6) -> None:
-        history = world.history
-
-        def loader(seed: int) -> Callable[[], TinyBackbone]:
-            model = TinyModel(history.n_users, history.n_items, last_size, seed)
-            return lambda: world.teacher if seed == 2 else TinyBackbone(model)
-
-        self.loaders = [[loader(seed) for seed in of_teacher] for of_teacher in seeds]
-        super().__init__(folder / "first", self.loaders[0][-1], history)
-        #: What each version of each teacher knows.
-        self.members = [
-            [Knowledge(folder / f"{index}-{place}", load, history) for place, load in enumerate(own)]
-            for index, own in enumerate(self.loaders)
-        ]
-
-    def trajectories(self, count: int) -> list[np.ndarray[Any, Any]]:
-        """Return each teacher's lists."""
-        return [np.stack([version.top_items(count) for version in own]) for own in self.members]
-
-    def observed_ranks(self) -> list[np.ndarray[Any, Any]]:
-        """Return each teacher's ranks of the training items."""
-        return [own[-1].observed_ranks()[0] for own in self.members]
-
-    def order(self, teacher: int, version: int, user: int, items: set[int]) -> list[int]:
-        """Return these items as a version ranks them, by a plain sort."""
-        with torch.no_grad():
-            scores = self.loaders[teacher][version]().score_all(torch.tensor([user]))[0].tolist()
-        return sorted(items, key=lambda item: -scores[item])
-
-
-def world_of(
-    folder: Path, rows: Sequence[Sequence[int]], n_items: int = 41, seeds: Sequence[Sequence[int]] = TEACHERS
-) -> World:
-    """Return a world whose knowledge is that of several teachers."""
-    world = make_world(folder / "plain", rows, n_items)
-    return dataclasses.replace(world, knowledge=SeveralTeachers(folder, world, seeds))
-
-
-def build(world: World, seed: int = 5, epoch: int = 0, phase: int = 1, **options: Any) -> HeterogeneousDistillation:
-    """Build the method and begin an epoch; in phase 2 all users stand at the last versions."""
-    distiller = HeterogeneousDistillation(HetCompOptions(**{**SMALL, **options}), world.knowledge, world.student, seed)
-    if phase == 2:
-        state = distiller.state_dict()
-        state["version"][:] = distiller.counts - 1
-        state["finished"].fill_(True)
-        distiller.load_state_dict(state)
-    distiller.begin_epoch(epoch)
-    return distiller
 
 
 def unobserved(world: World, user: int) -> set[int]:
@@ -533,185 +474,3 @@ class TestHetComp(LossContract):
         before = agreement()
         losses = self.trained(distiller, world, 60)
         assert all(later < earlier for earlier, later in zip(losses, losses[1:])) and agreement() > before + 20
-
-
-class TestSchedule:
-    """Epochs, phases, resumption."""
-
-    @pytest.fixture
-    def world(self, tmp_path: Path) -> World:
-        return world_of(tmp_path, some_rows(12, 41, 10))
-
-    def test_a_run_without_learning_has_arrived_by_epoch_120(self, tmp_path: Path) -> None:
-        """With four versions, whatever the data: and phase and weight change then, not before."""
-        world = world_of(tmp_path, some_rows(12, 41, 10), seeds=((5, 6, 7, 2), (8,)))
-        distiller = build(world)
-        for epoch in range(1, 122):
-            distiller.begin_epoch(epoch)
-            assert distiller.in_fine_order == bool(distiller.finished)
-            assert distiller.weight == (0.005 if distiller.in_fine_order else 0.01)
-            assert epoch < 121 or distiller.in_fine_order
-            assert epoch >= 101 or not distiller.in_fine_order
-        assert distiller.version[1:].tolist() == [[3, 0]] * 12 and distiller.version[0].tolist() == [0, 0]
-
-    @pytest.mark.parametrize("stop", [0, 2, 4, 6, 12])
-    @pytest.mark.parametrize("remainder", [0, 5])
-    def test_resumed_run_goes_on_exactly(self, tmp_path: Path, stop: int, remainder: int) -> None:
-        """State and generator of any moment, put into a fresh distiller, give the losses of an uninterrupted run."""
-
-        def run(world: World, distiller: HeterogeneousDistillation, epochs: range) -> list[float]:
-            losses = []
-            for epoch in epochs:
-                distiller.begin_epoch(epoch)
-                loss = distiller(LossContract.batch)
-                losses += [loss.item(), distiller.weight]
-                grown = torch.autograd.grad(loss, list(world.student.model.parameters()))
-                with torch.no_grad():
-                    for weight, gradient in zip(world.student.model.parameters(), grown):
-                        weight -= 0.05 * gradient
-            return losses
-
-        # The threshold is above 1 until epoch 8: up to there the kept discrepancies decide.
-        options: dict[str, Any] = {"interval": 1, "alpha": 1.04, "remainder": remainder}
-        world = world_of(tmp_path, some_rows(12, 41, 10))
-        whole = build(world, **options)
-        expected = run(world, whole, range(0, 14))
-        assert len(set(expected[1::2])) == 2  # both phases
-
-        world = world_of(tmp_path, some_rows(12, 41, 10))
-        first = build(world, **options)
-        losses = run(world, first, range(0, stop))
-        second = build(world, **options, seed=99)
-        second.load_state_dict(first.state_dict())
-        second.generator.set_state(first.generator.get_state())
-        assert losses + run(world, second, range(stop, 14)) == expected
-        assert torch.equal(second.version, whole.version) and torch.equal(second.ranked, whole.ranked)
-
-    def test_loaded_state_counts_before_the_next_epoch(self, world: World) -> None:
-        """Lists follow the versions that were loaded, in the very next step."""
-        moved = build(world, phase=2, fine=False)
-        fresh = build(world, fine=False)
-        assert fresh(LossContract.batch).item() != pytest.approx(moved(LossContract.batch).item(), rel=1e-3)
-        fresh.load_state_dict(moved.state_dict())
-        assert torch.equal(fresh(LossContract.batch), moved(LossContract.batch))
-
-    def test_an_epoch_begun_twice_moves_once(self, world: World) -> None:
-        distiller = build(world)
-        for epoch in (11, 101):
-            distiller.begin_epoch(epoch)
-        once = distiller.version.clone()
-        assert once.sum() > 0
-        distiller.begin_epoch(101)
-        assert torch.equal(distiller.version, once)
-        distiller.begin_epoch(111)
-        assert not torch.equal(distiller.version, once)
-
-    def test_only_lists_of_users_that_moved_are_made_anew(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        distiller = build(world)
-        merged: list[int] = []
-        lists = distiller._lists
-        monkeypatch.setattr(distiller, "_lists", lambda users, at: merged.extend(users.tolist()) or lists(users, at))
-        distiller.begin_epoch(1)
-        assert merged == []
-        distiller.version[4, 0] = 1
-        distiller.load_state_dict(distiller.state_dict())
-        distiller.begin_epoch(2)
-        assert merged == [4]
-
-    def test_looking_at_the_student_leaves_no_trace(self, world: World) -> None:
-        """Random states and training mode are as before; in evaluation mode the student is asked."""
-        distiller, model = build(world), world.student.model
-        seen = []
-        score_all = world.student.score_all
-        model.train()
-        state = torch.get_rng_state()
-        world.student.score_all = lambda users: (seen.append(model.training), torch.rand(3), score_all(users))[2]  # type: ignore
-        distiller.begin_epoch(11)
-        assert seen == [False] and model.training and torch.equal(torch.get_rng_state(), state)
-
-    def test_student_that_has_diverged(self, world: World) -> None:
-        distiller = build(world)
-        world.student.model.items.weight.data[3] = torch.nan
-        with pytest.raises(TrainingError, match="student's scores hold NaN after epoch 10"):
-            distiller.begin_epoch(11)
-
-    def test_one_teacher_with_one_version_begins_with_the_order(self, tmp_path: Path) -> None:
-        """Any teacher teaches, also one that is not trained by epochs."""
-        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
-        distiller = build(world)
-        assert distiller.in_fine_order and distiller.weight == 0.005
-        for user in range(1, 13):
-            assert distiller.ranked[user].tolist() == world.teacher_order(user)[:8]
-        assert torch.isfinite(distiller(LossContract.batch))
-        assert distiller.progress() == {"teacher0/version0": 1.0, "finished": 1.0}
-        assert not build(world, fine=False).in_fine_order
-
-    @pytest.mark.parametrize("finish", ["all", "rounded"])
-    def test_when_phase_2_begins(self, tmp_path: Path, finish: str) -> None:
-        """One of three hundred users a version behind takes 0.003 off the mean: to two decimals nothing."""
-        world = world_of(tmp_path, some_rows(300, 41, 10), seeds=((11, 12, 2),))
-        distiller = build(world, finish=finish)
-        distiller.version[1:] = 2
-        distiller.version[7] = 1
-        distiller.begin_epoch(11)  # the first look moves nobody
-        assert distiller.version[7].item() == 1 and distiller.in_fine_order == (finish == "rounded")
-
-    def test_progress(self, world: World) -> None:
-        distiller = build(world)
-        distiller.version[1:4, 0] = 1
-        distiller.version[7, 2] = 1
-        shares = {
-            "teacher0/version0": 9 / 12, "teacher0/version1": 3 / 12, "teacher0/version2": 0.0,
-            "teacher1/version0": 1.0, "teacher2/version0": 11 / 12, "teacher2/version1": 1 / 12, "finished": 0.0,
-        }  # fmt: skip
-        assert distiller.progress() == pytest.approx(shares)
-
-    def test_weights(self, world: World) -> None:
-        """Weight 0 takes out both phases, so that a schedule that nobody advances does not wait for ever."""
-        assert build(world, phase=2, weight=0).weight == 0 == build(world, weight=0).weight
-        assert build(world, phase=2, fine=False).weight == 0.01
-        assert build(world, phase=2, fine_weight=0.3).weight == 0.3
-
-    @pytest.mark.parametrize("phase", [1, 2])
-    def test_estimated_remainder_comes_close(self, world: World, phase: int) -> None:
-        """With many draws the term is nearly the exact one, with few a little low on average, in either phase."""
-        exact = build(world, phase=phase)(LossContract.batch).item()
-        many, few = (build(world, phase=phase, remainder=count) for count in (2000, 5))
-        assert many(LossContract.batch).item() == pytest.approx(exact, rel=0.01)
-        mean = sum(few(LossContract.batch).item() for _ in range(200)) / 200
-        assert 0.8 * exact < mean < 0.99 * exact
-
-
-class TestOptionsAndData:
-    """What is refused, in a sentence."""
-
-    @pytest.mark.parametrize(
-        ("options", "words"),
-        [
-            ({"k": 20}, r"reaches beyond hetcomp_k = 20.*\(\[10, 2\]\)"),
-            ({"fine_lists": []}, "at least one whole number"),
-            ({"fine_lists": [5, 0]}, "at least one whole number"),
-            ({"fine_lists": [2.5]}, "at least one whole number"),
-            ({"fine_lists": 5}, "must be list"),
-            ({"lists_n": 60}, "shorter than hetcomp_k = 100"),
-            ({"discrepancy_k": 101}, "shorter than hetcomp_discrepancy_k = 101"),
-            ({"move": "close"}, "Did you mean 'closer'"),
-        ],
-    )
-    def test_options_against_each_other(self, options: dict[str, Any], words: str) -> None:
-        with pytest.raises(OptionError, match=words):
-            HetCompOptions(**options)
-
-    def test_k_that_is_all_there_is(self, tmp_path: Path) -> None:
-        world = make_world(tmp_path, [[1, 2], [3]], n_items=41)
-        with pytest.raises(OptionError, match=r"no user has more than 39 unobserved items\. Set hetcomp_k to 3 or so"):
-            build(world, k=39, lists_n=40)
-        assert torch.isfinite(build(world, k=38, lists_n=40)(step([1, 2], [], [])))
-
-    def test_lists_longer_than_the_catalogue(self, tmp_path: Path) -> None:
-        """The defaults of N and of the discrepancy's k are no trouble for small data."""
-        world = world_of(tmp_path, some_rows(12, 41, 10))
-        distiller = build(world, lists_n=100, discrepancy_k=50)
-        for epoch in (11, 21, 101, 111):
-            distiller.begin_epoch(epoch)
-        assert torch.isfinite(distiller(LossContract.batch)) and distiller.version.sum() > 0
