@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from recbole_derrd.backbones import BACKBONES, adapter_of
+from recbole_derrd.backbones import BACKBONES, VectorBackbone, adapter_of
 from recbole_derrd.config import WHOLE_USER_MODELS, DistillConfig
 from recbole_derrd.data import Data
 from recbole_derrd.distillers import Need, distiller_class
@@ -15,6 +15,7 @@ from recbole_derrd.models import missing_package, model_class
 from recbole_derrd.options import DEOptions
 from recbole_derrd.teacher import TeacherSpec, teacher_specs
 from recbole_derrd.teacher.search import check_search
+from recbole_derrd.warm_start import check_start_size
 
 
 def check_run(config: DistillConfig) -> None:
@@ -47,21 +48,31 @@ def check_run(config: DistillConfig) -> None:
     names = [spec.name(config) for spec in specs]
     check_roles(config["model"], names, list(options.distillers))
     check_hints(config, names)
-    _check_start(config, names)
+    _check_start(config, specs)
     for name, spec in zip(names, specs):
         _check_teacher(config, name, spec)
 
 
-def _check_start(config: DistillConfig, teachers: list[str]) -> None:
+def _check_start(config: DistillConfig, specs: list[TeacherSpec]) -> None:
     if config.run_options.warm_start == "none":
         return
     student = config["model"]
     if not adapter_of(model_class(student)).takes_start:
         able = sorted(name for name, adapter in BACKBONES.items() if adapter.takes_start)
         raise OptionError(f"warm_start cannot set the vectors of {student}, only those of {', '.join(able)}.")
-    if not any(adapter_of(model_class(name)).hints for name in teachers):
+    if len(specs) > 1:
+        raise OptionError("warm_start takes one teacher, whose scores it approximates: take it out, or all but one.")
+    (spec,) = specs
+    teacher = spec.name(config)
+    adapter = adapter_of(model_class(teacher))
+    if not issubclass(adapter, VectorBackbone):
         raise OptionError(
-            f"warm_start needs a teacher with user and item vectors, and {' or '.join(teachers)} has none."
+            f"warm_start needs a teacher whose score is the dot product of two vectors, and {teacher}'s is not. Take "
+            "it out, or use a teacher such as BPR or LightGCN."
+        )
+    if adapter.takes_start and not spec.checkpoint:
+        check_start_size(
+            config["embedding_size"], config.derived(teacher, spec.settings, teacher=True)["embedding_size"]
         )
 
 
@@ -101,6 +112,11 @@ def check_data(config: DistillConfig, data: Data) -> None:
         OptionError: what is wrong and what to do.
     """
     run, most = config.run_options, data.history.n_items - 1
+    if run.warm_start != "none" and config["embedding_size"] > min(most, data.history.n_users - 1):
+        raise OptionError(
+            f"warm_start: svd cannot fill {config['embedding_size']} dimensions: '{config['dataset']}' has "
+            f"{data.history.n_users - 1} users and {most} items. Lower embedding_size, or take warm_start out."
+        )
     for name, options in config.method_options.items():
         distiller_class(name).check(options, data.history)
         listed = min(getattr(options, "top_n", 0), most)

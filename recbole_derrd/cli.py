@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 import traceback
 import warnings
@@ -167,15 +168,31 @@ def report(arguments: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Answer the command line; return the exit code: 0, 1 (doctor found something) or 2 (the user's to mend)."""
+    """Answer the command line; return the exit code.
+
+    0, 1 (doctor found something), 2 (the user's to mend), 130 (interrupted) or 141 (nobody reads on).
+    """
     try:
         code = _answer(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except BrokenPipeError:
-        # Who read along (| head) has seen enough; Python would complain once more when it flushes at its end.
+        if not _nobody_reads_on():
+            raise
+        # Python would complain once more when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return code
+
+
+def _nobody_reads_on() -> bool:
+    """Return whether it is our own output whose reader (| head) has gone; other pipes break as well."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLERR)
+    except (AttributeError, OSError, ValueError):
+        # Windows has no poll; a stdout that is no file has no reader.
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _answer(arguments: list[str]) -> int:

@@ -75,7 +75,7 @@ class DistilledMixin:
             return super().calculate_loss(interaction, *args, **kwargs)  # type: ignore[misc]
         with self.backbone.shared():
             base = super().calculate_loss(interaction, *args, **kwargs)  # type: ignore[misc]
-            batch = step_batch(self, interaction)
+            batch = step_batch(self, interaction) if active else None
             terms = [distiller.weight * distiller(batch) for distiller in active]
         bases = base if isinstance(base, tuple) else (base,)
         if self.base_weight != 1:

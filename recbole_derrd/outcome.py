@@ -124,7 +124,7 @@ def record_of(
         },
         "options": {
             # Left out where they are the defaults, as in records from before them: a report compares options.
-            **({} if options.base_weight == 1 else {"base_weight": options.base_weight}),
+            **({} if options.base_weight == 1 or not options.distillers else {"base_weight": options.base_weight}),
             **({} if options.warm_start == "none" else {"warm_start": options.warm_start}),
             **{key: value for group in config.method_options.values() for key, value in group.to_keys().items()},
         },

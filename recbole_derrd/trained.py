@@ -96,7 +96,8 @@ def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = Non
         settings["candidates"] = repr((candidates_seed(config), config.run_options.candidates_file))
     # What gives RecBole's numbers to the bit is the same model.
     rounded = sorted(config.fast.intersection(FAST_ROUNDED))
-    if "scores" in rounded and not adapter_of(model_class(config["model"])).catalogue_at_once:
+    kind = model_class(config["model"])
+    if "scores" in rounded and not adapter_of(kind).catalogue_at_once(kind):
         rounded.remove("scores")
     content = [CACHE_FORMAT, config["model"], settings, rounded, world_size(), dataclasses.asdict(fingerprint), more]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]

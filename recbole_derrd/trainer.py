@@ -169,7 +169,7 @@ class TrainerMixin(SavingMixin):
     def _full_sort_batch_eval(self, batched_data: Any) -> Any:
         """Score a batch's catalogue, or its candidates alone."""
         among_candidates = isinstance(self._judging, CandidateLoader)
-        if not among_candidates and not ("scores" in self._fast and self._scorer.catalogue_at_once):
+        if not among_candidates and not ("scores" in self._fast and self._scorer.catalogue_at_once(type(self.model))):
             return super()._full_sort_batch_eval(batched_data)  # type: ignore[misc]
         interaction, items, rows, columns = batched_data
         users = interaction[self._judging.uid_field]

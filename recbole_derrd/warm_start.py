@@ -10,6 +10,19 @@ from recbole_derrd.svd import score_factors
 from recbole_derrd.teacher import Knowledge
 
 
+def check_start_size(student: int, teacher: int) -> None:
+    """Refuse a teacher whose scores do not have the student's dimensions.
+
+    Raises:
+        OptionError: its vectors have fewer.
+    """
+    if student > teacher:
+        raise OptionError(
+            f"warm_start: svd needs a teacher of at least the student's {student} dimensions; its vectors have "
+            f"{teacher}. Take a larger teacher, or warm_start: none."
+        )
+
+
 def warm_start(student: Backbone, knowledge: Knowledge) -> None:
     """Set the student's vectors to the best approximation of its teacher's scores in its own dimensions.
 
@@ -18,18 +31,14 @@ def warm_start(student: Backbone, knowledge: Knowledge) -> None:
 
     Args:
         student: the student's adapter; it must take a start.
-        knowledge: of a teacher with vectors.
+        knowledge: of a teacher whose score is the dot product of its vectors.
 
     Raises:
         OptionError: the teacher's vectors have fewer dimensions than the student's.
     """
     users, items = (torch.from_numpy(knowledge.vectors(side))[1:] for side in ("user", "item"))
     size = student.item_vectors(torch.ones(1, dtype=torch.long, device=student.device)).shape[1]
-    if size > min(users.shape[1], len(users), len(items)):
-        raise OptionError(
-            f"warm_start: svd needs a teacher of at least the student's {size} dimensions; its vectors have "
-            f"{users.shape[1]}. Take a larger teacher, or warm_start: none."
-        )
+    check_start_size(size, users.shape[1])
     own_users, own_items = score_factors(users, items, size)
     with torch.no_grad():
         student.start_at(own_users.to(student.device), own_items.to(student.device))

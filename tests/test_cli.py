@@ -172,3 +172,12 @@ def test_a_reader_who_has_seen_enough_gets_no_traceback() -> None:
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == 141
+
+
+def test_another_broken_pipe_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> int:
+        raise BrokenPipeError("a process has died")
+
+    monkeypatch.setattr("recbole_derrd.cli.report", broken)
+    with pytest.raises(BrokenPipeError, match="a process has died"):
+        main(["report", "records"])

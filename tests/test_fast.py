@@ -9,13 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recbole.model.general_recommender import BPR, NeuMF
 from recbole.trainer import Trainer
 
+from recbole_derrd.backbones import NeuMFBackbone, adapter_of
 from recbole_derrd.batches import CatalogueSizedLoader, PairSampler, WholeBatchLoader
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.graph import compressed, layer_mean, propagate
+from recbole_derrd.model import distilled
 from recbole_derrd.optimizer import RowAdam, RowAdamW, give_rows, quick_adam
 from recbole_derrd.trained import build_model, content_key
 from recbole_derrd.trainer import trainer_for
@@ -163,6 +166,19 @@ def test_a_whole_catalogue_at_once_ranks_as_pair_by_pair(
     assert quick == pytest.approx(stock, abs=1e-6)
     monkeypatch.setattr(trainer.model, "predict", None)
     assert trainer.evaluate(trainer._judging, load_best_model=False) == quick
+
+
+class OtherNeuMF(NeuMF):
+    """A user's own model, which its parent's adapter knows nothing of."""
+
+    def predict(self, interaction: Any) -> torch.Tensor:
+        return -super().predict(interaction)
+
+
+@pytest.mark.parametrize(("model", "known"), [(NeuMF, True), (distilled(NeuMF), True), (OtherNeuMF, False)])
+def test_a_model_that_predicts_otherwise_is_asked_itself(model: type[Any], known: bool) -> None:
+    assert adapter_of(model).catalogue_at_once(model) == known and adapter_of(model) is NeuMFBackbone
+    assert not adapter_of(BPR).catalogue_at_once(BPR)
 
 
 def test_scores_change_the_key_of_those_models_alone_that_they_change(tiny_settings: Settings) -> None:

@@ -14,7 +14,7 @@ ORDER = [
     "errors", "processes", "files", "randomness", "options", "settings", "doctor", "graph", "models", "config",
     "topn", "collector", "checkpoint", "batches", "sampling", "candidates", "data", "svd", "backbones", "optimizer",
     "denormals", "parallel", "saving", "versions", "trainer", "evaluation", "trained", "judged", "retrace", "teacher",
-    "distillers", "checks", "warm_start", "model", "record", "report", "frame", "teaching", "compression", "storing",
+    "distillers", "warm_start", "checks", "model", "record", "report", "frame", "teaching", "compression", "storing",
     "outcome", "quick_start", "compress", "benchmark", "cli", "__main__",
 ]  # fmt: skip
 FORBIDDEN = ("ray", "recbole.quick_start")

@@ -211,6 +211,10 @@ def test_rows_are_compared_after_equal_epochs() -> None:
     assert [entry.text for entry in rows["RRD"][2:]] == ["2", *(f"{v:.4f} ± 0.0000" for v in (0.2, 0.2, 0.4)), "20"]
     assert rows["Student alone"][5].text == "0.1500 ± 0.0000" and rows["Student alone"][6].text == "40"
     assert [entry.mark for entry in rows["RRD"][3:6]] == ["best"] * 3
+    assert sheet.title.startswith("toy, validation split, full ranking")
+    late = curve(made("CD", 1, 0.3), 0.1, 0.2)
+    late["distilled"]["valid_scores"] = [[70, 0.1], [80, 0.2]]
+    assert equal_epochs_sheet(groups_of([*records, late])[0]) is None, "it begins when others have ended"
     for record in records:
         record["distilled"]["valid_scores"], record["student"]["valid_scores"] = [[0, 0.5]], []
     assert equal_epochs_sheet(groups_of(records)[0]) is None

@@ -68,6 +68,23 @@ def test_the_record_and_the_tables_tell_of_it(stored: Any) -> None:
     assert row.distilled and row.student == labels["RRD"].student and row.number("bytes_per_item") == 6
 
 
+def test_one_stored_student_is_one_row_whatever_its_runs_are_called(stored: Any) -> None:
+    first = stored[0]
+    cell = {
+        **first,
+        "seed": first["seed"] + 1,
+        "distillers": [],
+        "benchmark": {"cell": "plain, by a benchmark", "place": 0},
+    }
+    by_hand = {**first, "distillers": []}
+    (group,) = groups_of([by_hand, cell])
+    rows = {row.label: row for row in group.rows.values() if row.role != "teacher"}
+    (label,) = (label for label in rows if label.endswith("in 4 bits"))
+    assert len(rows[label].entries) == 2 and label.removesuffix(" in 4 bits") in rows
+    trained = first["seconds"]["distilled"]
+    assert rows[label].number("train_seconds") == pytest.approx(trained + first["stored"]["seconds"])
+
+
 def test_storing_changes_nothing_of_the_student(tiny_settings: Settings, stored: Any) -> None:
     plain = run_recbole_derrd("BPR", "tiny", config_dict=tiny_settings("BPR", **COMMON))
     assert plain["distilled"]["test"] == stored[0]["distilled"]["test"] and "stored" not in plain
@@ -80,9 +97,32 @@ def test_users_may_stay_as_they_are(tiny_settings: Settings) -> None:
     entry = record["stored"]
     assert (entry["bytes_per_item"], entry["bytes_per_user"]) == (10, 32)
     labels = [row.label for group in groups_of([record]) for row in group.rows.values()]
-    assert "RRD, items in 8 bits" in labels
+    assert "RRD in 8 bits (items)" in labels
     for metric, value in record["distilled"]["test"].items():
         assert entry["test"][metric] == pytest.approx(value, abs=0.02), metric
+
+
+CANDIDATES = {"mode": "fixed20", "split": {"LS": "valid_and_test"}, "order": "RO", "group_by": "user"}
+
+
+@pytest.mark.parametrize("more", [{}, {"eval_args": CANDIDATES}], ids=["full", "fixed20"])
+@pytest.mark.parametrize("model", ["LightGCN", "NCL", "SimpleX"])
+def test_students_of_other_kinds_and_protocols(tiny_settings: Settings, model: str, more: dict[str, Any]) -> None:
+    """8 bits are nearly float32: what is stored is what the model serves, propagated and normalised."""
+    settings = tiny_settings(
+        model, **{**COMMON, "teacher_model": "BPR", "store_bits": 8, "learning_rate": 0.05, **more}
+    )
+    record = run_recbole_derrd(model, "tiny", config_dict=settings)
+    for metric, value in record["distilled"]["test"].items():
+        assert record["stored"]["test"][metric] == pytest.approx(value, abs=0.05), metric
+
+
+def test_a_finished_run_is_stored_in_other_bits_without_training(tiny_settings: Settings) -> None:
+    settings = tiny_settings("BPR", **COMMON, checkpoint_step=1)
+    first = run_recbole_derrd("BPR", "tiny", config_dict=settings)
+    again = run_recbole_derrd("BPR", "tiny", config_dict={**settings, "resume": True, "store_bits": 2})
+    assert again["distilled"]["test"] == first["distilled"]["test"] and again["stored"]["bytes_per_item"] == 4
+    assert again["seconds"]["epochs"] == first["seconds"]["epochs"]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +154,14 @@ def test_a_bad_file_is_a_sentence(stored: Any, tmp_path: Path) -> None:
         (tmp_path / "bad.npz").write_bytes(content)
         with pytest.raises(CheckpointError, match=message):
             load_tables(tmp_path / "bad.npz")
+    np.save(tmp_path / "bad.npy", np.zeros(3))
+    with pytest.raises(CheckpointError, match="damaged, or no file of stored vectors"):
+        load_tables(tmp_path / "bad.npy")
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    np.savez(tmp_path / "short.npz", **{**arrays, "item_scales": arrays["item_scales"][:-1]})
+    with pytest.raises(CheckpointError, match="a table is not whole"):
+        load_tables(tmp_path / "short.npz")
     np.savez(tmp_path / "other.npz", weights=np.zeros(3))
     with pytest.raises(CheckpointError, match="holds no stored vectors of format 1"):
         load_tables(tmp_path / "other.npz")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Callable
 
 import pytest
@@ -118,7 +119,10 @@ def test_a_warm_student_is_another_student_and_the_plain_one_is_not(tiny_setting
     [
         ("NeuMF", "BPR", "warm_start cannot set the vectors of NeuMF, only those of BPR, LINE, LightGCN."),
         ("ENMF", "BPR", "warm_start cannot set the vectors of ENMF"),
-        ("BPR", "MultiVAE", "warm_start needs a teacher with user and item vectors, and MultiVAE has none."),
+        ("BPR", "MultiVAE", "needs a teacher whose score is the dot product of two vectors, and MultiVAE's is not"),
+        # These have vectors, whose products are not their scores.
+        ("BPR", "NeuMF", "needs a teacher whose score is the dot product of two vectors, and NeuMF's is not"),
+        ("BPR", "NNCF", "needs a teacher whose score is the dot product of two vectors, and NNCF's is not"),
     ],
 )
 def test_what_cannot_start_is_refused_early(tiny_settings: Settings, model: str, teacher: str, message: str) -> None:
@@ -127,9 +131,23 @@ def test_what_cannot_start_is_refused_early(tiny_settings: Settings, model: str,
         check_run(DistillConfig(model, "tiny", config_dict=keys))
 
 
-def test_a_teacher_smaller_than_its_student_is_refused(tiny_settings: Settings) -> None:
+def test_a_teacher_smaller_than_its_student_is_refused_early(tiny_settings: Settings) -> None:
+    more = {"distillers": ["listwise"], "warm_start": "svd", "embedding_size": 8, "teacher": {"embedding_size": 4}}
     with pytest.raises(OptionError, match="at least the student's 8 dimensions; its vectors have 4"):
-        started(tiny_settings, "BPR", 8, {"embedding_size": 4, "epochs": 1})
+        check_run(DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", **more)))
+
+
+def test_more_dimensions_than_users_are_refused_before_training(tiny_settings: Settings) -> None:
+    keys = tiny_settings("BPR", distillers=["listwise"], warm_start="svd", embedding_size=50)
+    with pytest.raises(OptionError, match="cannot fill 50 dimensions: 'tiny' has 30 users"):
+        run_recbole_derrd("BPR", "tiny", config_dict=keys)
+    assert not list(Path(keys["checkpoint_dir"]).rglob("*.pth"))
+
+
+def test_several_teachers_have_no_scores_of_vectors(tiny_settings: Settings) -> None:
+    keys = tiny_settings("BPR", distillers=["listwise"], warm_start="svd", teachers=["BPR", "LightGCN"])
+    with pytest.raises(OptionError, match="warm_start takes one teacher"):
+        check_run(DistillConfig("BPR", "tiny", config_dict=keys))
 
 
 def test_a_run_without_a_teacher_says_so(tiny_settings: Settings) -> None:

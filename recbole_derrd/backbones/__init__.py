@@ -12,6 +12,7 @@ from recbole_derrd.backbones.factors import (
     FISMBackbone,
     NCEPLRecBackbone,
     SimpleXBackbone,
+    TwoTablesBackbone,
 )
 from recbole_derrd.backbones.graph import GCMCBackbone, GraphBackbone, LightGCNBackbone, SGLBackbone
 from recbole_derrd.backbones.neumf import NeuMFBackbone
@@ -28,8 +29,8 @@ from recbole_derrd.backbones.rows import (
 
 #: Adapter of each RecBole model, by class name; a subclass inherits its parent's.
 BACKBONES: dict[str, type[Backbone]] = {
-    "BPR": FactorBackbone,
-    "LINE": FactorBackbone,
+    "BPR": TwoTablesBackbone,
+    "LINE": TwoTablesBackbone,
     "ENMF": ENMFBackbone,
     "SimpleX": SimpleXBackbone,
     "DMF": DMFBackbone,

@@ -29,8 +29,6 @@ class Backbone:
     hints: ClassVar[tuple[str, ...]] = ()
     #: Whether gradients reach the model through :meth:`score`, so that it can be a student.
     trainable: ClassVar[bool] = True
-    #: Whether :meth:`score_all` gives at once what RecBole has no ``full_sort_predict`` for.
-    catalogue_at_once: ClassVar[bool] = False
     #: Whether :meth:`start_at` can make its vectors given ones.
     takes_start: ClassVar[bool] = False
     #: Whether :meth:`score` may use a faster way where there is one; equal within rounding.
@@ -63,6 +61,11 @@ class Backbone:
     def item_vectors(self, items: Tensor | None = None, hint: str | None = None) -> Tensor:
         """Return the items' vectors [n, d]; of all items where none are named."""
         raise OptionError(self._without_vectors())
+
+    @classmethod
+    def catalogue_at_once(cls, model: type[Any]) -> bool:
+        """Return whether :meth:`score_all` gives at once what this model class has no ``full_sort_predict`` for."""
+        return False
 
     def start_at(self, users: Tensor, items: Tensor) -> None:
         """Set the model's weights so that its vectors are these [n_users - 1, d], [n_items - 1, d]; padding stays."""

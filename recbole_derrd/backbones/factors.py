@@ -19,7 +19,17 @@ def rows(table: Any, ids: Tensor | None) -> Tensor:
 
 
 class FactorBackbone(VectorBackbone):
-    """Two embedding tables (BPR, LINE)."""
+    """Two embedding tables, and whatever a subclass makes of them."""
+
+    def _users(self, users: Tensor | None, layer: str) -> Tensor:
+        return rows(self.model.user_embedding, users)
+
+    def _items(self, items: Tensor | None, layer: str) -> Tensor:
+        return rows(self.model.item_embedding, items)
+
+
+class TwoTablesBackbone(FactorBackbone):
+    """Two embedding tables as they are (BPR, LINE)."""
 
     takes_start = True
 
@@ -29,17 +39,9 @@ class FactorBackbone(VectorBackbone):
             self.model.user_embedding.weight[1:] = users
             self.model.item_embedding.weight[1:] = items
 
-    def _users(self, users: Tensor | None, layer: str) -> Tensor:
-        return rows(self.model.user_embedding, users)
-
-    def _items(self, items: Tensor | None, layer: str) -> Tensor:
-        return rows(self.model.item_embedding, items)
-
 
 class ENMFBackbone(FactorBackbone):
     """ENMF weights each dimension; the weight goes with the item. Its training drops out user dimensions."""
-
-    takes_start = False
 
     def _users(self, users: Tensor | None, layer: str) -> Tensor:
         dropped: Tensor = self.model.dropout(super()._users(users, layer))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from recbole.model.general_recommender import NeuMF
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,12 +21,21 @@ def _block_numbers(device: torch.device) -> int:
     return 1 << (18 if device.type == "cpu" else 24)
 
 
+def _owner(model: type[Any], name: str) -> type[Any]:
+    """Return the class that a method comes from; the mixin of distilled students only passes ``forward`` on."""
+    ours = __package__.partition(".")[0]
+    return next(kind for kind in model.__mro__ if name in vars(kind) and kind.__module__.partition(".")[0] != ours)
+
+
 class NeuMFBackbone(Backbone):
     """NeuMF. Hint layers: the GMF embeddings, the MLP embeddings, or both end to end."""
 
     hints = ("gmf", "mlp", "concat")
-    #: RecBole predicts pair by pair, each with an input of its own.
-    catalogue_at_once = True
+
+    @classmethod
+    def catalogue_at_once(cls, model: type[Any]) -> bool:
+        """RecBole predicts pair by pair, each with an input of its own; a subclass may predict something else."""
+        return all(_owner(model, name).__module__ == NeuMF.__module__ for name in ("forward", "predict"))
 
     def _vectors(self, side: str, ids: Tensor | None, hint: str | None) -> Tensor:
         tables = {"gmf": f"{side}_mf_embedding", "mlp": f"{side}_mlp_embedding"}

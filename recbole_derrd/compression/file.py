@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_derrd.compression.packing import packed_size
 from recbole_derrd.compression.recipe import Tables
 from recbole_derrd.compression.tables import PlainTable, ProductTable, QuantizedTable, Table
 from recbole_derrd.errors import CheckpointError
@@ -36,7 +37,8 @@ def load_tables(path: str | Path) -> Tables:
         CheckpointError: the file is missing, damaged, or of another kind.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # numpy would open an .npy file as well, as something else.
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no file '{path}'. Check the path.") from error
@@ -60,4 +62,7 @@ def _table(arrays: dict[str, np.ndarray], side: str) -> Table:
     if f"{side}_codes" in arrays:
         return ProductTable(array("codes"), array("centres"))
     bits, size = (int(number) for number in arrays[f"{side}_shape"])
-    return QuantizedTable(array("packed"), array("scales"), array("unit"), bits, size)
+    packed, scales, unit = array("packed"), array("scales"), array("unit")
+    if packed.shape != (len(scales), packed_size(size, bits)) or len(unit) != 1:
+        raise ValueError("the codes are not those of so many scales and dimensions")
+    return QuantizedTable(packed, scales, unit, bits, size)

@@ -33,7 +33,7 @@ def judge_tables(config: DistillConfig, data: Data, tables: Tables, *, role: str
         role: sub-folder of the TensorBoard logs.
     """
     model = freeze(CompressedModel(config, data.train._dataset, tables).to(config["device"]))
-    # RecBole's trainers of special models expect those models.
+    # It is only judged: the trainer that its model was trained by is not asked for.
     trainer = trainer_for(config, model, role=role, plain=True)
     trainer.eval_collector.data_collect(data.train)
     valid, test = (

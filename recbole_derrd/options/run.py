@@ -54,8 +54,8 @@ class RunOptions(Options):
     ensemble_decay: float = option(10.0, "Decay, in ranks, of ensemble_importance exponential.", above=0)
     warm_start: str = option(
         "none",
-        "Where the distilled student starts: as RecBole draws it (none), or at the truncated SVD of its teacher's "
-        "scores (svd; BPR, LINE, LightGCN).",
+        "Where the distilled student starts: as RecBole draws it (none), or at the truncated SVD of the scores of its "
+        "one teacher, which must be of at least its dimensions (svd; students BPR, LINE, LightGCN).",
         choices=("none", "svd"),
     )
     store_bits: int = option(

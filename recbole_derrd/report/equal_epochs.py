@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 
 from recbole_derrd.report.rows import Group, Row
@@ -13,9 +14,11 @@ _SHARES = (0.25, 0.5, 1.0)
 
 
 def _curves(row: Row) -> list[list[tuple[int, float]]]:
-    """Return (epochs trained, validation score) of each distinct model that was validated more than once."""
+    """Return (epochs trained, validation score) of each distinct model; none where one was validated once at most."""
     scores = [entry.get("valid_scores") or [] for entry in row.distinct()]
-    return [[(int(epoch) + 1, float(score)) for epoch, score in curve] for curve in scores if len(curve) > 1]
+    if any(len(curve) < 2 for curve in scores):
+        return []
+    return [[(int(epoch) + 1, float(score)) for epoch, score in curve] for curve in scores]
 
 
 def equal_epochs_sheet(group: Group) -> Sheet | None:
@@ -27,9 +30,13 @@ def equal_epochs_sheet(group: Group) -> Sheet | None:
     rows = [row for row in group.ordered() if curves.get(row.key)]
     if len(rows) < 2:
         return None
+    validation = dataclasses.replace(group, split="valid")
     shortest = min(curve[-1][0] for row in rows for curve in curves[row.key])
     first = max(curve[0][0] for row in rows for curve in curves[row.key])
     budgets = sorted({epochs for share in _SHARES if (epochs := int(share * shortest)) >= first})
+    if not budgets:
+        # One of them was validated for the first time when another had ended.
+        return None
     best = max if bigger_is_better(group.headline) else min
     values = {
         row.key: [
@@ -49,7 +56,7 @@ def equal_epochs_sheet(group: Group) -> Sheet | None:
         body.append([Entry(row.label), Entry(row.model), Entry(str(len(curves[row.key]))), *marked, stops])
     head = ["", "model", "runs", *[f"by epoch {epochs:,}" for epochs in budgets], "epochs until it stopped"]
     notes = [
-        f"The best {group.headline} on the validation split up to an epoch, mean ± sample standard deviation; the last "
+        f"The best {group.headline} up to an epoch, mean ± sample standard deviation; the last "
         f"is the end of the shortest of these trainings ({shortest:,} epochs)."
     ]
-    return Sheet(f"{group.title}: {group.headline} on the validation split after equal epochs", head, body, notes)
+    return Sheet(f"{validation.title}: {group.headline} after equal epochs", head, body, notes)

@@ -37,6 +37,8 @@ class Row:
     distilled: bool = False
     student: str | None = None
     teacher: str | None = None
+    #: Of a student that is stored in few bits as well: the key of its own row.
+    stored_of: str | None = None
     entries: dict[Pair, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def distinct(self) -> list[dict[str, Any]]:
@@ -113,6 +115,11 @@ def ranking(mode: Any, split: str) -> str:
     return f"evaluation mode {name}"
 
 
+def stored_as(entry: Mapping[str, Any]) -> str:
+    """Say in words how a student is stored, e.g. "in 4 bits"."""
+    return f"in {entry['bits']} bits{'' if entry['users'] else ' (items)'}"
+
+
 def _hash(*content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
 
@@ -144,6 +151,10 @@ def groups_of(records: Iterable[dict[str, Any]], split: str = "test") -> list[Gr
         group.records.append(record)
         _add(group, record)
     for group in groups.values():
+        for row in group.rows.values():
+            if row.stored_of is not None:
+                # By now its student has the name that it keeps.
+                row.label = f"{group.rows[row.stored_of].label} {stored_as(row.settings)}"
         _tell_apart(group)
     return list(groups.values())
 
@@ -197,15 +208,20 @@ def _add(group: Group, record: dict[str, Any]) -> None:
 def _add_stored(group: Group, record: dict[str, Any], student: Row, pair: Pair) -> None:
     """Add the row of a student that is stored in few bits as well."""
     entry = record["stored"]
-    label = f"{student.label}{'' if entry['users'] else ', items'} in {entry['bits']} bits"
-    row = _row(group, _hash("stored", student.key, label), label, "method", entry, student.settings)
+    settings = {**student.settings, "bits": entry["bits"], "users": entry["users"]}
+    key = _hash("stored", student.key, entry["bits"], entry["users"])
+    row = _row(group, key, "", "method", entry, settings)
+    row.stored_of = student.key
     row.ours, row.distilled, row.student, row.teacher = (
         student.ours,
         student.distilled,
         student.student,
         student.teacher,
     )
-    row.entries[pair] = _with_costs(entry, group.split, entry.get("latency"), entry.get("seconds"))
+    # It is trained as its student is; that takes the time, not the quantising.
+    trained = student.entries[pair]["train_seconds"]
+    seconds = None if trained is None else trained + (entry.get("seconds") or 0.0)
+    row.entries[pair] = _with_costs(entry, group.split, entry.get("latency"), seconds)
 
 
 def _row(
@@ -226,7 +242,7 @@ def _with_costs(
     entry: Mapping[str, Any], split: str, latency: Mapping[str, Any] | None, seconds: float | None
 ) -> dict[str, Any]:
     costs = {"latency_ms": (latency or {}).get("p50_ms"), "train_seconds": seconds, "expert_choice": None}
-    return {**entry, "scores": entry[split], **costs}
+    return {**entry, "scores": entry.get(split) or {}, **costs}
 
 
 def _tell_apart(group: Group) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from recbole_derrd.report.rows import stored_as
+
 ROLES = (("teacher", "Teacher"), ("student", "Student alone"), ("distilled", "Distilled student"))
 #: Metrics shown, those that are there; all of them are in the record.
 _SHOWN = 6
@@ -32,7 +34,7 @@ def run_table(record: dict[str, Any]) -> str:
         rows = [(f"Teacher {index + 1}", entry, "") for index, entry in enumerate(several)] + rows
     gaps = {"distilled": record.get("gap_recovered")}
     if record.get("stored"):
-        rows.append((f"in {record['stored']['bits']} bits", record["stored"], "stored"))
+        rows.append((f"The same {stored_as(record['stored'])}", record["stored"], "stored"))
         gaps["stored"] = record["stored"].get("gap_recovered")
     metrics = list(record["distilled"]["test"])[:_SHOWN]
     head = ["", "model", *metrics, "gap recovered", "parameters", "size", "one user (ms)", "users/s"]

@@ -64,11 +64,16 @@ def _plots(groups: list[Group], folder: Path, kind: str) -> list[list[Path]]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return [
-            save_figures(group, folder, kind, f"{place + 1}-" if len(groups) > 1 else "")
+            save_figures(group, folder, kind, _figures_prefix(group, place, len(groups)))
             for place, group in enumerate(groups)
         ]
     except OSError as error:
         raise DistillError(f"Cannot write plots to '{folder}': {error.strerror or error}.") from error
+
+
+def _figures_prefix(group: Group, place: int, count: int) -> str:
+    # The same plots of the two splits may lie in one folder.
+    return (f"{place + 1}-" if count > 1 else "") + ("" if group.split == "test" else f"{group.split}-")
 
 
 def _markdown(groups: list[Group], sheets: list[list[Sheet]], drawn: list[list[Path]], warnings: list[str]) -> str:

@@ -128,6 +128,7 @@ class Knowledge:
         Raises:
             OptionError: the teacher has no vectors, or no such layer.
         """
+        hint = hint or next(iter(self.teacher_hints), None)
         return self._array(
             f"{side}-vectors-{hint or 'default'}", lambda path: write_vectors(path, self.teacher, side, hint)
         )
