@@ -13,6 +13,8 @@ from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
 from recbole_derrd.options.benchmark import BenchmarkOptions
 from recbole_derrd.options.compress import CompressOptions
 from recbole_derrd.report import seeds_table
+from recbole_derrd.report.rows import groups_of
+from recbole_derrd.report.tables import spread
 from recbole_derrd.report.write import report_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,6 +95,39 @@ def test_reports_in_pages_are_those_of_their_records(page: Path, request: pytest
     expected = REPORT.sub(reported, text)
     if request.config.getoption("--regen"):
         page.write_text(expected, encoding="utf-8")
+        return
+    assert text == expected, "run pytest tests/test_docs.py --regen"
+
+
+#: NDCG@5 and Hit@5 of DE-RRD's table 2 (CIKM 2020), CiteULike, BPR.
+PAPER = {
+    "Teacher": (0.3970, 0.5135), "Student alone": (0.3319, 0.4441), "RD": (0.3395, 0.4533), "CD": (0.3404, 0.4550),
+    "RRD": (0.3461, 0.4622), "DE": (0.3625, 0.4817), "DE-RRD": (0.3632, 0.4843), "IR-RRD": None,
+}  # fmt: skip
+BESIDE = re.compile(r"(<!-- beside the paper -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def beside_the_paper() -> str:
+    """Our numbers beside the paper's, from the records."""
+    files = sorted((ROOT / "docs" / "results" / "citeulike-bpr").glob("*.json"))
+    (group,) = groups_of(json.loads(file.read_text(encoding="utf-8")) for file in files)
+    rows = {row.label: row for row in group.rows.values()}
+    lines = ["| | seeds | NDCG@5 here | in the paper | Hit@5 here | in the paper |", "|---|--:|--:|--:|--:|--:|"]
+    for name, published in PAPER.items():
+        own = [spread(rows[name].values(metric)) for metric in ("ndcg@5", "hit@5")]
+        theirs = ["-", "-"] if published is None else [f"{value:.4f}" for value in published]
+        seeds = "" if name == "Teacher" else len(rows[name].distinct())
+        lines.append(f"| {name} | {seeds} | {own[0]} | {theirs[0]} | {own[1]} | {theirs[1]} |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results/citeulike-bpr.md"])
+def test_the_table_beside_the_paper_is_that_of_its_records(page: str, request: pytest.FixtureRequest) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    expected, count = BESIDE.subn(lambda match: f"{match[1]}\n{beside_the_paper()}\n\n{match[2]}", text)
+    assert count == 1
+    if request.config.getoption("--regen"):
+        (ROOT / page).write_text(expected, encoding="utf-8")
         return
     assert text == expected, "run pytest tests/test_docs.py --regen"
 
