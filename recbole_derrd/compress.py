@@ -19,7 +19,7 @@ from recbole_derrd.errors import OptionError
 from recbole_derrd.frame import own_log, own_threads, say
 from recbole_derrd.models import missing_package, model_class
 from recbole_derrd.options.compress import CompressOptions
-from recbole_derrd.outcome import Product, record_of
+from recbole_derrd.outcome import record_of
 from recbole_derrd.processes import meeting_of
 from recbole_derrd.record import write_record
 from recbole_derrd.report import run_table
@@ -78,8 +78,7 @@ def _run(config: DistillConfig) -> dict[str, Any]:
     begun = time.perf_counter()
     tables = compress(backbone, options, _seed(config))
     seconds = time.perf_counter() - begun
-    judged = judge_tables(teacher.config, data, tables, role="compressed")
-    product = Product(judged.trainer, judged.model, judged.valid, judged.test, seconds)
+    product = judge_tables(teacher.config, data, tables, role="compressed", seconds=seconds)
     record = record_of(teacher.config, data, [teacher.trained], None, None, product, time.perf_counter() - started)
     record["seed"] = config["seed"]
     record["distilled"]["params"] = tables.users.size * (data.history.n_users + data.history.n_items)

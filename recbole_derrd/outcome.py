@@ -21,18 +21,7 @@ from recbole_derrd.evaluation import (
 from recbole_derrd.processes import is_first
 from recbole_derrd.record import SCHEMA, gap_recovered, git_commit, peak_rss_bytes, versions
 from recbole_derrd.teacher import Knowledge
-from recbole_derrd.trained import TrainedModel, own_settings
-
-
-@dataclasses.dataclass(frozen=True)
-class Product:
-    """A model that a run has made, its trainer, and what it was measured at."""
-
-    trainer: Any
-    model: Any
-    valid: dict[str, float]
-    test: dict[str, float]
-    seconds: float
+from recbole_derrd.trained import Product, TrainedModel, own_settings
 
 
 def record_of(

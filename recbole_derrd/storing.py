@@ -58,7 +58,7 @@ def store_student(config: DistillConfig, data: Data, student: Any, checkpoint: P
     )
     save_tables(tables, path)
     seconds = time.perf_counter() - started
-    judged = judge_tables(config, data, tables, role="stored")
+    judged = judge_tables(config, data, tables, role="stored", seconds=seconds)
     latency = measure_latency(judged.model, options.latency_users, seed=config["seed"])
     getLogger().info(
         set_color("Stored", "yellow")
@@ -74,7 +74,7 @@ def store_student(config: DistillConfig, data: Data, student: Any, checkpoint: P
         "users": options.store_users,
         "valid": judged.valid,
         "test": judged.test,
-        "seconds": seconds,
+        "seconds": judged.seconds,
         "latency": dataclasses.asdict(latency) if latency else None,
         "file": str(path),
     }

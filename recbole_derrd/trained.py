@@ -48,6 +48,17 @@ _WITHOUT_EFFECT = frozenset(
 
 
 @dataclasses.dataclass(frozen=True)
+class Product:
+    """A model that a run has made, its trainer, and what it was measured at."""
+
+    trainer: Any
+    model: Any
+    valid: dict[str, float]
+    test: dict[str, float]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainedModel:
     """A trained plain model: what a run needs to know of it, and where its weights are."""
 

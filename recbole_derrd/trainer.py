@@ -167,22 +167,26 @@ class TrainerMixin(SavingMixin):
         return tuple(means) if isinstance(losses, tuple) else means[0]
 
     def _full_sort_batch_eval(self, batched_data: Any) -> Any:
-        """Score a batch's catalogue, or its candidates alone."""
-        among_candidates = isinstance(self._judging, CandidateLoader)
-        if not among_candidates and not ("scores" in self._fast and self._scorer.catalogue_at_once(type(self.model))):
-            return super()._full_sort_batch_eval(batched_data)  # type: ignore[misc]
-        interaction, items, rows, columns = batched_data
+        """Score a batch's catalogue, at once where RecBole would go pair by pair, or its candidates alone."""
+        if isinstance(self._judging, CandidateLoader):
+            return self._among_candidates(*batched_data)
+        if "scores" in self._fast and self._scorer.catalogue_at_once(type(self.model)):
+            return self._catalogue_at_once(*batched_data)
+        return super()._full_sort_batch_eval(batched_data)  # type: ignore[misc]
+
+    def _among_candidates(self, interaction: Any, items: torch.Tensor, rows: Any, columns: Any) -> Any:
         users = interaction[self._judging.uid_field]
-        if not among_candidates:
-            scores = self._scorer.score_all(users.to(self.device)).float()
-            scores[:, 0] = -torch.inf
-            if items is not None:
-                # Each user's known items, which RecBole hides as well.
-                scores[items] = -torch.inf
-            return interaction, scores, rows, columns
         scores = self._scorer.score(users.to(self.device), items.to(self.device)).float()
         scores = scores.masked_fill(items.to(self.device) == 0, -torch.inf)
         self.eval_collector.columns = items
+        return interaction, scores, rows, columns
+
+    def _catalogue_at_once(self, interaction: Any, known: Any, rows: Any, columns: Any) -> Any:
+        scores = self._scorer.score_all(interaction[self._judging.uid_field].to(self.device)).float()
+        scores[:, 0] = -torch.inf
+        if known is not None:
+            # Each user's known items, which RecBole hides as well.
+            scores[known] = -torch.inf
         return interaction, scores, rows, columns
 
     def _map_reduce(self, result: Any, num_sample: int) -> Any:

@@ -62,8 +62,8 @@ class LightGCNBackbone(GraphBackbone):
         tables = self.model.user_embedding.weight, self.model.item_embedding.weight
         padding = [table[0].clone() for table in tables]
 
-        def propagated(rows: Tensor) -> Tensor:
-            own_users, own_items = rows.split([self.n_users, self.n_items])
+        def propagated(ego: Tensor) -> Tensor:
+            own_users, own_items = ego.split([self.n_users, self.n_items])
             tables[0].copy_(own_users)
             tables[1].copy_(own_items)
             return torch.cat(self._propagated())

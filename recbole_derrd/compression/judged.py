@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 from recbole_derrd.compression.model import CompressedModel
 from recbole_derrd.compression.recipe import Tables
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data
-from recbole_derrd.trained import freeze, plain_metrics
+from recbole_derrd.trained import Product, freeze, plain_metrics
 from recbole_derrd.trainer import trainer_for
 
 
-@dataclasses.dataclass(frozen=True)
-class JudgedTables:
-    """A model of stored tables, the trainer that judged it, and its metrics."""
-
-    trainer: Any
-    model: CompressedModel
-    valid: dict[str, float]
-    test: dict[str, float]
-
-
-def judge_tables(config: DistillConfig, data: Data, tables: Tables, *, role: str) -> JudgedTables:
+def judge_tables(config: DistillConfig, data: Data, tables: Tables, *, role: str, seconds: float) -> Product:
     """Evaluate stored tables on the validation and the test split.
 
     Args:
@@ -31,6 +18,7 @@ def judge_tables(config: DistillConfig, data: Data, tables: Tables, *, role: str
         data: its data.
         tables: what is stored.
         role: sub-folder of the TensorBoard logs.
+        seconds: how long they took to make.
     """
     model = freeze(CompressedModel(config, data.train._dataset, tables).to(config["device"]))
     # It is only judged: the trainer that its model was trained by is not asked for.
@@ -40,4 +28,4 @@ def judge_tables(config: DistillConfig, data: Data, tables: Tables, *, role: str
         plain_metrics(trainer.evaluate(part, load_best_model=False, show_progress=config["show_progress"]))
         for part in (data.valid, data.test)
     )
-    return JudgedTables(trainer, model, valid, test)
+    return Product(trainer, model, valid, test, seconds)

@@ -9,11 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from recbole_derrd.report.table import ROLES
-
-
-def _spread(values: list[float], places: int) -> str:
-    mean = statistics.fmean(values)
-    return f"{mean:.{places}f} ± {statistics.stdev(values):.{places}f}" if len(values) > 1 else f"{mean:.{places}f}"
+from recbole_derrd.report.tables import spread
 
 
 def seeds_table(records: Iterable[dict[str, Any]]) -> str:
@@ -28,7 +24,7 @@ def seeds_table(records: Iterable[dict[str, Any]]) -> str:
         entries = [record[role] for record in records if record.get(role)]
         if not entries:
             continue
-        shown = [_spread([entry["test"][metric] for entry in entries], 4) for metric in metrics]
+        shown = [spread([entry["test"][metric] for entry in entries]) for metric in metrics]
         body.append(
             [title, entries[0]["model"], *shown, f"{entries[0]['params']:,}", f"{entries[0]['bytes'] / 1000:,.0f} kB"]
         )
