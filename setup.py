@@ -32,6 +32,8 @@ REQUIREMENTS = [
 
 TEST_REQUIREMENTS = [
     "pytest>=7.4",
+    # .ci/run spreads the tests over the cores.
+    "pytest-xdist>=3.2",
     "hypothesis>=6.100",
     # Its output changes between minor releases, so `ruff format --check` needs one of them.
     "ruff>=0.17,<0.18",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import multiprocessing
+import multiprocessing.connection
 import os
 import socket
+import threading
 from typing import Any, Callable
 
 import torch
@@ -145,7 +147,16 @@ def join(local_rank: int, settings: dict[str, Any]) -> torch.device:
     return device
 
 
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
 def _started(local_rank: int, work: Callable[..., Any], arguments: tuple[Any, ...], answers: Any) -> None:
+    # Its parent may be killed, and its files are then the next run's.
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     try:
         answer = work(local_rank, *arguments)
     except DistillError as error:
@@ -156,6 +167,16 @@ def _started(local_rank: int, work: Callable[..., Any], arguments: tuple[Any, ..
         answers.put((True, answer))
     wait_for_all()
     dist.destroy_process_group()
+
+
+def _start_method() -> str:
+    """Return how processes are begun: forked from one that has imported everything, where that is possible."""
+    # CUDA does not survive a fork, and a driver may be woken by as little as an import.
+    if "forkserver" not in multiprocessing.get_all_start_methods() or torch.cuda.is_available():
+        return "spawn"
+    # An optimizer's first step imports the second.
+    multiprocessing.set_forkserver_preload(["recbole_derrd.quick_start", "torch._dynamo"])
+    return "forkserver"
 
 
 def start(work: Callable[..., str], processes: int, *arguments: Any) -> str | None:
@@ -172,13 +193,14 @@ def start(work: Callable[..., str], processes: int, *arguments: Any) -> str | No
     Raises:
         DistillError: what one of them has raised.
     """
-    from torch.multiprocessing.spawn import ProcessException, spawn
+    from torch.multiprocessing.spawn import ProcessException, start_processes
 
+    method = _start_method()
     # A pipe: both ends are open before the processes start, and an answer is shorter than its buffer.
-    answers = multiprocessing.get_context("spawn").SimpleQueue()
+    answers = multiprocessing.get_context(method).SimpleQueue()
     failure: Exception | None = None
     try:
-        spawn(_started, args=(work, arguments, answers), nprocs=processes, join=True)
+        start_processes(_started, args=(work, arguments, answers), nprocs=processes, join=True, start_method=method)
     except ProcessException as error:
         failure = error
     while not answers.empty():

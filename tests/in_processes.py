@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from typing import Any
 
 import torch
@@ -61,6 +62,13 @@ def talk(local_rank: int, settings: dict[str, Any]) -> str:
     start, stop = own_range(7)
     rows = joined(torch.arange(start, stop).view(-1, 1).expand(-1, 2))
     return json.dumps({"rows": rows.tolist(), "first": from_first(rank() + 5), "each": from_each(is_first())})
+
+
+def linger(local_rank: int) -> str:
+    """Say that this process is there, and stay."""
+    print(f"{local_rank} is here", flush=True)
+    time.sleep(600)
+    return ""
 
 
 def fail(local_rank: int, settings: dict[str, Any]) -> str:

@@ -320,7 +320,7 @@ def test_killed_around_a_file_operation(whole: Whole, run: Any, tmp_path: Path, 
 
 @pytest.mark.slow
 def test_killed_around_more_file_operations(whole: Whole, run: Any, tmp_path: Path, output: Path) -> None:
-    try_moments(whole, run, tmp_path, output, 25, seed=2)
+    try_moments(whole, run, tmp_path, output, 12, seed=2)
 
 
 def try_random_kills(whole: Whole, run: Any, tmp_path: Path, output: Path, histories: int, seed: int) -> None:
@@ -343,7 +343,7 @@ def test_killed_at_random_moments_again_and_again(whole: Whole, run: Any, tmp_pa
 
 @pytest.mark.slow
 def test_killed_at_more_random_moments(whole: Whole, run: Any, tmp_path: Path, output: Path) -> None:
-    try_random_kills(whole, run, tmp_path, output, 8, seed=4)
+    try_random_kills(whole, run, tmp_path, output, 4, seed=4)
 
 
 def test_a_teacher_goes_on_where_it_was_killed(whole: Whole, run: Any, tmp_path: Path, output: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Callable
 
@@ -74,6 +76,24 @@ def test_one_process_speaks_to_itself() -> None:
 def test_an_error_of_one_process_ends_all(tiny_settings: Settings) -> None:
     with pytest.raises(DistillError, match="no more disk"):
         start(in_processes.fail, 2, {**tiny_settings("BPR"), **meeting()})
+
+
+def test_processes_end_with_a_killed_parent() -> None:
+    """They would go on writing what the next run reads."""
+    tests = Path(__file__).parent
+    code = f"""
+import sys
+sys.path[:0] = [{str(tests)!r}, {str(tests.parent)!r}]
+import in_processes
+from recbole_derrd.processes import start
+start(in_processes.linger, 2)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    assert {parent.stdout.readline() for _ in range(2)} == {"0 is here\n", "1 is here\n"}
+    parent.kill()
+    # The pipe ends with the last process that holds it.
+    parent.communicate(timeout=30)
 
 
 def test_a_whole_run_in_two_processes(tiny_settings: Settings, tmp_path: Path) -> None:
