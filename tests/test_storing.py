@@ -106,9 +106,11 @@ CANDIDATES = {"mode": "fixed20", "split": {"LS": "valid_and_test"}, "order": "RO
 
 
 @pytest.mark.parametrize("more", [{}, {"eval_args": CANDIDATES}], ids=["full", "fixed20"])
-@pytest.mark.parametrize("model", ["LightGCN", "NCL", "SimpleX"])
+@pytest.mark.parametrize("model", ["LightGCN", "SGL", "NCL", "SimpleX"])
 def test_students_of_other_kinds_and_protocols(tiny_settings: Settings, model: str, more: dict[str, Any]) -> None:
     """8 bits are nearly float32: what is stored is what the model serves, propagated and normalised."""
+    if model == "NCL":
+        pytest.importorskip("faiss")
     settings = tiny_settings(
         model, **{**COMMON, "teacher_model": "BPR", "store_bits": 8, "learning_rate": 0.05, **more}
     )
