@@ -19,6 +19,7 @@ from recbole_derrd.trained import (
     build_model,
     content_key,
     entry_of,
+    judged_by,
     measured,
     store_result,
     stored_result,
@@ -27,9 +28,12 @@ from recbole_derrd.trainer import trainer_for
 
 
 def _judged_entry(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path) -> tuple[str, Path]:
+    """Return the key of the model and the folder of what is measured of it."""
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    key = hashlib.sha256(f"{digest}{content_key(config, fingerprint)}".encode()).hexdigest()[:16]
-    return key, entry_of(config, key)
+    return (
+        content_key(config, fingerprint, digest),
+        entry_of(config, content_key(config, fingerprint, [digest, judged_by(config)])),
+    )
 
 
 def find_judged(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path) -> TrainedModel | None:
@@ -74,7 +78,8 @@ def judge_model(config: DistillConfig, data: Data, name: str, *, more: Any, buil
         build: gives it, in evaluation mode.
     """
     key = content_key(config, data.fingerprint, [name, more])
-    entry = config.cache_dir / f"{name}-{config['dataset']}-{key}"
+    measures = content_key(config, data.fingerprint, [name, more, judged_by(config)])
+    entry = config.cache_dir / f"{name}-{config['dataset']}-{measures}"
     with locked(entry, f"measures this {name.lower()}"):
         found = stored_result(entry, entry / "result.json")
         if found is not None:

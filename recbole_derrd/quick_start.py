@@ -27,7 +27,7 @@ from recbole_derrd.report import run_table
 from recbole_derrd.storing import check_storing, store_student
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teaching import follows_teachers, importance_of, judged, knowledge_of, teachers_of, versions_wanted
-from recbole_derrd.trained import Product, content_key, find_trained, plain_metrics, train_or_find
+from recbole_derrd.trained import Product, content_key, find_trained, judged_by, plain_metrics, train_or_find
 from recbole_derrd.trainer import trainer_for
 
 
@@ -169,6 +169,7 @@ def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | Non
             knowledge.search,
             method_settings,
             config.run_options.distill_seed,
+            judged_by(config),
             *_set_apart(config),
         ),
     )

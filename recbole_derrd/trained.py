@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Collection
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ _WITHOUT_EFFECT = frozenset(
     nproc world_size ip port offset group_offset
     """.split()
 )
+# What a finished model is judged by; the metric that ends its training is another setting.
+_JUDGED_BY = frozenset({"metrics", "topk"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +99,12 @@ class TrainedModel:
 
 
 def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = None) -> str:
-    """Return the key of a model: its settings, the data it is trained and judged on, the format, and ``more``."""
+    """Return the key of a model: its settings, the data, the format, and ``more``; not what it is judged by."""
     ours = set(config.parameters.get("Distillation", ()))
     settings = {
         key: repr(value)
         for key, value in config.final_config_dict.items()
-        if key not in _WITHOUT_EFFECT and key not in ours
+        if key not in _WITHOUT_EFFECT | _JUDGED_BY and key not in ours
     }
     if any(candidate_count(mode) for mode in config["eval_args"]["mode"].values()):
         settings["candidates"] = repr((candidates_seed(config), config.run_options.candidates_file))
@@ -112,6 +115,11 @@ def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = Non
         rounded.remove("scores")
     content = [CACHE_FORMAT, config["model"], settings, rounded, world_size(), dataclasses.asdict(fingerprint), more]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
+
+
+def judged_by(config: DistillConfig) -> list[Any]:
+    """Return what goes beside :func:`content_key` into the key of something that holds metrics."""
+    return [repr(config[key]) for key in sorted(_JUDGED_BY)]
 
 
 def entry_of(config: DistillConfig, key: str) -> Path:
@@ -245,7 +253,8 @@ def measured(
 def find_trained(config: DistillConfig, fingerprint: Fingerprint) -> TrainedModel | None:
     """Return the model that an earlier run trained with these settings on these data; no data are read for it."""
     entry = entry_of(config, content_key(config, fingerprint))
-    return stored_result(entry, entry / MODEL)
+    result = stored_result(entry, entry / MODEL)
+    return _judged(result, config) if result is not None and _is_judged(result, config) else None
 
 
 def train_or_find(
@@ -274,6 +283,9 @@ def train_or_find(
         found = find_trained(config, data.fingerprint)
         if found is not None:
             return found
+        known = stored_result(entry, entry / MODEL)
+        if known is not None:
+            return _judged_anew(known, config, data, role)
         finished = stored_result(working_name(entry), working_name(entry) / MODEL)
         anew = finished is None and not config.run_options.resume
         with working_folder(entry, anew=anew, marker=TRAINING) as folder:
@@ -311,6 +323,44 @@ def _trained_in(folder: Path, config: DistillConfig, data: Data, key: str, role:
     result = measured(config, key, folder / MODEL, trainer, data, valid, started)
     store_result(result, folder)
     return result
+
+
+def _asked_for(config: DistillConfig, names: Collection[str]) -> list[str]:
+    """Return the names of the metrics that the settings ask for: ``gauc``, or ``ndcg@5`` and ``ndcg@10``."""
+    return [
+        name
+        for metric in map(str.lower, config["metrics"])
+        for name in ([metric] if metric in names else [f"{metric}@{k}" for k in config["topk"]])
+    ]
+
+
+def _is_judged(result: TrainedModel, config: DistillConfig) -> bool:
+    return all(set(_asked_for(config, split)) <= split.keys() for split in (result.valid, result.test))
+
+
+def _judged(result: TrainedModel, config: DistillConfig) -> TrainedModel:
+    """Leave out the metrics that other runs have asked for."""
+    valid, test = (
+        {name: split[name] for name in _asked_for(config, split) if name in split}
+        for split in (result.valid, result.test)
+    )
+    settings = {**result.settings, **{key: config[key] for key in _JUDGED_BY & result.settings.keys()}}
+    return dataclasses.replace(result, valid=valid, test=test, settings=settings)
+
+
+def _judged_anew(known: TrainedModel, config: DistillConfig, data: Data, role: str) -> TrainedModel:
+    """Evaluate a model that is found but was not judged by these metrics, and keep them beside the earlier ones."""
+    getLogger().info(set_color("Evaluating", "yellow") + f" the {role or 'model'} that is found by further metrics.")
+    trainer = trainer_for(config, build_model(config, data), checkpoint=known.checkpoint, role=role)
+    trainer.eval_collector.data_collect(data.train)
+    trainer.load_best()
+    valid, test = (
+        plain_metrics(trainer.evaluate(split, load_best_model=False, show_progress=config["show_progress"]))
+        for split in (data.valid, data.test)
+    )
+    result = dataclasses.replace(known, valid={**known.valid, **valid}, test={**known.test, **test})
+    store_result(result, known.checkpoint.parent)
+    return _judged(result, config)
 
 
 def plain_metrics(metrics: Any) -> dict[str, float]:

@@ -115,6 +115,30 @@ def test_a_second_run_does_no_teacher_work_and_gives_the_same(
     assert again["path"] != record["path"] and again["checkpoints"] == record["checkpoints"]
 
 
+def test_further_metrics_train_no_teacher_anew(
+    record: dict[str, Any], planted: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a model that is there was trained or judged again")
+
+    monkeypatch.setattr(trained, "_trained_in", refuse)
+    more = {"metrics": ["GAUC", "NDCG", "ItemCoverage"], "topk": [5, 10], "epochs": 30}
+    further = run_recbole_derrd("BPR", "planted", config_dict=settings(planted, home, **more))
+    for role in ("teacher", "student"):
+        names = ["gauc", "ndcg@5", "ndcg@10", "itemcoverage@5", "itemcoverage@10"]
+        assert further[role]["found"] and further[role]["key"] == record[role]["key"]
+        assert list(further[role]["valid"]) == list(further[role]["test"]) == names
+        assert further[role]["test"]["ndcg@10"] == record[role]["test"]["ndcg@10"]
+        assert 0.5 < further[role]["test"]["gauc"] < 1
+        assert further[role]["settings"]["topk"] == [5, 10] and record[role]["settings"]["topk"] == [10]
+    assert further["seconds"]["knowledge"] == 0
+    assert further["distilled"]["test"]["ndcg@10"] == record["distilled"]["test"]["ndcg@10"]
+    # What all runs have asked for is kept.
+    monkeypatch.setattr(trained, "_judged_anew", refuse)
+    again = run_recbole_derrd("BPR", "planted", config_dict=settings(planted, home))
+    assert again["teacher"]["test"] == record["teacher"]["test"]
+
+
 def test_other_settings_are_another_teacher(record: dict[str, Any], planted: Path, home: Path) -> None:
     other = run_recbole_derrd(
         "BPR",
