@@ -8,22 +8,15 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
+from recbole_derrd.building import build_model
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data, Fingerprint
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.files import building_folder, locked
+from recbole_derrd.keys import content_key, entry_of, judged_by
+from recbole_derrd.measured import TrainedModel, measured, store_result, stored_result
 from recbole_derrd.randomness import kept_random_state
 from recbole_derrd.saving import load_weights
-from recbole_derrd.trained import (
-    TrainedModel,
-    build_model,
-    content_key,
-    entry_of,
-    judged_by,
-    measured,
-    store_result,
-    stored_result,
-)
 from recbole_derrd.trainer import trainer_for
 
 

@@ -19,6 +19,8 @@ from recbole_derrd.data import Data, prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.files import locked, remove_file
 from recbole_derrd.frame import own_log, own_threads, say
+from recbole_derrd.keys import content_key, judged_by
+from recbole_derrd.measured import Product, plain_metrics
 from recbole_derrd.model import build_student
 from recbole_derrd.outcome import record_of
 from recbole_derrd.processes import from_first, is_first, meeting_of, start
@@ -27,7 +29,7 @@ from recbole_derrd.report import run_table
 from recbole_derrd.storing import check_storing, store_student
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teaching import follows_teachers, importance_of, judged, knowledge_of, teachers_of, versions_wanted
-from recbole_derrd.trained import Product, content_key, find_trained, judged_by, plain_metrics, train_or_find
+from recbole_derrd.trained import find_trained, train_or_find
 from recbole_derrd.trainer import trainer_for
 
 

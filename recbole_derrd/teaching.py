@@ -15,12 +15,12 @@ from recbole_derrd.distillers import Need, distiller_class
 from recbole_derrd.evaluation import Latency
 from recbole_derrd.frame import say
 from recbole_derrd.judged import judge_model
+from recbole_derrd.measured import TrainedModel
 from recbole_derrd.models import model_class
 from recbole_derrd.options import Options
 from recbole_derrd.processes import is_first
 from recbole_derrd.teacher import EnsembleKnowledge, Importance, Knowledge, Teacher, teacher_specs
 from recbole_derrd.teacher.knowledge import knowledge_folder
-from recbole_derrd.trained import TrainedModel
 
 
 def follows_teachers(config: DistillConfig) -> bool:

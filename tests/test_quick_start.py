@@ -13,13 +13,14 @@ from planted import group_of_item, group_of_user, write_planted
 
 import recbole_derrd.trained as trained
 from recbole_derrd.backbones import backbone_of
+from recbole_derrd.building import load_model
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data, prepare_data
 from recbole_derrd.errors import CheckpointError, DataError
+from recbole_derrd.measured import plain_metrics
 from recbole_derrd.quick_start import objective_function, run_recbole_derrd
 from recbole_derrd.record import gap_recovered
 from recbole_derrd.teacher import Knowledge
-from recbole_derrd.trained import load_model
 
 
 def settings(data: Path, home: Path, **more: Any) -> dict[str, Any]:
@@ -224,7 +225,7 @@ def test_an_interrupted_run_goes_on(
     own = settings(
         planted, home, checkpoint_dir=str(home / "resumed"), cache_dir=str(home / "saved" / "cache"), checkpoint_step=4
     )
-    original = trained.plain_metrics
+    original = plain_metrics
     monkeypatch.setattr("recbole_derrd.quick_start.plain_metrics", lambda _: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         run_recbole_derrd("BPR", "planted", config_dict=own)

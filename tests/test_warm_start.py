@@ -7,7 +7,7 @@ from typing import Any, Callable
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies
+from hypothesis import example, given, settings, strategies
 from torch import Tensor
 
 from recbole_derrd.backbones.graph import least_squares
@@ -89,6 +89,7 @@ def test_the_padding_rows_stay(tiny_settings: Settings, model: str) -> None:
 
 
 @given(n=strategies.integers(1, 10), rank=strategies.integers(1, 10), seed=strategies.integers(0, 999))
+@example(n=10, rank=1, seed=685)
 @settings(deadline=None, max_examples=60)
 def test_least_squares_are_those_of_a_solver(n: int, rank: int, seed: int) -> None:
     """Singular matrices, unreachable right sides, a right side of zeros."""
@@ -98,7 +99,7 @@ def test_least_squares_are_those_of_a_solver(n: int, rank: int, seed: int) -> No
     matrix = (basis * values) @ basis.T
     wanted = torch.randn(n, 3, generator=generator, dtype=torch.float64)
     wanted[:, 0] = 0
-    found = least_squares(lambda columns: matrix @ columns, wanted, 4 * n)
+    found = least_squares(lambda columns: matrix @ columns, wanted, 4 * n, norm=float(values.max()))
     torch.testing.assert_close(found, torch.linalg.pinv(matrix, rtol=1e-9) @ wanted, rtol=1e-5, atol=1e-5)
 
 

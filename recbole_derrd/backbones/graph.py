@@ -76,22 +76,24 @@ class LightGCNBackbone(GraphBackbone):
                 table[0] = pad
 
 
-def least_squares(matrix: Callable[[Tensor], Tensor], wanted: Tensor, steps: int) -> Tensor:
+def least_squares(matrix: Callable[[Tensor], Tensor], wanted: Tensor, steps: int, norm: float = 1.0) -> Tensor:
     """Minimise ||M X - wanted||² by conjugate gradients (Hestenes and Stiefel, 1952), as far as so many steps come.
 
     Args:
         matrix: X [n, d] to M X, for a symmetric M, singular or not.
         wanted: the right sides [n, d], each column by itself.
         steps: two products with M each.
+        norm: M's largest singular value, or a little more: what is smaller than its rounding is taken for 0.
     """
     solution, residual = torch.zeros_like(wanted), wanted.clone()
     gradient = matrix(residual)
     direction, error = gradient.clone(), gradient.square().sum(0)
     precision = torch.finfo(wanted.dtype)
-    # Beyond this only rounding is left, which a singular M would blow up.
-    solved = error * 16 * len(wanted) * precision.eps**2 + precision.tiny
+    rounding = 16 * len(wanted) * (precision.eps * norm) ** 2
     for _ in range(steps):
         image = matrix(direction)
+        # Beyond this only rounding is left of the gradient, which a singular M would blow up.
+        solved = rounding * residual.square().sum(0) + precision.tiny
         stride = torch.where(error > solved, error / image.square().sum(0).clamp(min=precision.tiny), 0.0)
         solution += stride * direction
         residual -= stride * image

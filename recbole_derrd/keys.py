@@ -1,0 +1,60 @@
+"""Under which keys models and what is measured of them are kept and found again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from recbole_derrd.backbones import adapter_of
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.data import Fingerprint, candidates_seed
+from recbole_derrd.models import model_class
+from recbole_derrd.options.run import FAST_ROUNDED
+from recbole_derrd.processes import world_size
+from recbole_derrd.settings import candidate_count
+
+#: Raised whenever what is stored changes, so that older entries are trained anew.
+CACHE_FORMAT = 1
+
+# RecBole's settings that change where things are written or shown, but not what is trained.
+_WITHOUT_EFFECT = frozenset(
+    """
+    checkpoint_dir show_progress state log_wandb wandb_project data_path device gpu_id use_gpu save_dataset
+    dataset_save_path save_dataloaders dataloaders_save_path config_files loss_decimal_place local_rank single_spec
+    nproc world_size ip port offset group_offset
+    """.split()
+)
+#: What a finished model is judged by; the metric that ends its training is another setting.
+JUDGED_BY = frozenset({"metrics", "topk"})
+
+
+def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = None) -> str:
+    """Return the key of a model: its settings, the data, the format, and ``more``; not what it is judged by."""
+    ours = set(config.parameters.get("Distillation", ()))
+    settings = {
+        key: repr(value)
+        for key, value in config.final_config_dict.items()
+        if key not in _WITHOUT_EFFECT | JUDGED_BY and key not in ours
+    }
+    if any(candidate_count(mode) for mode in config["eval_args"]["mode"].values()):
+        settings["candidates"] = repr((candidates_seed(config), config.run_options.candidates_file))
+    # What gives RecBole's numbers to the bit is the same model.
+    rounded = sorted(config.fast.intersection(FAST_ROUNDED))
+    kind = model_class(config["model"])
+    if "scores" in rounded and not adapter_of(kind).catalogue_at_once(kind):
+        rounded.remove("scores")
+    content = [CACHE_FORMAT, config["model"], settings, rounded, world_size(), dataclasses.asdict(fingerprint), more]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
+
+
+def judged_by(config: DistillConfig) -> list[Any]:
+    """Return what goes beside :func:`content_key` into the key of something that holds metrics."""
+    return [repr(config[key]) for key in sorted(JUDGED_BY)]
+
+
+def entry_of(config: DistillConfig, key: str) -> Path:
+    """Return the folder of the cache that belongs to a model's key."""
+    return config.cache_dir / f"{config['model']}-{config['dataset']}-{key}"

@@ -1,0 +1,174 @@
+"""What is known of a model: its metrics, size and latency, and where its weights are; kept beside these."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from recbole_derrd.building import freeze
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.data import Data
+from recbole_derrd.evaluation import Latency, bytes_per_item, measure_latency, model_bytes, parameter_count
+from recbole_derrd.files import replacing_file
+from recbole_derrd.keys import JUDGED_BY
+from recbole_derrd.processes import from_first, is_first
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A model that a run has made, its trainer, and what it was measured at."""
+
+    trainer: Any
+    model: Any
+    valid: dict[str, float]
+    test: dict[str, float]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A trained plain model: what a run needs to know of it, and where its weights are."""
+
+    model: str
+    key: str
+    checkpoint: Path
+    params: int
+    bytes: int
+    valid: dict[str, float]
+    test: dict[str, float]
+    seconds: float
+    epochs: list[float]
+    latency: Latency | None
+    settings: dict[str, Any]
+    bytes_per_item: float | None = None
+    valid_scores: list[list[float]] = dataclasses.field(default_factory=list)
+    found: bool = False
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a record says of this model."""
+        return {
+            "model": self.model,
+            "key": self.key,
+            "params": self.params,
+            "bytes": self.bytes,
+            "bytes_per_item": self.bytes_per_item,
+            "valid": self.valid,
+            "test": self.test,
+            "seconds": self.seconds,
+            "epochs": len(self.epochs),
+            "valid_scores": self.valid_scores,
+            "found": self.found,
+            "settings": self.settings,
+        }
+
+
+def plain_metrics(metrics: Any) -> dict[str, float]:
+    """Return RecBole's metric dict with plain numbers."""
+    return {str(name): float(value) for name, value in (metrics or {}).items()}
+
+
+def own_settings(config: DistillConfig) -> dict[str, Any]:
+    """Return the settings that the user or the model's defaults gave, as plain values for a record."""
+    ours = set(config.parameters.get("Distillation", ()))
+    keep = set(config.external_config_dict) | {
+        "seed",
+        "learning_rate",
+        "train_batch_size",
+        "weight_decay",
+        "embedding_size",
+    }
+    return {
+        key: value if isinstance(value, (int, float, str, bool, list, dict, type(None))) else str(value)
+        for key, value in config.final_config_dict.items()
+        if key in keep and key not in ours and key not in _OF_THE_MACHINE
+    }
+
+
+_OF_THE_MACHINE = ("data_path", "checkpoint_dir", "ip", "port", "offset", "group_offset", "local_rank")
+_STORED = tuple(field.name for field in dataclasses.fields(TrainedModel) if field.name != "found")
+# Entries of earlier versions lack these; they are no reason to train anew.
+_LATER: dict[str, Any] = {"bytes_per_item": None, "valid_scores": []}
+
+
+def store_result(result: TrainedModel, folder: Path) -> None:
+    """Write what is known of a model beside it."""
+    if not is_first():
+        return
+    content = {name: value for name, value in dataclasses.asdict(result).items() if name in _STORED}
+    with replacing_file(folder / "result.json") as partial:
+        partial.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
+
+
+def stored_result(entry: Path, checkpoint: Path) -> TrainedModel | None:
+    """Read what is known of a model, if both are whole."""
+    # One look for all processes that train together: between two, another run may have ended.
+    found: TrainedModel | None = from_first(_read(entry, checkpoint) if is_first() else None)
+    return found
+
+
+def _read(entry: Path, checkpoint: Path) -> TrainedModel | None:
+    try:
+        content = {**_LATER, **json.loads((entry / "result.json").read_text(encoding="utf-8"))}
+        latency = Latency(**content["latency"]) if content["latency"] else None
+        kept = {name: content[name] for name in _STORED if name not in ("latency", "checkpoint")}
+        measured = all(kept[split] and isinstance(kept[split], dict) for split in ("valid", "test"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not measured:
+        return None
+    return TrainedModel(checkpoint=checkpoint, latency=latency, found=True, **kept) if checkpoint.is_file() else None
+
+
+def _asked_for(config: DistillConfig, names: Collection[str]) -> list[str]:
+    """Return the names of the metrics that the settings ask for: ``gauc``, or ``ndcg@5`` and ``ndcg@10``."""
+    return [
+        name
+        for metric in map(str.lower, config["metrics"])
+        for name in ([metric] if metric in names else [f"{metric}@{k}" for k in config["topk"]])
+    ]
+
+
+def is_judged(result: TrainedModel, config: DistillConfig) -> bool:
+    """Say whether a model was judged by every metric that the settings ask for."""
+    return all(set(_asked_for(config, split)) <= split.keys() for split in (result.valid, result.test))
+
+
+def as_judged(result: TrainedModel, config: DistillConfig) -> TrainedModel:
+    """Leave out the metrics that other runs have asked for."""
+    valid, test = (
+        {name: split[name] for name in _asked_for(config, split) if name in split}
+        for split in (result.valid, result.test)
+    )
+    settings = {**result.settings, **{key: config[key] for key in JUDGED_BY & result.settings.keys()}}
+    return dataclasses.replace(result, valid=valid, test=test, settings=settings)
+
+
+def measured(
+    config: DistillConfig, key: str, checkpoint: Path, trainer: Any, data: Data, valid: Any, started: float
+) -> TrainedModel:
+    """Evaluate, freeze and measure a trained model."""
+    if valid is None:
+        valid = trainer.evaluate(data.valid, load_best_model=False)
+    test = trainer.evaluate(data.test, load_best_model=False, show_progress=config["show_progress"])
+    seconds = time.perf_counter() - started
+    model = freeze(trainer.model)
+    return TrainedModel(
+        model=config["model"],
+        key=key,
+        checkpoint=checkpoint,
+        params=parameter_count(model),
+        bytes=model_bytes(model),
+        valid=plain_metrics(valid),
+        test=plain_metrics(test),
+        seconds=seconds,
+        epochs=trainer.epoch_seconds,
+        # Timed by one process: several would share the cores.
+        latency=measure_latency(model, config["latency_users"], seed=config["seed"]) if is_first() else None,
+        settings=own_settings(config),
+        bytes_per_item=bytes_per_item(model),
+        valid_scores=trainer.valid_scores,
+    )
