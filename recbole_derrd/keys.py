@@ -27,19 +27,24 @@ _WITHOUT_EFFECT = frozenset(
     nproc world_size ip port offset group_offset
     """.split()
 )
-#: What a finished model is judged by; the metric that ends its training is another setting.
-JUDGED_BY = frozenset({"metrics", "topk"})
+# What a finished model is judged by; the metric that ends its training is another setting.
+_JUDGED_BY = frozenset({"metrics", "topk"})
 
 
 def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = None) -> str:
-    """Return the key of a model: its settings, the data, the format, and ``more``; not what it is judged by."""
+    """Return the key of a model: its settings, the data, the format, and ``more``; not what it is judged by.
+
+    But for candidates that RecBole draws anew each time: two evaluations would not go together in one table.
+    """
     ours = set(config.parameters.get("Distillation", ()))
+    modes = config["eval_args"]["mode"].values()
+    without = (
+        _WITHOUT_EFFECT if any(mode.startswith(("uni", "pop")) for mode in modes) else _WITHOUT_EFFECT | _JUDGED_BY
+    )
     settings = {
-        key: repr(value)
-        for key, value in config.final_config_dict.items()
-        if key not in _WITHOUT_EFFECT | JUDGED_BY and key not in ours
+        key: repr(value) for key, value in config.final_config_dict.items() if key not in without and key not in ours
     }
-    if any(candidate_count(mode) for mode in config["eval_args"]["mode"].values()):
+    if any(candidate_count(mode) for mode in modes):
         settings["candidates"] = repr((candidates_seed(config), config.run_options.candidates_file))
     # What gives RecBole's numbers to the bit is the same model.
     rounded = sorted(config.fast.intersection(FAST_ROUNDED))
@@ -50,9 +55,9 @@ def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = Non
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
 
 
-def judged_by(config: DistillConfig) -> list[Any]:
+def judged_by(config: DistillConfig) -> list[str]:
     """Return what goes beside :func:`content_key` into the key of something that holds metrics."""
-    return [repr(config[key]) for key in sorted(JUDGED_BY)]
+    return [repr(config[key]) for key in sorted(_JUDGED_BY)]
 
 
 def entry_of(config: DistillConfig, key: str) -> Path:

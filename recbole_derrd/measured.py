@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data
 from recbole_derrd.evaluation import Latency, bytes_per_item, measure_latency, model_bytes, parameter_count
 from recbole_derrd.files import replacing_file
-from recbole_derrd.keys import JUDGED_BY
+from recbole_derrd.keys import judged_by
 from recbole_derrd.processes import from_first, is_first
 
 
@@ -46,6 +45,7 @@ class TrainedModel:
     settings: dict[str, Any]
     bytes_per_item: float | None = None
     valid_scores: list[list[float]] = dataclasses.field(default_factory=list)
+    judged_by: list[str] = dataclasses.field(default_factory=list)
     found: bool = False
 
     def summary(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def own_settings(config: DistillConfig) -> dict[str, Any]:
 _OF_THE_MACHINE = ("data_path", "checkpoint_dir", "ip", "port", "offset", "group_offset", "local_rank")
 _STORED = tuple(field.name for field in dataclasses.fields(TrainedModel) if field.name != "found")
 # Entries of earlier versions lack these; they are no reason to train anew.
-_LATER: dict[str, Any] = {"bytes_per_item": None, "valid_scores": []}
+_LATER: dict[str, Any] = {"bytes_per_item": None, "valid_scores": [], "judged_by": []}
 
 
 def store_result(result: TrainedModel, folder: Path) -> None:
@@ -123,30 +123,6 @@ def _read(entry: Path, checkpoint: Path) -> TrainedModel | None:
     return TrainedModel(checkpoint=checkpoint, latency=latency, found=True, **kept) if checkpoint.is_file() else None
 
 
-def _asked_for(config: DistillConfig, names: Collection[str]) -> list[str]:
-    """Return the names of the metrics that the settings ask for: ``gauc``, or ``ndcg@5`` and ``ndcg@10``."""
-    return [
-        name
-        for metric in map(str.lower, config["metrics"])
-        for name in ([metric] if metric in names else [f"{metric}@{k}" for k in config["topk"]])
-    ]
-
-
-def is_judged(result: TrainedModel, config: DistillConfig) -> bool:
-    """Say whether a model was judged by every metric that the settings ask for."""
-    return all(set(_asked_for(config, split)) <= split.keys() for split in (result.valid, result.test))
-
-
-def as_judged(result: TrainedModel, config: DistillConfig) -> TrainedModel:
-    """Leave out the metrics that other runs have asked for."""
-    valid, test = (
-        {name: split[name] for name in _asked_for(config, split) if name in split}
-        for split in (result.valid, result.test)
-    )
-    settings = {**result.settings, **{key: config[key] for key in JUDGED_BY & result.settings.keys()}}
-    return dataclasses.replace(result, valid=valid, test=test, settings=settings)
-
-
 def measured(
     config: DistillConfig, key: str, checkpoint: Path, trainer: Any, data: Data, valid: Any, started: float
 ) -> TrainedModel:
@@ -171,4 +147,5 @@ def measured(
         settings=own_settings(config),
         bytes_per_item=bytes_per_item(model),
         valid_scores=trainer.valid_scores,
+        judged_by=judged_by(config),
     )

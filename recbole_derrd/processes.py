@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.forkserver
 import os
 import socket
+import sys
 import threading
 from typing import Any, Callable
 
@@ -16,6 +18,8 @@ from torch import Tensor
 
 from recbole_derrd.errors import DistillError, OptionError
 
+# An optimizer's first step imports the last.
+_SLOW_IMPORTS = ("torch", "recbole.trainer", "torch._dynamo")
 #: How long a process waits for the others, e.g. while the first of them finds the teacher's lists.
 _PATIENCE = datetime.timedelta(hours=24)
 
@@ -154,7 +158,11 @@ def _end_with_the_parent() -> None:
     os._exit(1)
 
 
-def _started(local_rank: int, work: Callable[..., Any], arguments: tuple[Any, ...], answers: Any) -> None:
+def _started(
+    local_rank: int, work: Callable[..., Any], arguments: tuple[Any, ...], answers: Any, environment: dict[str, str]
+) -> None:
+    # That of the process which it was forked from may be older.
+    os.environ.update(environment)
     # Its parent may be killed, and its files are then the next run's.
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     try:
@@ -170,12 +178,16 @@ def _started(local_rank: int, work: Callable[..., Any], arguments: tuple[Any, ..
 
 
 def _start_method() -> str:
-    """Return how processes are begun: forked from one that has imported everything, where that is possible."""
-    # CUDA does not survive a fork, and a driver may be woken by as little as an import.
-    if "forkserver" not in multiprocessing.get_all_start_methods() or torch.cuda.is_available():
+    """Return how processes are begun: forked from one that has imported what takes long, where that is safe."""
+    # CUDA does not survive a fork, and a driver may be woken by as little as an import; so may libraries of macOS.
+    if sys.platform != "linux" or torch.cuda.is_available():
         return "spawn"
-    # An optimizer's first step imports the second.
-    multiprocessing.set_forkserver_preload(["recbole_derrd.quick_start", "torch._dynamo"])
+    # Not of this package, which that process might find elsewhere; and nothing that this one could not import.
+    multiprocessing.set_forkserver_preload([name for name in _SLOW_IMPORTS if name in sys.modules])
+    try:
+        multiprocessing.forkserver.ensure_running()
+    except OSError:  # e.g. a path of temporary files that is too long for a socket
+        return "spawn"
     return "forkserver"
 
 
@@ -200,7 +212,13 @@ def start(work: Callable[..., str], processes: int, *arguments: Any) -> str | No
     answers = multiprocessing.get_context(method).SimpleQueue()
     failure: Exception | None = None
     try:
-        start_processes(_started, args=(work, arguments, answers), nprocs=processes, join=True, start_method=method)
+        start_processes(
+            _started,
+            args=(work, arguments, answers, dict(os.environ)),
+            nprocs=processes,
+            join=True,
+            start_method=method,
+        )
     except ProcessException as error:
         failure = error
     while not answers.empty():

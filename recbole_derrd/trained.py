@@ -14,13 +14,12 @@ from recbole_derrd.building import build_model
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data, Fingerprint, prepare_data
 from recbole_derrd.errors import TrainingError
-from recbole_derrd.files import locked, working_folder, working_name
-from recbole_derrd.keys import content_key, entry_of
+from recbole_derrd.files import building_folder, locked, working_folder, working_name
+from recbole_derrd.keys import content_key, entry_of, judged_by
 from recbole_derrd.measured import (
     TrainedModel,
-    as_judged,
-    is_judged,
     measured,
+    own_settings,
     plain_metrics,
     store_result,
     stored_result,
@@ -37,10 +36,21 @@ VERSIONS = "versions"
 
 
 def find_trained(config: DistillConfig, fingerprint: Fingerprint) -> TrainedModel | None:
-    """Return the model that an earlier run trained with these settings on these data; no data are read for it."""
+    """Return the model that an earlier run trained with these settings on these data; no data are read for it.
+
+    None also where it was not yet judged by the metrics that are asked for.
+    """
     entry = entry_of(config, content_key(config, fingerprint))
-    result = stored_result(entry, entry / MODEL)
-    return as_judged(result, config) if result is not None and is_judged(result, config) else None
+    found = stored_result(entry, entry / MODEL)
+    if found is not None and found.judged_by != judged_by(config):
+        found = stored_result(_entry_of_metrics(config, fingerprint), entry / MODEL)
+    # As this run names them: which of them are defaults is nothing that was trained.
+    return None if found is None else dataclasses.replace(found, settings=own_settings(config))
+
+
+def _entry_of_metrics(config: DistillConfig, fingerprint: Fingerprint) -> Path:
+    """Return the folder of what a model that is found is measured at by other metrics than at its training."""
+    return entry_of(config, content_key(config, fingerprint, ["judged", judged_by(config)]))
 
 
 def train_or_find(
@@ -76,7 +86,7 @@ def train_or_find(
             with working_folder(entry, anew=anew, marker=TRAINING) as folder:
                 known = finished or _trained_in(folder, config, data, key, role, versions)
             known = dataclasses.replace(known, checkpoint=entry / MODEL)
-        return as_judged(known, config) if is_judged(known, config) else _judged_anew(known, config, data, role)
+        return known if known.judged_by == judged_by(config) else _judged_anew(known, config, data, role)
 
 
 def _trained_in(folder: Path, config: DistillConfig, data: Data, key: str, role: str, versions: int) -> TrainedModel:
@@ -112,15 +122,18 @@ def _trained_in(folder: Path, config: DistillConfig, data: Data, key: str, role:
 
 
 def _judged_anew(known: TrainedModel, config: DistillConfig, data: Data, role: str) -> TrainedModel:
-    """Evaluate a model that is found but was not judged by these metrics, and keep them beside the earlier ones."""
-    getLogger().info(set_color("Evaluating", "yellow") + f" the {role or 'model'} that is found by further metrics.")
+    """Evaluate a model that is found but was not judged by these metrics."""
+    getLogger().info(set_color("Evaluating", "yellow") + f" the {role or 'model'} that is found, by other metrics.")
     trainer = trainer_for(config, build_model(config, data), checkpoint=known.checkpoint, role=role)
     trainer.eval_collector.data_collect(data.train)
     trainer.load_best()
     valid, test = (
-        plain_metrics(trainer.evaluate(split, load_best_model=False, show_progress=config["show_progress"]))
-        for split in (data.valid, data.test)
+        plain_metrics(trainer.evaluate(part, load_best_model=False, show_progress=config["show_progress"]))
+        for part in (data.valid, data.test)
     )
-    result = dataclasses.replace(known, valid={**known.valid, **valid}, test={**known.test, **test})
-    store_result(result, known.checkpoint.parent)
-    return as_judged(result, config)
+    result = dataclasses.replace(
+        known, valid=valid, test=test, judged_by=judged_by(config), settings=own_settings(config)
+    )
+    with building_folder(_entry_of_metrics(config, data.fingerprint)) as folder:
+        store_result(result, folder)
+    return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from typing import Any
 
@@ -66,7 +67,8 @@ def talk(local_rank: int, settings: dict[str, Any]) -> str:
 
 def linger(local_rank: int) -> str:
     """Say that this process is there, and stay."""
-    print(f"{local_rank} is here", flush=True)
+    # In one piece, whatever the buffering.
+    os.write(1, f"{local_rank} is here\n".encode())
     time.sleep(600)
     return ""
 

@@ -90,7 +90,7 @@ start(in_processes.linger, 2)
 """
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    assert {parent.stdout.readline() for _ in range(2)} == {"0 is here\n", "1 is here\n"}
+    assert sorted(parent.stdout.readline() for _ in range(2)) == ["0 is here\n", "1 is here\n"]
     parent.kill()
     # The pipe ends with the last process that holds it.
     parent.communicate(timeout=30)

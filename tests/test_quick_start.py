@@ -134,10 +134,20 @@ def test_further_metrics_train_no_teacher_anew(
         assert further[role]["settings"]["topk"] == [5, 10] and record[role]["settings"]["topk"] == [10]
     assert further["seconds"]["knowledge"] == 0
     assert further["distilled"]["test"]["ndcg@10"] == record["distilled"]["test"]["ndcg@10"]
-    # What all runs have asked for is kept.
+    # Both are kept.
     monkeypatch.setattr(trained, "_judged_anew", refuse)
-    again = run_recbole_derrd("BPR", "planted", config_dict=settings(planted, home))
-    assert again["teacher"]["test"] == record["teacher"]["test"]
+    for wanted, run in (({}, record), (more, further)):
+        again = run_recbole_derrd("BPR", "planted", config_dict=settings(planted, home, **wanted))
+        assert again["teacher"]["test"] == run["teacher"]["test"]
+
+
+def test_candidates_that_are_drawn_anew_are_never_mixed(planted: Path, home: Path) -> None:
+    sampled = {"eval_args": {"mode": "uni20"}, "epochs": 1, "teacher": {"embedding_size": 8}, "compare_student": False}
+    keys = {
+        run_recbole_derrd("BPR", "planted", config_dict=settings(planted, home, **sampled, topk=topk))["teacher"]["key"]
+        for topk in ([10], [5, 10])
+    }
+    assert len(keys) == 2
 
 
 def test_other_settings_are_another_teacher(record: dict[str, Any], planted: Path, home: Path) -> None:
