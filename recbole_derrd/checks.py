@@ -15,7 +15,7 @@ from recbole_derrd.models import missing_package, model_class
 from recbole_derrd.options import DEOptions
 from recbole_derrd.teacher import TeacherSpec, teacher_specs
 from recbole_derrd.teacher.search import check_search
-from recbole_derrd.warm_start import check_start_size
+from recbole_derrd.warm_start import can_start, check_start_size
 
 
 def check_run(config: DistillConfig) -> None:
@@ -60,20 +60,22 @@ def _check_start(config: DistillConfig, specs: list[TeacherSpec]) -> None:
     if not adapter_of(model_class(student)).takes_start:
         able = sorted(name for name, adapter in BACKBONES.items() if adapter.takes_start)
         raise OptionError(f"warm_start cannot set the vectors of {student}, only those of {', '.join(able)}.")
-    if len(specs) > 1:
-        raise OptionError("warm_start takes one teacher, whose scores it approximates: take it out, or all but one.")
-    (spec,) = specs
-    teacher = spec.name(config)
-    adapter = adapter_of(model_class(teacher))
-    if not issubclass(adapter, VectorBackbone):
-        raise OptionError(
-            f"warm_start needs a teacher whose score is the dot product of two vectors, and {teacher}'s is not. Take "
-            "it out, or use a teacher such as BPR or LightGCN."
-        )
-    if adapter.takes_start and not spec.checkpoint:
-        check_start_size(
-            config["embedding_size"], config.derived(teacher, spec.settings, teacher=True)["embedding_size"]
-        )
+    wanted, sizes = config["embedding_size"], []
+    for spec in specs:
+        teacher = spec.name(config)
+        size = None if spec.checkpoint else config.derived(teacher, spec.settings, teacher=True)["embedding_size"]
+        adapter = adapter_of(model_class(teacher))
+        if can_start(wanted, adapter, size):
+            return
+        if issubclass(adapter, VectorBackbone):
+            sizes.append(int(size or 0))
+    if sizes:
+        check_start_size(wanted, max(sizes))
+    names = " or ".join(dict.fromkeys(spec.name(config) for spec in specs))
+    raise OptionError(
+        f"warm_start needs a teacher whose score is the dot product of two vectors, and {names}'s is not. Take it out, "
+        "or use a teacher such as BPR or LightGCN."
+    )
 
 
 def _check_teacher(config: DistillConfig, name: str, spec: TeacherSpec) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from logging import getLogger
+from typing import Callable
 
 from recbole.utils import set_color
 
@@ -21,6 +22,7 @@ from recbole_derrd.options import Options
 from recbole_derrd.processes import is_first
 from recbole_derrd.teacher import EnsembleKnowledge, Importance, Knowledge, Teacher, teacher_specs
 from recbole_derrd.teacher.knowledge import knowledge_folder
+from recbole_derrd.warm_start import can_start
 
 
 def follows_teachers(config: DistillConfig) -> bool:
@@ -71,7 +73,8 @@ def knowledge_of(config: DistillConfig, teachers: Teacher | Sequence[Teacher], d
         dataset=data.train._dataset,
         importance=importance_of(config),
         count=min(options.ensemble_top_n, data.history.n_items - 1),
-        leader=_leader(config, teachers),
+        leader=_best(config, teachers, lambda teacher: bool(_hints(teacher))),
+        starter=_best(config, teachers, lambda teacher: _can_start(config, teacher)),
         chunk=options.knowledge_batch_size,
         show_progress=config["show_progress"],
     )
@@ -96,11 +99,16 @@ def _hints(teacher: Teacher) -> tuple[str, ...]:
     return adapter_of(model_class(teacher.config["model"])).hints
 
 
-def _leader(config: DistillConfig, teachers: Sequence[Teacher]) -> int | None:
-    """Return the teacher whose vectors are used: the best on the validation split of those that have any."""
+def _can_start(config: DistillConfig, teacher: Teacher) -> bool:
+    adapter = adapter_of(model_class(teacher.config["model"]))
+    return can_start(config["embedding_size"] or 0, adapter, teacher.config["embedding_size"])
+
+
+def _best(config: DistillConfig, teachers: Sequence[Teacher], able: Callable[[Teacher], bool]) -> int | None:
+    """Return which of the teachers that are able is the best on the validation split; None where none is."""
     metric, sign = config["valid_metric"].lower(), 1 if config["valid_metric_bigger"] else -1
-    able = [index for index, teacher in enumerate(teachers) if _hints(teacher)]
-    return max(able, key=lambda index: sign * teachers[index].trained.valid[metric], default=None)
+    places = [index for index, teacher in enumerate(teachers) if able(teacher)]
+    return max(places, key=lambda index: sign * teachers[index].trained.valid[metric], default=None)
 
 
 def judged(config: DistillConfig, teachers: Sequence[Teacher], knowledge: Knowledge, data: Data) -> TrainedModel:

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import torch
 
-from recbole_derrd.backbones import Backbone
+from recbole_derrd.backbones import Backbone, VectorBackbone
 from recbole_derrd.errors import OptionError
 from recbole_derrd.svd import score_factors
 from recbole_derrd.teacher import Knowledge
+
+
+def can_start(student_size: int, adapter: type[Backbone], size: int | None) -> bool:
+    """Say whether a student of some dimensions can start at a teacher's scores.
+
+    Args:
+        student_size: dimensions of the student.
+        adapter: the teacher's; its score must be the dot product of two vectors.
+        size: the teacher's ``embedding_size`` where it is known.
+    """
+    too_small = adapter.takes_start and size is not None and size < student_size
+    return issubclass(adapter, VectorBackbone) and not too_small
 
 
 def check_start_size(student: int, teacher: int) -> None:
@@ -31,12 +43,12 @@ def warm_start(student: Backbone, knowledge: Knowledge) -> None:
 
     Args:
         student: the student's adapter; it must take a start.
-        knowledge: of a teacher whose score is the dot product of its vectors.
+        knowledge: of a teacher whose score is the dot product of its vectors; of several, the best such is taken.
 
     Raises:
         OptionError: the teacher's vectors have fewer dimensions than the student's.
     """
-    users, items = (torch.from_numpy(knowledge.vectors(side))[1:] for side in ("user", "item"))
+    users, items = (torch.from_numpy(vectors)[1:] for vectors in knowledge.score_vectors())
     size = student.item_vectors(torch.ones(1, dtype=torch.long, device=student.device)).shape[1]
     check_start_size(size, users.shape[1])
     own_users, own_items = score_factors(users, items, size)

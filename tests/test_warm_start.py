@@ -17,7 +17,7 @@ from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.model import build_student
-from recbole_derrd.quick_start import knowledge_of, run_recbole_derrd
+from recbole_derrd.quick_start import knowledge_of, run_recbole_derrd, teachers_of
 from recbole_derrd.svd import score_factors
 from recbole_derrd.teacher import Teacher
 
@@ -145,9 +145,36 @@ def test_more_dimensions_than_users_are_refused_before_training(tiny_settings: S
     assert not list(Path(keys["checkpoint_dir"]).rglob("*.pth"))
 
 
-def test_several_teachers_have_no_scores_of_vectors(tiny_settings: Settings) -> None:
-    keys = tiny_settings("BPR", distillers=["listwise"], warm_start="svd", teachers=["BPR", "LightGCN"])
-    with pytest.raises(OptionError, match="warm_start takes one teacher"):
+def test_of_several_teachers_the_best_that_can_gives_the_start(tiny_settings: Settings) -> None:
+    """Not NeuMF, whose products are no scores, nor the BPR that is too small, however good they are."""
+    able = [{"model": "BPR", "embedding_size": size, "epochs": epochs} for size, epochs in ((8, 1), (9, 6))]
+    others = [{"model": "NeuMF", "epochs": 8}, {"model": "BPR", "embedding_size": 3, "epochs": 20}, {"model": "Pop"}]
+    keys = tiny_settings("BPR", distillers=["listwise"], warm_start="svd", embedding_size=5, latency_users=0)
+    config = DistillConfig("BPR", "tiny", config_dict={**keys, "teachers": [*others, *able]})
+    check_run(config)
+    data = prepare_data(config)
+    teachers = teachers_of(config, data)
+    metric = config["valid_metric"].lower()
+    best = max(teachers[3:], key=lambda teacher: teacher.trained.valid[metric])
+    student = build_student(config, prepare_data(config), knowledge_of(config, teachers, data))
+    wanted = best_scores(knowledge_of(config, best, data), 5)
+    with torch.no_grad():
+        scores = student.backbone.score_all(torch.arange(student.n_users))[1:, 1:]
+    assert (scores - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("teachers", "message"),
+    [
+        (["NeuMF", "Pop"], "the dot product of two vectors, and NeuMF or Pop's is not"),
+        (["Pop", {"model": "BPR", "embedding_size": 4}], "at least the student's 8 dimensions; its vectors have 4"),
+    ],
+)
+def test_several_teachers_of_which_none_can_are_refused_early(
+    tiny_settings: Settings, teachers: list[Any], message: str
+) -> None:
+    keys = tiny_settings("BPR", distillers=["listwise"], warm_start="svd", teachers=teachers, embedding_size=8)
+    with pytest.raises(OptionError, match=message):
         check_run(DistillConfig("BPR", "tiny", config_dict=keys))
 
 

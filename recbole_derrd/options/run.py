@@ -55,7 +55,8 @@ class RunOptions(Options):
     warm_start: str = option(
         "none",
         "Where the distilled student starts: as RecBole draws it (none), or at the truncated SVD of the scores of its "
-        "one teacher, which must be of at least its dimensions (svd; students BPR, LINE, LightGCN).",
+        "teacher, which must be of at least its dimensions; of several, the best that can (svd; students BPR, LINE, "
+        "LightGCN).",
         choices=("none", "svd"),
     )
     store_bits: int = option(

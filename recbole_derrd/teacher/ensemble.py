@@ -149,6 +149,7 @@ class EnsembleKnowledge(Knowledge):
         importance: what a rank counts.
         count: items of each teacher's list that count.
         leader: which teacher's vectors are used; None where none has any.
+        starter: which teacher's scores a student may start at; None where none's are dot products of vectors.
         options: further arguments of :class:`Knowledge`.
     """
 
@@ -164,10 +165,11 @@ class EnsembleKnowledge(Knowledge):
         importance: Importance,
         count: int,
         leader: int | None = None,
+        starter: int | None = None,
         **options: Any,
     ) -> None:
         """Open the knowledge; nothing is computed yet."""
-        self.members, self.count, self.leader = list(members), count, leader
+        self.members, self.count, self.leader, self.starter = list(members), count, leader, starter
         self.importance = importance
         self._config, self._dataset = config, dataset
         hints = () if leader is None else self.members[leader].teacher_hints
@@ -205,6 +207,10 @@ class EnsembleKnowledge(Knowledge):
     def vectors(self, side: str, hint: str | None = None) -> np.ndarray[Any, Any]:
         """Return the vectors of the best teacher that has any [n, d]; see :meth:`Knowledge.vectors`."""
         return self.members[self.leader or 0].vectors(side, hint)
+
+    def score_vectors(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return those of the best teacher whose scores are dot products; see :meth:`Knowledge.score_vectors`."""
+        return self.members[self.starter or 0].score_vectors()
 
     def top_items(self, count: int) -> np.ndarray[Any, Any]:
         """Return the ensemble's lists; see :meth:`Knowledge.top_items`.

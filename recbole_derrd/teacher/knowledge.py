@@ -133,6 +133,10 @@ class Knowledge:
             f"{side}-vectors-{hint or 'default'}", lambda path: write_vectors(path, self.teacher, side, hint)
         )
 
+    def score_vectors(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return vectors of all users and of all items whose dot products are scores: for teachers that score so."""
+        return self.vectors("user"), self.vectors("item")
+
     def top_items(self, count: int) -> np.ndarray[Any, Any]:
         """Return each user's ``count`` best items that the user has no training interaction with, best first.
 
