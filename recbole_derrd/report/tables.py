@@ -68,8 +68,9 @@ def results_sheet(group: Group) -> Sheet:
             f"{metric}: {'larger' if bigger_is_better(metric) else 'smaller'} is better" for metric in group.metrics
         )
         + ".",
-        'Gap recovered: (row - student alone) / (teacher - student alone), of the means; "-" where the teacher is no '
-        "better. Bytes an item: of the served item vectors, or all bytes over the items where a model has no vectors.",
+        "Gap recovered: (row - student alone) / (teacher - student alone), of the means, with the row's own teacher or "
+        'ensemble; "-" where that is no better. Bytes an item: of the served item vectors, or all bytes over the items '
+        "where a model has no vectors.",
     ]
     return Sheet(group.title, head, [_result(group, row, marked) for row in rows], notes)
 
