@@ -133,6 +133,7 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
             raise CheckpointError(
                 f"'{path}' is not a RecBole checkpoint, or only a part of one. Give the .pth file of a training."
             )
+        # Torch's weights-only reader refuses stock RecBole's files; ours admits a few names, none of which runs code.
         content = torch.load(path, map_location=device, weights_only=False, pickle_module=_PickleModule)
     except _CarriesCodeError as error:
         raise CheckpointError(

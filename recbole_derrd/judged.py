@@ -82,8 +82,7 @@ def judge_model(config: DistillConfig, data: Data, name: str, *, more: Any, buil
             checkpoint = config.cache_dir / "none.pth"
             trainer = trainer_for(config, build(), checkpoint=checkpoint, role=name.lower(), plain=True)
             trainer.eval_collector.data_collect(data.train)
-            valid = trainer.evaluate(data.valid, load_best_model=False)
-            result = measured(config, key, entry / "result.json", trainer, data, valid, started)
+            result = measured(config, key, entry / "result.json", trainer, data, None, started)
         result = dataclasses.replace(result, model=name)
         with building_folder(entry) as folder:
             store_result(result, folder)

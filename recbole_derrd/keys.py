@@ -38,9 +38,8 @@ def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = Non
     """
     ours = set(config.parameters.get("Distillation", ()))
     modes = config["eval_args"]["mode"].values()
-    without = (
-        _WITHOUT_EFFECT if any(mode.startswith(("uni", "pop")) for mode in modes) else _WITHOUT_EFFECT | _JUDGED_BY
-    )
+    drawn_anew = any(mode.startswith(("uni", "pop")) for mode in modes)
+    without = _WITHOUT_EFFECT if drawn_anew else _WITHOUT_EFFECT | _JUDGED_BY
     settings = {
         key: repr(value) for key, value in config.final_config_dict.items() if key not in without and key not in ours
     }

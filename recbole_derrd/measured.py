@@ -123,13 +123,20 @@ def _read(entry: Path, checkpoint: Path) -> TrainedModel | None:
     return TrainedModel(checkpoint=checkpoint, latency=latency, found=True, **kept) if checkpoint.is_file() else None
 
 
+def both_splits(
+    trainer: Any, config: DistillConfig, data: Data, valid: Any = None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Evaluate a trainer's model as it is: on the validation split, unless training did, and on the test split."""
+    show = {"load_best_model": False, "show_progress": config["show_progress"]}
+    valid = trainer.evaluate(data.valid, **show) if valid is None else valid
+    return plain_metrics(valid), plain_metrics(trainer.evaluate(data.test, **show))
+
+
 def measured(
     config: DistillConfig, key: str, checkpoint: Path, trainer: Any, data: Data, valid: Any, started: float
 ) -> TrainedModel:
     """Evaluate, freeze and measure a trained model."""
-    if valid is None:
-        valid = trainer.evaluate(data.valid, load_best_model=False)
-    test = trainer.evaluate(data.test, load_best_model=False, show_progress=config["show_progress"])
+    valid, test = both_splits(trainer, config, data, valid)
     seconds = time.perf_counter() - started
     model = freeze(trainer.model)
     return TrainedModel(
@@ -138,8 +145,8 @@ def measured(
         checkpoint=checkpoint,
         params=parameter_count(model),
         bytes=model_bytes(model),
-        valid=plain_metrics(valid),
-        test=plain_metrics(test),
+        valid=valid,
+        test=test,
         seconds=seconds,
         epochs=trainer.epoch_seconds,
         # Timed by one process: several would share the cores.

@@ -18,9 +18,9 @@ from recbole_derrd.files import building_folder, locked, working_folder, working
 from recbole_derrd.keys import content_key, entry_of, judged_by
 from recbole_derrd.measured import (
     TrainedModel,
+    both_splits,
     measured,
     own_settings,
-    plain_metrics,
     store_result,
     stored_result,
 )
@@ -127,10 +127,7 @@ def _judged_anew(known: TrainedModel, config: DistillConfig, data: Data, role: s
     trainer = trainer_for(config, build_model(config, data), checkpoint=known.checkpoint, role=role)
     trainer.eval_collector.data_collect(data.train)
     trainer.load_best()
-    valid, test = (
-        plain_metrics(trainer.evaluate(part, load_best_model=False, show_progress=config["show_progress"]))
-        for part in (data.valid, data.test)
-    )
+    valid, test = both_splits(trainer, config, data)
     result = dataclasses.replace(
         known, valid=valid, test=test, judged_by=judged_by(config), settings=own_settings(config)
     )

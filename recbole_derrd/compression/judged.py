@@ -7,7 +7,7 @@ from recbole_derrd.compression.model import CompressedModel
 from recbole_derrd.compression.recipe import Tables
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data
-from recbole_derrd.measured import Product, plain_metrics
+from recbole_derrd.measured import Product, both_splits
 from recbole_derrd.trainer import trainer_for
 
 
@@ -25,8 +25,5 @@ def judge_tables(config: DistillConfig, data: Data, tables: Tables, *, role: str
     # It is only judged: the trainer that its model was trained by is not asked for.
     trainer = trainer_for(config, model, role=role, plain=True)
     trainer.eval_collector.data_collect(data.train)
-    valid, test = (
-        plain_metrics(trainer.evaluate(part, load_best_model=False, show_progress=config["show_progress"]))
-        for part in (data.valid, data.test)
-    )
+    valid, test = both_splits(trainer, config, data)
     return Product(trainer, model, valid, test, seconds)
