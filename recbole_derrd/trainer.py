@@ -25,6 +25,7 @@ from recbole_derrd.optimizer import give_rows, quick_adam, takes_rows
 from recbole_derrd.parallel import NoWriter, Wrapping, refuse_unequal_weights
 from recbole_derrd.processes import from_first, is_first, mean_of_all, together
 from recbole_derrd.saving import SavingMixin
+from recbole_derrd.tracking import TrainingLogger
 from recbole_derrd.versions import Versions
 
 
@@ -48,7 +49,7 @@ class TrainerMixin(SavingMixin):
             config: the configuration.
             model: the model, on its device.
             checkpoint: file of the best model; RecBole's own timed name if None.
-            role: sub-folder of the TensorBoard logs ("teacher", "student", "distilled").
+            role: sub-folder of the TensorBoard logs and prefix in W&B ("teacher", "student", "distilled").
         """
         # RecBole looks whether the folder is there and then makes it: of two processes one would fail.
         Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)
@@ -69,6 +70,8 @@ class TrainerMixin(SavingMixin):
                 self.tensorboard = SummaryWriter(str(folder / role))
             else:
                 self.tensorboard, self._idle_folder = NoWriter(), folder
+        if config["log_wandb"]:
+            self.wandblogger = TrainingLogger(config, role, self._loss_means)
         self.eval_collector = PlainValuesCollector(config, quick="ranking" in self._fast)
         self.epoch_seconds: list[float] = []
         #: [epoch, score] of each validation.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import os
 import sys
+import types
 from pathlib import Path
 from typing import Any, Callable
 
@@ -24,12 +26,12 @@ Settings = Callable[..., dict[str, Any]]
 SMALL = {"rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "de_num_experts": 3, "latency_users": 0, "distillers": ["de", "rrd"]}
 
 
-def make(settings: dict[str, Any], model: str, checkpoint: Path) -> tuple[Any, Any]:
+def make(settings: dict[str, Any], model: str, checkpoint: Path, role: str = "") -> tuple[Any, Any]:
     config = DistillConfig(model, "tiny", config_dict=settings)
     data = prepare_data(config)
     knowledge = knowledge_of(config, Teacher.of(config, data), data)
     data = prepare_data(config)
-    return trainer_for(config, build_student(config, data, knowledge), checkpoint=checkpoint), data
+    return trainer_for(config, build_student(config, data, knowledge), checkpoint=checkpoint, role=role), data
 
 
 class KilledError(Exception):
@@ -106,6 +108,49 @@ def test_the_logs_name_the_terms_as_means(tiny_settings: Settings, tmp_path: Pat
     assert seen["Loss/Train/base"] == pytest.approx(0.693, abs=0.01), "the mean of a fresh BPR's loss is ln 2"
     line = trainer._generate_train_loss_output(0, 0.0, 1.0, (1.0, 2.0, 3.0))
     assert line.index("base") < line.index("de") < line.index("rrd")
+
+
+class FakeWandb(types.ModuleType):
+    """What RecBole's logger uses of the package wandb."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+        self.run: Any = None
+        self.logged: list[dict[str, Any]] = []
+        self.steps: dict[str, str] = {}
+
+    def init(self, **_: Any) -> None:
+        self.run = types.SimpleNamespace(summary={})
+
+    def define_metric(self, name: str, step_metric: str) -> None:
+        self.steps[name] = step_metric
+
+    def log(self, metrics: dict[str, Any], commit: bool) -> None:
+        self.logged.append(metrics)
+
+
+def test_wandb_gets_each_term_as_a_number_under_the_trainings_role(
+    tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    trainer, data = make(
+        tiny_settings("BPR", **SMALL, log_wandb=True, epochs=2), "BPR", tmp_path / "a.pth", role="distilled"
+    )
+    trainer.fit(data.train, data.valid)
+    trainer.evaluate(data.test)
+    losses = [row for row in wandb.logged if "distilled/train/train_loss" in row]
+    terms = [f"distilled/train/train_loss/{name}" for name in ("base", "de", "rrd")]
+    assert [row["train_step"] for row in losses] == [0, 1]
+    for row in losses:
+        assert row["distilled/train/train_loss"] == pytest.approx(sum(row[term] for term in terms))
+    assert losses[0][terms[0]] == pytest.approx(0.693, abs=0.01), "the mean of a fresh BPR's loss is ln 2"
+    teachers = [row["teacher/train/train_loss"] for row in wandb.logged if "teacher/train/train_loss" in row]
+    assert teachers[0] == pytest.approx(0.693, abs=0.01)
+    assert any("distilled/valid/ndcg@5" in row for row in wandb.logged)
+    assert wandb.steps["distilled/train/*"] == "train_step" and wandb.steps["distilled/valid/*"] == "valid_step"
+    assert "distilled/eval/ndcg@5" in wandb.run.summary
 
 
 @pytest.mark.parametrize("model", ["BPR", "LightGCN", "NeuMF"])
