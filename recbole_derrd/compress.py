@@ -11,18 +11,18 @@ from typing import Any
 from recbole.utils import set_color
 
 from recbole_derrd.backbones import VectorBackbone, adapter_of
-from recbole_derrd.checks import check_run
 from recbole_derrd.compression import Tables, check_recipe, compress, judge_tables
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.errors import OptionError
-from recbole_derrd.frame import own_log, own_threads, say
 from recbole_derrd.models import missing_package, model_class
 from recbole_derrd.options.compress import CompressOptions
-from recbole_derrd.outcome import record_of
 from recbole_derrd.processes import meeting_of
 from recbole_derrd.record import write_record
 from recbole_derrd.report import run_table
+from recbole_derrd.running.checks import check_run
+from recbole_derrd.running.frame import own_log, own_threads, say
+from recbole_derrd.running.outcome import record_of
 from recbole_derrd.teacher import Teacher, only_spec
 
 

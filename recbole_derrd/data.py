@@ -13,9 +13,9 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import init_seed
 
 from recbole_derrd.batches import catalogue_sized, shared_out, whole_batches
-from recbole_derrd.candidates import among_candidates, kept_candidates
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.errors import DataError
+from recbole_derrd.evaluation.candidates import among_candidates, kept_candidates
 from recbole_derrd.processes import together
 from recbole_derrd.settings import candidate_count
 

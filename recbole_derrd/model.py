@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from recbole_derrd.backbones import Backbone, backbone_of
-from recbole_derrd.building import build_model
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data
 from recbole_derrd.distillers import Distiller, StepBatch, distiller_class
 from recbole_derrd.models import model_class
 from recbole_derrd.randomness import kept_random_state
 from recbole_derrd.teacher import Knowledge
+from recbole_derrd.trained.building import build_model
 from recbole_derrd.warm_start import warm_start
 
 # RecVAETrainer adds up epochs with +, which a tuple of terms would break.

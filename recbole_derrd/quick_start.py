@@ -13,23 +13,30 @@ from typing import Any
 
 from recbole.utils import set_color
 
-from recbole_derrd.checks import check_data, check_run
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data, prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.files import locked, remove_file
-from recbole_derrd.frame import own_log, own_threads, say
-from recbole_derrd.keys import content_key, judged_by
-from recbole_derrd.measured import Product, plain_metrics
 from recbole_derrd.model import build_student
-from recbole_derrd.outcome import record_of
 from recbole_derrd.processes import from_first, is_first, meeting_of, start
 from recbole_derrd.record import write_record
 from recbole_derrd.report import run_table
-from recbole_derrd.storing import check_storing, store_student
+from recbole_derrd.running.checks import check_data, check_run
+from recbole_derrd.running.frame import own_log, own_threads, say
+from recbole_derrd.running.outcome import record_of
+from recbole_derrd.running.storing import check_storing, store_student
+from recbole_derrd.running.teaching import (
+    follows_teachers,
+    importance_of,
+    judged,
+    knowledge_of,
+    teachers_of,
+    versions_wanted,
+)
 from recbole_derrd.teacher import Knowledge
-from recbole_derrd.teaching import follows_teachers, importance_of, judged, knowledge_of, teachers_of, versions_wanted
-from recbole_derrd.trained import find_trained, train_or_find
+from recbole_derrd.trained.keys import content_key, judged_by
+from recbole_derrd.trained.measured import Product, plain_metrics
+from recbole_derrd.trained.plain import find_trained, train_or_find
 from recbole_derrd.trainer import trainer_for
 
 

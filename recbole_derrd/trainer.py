@@ -16,17 +16,17 @@ from torch.utils.tensorboard import SummaryWriter
 
 from recbole_derrd.backbones import backbone_of
 from recbole_derrd.batches import CatalogueSizedLoader
-from recbole_derrd.candidates import CandidateLoader
-from recbole_derrd.collector import PlainValuesCollector
 from recbole_derrd.config import DistillConfig
-from recbole_derrd.denormals import denormals_flushed
 from recbole_derrd.errors import CheckpointError, TrainingError
-from recbole_derrd.optimizer import give_rows, quick_adam, takes_rows
-from recbole_derrd.parallel import NoWriter, Wrapping, refuse_unequal_weights
+from recbole_derrd.evaluation.candidates import CandidateLoader
+from recbole_derrd.evaluation.collector import PlainValuesCollector
 from recbole_derrd.processes import from_first, is_first, mean_of_all, together
-from recbole_derrd.saving import SavingMixin
-from recbole_derrd.tracking import TrainingLogger
-from recbole_derrd.versions import Versions
+from recbole_derrd.training.denormals import denormals_flushed
+from recbole_derrd.training.optimizer import give_rows, quick_adam, takes_rows
+from recbole_derrd.training.parallel import NoWriter, Wrapping, refuse_unequal_weights
+from recbole_derrd.training.saving import SavingMixin
+from recbole_derrd.training.tracking import TrainingLogger
+from recbole_derrd.training.versions import Versions
 
 
 class TrainerMixin(SavingMixin):

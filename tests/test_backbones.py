@@ -21,12 +21,12 @@ from recbole_derrd.backbones import (
 )
 from recbole_derrd.backbones import factors as factors_module
 from recbole_derrd.backbones import pairs as pairs_module
-from recbole_derrd.building import build_model
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data, prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.model import distilled
 from recbole_derrd.models import general_models, model_class
+from recbole_derrd.trained.building import build_model
 
 MODELS = sorted(general_models())
 TRAINABLE = [name for name in MODELS if BACKBONES[name].trainable]

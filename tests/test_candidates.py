@@ -10,12 +10,12 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_derrd.building import build_model
-from recbole_derrd.candidates import CandidateLoader, draw_candidates
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.errors import DataError, OptionError
+from recbole_derrd.evaluation.candidates import CandidateLoader, draw_candidates
 from recbole_derrd.quick_start import run_recbole_derrd
+from recbole_derrd.trained.building import build_model
 from recbole_derrd.trainer import trainer_for
 
 Settings = Callable[..., dict[str, Any]]

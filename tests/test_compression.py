@@ -12,7 +12,6 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_derrd.backbones import adapter_of, backbone_of
-from recbole_derrd.building import build_model
 from recbole_derrd.compress import recipe_name, run_compressed
 from recbole_derrd.compression import CompressedModel, compress
 from recbole_derrd.compression.model import CompressedBackbone
@@ -23,6 +22,7 @@ from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.evaluation import measure_latency, model_bytes
 from recbole_derrd.options.compress import CompressOptions
 from recbole_derrd.quick_start import run_recbole_derrd
+from recbole_derrd.trained.building import build_model
 
 Settings = Callable[..., dict[str, Any]]
 FULL: dict[str, Any] = {}

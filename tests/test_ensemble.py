@@ -18,8 +18,8 @@ from recbole_derrd.data import prepare_data
 from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.report import run_table
+from recbole_derrd.running.teaching import judged, knowledge_of, teachers_of
 from recbole_derrd.teacher import EnsembleKnowledge, Importance, Teacher, ensemble, teacher_specs
-from recbole_derrd.teaching import judged, knowledge_of, teachers_of
 
 Settings = Callable[..., dict[str, Any]]
 TEACHERS = [{"model": "BPR", "embedding_size": 16}, {"model": "ItemKNN", "k": 5}, {"model": "LightGCN", "n_layers": 1}]

@@ -14,15 +14,15 @@ from recbole.trainer import Trainer
 
 from recbole_derrd.backbones import NeuMFBackbone, adapter_of
 from recbole_derrd.batches import CatalogueSizedLoader, PairSampler, WholeBatchLoader
-from recbole_derrd.building import build_model
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.graph import compressed, layer_mean, propagate
-from recbole_derrd.keys import content_key
 from recbole_derrd.model import distilled
-from recbole_derrd.optimizer import RowAdam, RowAdamW, give_rows, quick_adam
+from recbole_derrd.trained.building import build_model
+from recbole_derrd.trained.keys import content_key
 from recbole_derrd.trainer import trainer_for
+from recbole_derrd.training.optimizer import RowAdam, RowAdamW, give_rows, quick_adam
 
 Settings = Callable[..., dict[str, Any]]
 

@@ -12,10 +12,9 @@ import recbole_derrd
 PACKAGE = Path(recbole_derrd.__file__).parent
 ORDER = [
     "errors", "processes", "files", "randomness", "options", "settings", "doctor", "graph", "models", "config", "topn",
-    "collector", "checkpoint", "batches", "sampling", "candidates", "data", "svd", "backbones", "optimizer",
-    "denormals", "parallel", "saving", "tracking", "versions", "trainer", "evaluation", "keys", "building", "measured",
-    "trained", "judged", "retrace", "teacher", "distillers", "warm_start", "checks", "model", "record", "report",
-    "frame", "teaching", "compression", "storing", "outcome", "quick_start", "compress", "benchmark", "cli", "__main__",
+    "checkpoint", "batches", "sampling", "svd", "backbones", "evaluation", "data", "training", "trainer", "trained",
+    "teacher", "distillers", "warm_start", "model", "record", "report", "compression", "running", "quick_start",
+    "compress", "benchmark", "cli", "__main__",
 ]  # fmt: skip
 FORBIDDEN = ("ray", "recbole.quick_start")
 

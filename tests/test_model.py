@@ -11,7 +11,6 @@ from recbole.data import create_dataset, data_preparation
 from recbole.model.general_recommender import BPR
 from recbole.utils import get_trainer, init_seed
 
-from recbole_derrd.checks import check_roles
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.distillers import DISTILLERS
@@ -19,6 +18,7 @@ from recbole_derrd.errors import OptionError
 from recbole_derrd.model import build_student, distilled, step_batch
 from recbole_derrd.models import model_class
 from recbole_derrd.quick_start import knowledge_of
+from recbole_derrd.running.checks import check_roles
 from recbole_derrd.teacher import Knowledge, Teacher
 from recbole_derrd.trainer import trainer_for
 

@@ -15,11 +15,11 @@ import torch
 
 from recbole_derrd import models
 from recbole_derrd.backbones import BACKBONES
-from recbole_derrd.building import build_model
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.models import general_models, missing_package, model_class
+from recbole_derrd.trained.building import build_model
 
 BUILDS = ["GCMC", "LightGCN", "NCL", "NGCF", "SpectralCF"]
 

@@ -13,12 +13,12 @@ import in_processes
 import pytest
 import torch
 
-from recbole_derrd.building import build_model
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.errors import DistillError
 from recbole_derrd.processes import from_each, from_first, is_first, joined, own_range, start
 from recbole_derrd.quick_start import run_recbole_derrd
+from recbole_derrd.trained.building import build_model
 from recbole_derrd.trainer import trainer_for
 
 Settings = Callable[..., dict[str, Any]]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import recbole_derrd.record as record
-from recbole_derrd.outcome import command_line
+from recbole_derrd.running.outcome import command_line
 
 
 def test_records_never_overwrite_each_other(tmp_path: Path) -> None:

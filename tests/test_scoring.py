@@ -10,10 +10,10 @@ from torch import Tensor
 
 from recbole_derrd.backbones import BACKBONES, VectorBackbone, backbone_of, base
 from recbole_derrd.backbones.scoring import distinct_places, listed_products
-from recbole_derrd.building import build_model
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.models import general_models
+from recbole_derrd.trained.building import build_model
 
 DOT_PRODUCT = [
     name

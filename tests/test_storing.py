@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from recbole_derrd.backbones import backbone_of
-from recbole_derrd.building import build_model
 from recbole_derrd.checkpoint import read_checkpoint
 from recbole_derrd.compression import load_tables
 from recbole_derrd.config import DistillConfig
@@ -19,7 +18,8 @@ from recbole_derrd.errors import CheckpointError, OptionError
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.report import run_table
 from recbole_derrd.report.rows import groups_of
-from recbole_derrd.saving import load_weights
+from recbole_derrd.trained.building import build_model
+from recbole_derrd.training.saving import load_weights
 
 Settings = Callable[..., dict[str, Any]]
 COMMON: dict[str, Any] = {

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_derrd import retrace
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
+from recbole_derrd.running.teaching import knowledge_of
 from recbole_derrd.teacher import Teacher
-from recbole_derrd.teaching import knowledge_of
-from recbole_derrd.trained import VERSIONS
-from recbole_derrd.versions import MOST, Versions, kept_epochs, version_epochs
+from recbole_derrd.trained import retrace
+from recbole_derrd.trained.plain import VERSIONS
+from recbole_derrd.training.versions import MOST, Versions, kept_epochs, version_epochs
 
 Settings = Callable[..., dict[str, Any]]
 

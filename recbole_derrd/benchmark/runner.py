@@ -39,8 +39,8 @@ def check_cells(cells: Iterable[Cell]) -> None:
     Raises:
         OptionError: which cell, and what is wrong with it.
     """
-    from recbole_derrd.checks import check_run
     from recbole_derrd.config import DistillConfig
+    from recbole_derrd.running.checks import check_run
 
     seen = set()
     for cell in cells:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from recbole_derrd.building import freeze
 from recbole_derrd.compression.model import CompressedModel
 from recbole_derrd.compression.recipe import Tables
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data
-from recbole_derrd.measured import Product, both_splits
+from recbole_derrd.trained.building import freeze
+from recbole_derrd.trained.measured import Product, both_splits
 from recbole_derrd.trainer import trainer_for
 
 

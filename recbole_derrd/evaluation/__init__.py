@@ -1,4 +1,4 @@
-"""How large and how fast a model is. Ranking quality is measured by RecBole's own evaluator."""
+"""How models are judged beside RecBole's metrics: among fixed candidates, by size and by speed."""
 
 from recbole_derrd.evaluation.choice import expert_choice
 from recbole_derrd.evaluation.latency import Latency, measure_latency

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Callable
 
 from recbole_derrd.backbones import Backbone, backbone_of
-from recbole_derrd.building import load_model
 from recbole_derrd.checkpoint import read_checkpoint
 from recbole_derrd.config import DistillConfig, model_keys
 from recbole_derrd.data import Data, prepare_data
 from recbole_derrd.errors import CheckpointError, DataError
-from recbole_derrd.judged import find_judged, judge_checkpoint
-from recbole_derrd.measured import TrainedModel
-from recbole_derrd.retrace import earlier_versions
 from recbole_derrd.teacher.specs import TeacherSpec, only_spec
-from recbole_derrd.trained import find_trained, train_or_find
+from recbole_derrd.trained.building import load_model
+from recbole_derrd.trained.judged import find_judged, judge_checkpoint
+from recbole_derrd.trained.measured import TrainedModel
+from recbole_derrd.trained.plain import find_trained, train_or_find
+from recbole_derrd.trained.retrace import earlier_versions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,12 +26,12 @@ from recbole.trainer import Trainer
 from tabulate import tabulate
 
 from recbole_derrd.backbones import backbone_of
-from recbole_derrd.building import build_model, freeze
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.model import build_student
 from recbole_derrd.record import peak_rss_bytes, versions
 from recbole_derrd.teacher import Knowledge
+from recbole_derrd.trained.building import build_model, freeze
 from recbole_derrd.trainer import trainer_for
 
 METHODS: dict[str, list[str]] = {

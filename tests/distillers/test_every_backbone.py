@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from recbole_derrd.backbones import BACKBONES, backbone_of
-from recbole_derrd.building import build_model, freeze
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.model import build_student
 from recbole_derrd.models import missing_package
 from recbole_derrd.teacher import Knowledge
+from recbole_derrd.trained.building import build_model, freeze
 
 METHODS = {
     "cd": {"cd_weight": 1.0, "cd_n_distill": 3},

@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from recbole_derrd.building import freeze
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data
 from recbole_derrd.evaluation import Latency, bytes_per_item, measure_latency, model_bytes, parameter_count
 from recbole_derrd.files import replacing_file
-from recbole_derrd.keys import judged_by
 from recbole_derrd.processes import from_first, is_first
+from recbole_derrd.trained.building import freeze
+from recbole_derrd.trained.keys import judged_by
 
 
 @dataclasses.dataclass(frozen=True)

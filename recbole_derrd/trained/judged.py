@@ -8,16 +8,16 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
-from recbole_derrd.building import build_model
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data, Fingerprint
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.files import building_folder, locked
-from recbole_derrd.keys import content_key, entry_of, judged_by
-from recbole_derrd.measured import TrainedModel, measured, store_result, stored_result
 from recbole_derrd.randomness import kept_random_state
-from recbole_derrd.saving import load_weights
+from recbole_derrd.trained.building import build_model
+from recbole_derrd.trained.keys import content_key, entry_of, judged_by
+from recbole_derrd.trained.measured import TrainedModel, measured, store_result, stored_result
 from recbole_derrd.trainer import trainer_for
+from recbole_derrd.training.saving import load_weights
 
 
 def _judged_entry(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path) -> tuple[str, Path]:

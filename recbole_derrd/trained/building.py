@@ -13,7 +13,7 @@ from recbole_derrd.data import Data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.models import model_class
 from recbole_derrd.processes import rank
-from recbole_derrd.saving import load_weights
+from recbole_derrd.training.saving import load_weights
 
 
 def build_model(config: DistillConfig, data: Data, kind: type[Any] | None = None) -> Any:

@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 from recbole.utils import set_color
 
-from recbole_derrd.building import build_model
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.files import locked, working_folder
-from recbole_derrd.measured import TrainedModel
 from recbole_derrd.processes import from_first, is_first, wait_for_all
-from recbole_derrd.trained import MODEL, TRAINING, VERSIONS
+from recbole_derrd.trained.building import build_model
+from recbole_derrd.trained.measured import TrainedModel
+from recbole_derrd.trained.plain import MODEL, TRAINING, VERSIONS
 from recbole_derrd.trainer import trainer_for
-from recbole_derrd.versions import Versions, best_epoch, version_epochs
+from recbole_derrd.training.versions import Versions, best_epoch, version_epochs
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ from threadpoolctl import threadpool_limits
 
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.errors import OptionError
-from recbole_derrd.measured import TrainedModel
 from recbole_derrd.processes import is_first
+from recbole_derrd.trained.measured import TrainedModel
 
 
 @contextlib.contextmanager

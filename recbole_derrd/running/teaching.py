@@ -9,19 +9,19 @@ from typing import Callable
 from recbole.utils import set_color
 
 from recbole_derrd.backbones import adapter_of
-from recbole_derrd.candidates import CandidateLoader
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data
 from recbole_derrd.distillers import Need, distiller_class
 from recbole_derrd.evaluation import Latency
-from recbole_derrd.frame import say
-from recbole_derrd.judged import judge_model
-from recbole_derrd.measured import TrainedModel
+from recbole_derrd.evaluation.candidates import CandidateLoader
 from recbole_derrd.models import model_class
 from recbole_derrd.options import Options
 from recbole_derrd.processes import is_first
+from recbole_derrd.running.frame import say
 from recbole_derrd.teacher import EnsembleKnowledge, Importance, Knowledge, Teacher, teacher_specs
 from recbole_derrd.teacher.knowledge import knowledge_folder
+from recbole_derrd.trained.judged import judge_model
+from recbole_derrd.trained.measured import TrainedModel
 from recbole_derrd.warm_start import can_start
 
 

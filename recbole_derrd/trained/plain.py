@@ -10,13 +10,14 @@ from pathlib import Path
 
 from recbole.utils import set_color
 
-from recbole_derrd.building import build_model
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data, Fingerprint, prepare_data
 from recbole_derrd.errors import TrainingError
 from recbole_derrd.files import building_folder, locked, working_folder, working_name
-from recbole_derrd.keys import content_key, entry_of, judged_by
-from recbole_derrd.measured import (
+from recbole_derrd.processes import is_first
+from recbole_derrd.trained.building import build_model
+from recbole_derrd.trained.keys import content_key, entry_of, judged_by
+from recbole_derrd.trained.measured import (
     TrainedModel,
     both_splits,
     measured,
@@ -24,9 +25,8 @@ from recbole_derrd.measured import (
     store_result,
     stored_result,
 )
-from recbole_derrd.processes import is_first
 from recbole_derrd.trainer import trainer_for
-from recbole_derrd.versions import Versions, best_epoch, version_epochs
+from recbole_derrd.training.versions import Versions, best_epoch, version_epochs
 
 #: Files and folders of an entry of the cache.
 MODEL = "model.pth"
@@ -66,7 +66,7 @@ def train_or_find(
         data: fresh data of this configuration; prepared here if None.
         role: "teacher" or "student": the sub-folder of the TensorBoard logs.
         versions: how many versions of the model are wanted on its way, the final one included; a model that is found
-            may lack them, see :func:`recbole_derrd.retrace.earlier_versions`.
+            may lack them, see :func:`recbole_derrd.trained.retrace.earlier_versions`.
     """
     data = data or prepare_data(config)
     found = find_trained(config, data.fingerprint)

@@ -18,10 +18,10 @@ from recbole_derrd.evaluation import (
     model_bytes,
     parameter_count,
 )
-from recbole_derrd.measured import Product, TrainedModel, own_settings
 from recbole_derrd.processes import is_first
 from recbole_derrd.record import SCHEMA, gap_recovered, git_commit, peak_rss_bytes, versions
 from recbole_derrd.teacher import Knowledge
+from recbole_derrd.trained.measured import Product, TrainedModel, own_settings
 
 
 def record_of(

@@ -1,0 +1,1 @@
+"""What RecBole's trainer is extended with: saving and going on, quicker steps, several processes, logs."""
