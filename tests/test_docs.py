@@ -169,6 +169,24 @@ def test_the_rows_of_real_data_are_those_of_their_records() -> None:
         assert "| " + " | ".join(cells) + " |" in page
 
 
+def test_the_rows_of_hetcomps_cost_are_those_of_its_record() -> None:
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    record = json.loads((ROOT / "docs" / "results" / "scale" / "hetcomp.json").read_text(encoding="utf-8"))
+    assert len(record["rows"]) == 4 and record["command"] in page
+    for row in record["rows"]:
+        seconds, peaks = row["seconds"], row["peak_bytes"]
+        cells = [
+            f"{row['users']:,} x {row['items']:,}",
+            f"{row['bytes_on_disk'] / 1e6:.0f}",
+            f"{seconds['lists']:.0f}",
+            *(f"{seconds[stage]:.1f}" for stage in ("order", "schedule", "merge")),
+            *(f"{1e3 * seconds[stage]:.0f}" for stage in ("phase 1", "phase 2", "drawn")),
+            *(f"{peaks[stage] / 2**20:.0f}" for stage in ("lists", "schedule", "phase 2", "drawn")),
+            f"{row['bytes_of_a_matrix'] / 2**20:,.0f}",
+        ]
+        assert "| " + " | ".join(cells) + " |" in page
+
+
 def test_the_readme_gives_its_two_commands_on_its_first_screen() -> None:
     first = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:40]
     assert any("pip install -e . && python run_recbole_derrd.py" in line for line in first)
