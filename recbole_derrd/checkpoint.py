@@ -19,6 +19,7 @@ from recbole.config import Config
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.files import replacing_file
 from recbole_derrd.models import general_models
+from recbole_derrd.settings import candidate_count
 
 #: Modules whose classes occur in a stock checkpoint; they are replaced by inert stand-ins, never imported.
 _INERT_MODULES = ("recbole.", "yaml.", "scipy.sparse", "pathlib")
@@ -176,7 +177,7 @@ def stock_config(config: Config) -> Config:
     ours = set(config.parameters.get("Distillation", ()))
     for name, value in state.items():
         if name.endswith("config_dict"):
-            state[name] = {key: kept for key, kept in value.items() if key not in ours}
+            state[name] = {key: _stock_value(key, kept) for key, kept in value.items() if key not in ours}
     state["parameters"] = {group: list(keys) for group, keys in config.parameters.items() if group != "Distillation"}
     state["yaml_loader"] = yaml.FullLoader
     name = config["model"]
@@ -184,6 +185,18 @@ def stock_config(config: Config) -> Config:
         state["model_class"] = getattr(importlib.import_module(general_models()[name]), name)
     vars(stock).update(state)
     return stock
+
+
+def _stock_value(key: str, value: Any) -> Any:
+    """Return a setting as stock RecBole knows it: fixed candidates are this plugin's, there it ranks all items."""
+    mode = value.get("mode") if key == "eval_args" and isinstance(value, dict) else None
+    if isinstance(mode, str):
+        return {**value, "mode": _stock_mode(mode)}
+    return {**value, "mode": {phase: _stock_mode(one) for phase, one in mode.items()}} if mode else value
+
+
+def _stock_mode(mode: str) -> str:
+    return mode if candidate_count(mode) is None else "full"
 
 
 _CONFIG_STATE = (

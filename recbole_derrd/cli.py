@@ -16,6 +16,7 @@ from recbole_derrd.errors import DistillError, did_you_mean
 from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
 from recbole_derrd.options.benchmark import BenchmarkOptions
 from recbole_derrd.options.compress import CompressOptions
+from recbole_derrd.settings import file_names
 
 _COMMANDS = ("run", "compress", "benchmark", "report", "doctor")
 
@@ -78,7 +79,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         elif not equals:
             raise DistillError(f"Cannot read the argument '{argument}'. Options are given as --key=value; see --help.")
         if key == "--config_files":
-            files += value.replace(",", " ").split()
+            files += file_names(value)
         else:
             others.append(f"{key}={value}")
     return files, others
@@ -227,8 +228,8 @@ def _answer(arguments: list[str]) -> int:
             print("recbole-derrd: stopped. The same command goes on where it was.", file=sys.stderr)
             return 130
         print(
-            "recbole-derrd: stopped. The same command goes on with what is finished (teacher, plain student); with "
-            "--resume=True a distillation goes on from its last training checkpoint.",
+            "recbole-derrd: stopped. The same command with --resume=True goes on from the last training checkpoint; "
+            "without it, a training that was interrupted begins anew, and only finished models are found again.",
             file=sys.stderr,
         )
         return 130

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import recbole
 from recbole.config import Config
+from recbole.utils import InputType, ModelType
 
 from recbole_derrd.errors import OptionError, did_you_mean, nearest
 from recbole_derrd.models import model_class
@@ -132,6 +133,8 @@ class DistillConfig(Config):
             }
         )
         self._check_evaluation()
+        self._check_negatives()
+        self._check_model_keys()
         if self["log_wandb"] and importlib.util.find_spec("wandb") is None:
             raise OptionError("log_wandb needs the package wandb: pip install wandb, or take out log_wandb.")
         self.run_options = RunOptions.from_keys(self.final_config_dict)
@@ -172,6 +175,8 @@ class DistillConfig(Config):
         if isinstance(mode, str) and candidate_count(mode) is not None:
             self.final_config_dict[f"{phase}_neg_sample_args"] = {"distribution": "uniform", "sample_num": "none"}
             return
+        if isinstance(mode, str) and mode[:3] in ("uni", "pop") and not mode[3:].isdigit():
+            raise OptionError(f"The mode '{mode}' in eval_args must say how many negatives, e.g. {mode[:3]}100.")
         super()._set_eval_neg_sample_args(phase)
 
     def _build_yaml_loader(self) -> type[Loader]:
@@ -184,7 +189,11 @@ class DistillConfig(Config):
         return merged
 
     def _load_variable_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
-        return config_dict if self._typed else {key: typed_as_yaml(value) for key, value in config_dict.items()}
+        if self._typed:
+            return config_dict
+        # From a loop over np.arange or the like.
+        plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in config_dict.items()}
+        return {key: typed_as_yaml(value) for key, value in plain.items()}
 
     def _load_cmd_line(self) -> dict[str, Any]:
         return read_command_line(self._command_line)
@@ -243,6 +252,13 @@ class DistillConfig(Config):
             raise OptionError("metrics must name at least one metric, e.g. [NDCG, Recall].")
         if not cutoffs or not all(isinstance(cutoff, int) and not isinstance(cutoff, bool) for cutoff in cutoffs):
             raise OptionError("topk must hold at least one whole number, e.g. [10, 20].")
+        parts, files = (self["eval_args"].get("split") or {}).get("RS"), self["benchmark_filename"]
+        if files is None and parts is not None and (not isinstance(parts, list) or len(parts) != 3):
+            raise OptionError(
+                f"eval_args splits into training, validation and test, e.g. RS: [0.8, 0.1, 0.1], not RS: {parts}."
+            )
+        if files is not None and (not isinstance(files, list) or len(files) != 3):
+            raise OptionError(f"benchmark_filename must name three files, e.g. [train, valid, test], but is {files}.")
         name, at, cutoff = self["valid_metric"].partition("@")
         without_cutoff = name.lower() in ("gauc", "auc", "mae", "rmse", "logloss")
         known = name.lower() in {metric.lower() for metric in metrics} and (
@@ -253,6 +269,23 @@ class DistillConfig(Config):
                 f"valid_metric '{self['valid_metric']}' is not measured. It must be one of metrics {metrics} at one of "
                 f"topk {cutoffs}, e.g. {metrics[0]}@{cutoffs[0]}."
             )
+
+    def _check_negatives(self) -> None:
+        given = self["train_neg_sample_args"]
+        needs = self["MODEL_TYPE"] != ModelType.TRADITIONAL and self.model not in WHOLE_USER_MODELS
+        pairs = needs and self["MODEL_INPUT_TYPE"] == InputType.PAIRWISE
+        if pairs and given and given.get("distribution") == "none":
+            raise OptionError(
+                f"{self.model} learns from pairs of a positive and a negative item, and train_neg_sample_args: null "
+                "leaves it no negatives. Take it out; a teacher may have its own in 'teacher'."
+            )
+
+    def _check_model_keys(self) -> None:
+        """RecBole compares no kinds: a word for a number is an error within torch, far from its cause."""
+        for key, default in model_settings(self.model).items():
+            number = isinstance(default, (int, float)) and not isinstance(default, bool)
+            if number and isinstance(self[key], str):
+                raise OptionError(f"{key} of {self.model} must be a number, e.g. {default}, but is '{self[key]}'.")
 
     def _refuse_misspelt(self, settings: Mapping[str, Any], place: str) -> None:
         ours = set(self.parameters["Distillation"])
@@ -294,8 +327,9 @@ class DistillConfig(Config):
                 "candidates_file",
             )
         }
-        # Models that are trained on whole users are told to sample no negatives; others cannot do without.
-        if model not in WHOLE_USER_MODELS and base.get("train_neg_sample_args", {}) is None:
+        # That a student trained on whole users samples no negatives says nothing of models that need them.
+        whole_users = self.model in WHOLE_USER_MODELS and model not in WHOLE_USER_MODELS
+        if whole_users and base.get("train_neg_sample_args", {}) is None:
             del base["train_neg_sample_args"]
         derived = DistillConfig(model, self.dataset, config_dict={**base, **kept, **settings}, typed=True)
         derived.fast = derived.run_options.fast_parts(teacher)
@@ -307,7 +341,7 @@ class DistillConfig(Config):
         return Path(self.run_options.cache_dir or Path(self["checkpoint_dir"]) / "cache")
 
 
-def model_keys(model: str) -> set[str]:
-    """Return the keys of RecBole's default file of a model: those that describe the model itself."""
+def model_settings(model: str) -> dict[str, Any]:
+    """Return RecBole's default file of a model: the settings that describe the model itself."""
     file = Path(recbole.__file__).parent / "properties" / "model" / f"{model}.yaml"
-    return set(read_settings(file)) if file.exists() else set()
+    return read_settings(file) if file.exists() else {}

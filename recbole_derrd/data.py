@@ -12,6 +12,7 @@ import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import init_seed
 
+from recbole_derrd.atomic_files import fault_of
 from recbole_derrd.batches import catalogue_sized, shared_out, whole_batches
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.errors import DataError
@@ -22,7 +23,7 @@ from recbole_derrd.settings import candidate_count
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """Hashes of the id maps and of each split's pairs."""
+    """Hashes of the id maps and of each split's pairs, with their labels where there are any."""
 
     ids: str
     train: str
@@ -83,6 +84,22 @@ def _pairs(loader: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     return feat[dataset.uid_field].numpy(), feat[dataset.iid_field].numpy()
 
 
+def _labels(loader: Any) -> np.ndarray[Any, Any] | None:
+    """Return the labels of a split's interactions, where the data have any of their own."""
+    feat, field = loader._dataset.inter_feat, loader._dataset.config["LABEL_FIELD"]
+    return feat[field].numpy() if field in feat else None
+
+
+def _split_digest(loader: Any, n_items: int) -> str:
+    """Return a hash of a split's pairs and labels, whatever their order."""
+    users, items = _pairs(loader)
+    keys, labels = users.astype(np.int64) * n_items + items, _labels(loader)
+    if labels is None:
+        return _digest(np.sort(keys))
+    order = np.lexsort((labels, keys))
+    return _digest(keys[order], labels[order])
+
+
 def _history(users: np.ndarray[Any, Any], items: np.ndarray[Any, Any], n_users: int, n_items: int) -> History:
     keys = np.unique(users.astype(np.int64) * n_items + items)
     indptr = np.searchsorted(keys, np.arange(n_users + 1, dtype=np.int64) * n_items)
@@ -121,6 +138,9 @@ def prepare_data(config: DistillConfig) -> Data:
         AssertionError,
         RuntimeError,
     ) as error:
+        fault = fault_of(config)
+        if fault:
+            raise DataError(f"The data set '{config['dataset']}' cannot be read: {fault}") from error
         message = " ".join(str(error.args[0] if error.args else error).split()) or type(error).__name__
         raise DataError(
             f"The data set '{config['dataset']}' under '{config['data_path']}' cannot be used: {message.rstrip('.')}. "
@@ -148,11 +168,17 @@ def prepare_data(config: DistillConfig) -> Data:
         np.array("\0".join(map(str, dataset.field2id_token[dataset.uid_field])).encode()),
         np.array("\0".join(map(str, dataset.field2id_token[dataset.iid_field])).encode()),
     )
+    hashes = [_split_digest(loader, n_items) for loader in (train, valid, test)]
+    for phase, loader in (("valid", valid), ("test", test)):
+        if modes[phase] == "labeled" and _labels(loader) is None:
+            raise DataError(
+                f"eval_args ranks by labels (mode: labeled), and '{config['dataset']}' has none: set threshold, e.g. "
+                "{rating: 4} for positives from 4 on, with the column in load_col, or another mode."
+            )
     if "batches" in config.fast:
         train = whole_batches(train)
     if together():
         train = shared_out(train)
-    hashes = [_digest(np.sort(users.astype(np.int64) * n_items + items)) for users, items in splits.values()]
     history = _history(*splits["training"], n_users, n_items)
     fingerprint = Fingerprint(ids, *hashes)
     judged = {"valid": valid, "test": test}

@@ -19,15 +19,6 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-#: Raised whenever a field changes its meaning.
-SCHEMA = 1
-
-
-def gap_recovered(teacher: float, student: float, distilled: float) -> float | None:
-    """Return (distilled - student) / (teacher - student): 1 closes the gap. None where the teacher is not better."""
-    gap = teacher - student
-    return (distilled - student) / gap if gap > 0 else None
-
 
 def peak_rss_bytes() -> int | None:
     """Return the largest resident memory of this process so far; None where the system does not tell."""

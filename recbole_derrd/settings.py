@@ -25,6 +25,10 @@ Loader.add_implicit_resolver(
 )
 
 
+# None is what RecBole's users write for nothing; RecBole evaluates it.
+Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^None$"), ["N"])
+
+
 def read_yaml(text: str, source: str) -> Any:
     """Parse YAML; a mistake in it is the user's."""
     try:
@@ -52,6 +56,11 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return settings
 
 
+def file_names(text: str) -> list[str]:
+    """Return the files that a text names: itself if there is such a file, else names between spaces or commas."""
+    return [text] if Path(text).exists() else text.replace(",", " ").split()
+
+
 def read_command_line(arguments: Iterable[str]) -> dict[str, Any]:
     """Read ``--key=value`` arguments, each value typed as YAML."""
     settings: dict[str, Any] = {}
@@ -67,7 +76,9 @@ def read_command_line(arguments: Iterable[str]) -> dict[str, Any]:
         # RecBole writes half-open intervals as [10,inf), which YAML takes for a list without its end.
         interval = re.fullmatch(r"([\[(][^,;\[\](){}]+,[^,;\[\](){}]+[\])];?)+", value.replace(" ", ""))
         half_open = interval and ("(" in value or ")" in value)
-        typed = value if half_open else read_yaml(value, f"The value of --{key}")
+        # A separator (--field_separator=,) is no YAML.
+        separator = len(value) == 1 and not value.isalnum() and value != "~"
+        typed = value if half_open or separator else read_yaml(value, f"The value of --{key}")
         if key in settings and settings[key] != typed:
             raise OptionError(f"--{key} is given twice, with different values.")
         settings[key] = typed

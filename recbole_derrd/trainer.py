@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import time
 from pathlib import Path
@@ -119,6 +120,11 @@ class TrainerMixin(SavingMixin):
 
         def after_validation(epoch: int, score: float) -> None:
             nonlocal validations
+            if math.isnan(score):
+                raise TrainingError(
+                    f"{self.config['valid_metric']} on the validation split is not a number after epoch {epoch}: it is "
+                    "not defined there (AUC needs positives and negatives). Choose another valid_metric."
+                )
             validations += 1
             self.valid_scores.append([epoch, float(score)])
             if saved and validations % (self.config["checkpoint_step"] or 1) == 0:

@@ -35,7 +35,8 @@ if settings.get("rrd_k") == 1:
 if settings.get("rrd_k") == 2:
     os.kill(os.getpid(), 9)
 record = {"schema": 1, "model": "BPR", "dataset": "tiny", "seed": settings["seed"], "protocol": {"mode": "full"},
-          "valid_metric": "ndcg@5", "distilled": {}, "data": {}, "benchmark": settings["benchmark"],
+          "valid_metric": "ndcg@5", "distilled": {"model": "BPR", "test": {"ndcg@5": 0.1}},
+          "data": {"fingerprint": {"ids": "i", "test": "t"}}, "benchmark": settings["benchmark"],
           "threads": settings["threads"], "command": job["command"]}
 name = f"{settings['benchmark']['cell']}-{settings['seed']}.json"
 (pathlib.Path(settings["record_dir"]) / name).write_text(json.dumps(record))
@@ -154,7 +155,7 @@ def test_cells_run_once_and_failures_stop_nothing(tmp_path: Path, said: list[str
     told = "\n".join(said)
     assert "0 of 8 cells are recorded, 8 to run" in told and "[8/8]" in told and "4 failed" in told
     assert "failed: bad, seed 1: This cell cannot work." in told
-    assert "failed: deadly, seed 2: killed by signal 9" in told and "deadly-seed2.log" in told
+    assert "failed: deadly, seed 2: killed by signal 9" in told and "deadly-seed2-" in told
     said.clear()
     assert runner.run_benchmark(plan, [], said.append) == 1
     assert "4 of 8 cells are recorded, 4 to run" in said[0] and "plain" not in "\n".join(said)
@@ -164,6 +165,20 @@ def test_cells_run_once_and_failures_stop_nothing(tmp_path: Path, said: list[str
     said.clear()
     assert runner.run_benchmark(mended, [], said.append) == 0
     assert "plain-1.json' is damaged" in said[0] and "3 to run" in said[1] and "All 6 cells" in said[-1]
+
+
+def test_cells_whose_names_look_alike_have_logs_of_their_own(tmp_path: Path, said: list[str]) -> None:
+    names = ["a b", "a_b", "蒸馏"]
+    cells = [{"name": name, "rrd_weight": 0.1 * place} for place, name in enumerate(names)]
+    plan = plan_of(tmp_path, cells=cells, seeds=[1])
+    assert runner.run_benchmark(plan, [], said.append) == 0
+    assert len(list((tmp_path / "records" / "log").glob("*.log"))) == 3
+
+
+def test_a_config_file_may_have_a_space_in_its_name(tmp_path: Path) -> None:
+    (tmp_path / "my base.yaml").write_text("epochs: 7", encoding="utf-8")
+    plan = plan_of(tmp_path, config_files="my base.yaml")
+    assert plan.cells[0].settings["epochs"] == 7
 
 
 def test_dry_only_tells(tmp_path: Path, said: list[str]) -> None:

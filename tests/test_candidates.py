@@ -8,7 +8,10 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 import torch
+from recbole.data import create_dataset, data_preparation
 from recbole.data.interaction import Interaction
+from recbole.model.general_recommender import BPR
+from recbole.trainer import Trainer
 
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
@@ -149,3 +152,18 @@ def test_a_run_with_fixed_candidates(tiny_settings: Settings) -> None:
     record = run_recbole_derrd("BPR", "tiny", config_dict=tiny_settings("BPR", **more))
     assert record["protocol"]["mode"] == {"valid": "fixed20", "test": "fixed20"}
     assert record["distilled"]["test"].keys() == record["teacher"]["test"].keys()
+
+
+def test_stock_recbole_judges_such_a_student_by_full_ranking(tiny_settings: Settings) -> None:
+    more = {**FIXED, "distillers": ["rrd"], "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "latency_users": 0}
+    record = run_recbole_derrd("BPR", "tiny", config_dict=tiny_settings("BPR", **more))
+    content = torch.load(record["checkpoints"]["student"], weights_only=False)
+    config = content["config"]
+    assert config["eval_args"]["mode"] == {"valid": "full", "test": "full"}
+    dataset = create_dataset(config)
+    train, _, test = data_preparation(config, dataset)
+    model = BPR(config, train._dataset)
+    model.load_state_dict(content["state_dict"])
+    trainer = Trainer(config, model)
+    trainer.eval_collector.data_collect(train)
+    assert dict(trainer.evaluate(test, load_best_model=False)).keys() == record["distilled"]["test"].keys()

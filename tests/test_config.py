@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any, Callable
 
+import numpy as np
 import pytest
 import yaml
 
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.errors import OptionError
 from recbole_derrd.options import METHOD_OPTIONS, RunOptions
-from recbole_derrd.settings import read_command_line
+from recbole_derrd.settings import file_names, read_command_line
 
 Settings = Callable[..., dict[str, Any]]
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,6 +93,10 @@ def test_the_processes_own_arguments_are_not_ours(tiny_settings: Settings, monke
         ({"metrics": []}, ""),
         ({"topk": []}, ""),
         ({"topk": [5, "x"]}, ""),
+        ({"eval_args": {"split": {"RS": [0.8, 0.2]}}}, "training, validation and test"),
+        ({"eval_args": {"mode": "uni"}}, "how many negatives, e.g. uni100"),
+        ({"benchmark_filename": ["train", "valid"]}, "must name three files"),
+        ({"train_neg_sample_args": None}, "leaves it no negatives"),
         ({"epochs": "many"}, "'epochs' must be int"),
         ({"epochs": -1}, "'epochs' must be at least 1"),
         ({"train_batch_size": 0}, "'train_batch_size' must be at least 1"),
@@ -140,6 +145,40 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
             DistillConfig("BPR", "tiny", command_line=arguments)
     with pytest.raises(OptionError, match="No dataset"):
         DistillConfig("BPR")
+
+
+def test_a_word_for_a_number_of_the_model_is_named(tiny_settings: Settings) -> None:
+    with pytest.raises(OptionError, match=r"n_layers of LightGCN must be a number, e\.g\. 2, but is 'three'"):
+        DistillConfig("LightGCN", "tiny", config_dict=tiny_settings("LightGCN", n_layers="three"))
+
+
+def test_numpys_numbers_are_numbers(tiny_settings: Settings) -> None:
+    given = tiny_settings("BPR", embedding_size=np.int64(4), learning_rate=np.float32(0.5))
+    config = DistillConfig("BPR", "tiny", config_dict=given)
+    assert (config["embedding_size"], config["learning_rate"]) == (4, 0.5)
+    assert type(config["embedding_size"]) is int and type(config["learning_rate"]) is float
+
+
+def test_none_and_separators_are_read_as_recboles_users_write_them(tmp_path: Path) -> None:
+    assert read_command_line(["--a=None", "--b={x: None}", "--c=,", "--d=|", "--e=5", "--f=~", "--g=x"]) == {
+        "a": None, "b": {"x": None}, "c": ",", "d": "|", "e": 5, "f": None, "g": "x",
+    }  # fmt: skip
+
+
+def test_a_path_with_a_space_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my conf.yaml").write_text("")
+    assert file_names("my conf.yaml") == ["my conf.yaml"]
+    assert file_names("a.yaml b.yaml,c.yaml") == ["a.yaml", "b.yaml", "c.yaml"]
+
+
+def test_negatives_are_dropped_for_the_teacher_of_a_student_on_whole_users_alone(tiny_settings: Settings) -> None:
+    """Elsewhere the user has said it of all models: teacher and plain student must be trained as the student is."""
+    given = tiny_settings("NeuMF", train_neg_sample_args=None, threshold={"rating": 4})
+    config = DistillConfig("NeuMF", "tiny", config_dict=given)
+    assert config.derived("NeuMF", {})["train_neg_sample_args"] == config["train_neg_sample_args"]
+    autoencoder = DistillConfig("MultiVAE", "tiny", config_dict=tiny_settings("MultiVAE", train_neg_sample_args=None))
+    assert autoencoder.derived("BPR", {})["train_neg_sample_args"]["distribution"] == "uniform"
 
 
 def test_names_of_data_sets_are_no_options(tiny_settings: Settings) -> None:

@@ -16,8 +16,8 @@ from recbole_derrd.backbones import backbone_of
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data, prepare_data
 from recbole_derrd.errors import CheckpointError, DataError
+from recbole_derrd.metrics import gap_recovered
 from recbole_derrd.quick_start import objective_function, run_recbole_derrd
-from recbole_derrd.record import gap_recovered
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.trained.building import load_model
 from recbole_derrd.trained.measured import plain_metrics
@@ -289,6 +289,18 @@ def test_the_gap_is_a_share_of_what_is_missing() -> None:
     assert gap_recovered(0.5, 0.3, 0.4) == pytest.approx(0.5)
     assert gap_recovered(0.5, 0.3, 0.2) == pytest.approx(-0.5)
     assert gap_recovered(0.3, 0.3, 0.4) is None and gap_recovered(0.2, 0.3, 0.4) is None
+
+
+def test_the_gap_of_a_metric_that_is_better_small_goes_the_other_way(planted: Path, home: Path) -> None:
+    assert gap_recovered(0.3, 0.5, 0.4, bigger=False) == pytest.approx(0.5)
+    assert gap_recovered(0.5, 0.3, 0.4, bigger=False) is None
+    more = {"distillers": ["rrd"], "metrics": ["NDCG", "AveragePopularity"], "latency_users": 0}
+    record = run_recbole_derrd("BPR", "planted", config_dict=settings(planted, home, **more))
+    teacher, student, distilled = (
+        record[role]["test"]["averagepopularity@10"] for role in ("teacher", "student", "distilled")
+    )
+    expected = (distilled - student) / (teacher - student) if teacher < student else None
+    assert record["gap_recovered"]["averagepopularity@10"] == (expected and pytest.approx(expected))
 
 
 def test_whole_user_students_and_pair_teachers_get_along(planted: Path, home: Path) -> None:

@@ -141,6 +141,20 @@ def test_sizes_are_told_apart() -> None:
     assert "DE (embedding_size=8)" in labels
 
 
+def test_rows_of_a_sweep_say_what_they_differ_in() -> None:
+    """Rows that differ from most in one of many settings each: that one is said, and nothing of the row like most."""
+    usual = {"a": 1, "b": 1, "c": 1, "d": 1, "rrd_weight": 1}
+    records = []
+    for place, change in enumerate([{}, {"a": 2}, {"b": 2}, {"c": 2}, {"d": 2}, {"rrd_weight": 2}]):
+        settings = {**usual, **change}
+        weight = {"rrd_weight": settings.pop("rrd_weight")}
+        record = made("RRD", 1, 0.4 + place / 100, distilled=part("BPR", 0.4, 100, **settings), options=weight)
+        del record["benchmark"]
+        records.append(record)
+    labels = [row.label for row in groups_of(records)[0].ordered() if row.role == "method"]
+    assert labels == ["RRD", "RRD (a=2)", "RRD (b=2)", "RRD (c=2)", "RRD (d=2)", "RRD (rrd_weight=2)"]
+
+
 def test_what_is_ours_is_tested_against_the_best_of_the_others(tmp_path: Path) -> None:
     records = synthetic()
     for record in records:
@@ -277,6 +291,28 @@ def test_plots_beside_a_text(tmp_path: Path, kind: str, capsys: pytest.CaptureFi
     assert main(["report", str(folder), f"--format={kind}", f"--plots={tmp_path / 'plots'}"]) == 0
     files = list((tmp_path / "plots").iterdir())
     assert len(files) == 6 and all(str(file) in capsys.readouterr().out for file in files[:1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": {}},
+        {"distilled": {"model": "BPR"}},
+        {"distilled": {"model": "BPR", "test": {"ndcg@10": None}}},
+        {"protocol": {}},
+        {"protocol": "full"},
+        {"seed": "x"},
+        {"teacher": "BPR"},
+        {"teachers": ["BPR"]},
+        {"schema": 99},
+    ],
+    ids=str,
+)
+def test_a_record_that_is_not_whole_is_named_and_left_out(tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = written(tmp_path / "records", synthetic())
+    (folder / "odd.json").write_text(json.dumps({**synthetic()[0], **change}))
+    records, damaged = records_of(folder)
+    assert len(records) == 10 and [path.name for path in damaged] == ["odd.json"]
 
 
 def test_mistakes_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,8 @@ import random
 import pytest
 from scipy import stats
 
-from recbole_derrd.report.significance import bigger_is_better, holm, paired_t, wilcoxon_signed_rank
+from recbole_derrd.metrics import bigger_is_better
+from recbole_derrd.report.significance import holm, paired_t, wilcoxon_signed_rank
 
 
 def test_paired_t_by_hand() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from recbole_derrd.errors import OptionError, did_you_mean
 from recbole_derrd.options.benchmark import BenchmarkOptions
-from recbole_derrd.settings import read_command_line, read_settings
+from recbole_derrd.settings import file_names, read_command_line, read_settings
 
 #: Raised whenever the same settings come to mean another run, so that cells are run anew.
 PLAN_FORMAT = 1
@@ -122,10 +122,14 @@ def _under(options: BenchmarkOptions, file: Path) -> dict[str, Any]:
     """Read the config files that the benchmark builds on."""
     names = options.config_files
     merged: dict[str, Any] = {}
-    for name in names.replace(",", " ").split() if isinstance(names, str) else names:
+    for name in _files(names, file.parent) if isinstance(names, str) else names:
         beside = file.parent / str(name)
         merged.update(read_settings(beside if beside.exists() and not Path(str(name)).exists() else str(name)))
     return merged
+
+
+def _files(names: str, folder: Path) -> list[str]:
+    return [names] if (folder / names).exists() else file_names(names)
 
 
 def _seeds(options: BenchmarkOptions) -> list[int]:

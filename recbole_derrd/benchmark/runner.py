@@ -137,7 +137,8 @@ def _share_of_threads(plan: Plan) -> int:
 def _start(plan: Plan, cell: Cell, command: list[str]) -> _Running:
     threads = int(cell.settings.get("threads") or _share_of_threads(plan))
     settings = {**cell.settings, "threads": threads}
-    log = plan.record_dir / "log" / f"{re.sub(r'[^A-Za-z0-9.=_-]+', '_', cell.name)}-seed{cell.seed}.log"
+    # The key tells apart cells whose names differ in other characters alone.
+    log = plan.record_dir / "log" / f"{re.sub(r'[^A-Za-z0-9.=_-]+', '_', cell.name)}-seed{cell.seed}-{cell.key[:6]}.log"
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         output = log.open("w", encoding="utf-8")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from recbole_derrd.errors import OptionError, did_you_mean
+from recbole_derrd.metrics import bigger_is_better, gap_recovered
 from recbole_derrd.report.rows import Group, Row
-from recbole_derrd.report.significance import bigger_is_better, holm, paired_t, wilcoxon_signed_rank
+from recbole_derrd.report.significance import holm, paired_t, wilcoxon_signed_rank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +42,7 @@ def gap_of(group: Group, row: Row, metric: str) -> float | None:
     means = (row.mean(metric), student.mean(metric), teacher.mean(metric))
     if means[0] is None or means[1] is None or means[2] is None:
         return None
-    signed = 1 if bigger_is_better(metric) else -1
-    gap = signed * (means[2] - means[1])
-    return signed * (means[0] - means[1]) / gap if gap > 0 else None
+    return gap_recovered(means[2], means[1], means[0], bigger=bigger_is_better(metric))
 
 
 def _only_student(group: Group) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import statistics
 
+from recbole_derrd.metrics import bigger_is_better
 from recbole_derrd.report.rows import Group, Row
-from recbole_derrd.report.significance import bigger_is_better
 from recbole_derrd.report.tables import BEST, Entry, Sheet, spread
 
 #: Shares of the shortest training at which rows are compared.

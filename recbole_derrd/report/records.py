@@ -8,8 +8,12 @@ from typing import Any
 
 from recbole_derrd.errors import DataError
 
-#: What every record has had from the first version on.
-_NEEDED = ("schema", "model", "dataset", "seed", "protocol", "valid_metric", "distilled", "data")
+#: Raised whenever a field changes its meaning.
+SCHEMA = 1
+#: What every record has had from the first version on, by its kind.
+_NEEDED: dict[str, type] = {
+    "model": str, "dataset": str, "seed": int, "protocol": dict, "valid_metric": str, "distilled": dict, "data": dict,
+}  # fmt: skip
 
 
 def read_records(folder: Path) -> tuple[list[dict[str, Any]], list[Path]]:
@@ -23,11 +27,38 @@ def read_records(folder: Path) -> tuple[list[dict[str, Any]], list[Path]]:
             continue
         if not isinstance(content, dict) or "schema" not in content:
             continue  # another program's file
-        if all(content.get(key) is not None for key in _NEEDED) and isinstance(content["distilled"], dict):
+        if _is_whole(content):
             records.append({**content, "path": str(path)})
         else:
             damaged.append(path)
     return records, damaged
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
+    """Whether all is there that tables are made from, in the form that this version writes."""
+    if record["schema"] != SCHEMA or not all(isinstance(record.get(key), kind) for key, kind in _NEEDED.items()):
+        return False
+    fingerprint = record["data"].get("fingerprint")
+    if (
+        "mode" not in record["protocol"]
+        or not isinstance(fingerprint, dict)
+        or not {"ids", "test"} <= fingerprint.keys()
+    ):
+        return False
+    others = [record.get(role) for role in ("teacher", "student", "stored")]
+    entries = [record["distilled"], *(entry for entry in others if entry is not None), *(record.get("teachers") or [])]
+    return all(_is_entry(entry) for entry in entries)
+
+
+def _is_entry(entry: Any) -> bool:
+    if (
+        not isinstance(entry, dict)
+        or not isinstance(entry.get("model"), str)
+        or not isinstance(entry.get("test"), dict)
+    ):
+        return False
+    scores = [*entry["test"].values(), *(entry.get("valid") or {}).values()]
+    return all(isinstance(score, (int, float)) for score in scores)
 
 
 def records_of(folder: Path) -> tuple[list[dict[str, Any]], list[Path]]:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -245,6 +246,10 @@ def _with_costs(
     return {**entry, "scores": entry.get(split) or {}, **costs}
 
 
+def _most_common(values: Iterable[Any]) -> str:
+    return Counter(map(repr, values)).most_common(1)[0][0]
+
+
 def _tell_apart(group: Group) -> None:
     """Where several rows have one name, add the model and the settings in which they differ."""
     by_label: dict[str, list[Row]] = {}
@@ -257,7 +262,10 @@ def _tell_apart(group: Group) -> None:
         differing = [key for key in keys if len({repr(row.settings.get(key)) for row in rows}) > 1]
         for row in rows:
             parts = [row.model] if len({other.model for other in rows}) > 1 else []
-            parts += [f"{key}={row.settings.get(key)}" for key in differing[:3]]
+            usual = {key: _most_common(row.settings.get(key) for row in rows) for key in differing}
+            # Few differences are said of every row, many where a row is not as most are.
+            said = [key for key in differing if len(differing) <= 3 or repr(row.settings.get(key)) != usual[key]]
+            parts += [f"{key}={row.settings.get(key)}" for key in said]
             row.label += f" ({', '.join(parts)})" if parts else ""
     seen: dict[str, int] = {}
     for row in group.rows.values():

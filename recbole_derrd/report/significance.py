@@ -8,14 +8,6 @@ from collections.abc import Sequence
 #: Below this many pairs no test says anything.
 MIN_PAIRS = 3
 
-#: RecBole's metrics that are better when they are small.
-_SMALLER_IS_BETTER = frozenset({"rmse", "mae", "logloss", "averagepopularity", "giniindex"})
-
-
-def bigger_is_better(metric: str) -> bool:
-    """Return the right direction of a metric such as ``ndcg@10``."""
-    return metric.partition("@")[0].lower() not in _SMALLER_IS_BETTER
-
 
 def paired_t(ours: Sequence[float], theirs: Sequence[float], *, bigger: bool = True) -> float | None:
     """Return the p-value of the paired t-test that ours are better on the mean.

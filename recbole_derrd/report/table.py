@@ -28,6 +28,9 @@ def _percent(gap: float | None) -> str:
 def run_table(record: dict[str, Any]) -> str:
     """Return teacher, plain student and distilled student side by side: test metrics, gap, size and speed."""
     rows = [(title, record[role], role) for role, title in ROLES if record.get(role)]
+    if not record.get("distillers"):
+        # Nothing was distilled: a compressed teacher, or plain training.
+        rows[-1] = ("Compressed teacher" if record.get("compression") else "Student", record["distilled"], "distilled")
     several = record.get("teachers") or []
     if several:
         rows[0] = ("All teachers", record["teacher"], "teacher")

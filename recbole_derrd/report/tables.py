@@ -9,9 +9,10 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
+from recbole_derrd.metrics import bigger_is_better
 from recbole_derrd.report.comparison import baseline_of, best_two, comparisons, gap_of
 from recbole_derrd.report.rows import SPLITS, Group, Row
-from recbole_derrd.report.significance import MIN_PAIRS, bigger_is_better
+from recbole_derrd.report.significance import MIN_PAIRS
 from recbole_derrd.report.table import shown_size
 
 BEST, SECOND = "best", "second"

@@ -27,9 +27,15 @@ def check_run(config: DistillConfig) -> None:
     """
     options = config.run_options
     _check_processes(config)
-    if options.resume and (config["save_dataloaders"] or config["dataloaders_save_path"]):
+    saved_loaders = config["save_dataloaders"] or config["dataloaders_save_path"]
+    if options.resume and saved_loaders:
         raise OptionError(
             "RecBole's saved data loaders cannot be resumed exactly: take out save_dataloaders or resume."
+        )
+    if options.split_seed is not None and saved_loaders:
+        raise OptionError(
+            "RecBole's saved data loaders know nothing of split_seed, and another split would be used: take out "
+            "save_dataloaders or split_seed."
         )
     for key, folder in (
         ("record_dir", options.record_dir),

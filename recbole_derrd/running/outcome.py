@@ -18,8 +18,10 @@ from recbole_derrd.evaluation import (
     model_bytes,
     parameter_count,
 )
+from recbole_derrd.metrics import bigger_is_better, gap_recovered
 from recbole_derrd.processes import is_first
-from recbole_derrd.record import SCHEMA, gap_recovered, git_commit, peak_rss_bytes, versions
+from recbole_derrd.record import git_commit, peak_rss_bytes, versions
+from recbole_derrd.report.records import SCHEMA
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.trained.measured import Product, TrainedModel, own_settings
 
@@ -128,7 +130,10 @@ def _gaps(
 ) -> dict[str, float | None] | None:
     if teacher is None or plain is None:
         return None
-    return {metric: gap_recovered(teacher.test[metric], plain.test[metric], value) for metric, value in test.items()}
+    return {
+        metric: gap_recovered(teacher.test[metric], plain.test[metric], value, bigger=bigger_is_better(metric))
+        for metric, value in test.items()
+    }
 
 
 def command_line() -> str:

@@ -11,7 +11,7 @@ from typing import Callable
 
 from recbole_derrd.backbones import Backbone, backbone_of
 from recbole_derrd.checkpoint import read_checkpoint
-from recbole_derrd.config import DistillConfig, model_keys
+from recbole_derrd.config import DistillConfig, model_settings
 from recbole_derrd.data import Data, prepare_data
 from recbole_derrd.errors import CheckpointError, DataError
 from recbole_derrd.teacher.specs import TeacherSpec, only_spec
@@ -65,7 +65,7 @@ class Teacher:
         name = spec.brought_name(config, content["config"])
         described = {
             key: content["config"][key]
-            for key in model_keys(name) & content["config"].keys()
+            for key in model_settings(name).keys() & content["config"].keys()
             if isinstance(content["config"][key], (int, float, str, bool, list, dict))
         }
         own = config.derived(name, {**described, **spec.settings}, teacher=True)

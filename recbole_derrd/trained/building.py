@@ -8,7 +8,7 @@ from typing import Any
 from recbole.utils import init_seed
 
 from recbole_derrd.checkpoint import read_checkpoint
-from recbole_derrd.config import DistillConfig, model_keys
+from recbole_derrd.config import DistillConfig, model_settings
 from recbole_derrd.data import Data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.models import model_class
@@ -40,7 +40,7 @@ def build_model(config: DistillConfig, data: Data, kind: type[Any] | None = None
         OSError,
     ) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        settings = {key: config[key] for key in model_keys(config["model"])}
+        settings = {key: config[key] for key in model_settings(config["model"])}
         raise OptionError(f"RecBole cannot build {config['model']} with {settings}: {reason}") from error
 
 
