@@ -57,7 +57,11 @@ def run_compressed(
     check_run(config)
     spec = only_spec(config)
     name = spec.name(config)
-    check_recipe(config.compress_options, adapter_of(model_class(name)), name)
+    adapter = adapter_of(model_class(name))
+    # Where a model's vectors can be set, they are its embeddings; elsewhere they are seen once it is there.
+    known = adapter.takes_start and not spec.checkpoint
+    size = config.derived(name, spec.settings, teacher=True)["embedding_size"] if known else None
+    check_recipe(config.compress_options, adapter, name, size)
     lacking = None if spec.checkpoint else missing_package(name)
     if lacking:
         raise OptionError(lacking)

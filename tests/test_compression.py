@@ -138,7 +138,7 @@ def test_options_are_known_to_the_configuration(tiny_settings: Settings) -> None
 
 
 def test_what_cannot_be_compressed_is_refused(
-    prepared: Any, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+    prepared: Any, tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for options, words in (
         ({"method": "svd", "size": 9}, "more than the teacher's 8 dimensions"),
@@ -155,9 +155,11 @@ def test_what_cannot_be_compressed_is_refused(
         ("BPR", {}, "Nothing is compressed"),
         ("NeuMF", {"compress_method": "svd", "compress_size": 2}, "NeuMF's is not"),
         ("BPR", {"compress_method": "svd", "compress_size": 2, "nproc": 2}, "by one process"),
+        ("BPR", {"compress_method": "svd", "compress_size": 9}, "more than the teacher's 8 dimensions"),
     ):
         with pytest.raises(OptionError, match=words):
             run_compressed(model, "tiny", config_dict=tiny_settings(model, **more))
+        assert not list((tmp_path / "saved" / "cache").glob("BPR-*")), "nothing was trained for it"
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(OptionError, match="pip install"):
         check_recipe(CompressOptions(method="product", bytes=2), CompressedBackbone, "BPR")

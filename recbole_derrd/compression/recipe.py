@@ -25,8 +25,14 @@ class Tables:
     items: Table
 
 
-def check_recipe(options: CompressOptions, teacher: type[Backbone], name: str) -> None:
+def check_recipe(options: CompressOptions, teacher: type[Backbone], name: str, size: int | None = None) -> None:
     """Refuse what cannot end well, before anything is trained.
+
+    Args:
+        options: what to do.
+        teacher: the teacher's adapter.
+        name: the teacher's model.
+        size: dimensions of its vectors, where they are known.
 
     Raises:
         OptionError: what to do.
@@ -40,6 +46,22 @@ def check_recipe(options: CompressOptions, teacher: type[Backbone], name: str) -
         )
     if options.method == "product":
         faiss_or_refuse()
+    if size is not None:
+        _check_sizes(options, size)
+
+
+def _check_sizes(options: CompressOptions, size: int) -> None:
+    if options.size is not None and options.size > size:
+        raise OptionError(
+            f"compress_size = {options.size} is more than the teacher's {size} dimensions. Lower it, or take it out to "
+            "keep the teacher's own vectors."
+        )
+    kept = size if options.size is None else options.size
+    if options.bytes is not None and options.bytes > kept:
+        raise OptionError(
+            f"compress_bytes = {options.bytes} is more than one byte a dimension ({kept}). Lower it, or use "
+            "compress_method: quantized."
+        )
 
 
 @torch.no_grad()
@@ -57,24 +79,13 @@ def compress(teacher: VectorBackbone, options: CompressOptions, seed: int) -> Ta
     """
     with teacher.shared():
         users, items = _plain(teacher.user_vectors()), _plain(teacher.item_vectors())
-    size = items.shape[1]
+    _check_sizes(options, items.shape[1])
     if options.size is not None:
-        if options.size > size:
-            raise OptionError(
-                f"compress_size = {options.size} is more than the teacher's {size} dimensions. Lower it, or take it "
-                "out to keep the teacher's own vectors."
-            )
         users, items = score_factors(users, items, options.size)
         # A row of zeros comes out of it as rounding errors.
         users[0], items[0] = 0, 0
-        size = items.shape[1]
-    if options.bytes is not None and options.bytes > size:
-        raise OptionError(
-            f"compress_bytes = {options.bytes} is more than one byte a dimension ({size}). Lower it, or use "
-            "compress_method: quantized."
-        )
     if options.rotation and options.method != "svd":
-        rotation = random_rotation(size, seed)
+        rotation = random_rotation(items.shape[1], seed)
         users, items = users @ rotation, items @ rotation
     return Tables(_stored(users, options, seed) if options.users else PlainTable(users), _stored(items, options, seed))
 
