@@ -77,6 +77,16 @@ def test_what_records_have_in_common_is_one_row() -> None:
     assert baseline_of(group) is rows["Student alone"]
 
 
+def test_a_teacher_under_two_keys_is_known_by_its_scores() -> None:
+    """Keys of another version of this plugin name the same model anew."""
+    records = [made("DE", seed, 0.4, teacher=part("BPR", 0.5, 1000, f"key{seed}")) for seed in SEEDS]
+    teacher = next(row for row in groups_of(records)[0].ordered() if row.role == "teacher")
+    assert len(teacher.distinct()) == 1
+    records[0]["teacher"]["test"] = {"ndcg@10": 0.6}
+    teacher = next(row for row in groups_of(records)[0].ordered() if row.role == "teacher")
+    assert len(teacher.distinct()) == 2
+
+
 def test_an_ensemble_of_teachers_with_each_runs_seed_is_one_row() -> None:
     records = []
     for seed in SEEDS:

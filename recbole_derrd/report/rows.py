@@ -46,7 +46,10 @@ class Row:
         """Return one entry for each trained model: a teacher of many runs is one."""
         found: dict[Any, dict[str, Any]] = {}
         for pair, entry in sorted(self.entries.items()):
-            found.setdefault(entry.get("key") or pair, entry)
+            # Under another key, as keys of another version are, a model is known by its scores to the last digit.
+            known = any(other["scores"] == entry["scores"] for other in found.values()) and entry.get("key")
+            if not known:
+                found.setdefault(entry.get("key") or pair, entry)
         return list(found.values())
 
     def values(self, metric: str) -> list[float]:
