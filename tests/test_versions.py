@@ -64,9 +64,7 @@ def test_a_teacher_without_a_trajectory_is_trained_again_for_what_is_missing(
     tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
     settings = tiny_settings(model, epochs=9, stopping_step=20, learning_rate=0.01)
-    settings.update(teacher_model=model, embedding_size=8, train_neg_sample_args=None if model == "MultiVAE" else {})
-    if model == "BPR":
-        del settings["train_neg_sample_args"]
+    settings.update(teacher_model=model, embedding_size=8)
     retraced: list[list[int]] = []
     stock = retrace._retrace
 
