@@ -7,7 +7,6 @@ import os
 import select
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,8 +89,6 @@ def run(arguments: Sequence[str], *, compressed: bool = False) -> int:
     files, others = _split(arguments)
     if not files and not any(argument.startswith("--model=") for argument in others):
         files = [str(_quick_start_file())]
-    # RecBole's and torch's own deprecations are not the user's to mend.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     if compressed:
         from recbole_derrd.compress import run_compressed as experiment
     else:
@@ -132,7 +129,6 @@ def benchmark(arguments: Sequence[str]) -> int:
 
     file, options = _file_and_options("benchmark", "configs/benchmark/quick.yaml", arguments)
     plan = read_plan(file, options)
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     from recbole_derrd.benchmark.runner import run_benchmark
 
     return run_benchmark(plan, ["-m", "recbole_derrd", "benchmark", file, *options])

@@ -21,7 +21,7 @@ from recbole_derrd.processes import meeting_of
 from recbole_derrd.record import write_record
 from recbole_derrd.report import run_table
 from recbole_derrd.running.checks import check_run
-from recbole_derrd.running.frame import own_log, own_threads, say
+from recbole_derrd.running.frame import deprecations_hidden, own_log, own_threads, say
 from recbole_derrd.running.outcome import record_of
 from recbole_derrd.teacher import Teacher, only_spec
 
@@ -67,7 +67,7 @@ def run_compressed(
         raise OptionError(lacking)
     if meeting_of(config) is not None:
         raise OptionError("A teacher is compressed by one process: take out nproc and world_size.")
-    with own_log(config), own_threads(config.run_options.threads, 1):
+    with own_log(config), own_threads(config.run_options.threads, 1), deprecations_hidden():
         return _run(config)
 
 

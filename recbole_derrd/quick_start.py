@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-import warnings
 from collections.abc import Iterable, Mapping
 from logging import getLogger
 from pathlib import Path
@@ -22,7 +21,7 @@ from recbole_derrd.processes import from_first, is_first, meeting_of, start
 from recbole_derrd.record import write_record
 from recbole_derrd.report import run_table
 from recbole_derrd.running.checks import check_data, check_run
-from recbole_derrd.running.frame import own_log, own_threads, say
+from recbole_derrd.running.frame import deprecations_hidden, own_log, own_threads, say
 from recbole_derrd.running.outcome import record_of
 from recbole_derrd.running.storing import check_storing, store_student
 from recbole_derrd.running.teaching import (
@@ -81,7 +80,8 @@ def run_recbole_derrd(
 
 
 def _in_this_process(config: DistillConfig) -> dict[str, Any]:
-    with own_log(config), own_threads(config.run_options.threads, int(config["nproc"] or 1)):
+    threads = own_threads(config.run_options.threads, int(config["nproc"] or 1))
+    with own_log(config), threads, deprecations_hidden():
         return _run(config)
 
 
@@ -94,8 +94,6 @@ def _one_of_several(
     arguments: list[str],
 ) -> str:
     """Do a whole run as one of its processes; the path of the record."""
-    # RecBole's and torch's own deprecations are not the user's to mend.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     config = DistillConfig(model, dataset, files, {**settings, "local_rank": local_rank}, arguments)
     return str(_in_this_process(config)["path"])
 

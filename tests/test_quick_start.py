@@ -321,3 +321,8 @@ def test_cached_lists_change_nothing(planted: Path, tmp_path: Path, pair: tuple[
         weights.append(torch.load(record["checkpoints"]["student"], weights_only=False)["state_dict"])
     for key, value in weights[0].items():
         assert torch.equal(value, weights[1][key]), key
+
+
+def test_recboles_deprecations_are_not_the_users(planted: Path, home: Path, recwarn: pytest.WarningsRecorder) -> None:
+    run_recbole_derrd("BPR", "planted", config_dict=settings(planted, home, distillers=["rrd"], epochs=1))
+    assert not [one for one in recwarn if issubclass(one.category, FutureWarning) and "recbole/" in one.filename]

@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,6 @@ def main() -> int:
     threading.Thread(target=_end_with_the_benchmark, daemon=True).start()
     # The record says what the user typed, not how this process was started.
     sys.argv = list(job["command"])
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     try:
         run_cell(job["settings"], compressed=job["compressed"])
     except DistillError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator
 from logging import getLogger
 from pathlib import Path
@@ -39,6 +40,14 @@ def own_log(config: DistillConfig) -> Iterator[None]:
         for handler in [handler for handler in root.handlers if handler not in before]:
             root.removeHandler(handler)
             handler.close()
+
+
+@contextlib.contextmanager
+def deprecations_hidden() -> Iterator[None]:
+    """Keep RecBole's own use of what pandas and torch give up to itself: it is not the user's to mend."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+        yield
 
 
 @contextlib.contextmanager
