@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,16 @@ def fault_of(config: Any) -> str | None:
             continue
         with file.open(encoding=config["encoding"] or "utf-8", errors="replace") as lines:
             head = lines.readline().rstrip("\r\n").lstrip("\ufeff")
-        fault = _fault_of_head(head, config["field_separator"], config)
+        fault = _fault_of_head(head, config)
         if fault:
             return f"'{file}' {fault}"
     return None
 
 
-def _fault_of_head(head: str, separator: str, config: Mapping[str, Any] | Any) -> str | None:
+def _fault_of_head(head: str, config: Any) -> str | None:
     if not head:
         return f"is empty. Its first line names the columns, e.g. {_EXAMPLE}."
+    separator = config["field_separator"]
     columns = head.split(separator)
     if not all(":" in column for column in columns):
         return f"must name its columns as name:type in the first line, e.g. {_EXAMPLE}, but begins with '{head[:80]}'."

@@ -141,13 +141,17 @@ class CatalogueSizedLoader(FullSortEvalDataLoader):
         first, end = own_range(len(self.user_df))
         return -(-(end - first) // self._rows)
 
-    def __iter__(self) -> Iterator[Any]:
-        """Yield what stock yields: users, (row, item) of their histories, rows and items of their positives."""
-        history_starts, history, positive_starts, positives = self._lists()
+    def _blocks(self) -> Iterator[tuple[int, int, Any]]:
+        """Yield where each of this process's batches begins and ends, and its users."""
         first, end = own_range(len(self.user_df))
         for start in range(first, end, self._rows):
             stop = min(start + self._rows, end)
-            users = self.user_df[slice(start, stop)]
+            yield start, stop, self.user_df[slice(start, stop)]
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield what stock yields: users, (row, item) of their histories, rows and items of their positives."""
+        history_starts, history, positive_starts, positives = self._lists()
+        for start, stop, users in self._blocks():
             seen, wanted = (_rows_of(starts, start, stop) for starts in (history_starts, positive_starts))
             yield (
                 users,

@@ -59,8 +59,7 @@ def run_compressed(
     name = spec.name(config)
     adapter = adapter_of(model_class(name))
     # Where a model's vectors can be set, they are its embeddings; elsewhere they are seen once it is there.
-    known = adapter.takes_start and not spec.checkpoint
-    size = config.derived(name, spec.settings, teacher=True)["embedding_size"] if known else None
+    size = spec.embedding_size(config) if adapter.takes_start else None
     check_recipe(config.compress_options, adapter, name, size)
     lacking = None if spec.checkpoint else missing_package(name)
     if lacking:

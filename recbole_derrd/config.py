@@ -341,6 +341,7 @@ class DistillConfig(Config):
         return Path(self.run_options.cache_dir or Path(self["checkpoint_dir"]) / "cache")
 
 
+@functools.cache
 def model_settings(model: str) -> dict[str, Any]:
     """Return RecBole's default file of a model: the settings that describe the model itself."""
     file = Path(recbole.__file__).parent / "properties" / "model" / f"{model}.yaml"

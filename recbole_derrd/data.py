@@ -90,10 +90,8 @@ def _labels(loader: Any) -> np.ndarray[Any, Any] | None:
     return feat[field].numpy() if field in feat else None
 
 
-def _split_digest(loader: Any, n_items: int) -> str:
+def _split_digest(keys: np.ndarray[Any, Any], labels: np.ndarray[Any, Any] | None) -> str:
     """Return a hash of a split's pairs and labels, whatever their order."""
-    users, items = _pairs(loader)
-    keys, labels = users.astype(np.int64) * n_items + items, _labels(loader)
     if labels is None:
         return _digest(np.sort(keys))
     order = np.lexsort((labels, keys))
@@ -168,9 +166,13 @@ def prepare_data(config: DistillConfig) -> Data:
         np.array("\0".join(map(str, dataset.field2id_token[dataset.uid_field])).encode()),
         np.array("\0".join(map(str, dataset.field2id_token[dataset.iid_field])).encode()),
     )
-    hashes = [_split_digest(loader, n_items) for loader in (train, valid, test)]
-    for phase, loader in (("valid", valid), ("test", test)):
-        if modes[phase] == "labeled" and _labels(loader) is None:
+    labels = {phase: _labels(loader) for phase, loader in (("train", train), ("valid", valid), ("test", test))}
+    hashes = [
+        _split_digest(users.astype(np.int64) * n_items + items, own)
+        for (users, items), own in zip(splits.values(), labels.values())
+    ]
+    for phase, mode in modes.items():
+        if mode == "labeled" and labels[phase] is None:
             raise DataError(
                 f"eval_args ranks by labels (mode: labeled), and '{config['dataset']}' has none: set threshold, e.g. "
                 "{rating: 4} for positives from 4 on, with the column in load_col, or another mode."

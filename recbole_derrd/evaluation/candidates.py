@@ -19,7 +19,7 @@ from torch import Tensor
 from recbole_derrd.batches import CatalogueSizedLoader, taking_over
 from recbole_derrd.errors import DataError
 from recbole_derrd.files import replacing_file
-from recbole_derrd.processes import from_first, is_first, own_range
+from recbole_derrd.processes import from_first, is_first
 from recbole_derrd.sampling import exclusion_keys, sample_outside
 
 #: Users whose candidates are drawn at once; bounds the memory of drawing.
@@ -110,10 +110,7 @@ class CandidateLoader(CatalogueSizedLoader):
     def __iter__(self) -> Iterator[Any]:
         """Yield (users, items [n, W], rows and columns of the held-out items); 0 fills the shorter rows."""
         _, _, starts, positives = self._lists()
-        first, end = own_range(len(self.user_df))
-        for start in range(first, end, self._rows):
-            stop = min(start + self._rows, end)
-            users = self.user_df[slice(start, stop)]
+        for start, stop, users in self._blocks():
             lengths = starts[start + 1 : stop + 1] - starts[start:stop]
             held_out = torch.zeros(stop - start, int(lengths.max()), dtype=torch.int64)
             held_out[torch.arange(held_out.shape[1]) < lengths.unsqueeze(1)] = positives[starts[start] : starts[stop]]

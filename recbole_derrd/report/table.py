@@ -27,10 +27,11 @@ def _percent(gap: float | None) -> str:
 
 def run_table(record: dict[str, Any]) -> str:
     """Return teacher, plain student and distilled student side by side: test metrics, gap, size and speed."""
-    rows = [(title, record[role], role) for role, title in ROLES if record.get(role)]
+    titles = dict(ROLES)
     if not record.get("distillers"):
         # Nothing was distilled: a compressed teacher, or plain training.
-        rows[-1] = ("Compressed teacher" if record.get("compression") else "Student", record["distilled"], "distilled")
+        titles["distilled"] = "Compressed teacher" if record.get("compression") else "Student"
+    rows = [(title, record[role], role) for role, title in titles.items() if record.get(role)]
     several = record.get("teachers") or []
     if several:
         rows[0] = ("All teachers", record["teacher"], "teacher")

@@ -69,7 +69,7 @@ def _check_start(config: DistillConfig, specs: list[TeacherSpec]) -> None:
     wanted, sizes = config["embedding_size"], []
     for spec in specs:
         teacher = spec.name(config)
-        size = None if spec.checkpoint else config.derived(teacher, spec.settings, teacher=True)["embedding_size"]
+        size = spec.embedding_size(config)
         adapter = adapter_of(model_class(teacher))
         if can_start(wanted, adapter, size):
             return

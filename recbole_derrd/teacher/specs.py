@@ -34,6 +34,13 @@ class TeacherSpec:
             return self.model or str(config["model"])
         return self.brought_name(config, read_checkpoint(self.checkpoint)["config"])
 
+    def embedding_size(self, config: DistillConfig) -> int | None:
+        """Return the dimensions that are set for this teacher; None of a checkpoint, which has its own."""
+        if self.checkpoint is not None:
+            return None
+        size: int | None = config.derived(self.name(config), self.settings, teacher=True)["embedding_size"]
+        return size
+
     def brought_name(self, config: DistillConfig, settings: dict[str, Any]) -> str:
         """Return the model that a checkpoint's settings name, which the user must not contradict."""
         found = settings.get("model")
