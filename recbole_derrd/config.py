@@ -281,11 +281,16 @@ class DistillConfig(Config):
             )
 
     def _check_model_keys(self) -> None:
-        """RecBole compares no kinds: a word for a number is an error within torch, far from its cause."""
+        """RecBole compares neither kinds nor signs: the mistake is an error of torch's, or NaN, far from its cause."""
         for key, default in model_settings(self.model).items():
-            number = isinstance(default, (int, float)) and not isinstance(default, bool)
-            if number and isinstance(self[key], str):
-                raise OptionError(f"{key} of {self.model} must be a number, e.g. {default}, but is '{self[key]}'.")
+            if isinstance(default, bool) or not isinstance(default, (int, float)):
+                continue
+            value = self[key]
+            if isinstance(value, str):
+                raise OptionError(f"{key} of {self.model} must be a number, e.g. {default}, but is '{value}'.")
+            counts = isinstance(default, int) and default > 0
+            if counts and isinstance(value, (int, float)) and value < 0:
+                raise OptionError(f"{key} of {self.model} must not be negative, but is {value}; RecBole has {default}.")
 
     def _refuse_misspelt(self, settings: Mapping[str, Any], place: str) -> None:
         ours = set(self.parameters["Distillation"])

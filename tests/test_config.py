@@ -147,9 +147,12 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
         DistillConfig("BPR")
 
 
-def test_a_word_for_a_number_of_the_model_is_named(tiny_settings: Settings) -> None:
+def test_a_word_or_a_negative_for_a_number_of_the_model_is_named(tiny_settings: Settings) -> None:
     with pytest.raises(OptionError, match=r"n_layers of LightGCN must be a number, e\.g\. 2, but is 'three'"):
         DistillConfig("LightGCN", "tiny", config_dict=tiny_settings("LightGCN", n_layers="three"))
+    with pytest.raises(OptionError, match="n_layers of LightGCN must not be negative, but is -1; RecBole has 2"):
+        DistillConfig("LightGCN", "tiny", config_dict=tiny_settings("LightGCN", n_layers=-1))
+    assert DistillConfig("LightGCN", "tiny", config_dict=tiny_settings("LightGCN", n_layers=0))["n_layers"] == 0
 
 
 def test_numpys_numbers_are_numbers(tiny_settings: Settings) -> None:
