@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,8 @@ def prepare_data(config: DistillConfig) -> Data:
             judged[phase] = catalogue_sized(judged[phase])
         if count:
             judged[phase] = among_candidates(judged[phase], _candidates(config, splits, dataset, fingerprint, count))
+            # RecBole has just logged mode: full, which is what it was told.
+            getLogger().info(f"Held-out items of the {phase} split are ranked among {count} candidates a user.")
     return Data(dataset, train, judged["valid"], judged["test"], history, fingerprint)
 
 

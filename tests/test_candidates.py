@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Callable
 
@@ -103,6 +104,13 @@ def test_item_metrics_speak_of_items(tiny_settings: Settings) -> None:
         trainer.fit(data.train, data.valid, saved=False)
         result = trainer.evaluate(data.test, load_best_model=False)
         assert result["itemcoverage@5"] > 0.6, "30 users have 150 places for 40 items"
+
+
+def test_the_log_names_the_candidates(tiny_settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        prepared(tiny_settings)
+    assert "of the valid split are ranked among 20 candidates" in caplog.text
+    assert "of the test split are ranked among 20 candidates" in caplog.text
 
 
 def test_the_file_is_written_read_and_refused_for_other_data(tiny_settings: Settings, tmp_path: Path) -> None:
