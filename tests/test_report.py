@@ -14,6 +14,7 @@ import pytest
 
 from recbole_derrd.cli import main
 from recbole_derrd.errors import DataError, OptionError
+from recbole_derrd.report import seeds_table
 from recbole_derrd.report.comparison import baseline_of, gap_of
 from recbole_derrd.report.equal_epochs import equal_epochs_sheet
 from recbole_derrd.report.records import records_of
@@ -75,6 +76,59 @@ def test_what_records_have_in_common_is_one_row() -> None:
     assert {label: rows[label].mean("ndcg@10") for label in means} == pytest.approx(means)
     assert gap_of(group, rows["RRD"], "ndcg@10") == pytest.approx((0.4011 - 0.303) / (0.5 - 0.303))
     assert baseline_of(group) is rows["Student alone"]
+
+
+def test_a_row_of_few_seeds_is_measured_on_those_and_not_ranked_with_the_others(tmp_path: Path) -> None:
+    """Each seed with its own split: the student's scores are .1, .2, .3, and each method is half way to the teacher."""
+    records = []
+    for seed in (1, 2, 3):
+        own = {
+            "student": part("BPR", seed / 10, 100, f"s{seed}"),
+            "teacher": part("BPR", seed / 10 + 0.1, 1000, f"t{seed}"),
+        }
+        data = {
+            "data": {"fingerprint": {"ids": "i", "train": "t", "valid": "v", "test": f"w{seed}"}},
+            "split_seed": None,
+        }
+        methods = ("DE", "RRD") if seed == 3 else ("DE",)
+        records += [made(method, seed, seed / 10 + 0.05, **own, **data) for method in methods]
+    (group,) = groups_of(records)
+    rows = {row.label: row for row in group.ordered()}
+    assert [gap_of(group, rows[name], "ndcg@10") for name in ("DE", "RRD")] == pytest.approx([0.5, 0.5])
+    text = report_of(written(tmp_path / "records", records), "md")
+    assert "**0.2500 ± 0.1000**" in text and "**0.3500" not in text
+    assert "and those with fewer seeds or splits than others" in text
+    records = [made("DE", seed, 0.4, data=record["data"]) for seed, record in zip((1, 2, 3), records)]
+    assert "and those with fewer" not in report_of(written(tmp_path / "whole", records), "md")
+
+
+def test_models_of_two_seeds_that_score_alike_are_two() -> None:
+    records = [
+        made("DE", seed, 0.4, student=part("BPR", score, 100, f"student{seed}", seed=seed))
+        for seed, score in ((1, 0.2), (2, 0.2), (3, 0.26))
+    ]
+    row = next(row for row in groups_of(records)[0].ordered() if row.role == "plain")
+    assert len(row.distinct()) == 3 and row.mean("ndcg@10") == pytest.approx(0.22)
+
+
+@pytest.mark.parametrize(
+    ("metric", "scores", "words"),
+    [
+        ("ndcg@10", (0.2, 0.1, 0.15), ": 50 %. Distilled beats plain in 1 of 1"),
+        ("ndcg@10", (0.1, 0.12, 0.13), ": -. Distilled beats plain in 1 of 1"),
+        ("ndcg@10", (0.1, 0.1, 0.13), ": -. Distilled"),
+        ("logloss", (0.8, 0.9, 0.85), ": 50 %. Distilled beats plain in 1 of 1"),
+        ("ndcg@10", (0.2, None, 0.15), None),
+    ],
+)
+def test_seeds_table_states_the_gap_as_everything_else_does(
+    metric: str, scores: tuple[float | None, ...], words: str | None
+) -> None:
+    record: dict[str, Any] = {"seed": 1, "valid_metric": metric}
+    for role, score in zip(("teacher", "student", "distilled"), scores):
+        record[role] = None if score is None else {"model": "BPR", "params": 1, "bytes": 4, "test": {metric: score}}
+    table = seeds_table([record])
+    assert words in table if words else "Gap recovered" not in table
 
 
 def test_a_teacher_under_two_keys_is_known_by_its_scores() -> None:

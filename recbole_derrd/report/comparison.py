@@ -24,8 +24,8 @@ class Comparison:
 
 
 def best_two(rows: list[Row], metric: str) -> tuple[set[str], set[str]]:
-    """Return the keys of the best and of the second best rows by their means, teachers left out."""
-    means = {row.key: row.mean(metric) for row in rows if row.role != "teacher"}
+    """Return the keys of the best and of the second best rows by their means, of the students in :func:`fullest`."""
+    means = {row.key: row.mean(metric) for row in fullest([row for row in rows if row.role != "teacher"])}
     known = {key: mean for key, mean in means.items() if mean is not None}
     ranked = sorted(set(known.values()), reverse=bigger_is_better(metric))
     return (
@@ -34,12 +34,22 @@ def best_two(rows: list[Row], metric: str) -> tuple[set[str], set[str]]:
     )
 
 
+def fullest(rows: list[Row]) -> list[Row]:
+    """Return the rows with the most seeds and splits: means over others cannot be ranked with theirs."""
+    most = max((len(row.entries) for row in rows), default=0)
+    return [row for row in rows if len(row.entries) == most]
+
+
 def gap_of(group: Group, row: Row, metric: str) -> float | None:
-    """Return (row - student alone) / (teacher - student alone), of the means; None where the teacher is not better."""
+    """Return (row - student alone) / (teacher - student alone), of the means over the seeds and splits of all three.
+
+    None where there are none, or where the teacher is not better.
+    """
     student, teacher = group.rows.get(row.student or _only_student(group)), group.rows.get(row.teacher or "")
     if student is None or teacher is None or student is row:
         return None
-    means = (row.mean(metric), student.mean(metric), teacher.mean(metric))
+    pairs = row.entries.keys() & student.entries.keys() & teacher.entries.keys()
+    means = [one.mean(metric, pairs) for one in (row, student, teacher)]
     if means[0] is None or means[1] is None or means[2] is None:
         return None
     return gap_recovered(means[2], means[1], means[0], bigger=bigger_is_better(metric))
@@ -55,7 +65,7 @@ def _only_student(group: Group) -> str:
 
 
 def baseline_of(group: Group, name: str | None = None) -> Row | None:
-    """Return what rows are tested against: the baseline of this name, or the one with the best mean.
+    """Return what rows are tested against: the baseline of this name, or the one with the best mean of the fullest.
 
     Baselines are all rows but teachers and ours. Ours are the cells that the benchmark names so, or else whatever is
     distilled; a compressed teacher is a baseline, whatever its size.
@@ -71,7 +81,7 @@ def baseline_of(group: Group, name: str | None = None) -> Row | None:
         return labels[name]
     known = [row for row in students if row not in _ours(students) and row.mean(group.headline) is not None]
     best = max if bigger_is_better(group.headline) else min
-    return best(known, key=lambda row: row.mean(group.headline) or 0.0) if known else None
+    return best(fullest(known), key=lambda row: row.mean(group.headline) or 0.0) if known else None
 
 
 def _ours(rows: list[Row]) -> list[Row]:

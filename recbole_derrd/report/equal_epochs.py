@@ -6,6 +6,7 @@ import dataclasses
 import statistics
 
 from recbole_derrd.metrics import bigger_is_better
+from recbole_derrd.report.comparison import fullest
 from recbole_derrd.report.rows import Group, Row
 from recbole_derrd.report.tables import BEST, Entry, Sheet, spread
 
@@ -45,11 +46,12 @@ def equal_epochs_sheet(group: Group) -> Sheet | None:
         ]
         for row in rows
     }
-    leading = [best(statistics.fmean(values[row.key][place]) for row in rows) for place in range(len(budgets))]
+    ranked = fullest(rows)
+    leading = [best(statistics.fmean(values[row.key][place]) for row in ranked) for place in range(len(budgets))]
     body = []
     for row in rows:
         marked = [
-            Entry(spread(found), BEST if statistics.fmean(found) == top else "")
+            Entry(spread(found), BEST if row in ranked and statistics.fmean(found) == top else "")
             for found, top in zip(values[row.key], leading)
         ]
         stops = Entry(f"{statistics.fmean(curve[-1][0] for curve in curves[row.key]):,.0f}")

@@ -7,7 +7,7 @@ import hashlib
 import json
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 #: One seed on one split: values are paired by it.
@@ -42,23 +42,25 @@ class Row:
     stored_of: str | None = None
     entries: dict[Pair, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
-    def distinct(self) -> list[dict[str, Any]]:
-        """Return one entry for each trained model: a teacher of many runs is one."""
+    def distinct(self, among: Collection[Pair] | None = None) -> list[dict[str, Any]]:
+        """Return one entry for each trained model, of these pairs or of all: a teacher of many runs is one."""
         found: dict[Any, dict[str, Any]] = {}
         for pair, entry in sorted(self.entries.items()):
+            if among is not None and pair not in among:
+                continue
             # Under another key, as keys of another version are, a model is known by its scores to the last digit.
-            known = any(other["scores"] == entry["scores"] for other in found.values()) and entry.get("key")
+            known = any(_looks_like(entry, other) for other in found.values()) and entry.get("key")
             if not known:
                 found.setdefault(entry.get("key") or pair, entry)
         return list(found.values())
 
-    def values(self, metric: str) -> list[float]:
-        """Return the metric of each distinct model."""
-        return [entry["scores"][metric] for entry in self.distinct() if metric in entry["scores"]]
+    def values(self, metric: str, among: Collection[Pair] | None = None) -> list[float]:
+        """Return the metric of each distinct model, of these pairs or of all."""
+        return [entry["scores"][metric] for entry in self.distinct(among) if metric in entry["scores"]]
 
-    def mean(self, metric: str) -> float | None:
-        """Return the mean of a metric."""
-        values = self.values(metric)
+    def mean(self, metric: str, among: Collection[Pair] | None = None) -> float | None:
+        """Return the mean of a metric over the distinct models, of these pairs or of all."""
+        values = self.values(metric, among)
         return statistics.fmean(values) if values else None
 
     def number(self, name: str) -> float | None:
@@ -77,6 +79,12 @@ class Row:
             [self.entries[pair]["scores"][metric] for pair in pairs],
             [other.entries[pair]["scores"][metric] for pair in pairs],
         )
+
+
+def _looks_like(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Say whether two entries may be one model: the same scores, and not of two seeds that happen to score alike."""
+    seeds = [(one.get("settings") or {}).get("seed") for one in (entry, other)]
+    return bool(entry["scores"] == other["scores"] and seeds[0] == seeds[1])
 
 
 @dataclasses.dataclass

@@ -8,6 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from recbole_derrd.metrics import bigger_is_better, gap_recovered
 from recbole_derrd.report.table import ROLES
 from recbole_derrd.report.tables import spread
 
@@ -31,16 +32,21 @@ def seeds_table(records: Iterable[dict[str, Any]]) -> str:
     table = str(
         tabulate(body, headers=["", "model", *metrics, "parameters", "size"], tablefmt="github", disable_numparse=True)
     )
-    return f"{table}\n\n{_gap(records)}"
+    whole = all(record.get(role) for record in records for role in ("teacher", "student"))
+    return f"{table}\n\n{_gap(records)}" if whole else table
 
 
 def _gap(records: list[dict[str, Any]]) -> str:
     metric = records[0]["valid_metric"]
-    means = {role: statistics.fmean(record[role]["test"][metric] for record in records) for role, _ in ROLES}
-    gap = (means["distilled"] - means["student"]) / (means["teacher"] - means["student"])
-    wins = sum(record["distilled"]["test"][metric] > record["student"]["test"][metric] for record in records)
+    bigger = bigger_is_better(metric)
+    values = {role: [record[role]["test"][metric] for record in records] for role, _ in ROLES}
+    means = {role: statistics.fmean(numbers) for role, numbers in values.items()}
+    gap = gap_recovered(means["teacher"], means["student"], means["distilled"], bigger=bigger)
+    pairs = zip(values["distilled"], values["student"])
+    wins = sum((ours > plain) if bigger else (ours < plain) for ours, plain in pairs)
+    share = "-" if gap is None else f"{100 * gap:.0f} %"
     return (
-        f"Gap recovered ({metric}, of the means): {100 * gap:.0f} %. Distilled beats plain in {wins} "
+        f"Gap recovered ({metric}, of the means): {share}. Distilled beats plain in {wins} "
         f"of {len(records)} seeds ({', '.join(str(record['seed']) for record in records)}; each seed has its own split "
         "and its own teacher)."
     )

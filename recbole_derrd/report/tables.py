@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from recbole_derrd.metrics import bigger_is_better
-from recbole_derrd.report.comparison import baseline_of, best_two, comparisons, gap_of
+from recbole_derrd.report.comparison import baseline_of, best_two, comparisons, fullest, gap_of
 from recbole_derrd.report.rows import SPLITS, Group, Row
 from recbole_derrd.report.significance import MIN_PAIRS
 from recbole_derrd.report.table import shown_size
@@ -64,16 +64,21 @@ def results_sheet(group: Group) -> Sheet:
             "bytes an item", "one user (ms)", "training (s)"]  # fmt: skip
     notes = [
         'Mean ± sample standard deviation over seeds ("runs" counts distinct trained models). Best in bold, second '
-        "best underlined, of all rows but the teacher's; "
+        f"best underlined, of all rows but the teacher's{_and_fewer(rows)}; "
         + ", ".join(
             f"{metric}: {'larger' if bigger_is_better(metric) else 'smaller'} is better" for metric in group.metrics
         )
         + ".",
-        "Gap recovered: (row - student alone) / (teacher - student alone), of the means, with the row's own teacher or "
-        'ensemble; "-" where that is no better. Bytes an item: of the served item vectors, or all bytes over the items '
-        "where a model has no vectors.",
+        "Gap recovered: (row - student alone) / (teacher - student alone), of the means over the row's seeds, with its "
+        'own teacher or ensemble; "-" where that is no better. Bytes an item: of the served item vectors, or all bytes '
+        "over the items where a model has no vectors.",
     ]
     return Sheet(group.title, head, [_result(group, row, marked) for row in rows], notes)
+
+
+def _and_fewer(rows: list[Row]) -> str:
+    students = [row for row in rows if row.role != "teacher"]
+    return "" if len(fullest(students)) == len(students) else " and those with fewer seeds or splits than others"
 
 
 def _result(group: Group, row: Row, marked: dict[str, tuple[set[str], set[str]]]) -> list[Entry]:
