@@ -95,6 +95,10 @@ class Distiller(nn.Module):
         raise NotImplementedError
 
 
+#: What is said where a student that is looked at has no order to give.
+STUDENT_DIVERGED = "The student's scores hold NaN; lower learning_rate or the methods' weights."
+
+
 @contextlib.contextmanager
 def at_rest(student: Backbone) -> Iterator[None]:
     """Within the block the student is only looked at: in evaluation mode, without gradients, propagating once.

@@ -32,9 +32,9 @@ from torch.nn import functional
 
 from recbole_derrd.backbones import Backbone, RowBackbone
 from recbole_derrd.data import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, at_rest, drawn_share, epoch_seed
+from recbole_derrd.distillers.base import STUDENT_DIVERGED, Distiller, Need, StepBatch, at_rest, drawn_share, epoch_seed
 from recbole_derrd.distillers.unobserved import Unobserved, without_padding
-from recbole_derrd.errors import DataError, OptionError
+from recbole_derrd.errors import DataError, OptionError, TrainingError
 from recbole_derrd.options import CDOptions
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
@@ -150,7 +150,10 @@ class CollaborativeDistillation(Distiller):
         rows = max(1, _CHUNK_NUMBERS // max(16 * items.shape[1], whole_rows))
         device = self.student.device
         chunks = zip(users.to(device).split(rows), items.to(device).split(rows))
-        return torch.cat([self.student.score(*chunk).float().cpu() for chunk in chunks])
+        scores = torch.cat([self.student.score(*chunk).float().cpu() for chunk in chunks])
+        if scores.isnan().any():
+            raise TrainingError(STUDENT_DIVERGED)
+        return scores
 
     def _listed(self) -> Callable[[int, int, torch.Generator], Tensor]:
         """Return what draws from the guide's lists."""
@@ -161,7 +164,10 @@ class CollaborativeDistillation(Distiller):
         def lists(start: int, stop: int) -> Tensor:
             if options.guide == "teacher":
                 return torch.from_numpy(self.knowledge.top_items(width)[start:stop])
-            return search.lists(start, stop).cpu()
+            try:
+                return search.lists(start, stop).cpu()
+            except DataError as error:
+                raise TrainingError(STUDENT_DIVERGED) from error
 
         def draw(start: int, stop: int, generator: torch.Generator) -> Tensor:
             places = shuffled(self.unobserved.places(start, stop, width, options.drawn, generator), generator)

@@ -115,7 +115,8 @@ def expert_error_sum(
     layers = (first, first_bias, second, second_bias)
     # Picking asks how many rows each expert has; on an accelerator that would stop the queue of work.
     if weights.device.type == "cpu":
-        picked = weights > NEGLIGIBLE
+        # NaN is picked as well, so that it comes out.
+        picked = ~(weights <= NEGLIGIBLE)
         if picked.sum().item() < _DENSE * picked.numel():
             sparse: Tensor = PickedErrorSum.apply(vectors, weights, targets, picked, norm, *layers)
             return sparse

@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, at_rest, drawn_share
+from recbole_derrd.distillers.base import STUDENT_DIVERGED, Distiller, Need, StepBatch, at_rest, drawn_share
 from recbole_derrd.distillers.catalogue import LOWEST, catalogue_sum, hidden_pairs
 from recbole_derrd.distillers.curriculum import advance, is_finished, is_step, threshold
 from recbole_derrd.distillers.discrepancy import discrepancy
@@ -217,9 +217,7 @@ class HeterogeneousDistillation(Distiller):
                 try:
                     own = search.lists(start, stop).cpu()
                 except DataError as error:
-                    raise TrainingError(
-                        f"The student's scores hold NaN after epoch {epoch}; lower learning_rate or the weights."
-                    ) from error
+                    raise TrainingError(STUDENT_DIVERGED) from error
                 users = torch.arange(start, stop)
 
                 def distance(versions: Tensor, own: Tensor = own, users: Tensor = users) -> Tensor:

@@ -20,7 +20,7 @@ import recbole_derrd.distillers.unobserved as unobserved_module
 from recbole_derrd.distillers import CollaborativeDistillation, StepBatch
 from recbole_derrd.distillers.cd import better_of_pairs, collaborative_loss, soft_labels
 from recbole_derrd.distillers.unobserved import Unobserved, distinct_numbers
-from recbole_derrd.errors import OptionError
+from recbole_derrd.errors import OptionError, TrainingError
 from recbole_derrd.options import CDOptions
 
 from .contract import LossContract, World, history_of, make_world, some_rows, step
@@ -317,6 +317,15 @@ class TestDrawing:
         distiller = CollaborativeDistillation(CDOptions(n_distill=M), world.knowledge, world.student, seed=0)
         with pytest.raises(RuntimeError, match="begin_epoch"):
             distiller(step([1], [2], [3]))
+
+
+@pytest.mark.parametrize("top_n", [0, 12])
+def test_a_student_that_has_diverged_is_named_and_not_the_teacher(tmp_path: Path, top_n: int) -> None:
+    world = make_world(tmp_path, some_rows(12, 41, 8), n_items=41)
+    with torch.no_grad():
+        world.student.model.items.weight[5] = torch.nan
+    with pytest.raises(TrainingError, match="The student's scores hold NaN"):
+        build(world, top_n=top_n, guide="student")
 
 
 class TestRefusals:

@@ -128,3 +128,11 @@ def test_a_perfect_reconstruction_has_no_slope() -> None:
     loss = expert_error_sum(given["x"], weights, targets, *given["experts"], "l2")
     gradient = torch.autograd.grad(loss, given["x"])[0]
     assert torch.isfinite(gradient).all()
+
+
+def test_what_is_not_a_number_comes_out_of_the_choice() -> None:
+    """Otherwise the loss would be finite, and teach nothing."""
+    given = problem(6)
+    weights = selection_weights(given["logits"], 1e-3).detach()
+    weights[2] = torch.nan
+    assert expert_error_sum(given["x"], weights, given["targets"], *given["experts"]).isnan()
