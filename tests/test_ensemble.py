@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.errors import DistillError, OptionError
+from recbole_derrd.model import build_student
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.report import run_table
 from recbole_derrd.running.teaching import judged, knowledge_of, teachers_of
@@ -253,3 +254,25 @@ def test_what_all_teachers_share_is_not_said_of_a_brought_one() -> None:
     assert [spec.settings for spec in teacher_specs(config)] == [
         {"embedding_size": 64, "epochs": 3}, {}, {"embedding_size": 8, "epochs": 3}
     ]  # fmt: skip
+
+
+def test_the_item_side_leaves_out_items_that_few_users_list(tiny_settings: Settings) -> None:
+    """Who does not list an item has no place in its ranking: users in the order of their ids would teach nothing."""
+    sizes = {"ir_rrd_k": 2, "ir_rrd_l": 2, "ir_rrd_top_n": 5, "ir_rrd_item_k": 7, "ir_rrd_item_l": 2}
+    more = {"distillers": ["ir_rrd"], **sizes, "ir_rrd_item_top_n": 10}
+    config, data, _, knowledge = several(tiny_settings("BPR"), ensemble_top_n=5, **more)
+    students = build_student(config, data, knowledge)
+    (distiller,) = students.distillers
+    students.begin_epoch(0)
+    scores = torch.full((data.history.n_users, data.history.n_items), -torch.inf)
+    for user in range(1, data.history.n_users):
+        listed = knowledge.model().listed_scores(torch.tensor([user]))[0]
+        scores[user] = listed
+        scores[user, data.history.items[data.history.indptr[user] : data.history.indptr[user + 1]]] = -torch.inf
+    listing = (scores > -torch.inf).sum(dim=0)
+    assert torch.equal(distiller.ranked[1:], listing[1:] >= 7)
+    assert distiller.ranked.any() and not distiller.ranked[1:].all(), "the world must have both kinds"
+    taught = distiller.items_of(torch.arange(1, data.history.n_users))
+    assert len(taught) and (listing[taught] >= 7).all()
+    users = distiller.item_side.items[taught, :7].long()
+    assert (scores[users, taught.unsqueeze(1)] > -torch.inf).all(), "each of the interesting users lists the item"

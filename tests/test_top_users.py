@@ -83,15 +83,16 @@ class TestTopUsers:
         assert sorted(lists[4, :2].tolist()) == [2, 9] and lists[4, 2:].tolist() == [0] * 4
         assert (lists[1] > 0).all() and not lists[0].any()
 
-    @pytest.mark.parametrize("low", [-torch.inf, torch.finfo(torch.float32).min])
-    def test_teacher_s_own_minus_infinity(self, tmp_path: Path, low: float) -> None:
-        """Such users are unlikely, not known to the item: they fill the list."""
+    @pytest.mark.parametrize(("low", "ranked"), [(-torch.inf, False), (torch.finfo(torch.float32).min, True)])
+    def test_who_has_minus_infinity_is_not_ranked(self, tmp_path: Path, low: float, ranked: bool) -> None:
+        """An ensemble gives it to all who do not list the item: any order of theirs would be made up."""
         scores = table()
-        scores[:, 3] = low
+        scores[4:, 3] = low
         lists = open_knowledge(tmp_path, TableTeacher(scores), history=history_of([[]] * N_USERS), chunk=3).top_users(
             N_USERS - 1
         )
-        assert sorted(lists[3].tolist()) == list(range(1, N_USERS))
+        assert set(lists[3, :3].tolist()) == {1, 2, 3}
+        assert sorted(lists[3, 3:].tolist()) == (list(range(4, N_USERS)) if ranked else [0] * (N_USERS - 4))
 
     @pytest.mark.parametrize("vectors", [True, False])
     def test_nan_is_refused_and_nothing_kept(self, tmp_path: Path, vectors: bool) -> None:

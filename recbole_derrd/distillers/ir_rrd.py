@@ -108,6 +108,10 @@ class ItemSideRankingDistillation(Distiller):
             )
             swapped_student: Any = _Swapped(student)
             self.item_side = RelaxedRankingDistillation(of_items, mirrored, swapped_student, seed + _ITEM_SIDE)
+            held = (self.item_side.lists > 0).sum(dim=1)
+            #: Items that the teacher ranks enough users for, which an ensemble of short lists may not.
+            self.ranked = (held >= options.item_k).to(student.device)
+            self.item_side.list_lengths = torch.minimum(self.item_side.list_lengths, held.clamp(min=options.item_k))
 
     @classmethod
     def check(cls, options: IRRRDOptions, history: History) -> None:
@@ -147,6 +151,8 @@ class ItemSideRankingDistillation(Distiller):
         if self.item_side is None:
             return loss
         items = self.items_of(present)
+        if not len(items):
+            return loss
         limit = self.options.max_items
         share = min(1.0, limit / len(items)) if limit else 1.0
         items, scale = drawn_share(items, share, self.generator)
@@ -154,8 +160,8 @@ class ItemSideRankingDistillation(Distiller):
         return loss + self.options.item_weight * scale * item_loss
 
     def items_of(self, users: Tensor) -> Tensor:
-        """Return the distinct items of the lists that these users have drawn."""
+        """Return the distinct items of the lists that these users have drawn and that the teacher ranks users for."""
         assert self.user_side.items is not None
         present = torch.zeros(self.knowledge.n_items, dtype=torch.bool, device=self.student.device)
         present[self.user_side.items.index_select(0, users).long().reshape(-1)] = True
-        return present.nonzero().squeeze(1)
+        return (present & self.ranked).nonzero().squeeze(1)

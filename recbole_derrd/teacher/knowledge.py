@@ -163,7 +163,8 @@ class Knowledge:
     def top_users(self, count: int) -> np.ndarray[Any, Any]:
         """Return each item's ``count`` best users that have no training interaction with it, best first.
 
-        Always exact, whatever ``search`` is. Rows of items with fewer such users end in zeros; row 0 is padding.
+        Always exact, whatever ``search`` is. Rows of items with fewer such users end in zeros, and so do those of
+        items that fewer users have in an ensemble's lists; row 0 is padding.
 
         Returns:
             [n_items, count] int32, memory-mapped.

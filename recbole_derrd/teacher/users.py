@@ -52,7 +52,10 @@ class UserSearch:
             self.chunk = max(1, _KEPT // count)
 
     def lists(self, start: int, stop: int) -> Tensor:
-        """Return the lists of items start .. stop - 1 [stop - start, count], int32; too few users end in zeros."""
+        """Return the lists of items start .. stop - 1 [stop - start, count], int32; too few users end in zeros.
+
+        A teacher without vectors does not rank whom it gives -inf, as an ensemble does all who do not list an item.
+        """
         return self._scored(start, stop) if self._vectors else self._passed(start, stop)
 
     def _scored(self, start: int, stop: int) -> Tensor:
@@ -78,14 +81,12 @@ class UserSearch:
             high = min(low + self._users_at_once, n_users)
             scores = self.backbone.score_all(torch.arange(low, high, device=device)).float()[:, start:stop].T
             here = (hidden >= low) & (hidden < high)
-            # Hidden entries may hold anything; the padding user's scores are nobody's.
-            if low == 0:
-                scores = scores.clone()
-                scores[:, 0] = 0
+            # Written to, and it may be the teacher's own memory.
+            scores = scores.clone()
+            # The padding user's scores are nobody's, and may hold anything.
+            scores[:, : 1 if low == 0 else 0] = 0
             if scores.isnan().any():
                 raise DataError(DIVERGED)
-            # -inf may be a teacher's own score, so what must not enter is marked apart.
-            scores = scores.clamp(min=torch.finfo(scores.dtype).min)
             scores[rows[here], hidden[here] - low] = -torch.inf
             users = torch.arange(low, high, dtype=torch.int32, device=device).expand_as(scores)
             values, places = torch.cat([values, scores], dim=1).topk(self.count, dim=1)
