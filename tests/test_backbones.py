@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from recbole.data.interaction import Interaction
+from torch import Tensor
 
 from recbole_derrd.backbones import (
     BACKBONES,
@@ -300,6 +301,39 @@ def test_base_loss_and_terms_share_one_propagation(name: str, built: Any, monkey
     assert moved(model)
 
 
+def test_another_propagation_is_not_answered_with_the_usual_one(built: Any) -> None:
+    """Subclasses of LightGCN in the manner of SimGCL ask for perturbed ones in their loss."""
+    backbone = backbone_of(built("LightGCN")[0])
+    calls: list[dict[str, Any]] = []
+    forward = lambda **more: calls.append(more) or len(calls)  # noqa: E731
+    with backbone.shared():
+        assert [backbone.observed_forward(forward) for _ in range(2)] == [1, 1]
+        assert [backbone.observed_forward(forward, perturbed=True) for _ in range(2)] == [2, 3]
+        assert backbone.observed_forward(forward) == 1
+    assert calls == [{}, {"perturbed": True}, {"perturbed": True}]
+
+
+def test_what_was_computed_without_gradients_is_computed_again_for_them(built: Any) -> None:
+    backbone = backbone_of(built("SimpleX")[0])
+    with backbone.shared():
+        with torch.no_grad():
+            looked_at = backbone.once("all items", backbone.item_vectors)
+        assert not looked_at.requires_grad
+        learning = backbone.once("all items", backbone.item_vectors)
+        assert learning.requires_grad
+        with torch.no_grad():
+            assert backbone.once("all items", backbone.item_vectors) is learning
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_dmf_learns_under_mixed_precision(dtype: torch.dtype, built: Any) -> None:
+    model, _ = built("DMF")
+    with torch.autocast("cpu", dtype=dtype):
+        scores = backbone_of(model).score_all(USERS)
+    scores.float().sum().backward()
+    assert moved(model)
+
+
 @pytest.mark.parametrize("name", ["GCMC", "NGCF"])
 def test_shared_encoding_leaves_the_base_loss_as_it_is(name: str, built: Any) -> None:
     model, data = built(name, distilled(model_class(name)))
@@ -492,6 +526,38 @@ def test_pairs_of_the_catalogue_are_made_in_chunks(name: str, built: Any, monkey
         )
         torch.testing.assert_close(backbone.score_all(USERS), whole, rtol=1e-4, atol=1e-5)
     assert max(sizes) == 6 and sum(sizes) == len(USERS) * model.n_items
+
+
+def numbers_kept(run: Callable[[], Any], model: Any) -> int:
+    """Count the numbers that a graph keeps for its backward pass, weights left out."""
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        # Held, so that no address is used twice.
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        graph = run()
+    del graph
+    return sum(tensor.untyped_storage().nbytes() // 4 for place, tensor in kept.items() if place not in weights)
+
+
+@pytest.mark.parametrize(("name", "dropout"), [("NNCF", 0.0), ("ConvNCF", 0.0), ("NeuMF", 0.0), ("NeuMF", 0.5)])
+def test_a_catalogue_keeps_no_network_for_the_backward_pass(
+    name: str, dropout: float, built: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block of users is 2^20 pairs: with the networks of all of them it would take gigabytes."""
+    model, _ = built(name, **({"dropout_prob": dropout} if name == "NeuMF" else {}))
+    model.train()
+    backbone = backbone_of(model)
+    users = torch.arange(1, 21)
+    monkeypatch.setattr(pairs_module, "_CHUNK_NUMBERS", 60 * backbone._numbers())  # type: ignore[attr-defined]
+    kept = numbers_kept(lambda: backbone.score_all(users), model)
+    # Ids of users and items, int64, and what all users share.
+    shared = sum(weight.numel() for weight in model.parameters())
+    assert kept < 8 * len(users) * model.n_items + shared
 
 
 @pytest.mark.parametrize("name", ["NNCF", "ConvNCF", "NAIS"])

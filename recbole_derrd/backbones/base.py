@@ -37,7 +37,7 @@ class Backbone:
     def __init__(self, model: Any) -> None:
         """Wrap the model."""
         self.model = model
-        self._shared: dict[str, Any] | None = None
+        self._shared: dict[tuple[str, bool], Any] | None = None
 
     @property
     def n_users(self) -> int:
@@ -127,9 +127,11 @@ class Backbone:
         """Compute, or give what this block of :meth:`shared` has computed already."""
         if self._shared is None:
             return compute()
-        if key not in self._shared:
-            self._shared[key] = compute()
-        return self._shared[key]
+        # What was computed without gradients has none for who wants them; the other way round it serves.
+        place = key, torch.is_grad_enabled() or (key, True) in self._shared
+        if place not in self._shared:
+            self._shared[place] = compute()
+        return self._shared[place]
 
     def observed_forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run the student's own ``forward`` in its base loss; graph adapters remember the result for the distillers."""

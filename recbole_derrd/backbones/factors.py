@@ -113,7 +113,10 @@ class DMFBackbone(HistoryBackbone):
             index = torch.from_numpy(np.stack([by_item.row, by_item.col]).astype(np.int64))
             values = torch.from_numpy(by_item.data.astype(np.float32))
             self._by_item = torch.sparse_coo_tensor(index, values, by_item.shape).to(self.device).coalesce()
-        vectors: Tensor = self.model.item_fc_layers(torch.sparse.mm(self._by_item, self.model.item_linear.weight.t()))
+        # In half precision the sparse product has no backward pass.
+        with torch.autocast(self.device.type, enabled=False):
+            linear = torch.sparse.mm(self._by_item, self.model.item_linear.weight.t())
+        vectors: Tensor = self.model.item_fc_layers(linear)
         return vectors
 
     _by_item: Tensor | None = None

@@ -22,8 +22,10 @@ class GraphBackbone(VectorBackbone):
 
     def observed_forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Remember the propagation of the base loss, or reuse the one that is remembered."""
-        whole_graph = all(given is own for given, own in zip(args, self._arguments()))
-        if not whole_graph:
+        own = self._arguments()
+        # A subclass may ask for another propagation, a perturbed one for instance.
+        usual = not kwargs and len(args) == len(own) and all(given is known for given, known in zip(args, own))
+        if not usual:
             return forward(*args, **kwargs)
         return self.once("propagation", lambda: forward(*args, **kwargs))
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from recbole_derrd.backbones.base import Backbone
 from recbole_derrd.backbones.factors import rows
+from recbole_derrd.backbones.pairs import in_chunks
 
 #: Users whose hidden layer is held at once where no gradient is wanted.
 _BLOCK_USERS = 8
@@ -51,6 +52,11 @@ class NeuMFBackbone(Backbone):
         """Return the items' vectors [n, d]."""
         return self._vectors("item", items, hint)
 
+    def _numbers(self) -> int:
+        """Count the numbers that one pair's network holds: its inputs, and each layer with what leads to it."""
+        model = self.model
+        return int(2 * (model.mf_embedding_size + model.mlp_embedding_size) + 3 * sum(model.mlp_hidden_size))
+
     def _drops_out(self) -> bool:
         return bool(self.model.training and self.model.mlp_train and self.model.dropout_prob > 0)
 
@@ -59,7 +65,7 @@ class NeuMFBackbone(Backbone):
         if self._drops_out():
             # Dropout acts on each pair's own input, so the pairs are built.
             pairs = users.unsqueeze(1).expand_as(items)
-            logits: Tensor = self.model.forward(pairs.reshape(-1), items.reshape(-1))
+            logits = in_chunks(self.model.forward, self._numbers(), pairs.reshape(-1), items.reshape(-1))
             return logits.view(items.shape)
         flat = items.reshape(-1)
         return self._logits(users, self._item_side(flat, items.shape))
@@ -71,7 +77,8 @@ class NeuMFBackbone(Backbone):
             return self.score(users, every.expand(len(users), -1))
         item_side = self.once("all items", lambda: self._item_side(None, (1, self.n_items)))
         if torch.is_grad_enabled():
-            return self._logits(users, item_side)
+            numbers = self.n_items * self._numbers()
+            return in_chunks(lambda chunk: self._logits(chunk, item_side), numbers, users)
         return self._in_blocks(users, item_side)
 
     def _in_blocks(self, users: Tensor, item_side: tuple[Tensor | None, Tensor | None]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Callable
 
 import torch
 from torch import Tensor
@@ -13,6 +14,24 @@ from recbole_derrd.backbones.factors import rows
 
 #: Numbers that the networks of one chunk of pairs may hold (64 MB of float32).
 _CHUNK_NUMBERS = 1 << 24
+
+
+def in_chunks(run: Callable[..., Tensor], numbers: int, *columns: Tensor) -> Tensor:
+    """Return ``run(*columns)``, for so many rows at a time that their networks fit.
+
+    A list or a catalogue has many more pairs than the model's own loss: their networks are run again in the backward
+    pass instead of being kept, with the same dropout.
+
+    Args:
+        run: gives a row of its result for each row of the columns.
+        numbers: what the networks of one row hold.
+        columns: its arguments, of one length.
+    """
+    size = max(1, _CHUNK_NUMBERS // numbers)
+    if len(columns[0]) <= size:
+        return run(*columns)
+    again = functools.partial(checkpoint, run, use_reentrant=False) if torch.is_grad_enabled() else run
+    return torch.cat([again(*chunk) for chunk in zip(*(column.split(size) for column in columns))])
 
 
 class PairBackbone(Backbone):
@@ -26,25 +45,16 @@ class PairBackbone(Backbone):
         logits: Tensor = self.model.forward(users, items)
         return logits.reshape(-1)
 
-    def _chunked(self, users: Tensor, items: Tensor) -> Tensor:
-        size = max(1, _CHUNK_NUMBERS // self._numbers())
-        if len(items) <= size:
-            return self._pair_logits(users, items)
-        # A list has many more pairs than the model's own loss: their networks are run again in the backward pass
-        # instead of being kept, with the same dropout.
-        again = functools.partial(checkpoint, self._pair_logits, use_reentrant=False)
-        run = again if torch.is_grad_enabled() else self._pair_logits
-        return torch.cat([run(*chunk) for chunk in zip(users.split(size), items.split(size))])
-
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the logits [B, K]."""
         pairs = users.unsqueeze(1).expand_as(items)
-        return self._chunked(pairs.reshape(-1), items.reshape(-1)).view(items.shape)
+        logits = in_chunks(self._pair_logits, self._numbers(), pairs.reshape(-1), items.reshape(-1))
+        return logits.view(items.shape)
 
     def score_all(self, users: Tensor) -> Tensor:
-        """Return the logits [B, n_items], one user at a time: the pairs' inputs are large."""
+        """Return the logits [B, n_items]."""
         every = torch.arange(self.n_items, device=self.device)
-        return torch.stack([self._chunked(user.expand_as(every), every) for user in users])
+        return self.score(users, every.expand(len(users), -1))
 
 
 class EmbeddedPairBackbone(PairBackbone):

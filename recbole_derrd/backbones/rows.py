@@ -36,7 +36,8 @@ class RowBackbone(Backbone):
 class DrawingBackbone(RowBackbone):
     """Models that draw random numbers at every prediction, also in evaluation (MacridVAE, DiffRec, Random).
 
-    A teacher always gives the same scores, and leaves the student's random stream as it found it.
+    A teacher always gives the same users the same scores (asked for in other company, a user may draw others), and
+    leaves the student's random stream as it found it.
     """
 
     def score_all(self, users: Tensor) -> Tensor:

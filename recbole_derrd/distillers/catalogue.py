@@ -26,6 +26,11 @@ _BLOCK_SCORES, _FEWEST_USERS = 1 << 20, 16
 LOWEST = -1e30
 
 
+#: By what gradients that are found in the forward pass are raised: mixed precision's own scale comes too late for
+#: half-precision slopes as small as a softmax's. A power of 2 leaves float32 as it is.
+_RAISED = 1024.0
+
+
 class Targets(NamedTuple):
     """The teacher's softmax of some users.
 
@@ -151,12 +156,15 @@ class _SumByBlocks(torch.autograd.Function):
         for start in starts:
             with torch.enable_grad():
                 part = block(start, min(start + starts.step, stop))
+                raised = _RAISED * part
             total += part.detach()
             # What blocks share (an item side, a propagation) is not to be freed with the first.
-            found = torch.autograd.grad(part, weights, retain_graph=True, allow_unused=True)
+            found = torch.autograd.grad(raised, weights, retain_graph=True, allow_unused=True)
+            # Before the next block's graph is built.
+            del part, raised
             for index, gradient in enumerate(found):
                 if gradient is not None:
-                    gradient = gradient.to_dense() if gradient.is_sparse else gradient
+                    gradient = (gradient.to_dense() if gradient.is_sparse else gradient) / _RAISED
                     known = sums[index]
                     sums[index] = gradient if known is None else known + gradient
         ctx.known = [gradient is not None for gradient in sums]

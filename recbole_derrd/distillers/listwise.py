@@ -118,13 +118,13 @@ class ListwiseDistillation(Distiller):
         """Return the users' summed loss by autograd."""
         scores = self.student.score_all(users)
         with torch.autocast(device_type=scores.device.type, enabled=False):
+            scores = scores.float()
             mass, items, hidden = self._targets(users)
             if items is not None:
                 # Places of a list that is too short hold item 0, with mass 0.
-                mass = scores.new_zeros(scores.shape, dtype=torch.float32).scatter_add_(1, items, mass)
-            return listwise_loss(
-                scores.float().index_put(hidden, scores.new_tensor(LOWEST).float()), mass, self.options.temperature
-            ).sum()
+                mass = torch.zeros_like(scores).scatter_add_(1, items, mass)
+            scores = scores.index_put(hidden, scores.new_tensor(LOWEST))
+            return listwise_loss(scores, mass, self.options.temperature).sum()
 
     def _sum(self, users: Tensor) -> Tensor:
         if not self.options.fused:

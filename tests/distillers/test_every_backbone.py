@@ -11,7 +11,7 @@ import torch
 from recbole_derrd.backbones import BACKBONES, backbone_of
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
-from recbole_derrd.model import build_student
+from recbole_derrd.model import build_student, step_batch
 from recbole_derrd.models import missing_package
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.trained.building import build_model, freeze
@@ -82,6 +82,43 @@ def test_every_student_learns(model: str, more: dict[str, Any], tiny_settings: A
     assert all(0 < terms[name] < 1e6 for name in METHODS), terms
     gradients = [weight.grad for weight in student.parameters() if weight.grad is not None]
     assert gradients and all(torch.isfinite(part.to_dense() if part.is_sparse else part).all() for part in gradients)
+
+
+@pytest.mark.parametrize("model", ["SimpleX", "FISM", "ENMF"])
+@pytest.mark.parametrize("method", ["cd", "ir_rrd", "listwise", "hetcomp"])
+def test_rd_takes_no_gradients_from_what_follows(method: str, model: str, tiny_settings: Any, tmp_path: Path) -> None:
+    """RD looks at the student's scores without gradients first; what is computed once a step is not those alone."""
+    more = {"rd_k": 1, "rd_negatives": 8, "train_batch_size": 8, "cd_n_distill": 15, "distillers": ["rd", method]}
+    config = DistillConfig(model, "tiny", config_dict={**tiny_settings(model), **SETTINGS, **more})
+    data = prepare_data(config)
+    student = build_student(config, data, knowledge_of("BPR", tiny_settings, tmp_path))
+    student.eval()
+    student.begin_epoch(0)
+    batch = step_batch(student, next(iter(data.train)))
+    first, second = student.distillers
+    found = []
+    for looked_at in (False, True):
+        student.zero_grad()
+        with student.backbone.shared():
+            if looked_at:
+                first(batch)
+            second(batch).backward()
+        found.append({name: weight.grad for name, weight in student.named_parameters() if weight.grad is not None})
+    assert found[0] and found[0].keys() == found[1].keys()
+    for name in found[0]:
+        torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("model", ["BPR", "NeuMF", "CDAE", "RecVAE", "MultiVAE", "NNCF", "ConvNCF"])
+def test_terms_are_finite_in_half_precision(model: str, tiny_settings: Any, tmp_path: Path) -> None:
+    """Mixed precision on a GPU is float16, whose largest number is 65,504."""
+    knowledge = knowledge_of("BPR", tiny_settings, tmp_path)
+    for fused in (True, False):
+        with torch.autocast("cpu", dtype=torch.float16):
+            student, terms = one_step(model, tiny_settings, knowledge, listwise_fused=fused, hetcomp_fused=fused)
+        assert all(0 < terms[name] < 1e6 for name in METHODS), terms
+        gradients = [weight.grad for weight in student.parameters() if weight.grad is not None]
+        assert all(torch.isfinite(part.to_dense() if part.is_sparse else part).all() for part in gradients)
 
 
 @pytest.mark.parametrize("model", sorted(BACKBONES))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import weakref
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -173,6 +174,26 @@ class TestListwise(LossContract):
 
         vectors = (normal(5, 2, seed=1).requires_grad_(), normal(7, 2, seed=2).requires_grad_())
         assert torch.autograd.gradcheck(lambda *both: cross_entropy_sum(*both, source, T), vectors)
+
+    def test_optimisation_one_block_in_memory_at_a_time(self) -> None:
+        weight = torch.ones(3, requires_grad=True)
+        alive: list[weakref.ref[Tensor]] = []
+
+        def block(start: int, stop: int) -> Tensor:
+            assert all(reference() is None for reference in alive), "the graph before this one is still there"
+            kept = weight * 2.0
+            alive.append(weakref.ref(kept))
+            return kept.square().sum()
+
+        sum_by_blocks(block, 4, 1, [weight]).backward()
+        assert len(alive) == 4 and weight.grad is not None and weight.grad.tolist() == [32.0] * 3
+
+    def test_reference_small_slopes_survive_half_precision(self) -> None:
+        """A softmax over a catalogue has slopes that half precision would take for 0."""
+        weight = torch.ones(5, requires_grad=True)
+        sum_by_blocks(lambda a, b: (weight.half() * 2).float().sum() * 1e-9, 1, 1, [weight]).backward()
+        assert weight.grad is not None
+        torch.testing.assert_close(weight.grad, torch.full((5,), 2e-9), rtol=0.05, atol=0)
 
     def test_gradcheck_sum_by_blocks(self) -> None:
         """Blocks of a term with a shared part; one weight takes no part."""
