@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,23 @@ def fault_of(config: Any) -> str | None:
         if fault:
             return f"'{file}' {fault}"
     return None
+
+
+def data_files(config: Any) -> dict[str, str]:
+    """Return size and hash of each of a data set's files, by name: what says later whether they have changed.
+
+    Args:
+        config: RecBole's configuration.
+    """
+    return {file.name: _content(file) for file in sorted(Path(config["data_path"]).glob(f"{config['dataset']}.*"))}
+
+
+def _content(file: Path) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    with file.open("rb") as content:
+        for part in iter(lambda: content.read(1 << 20), b""):
+            digest.update(part)
+    return f"{file.stat().st_size}-{digest.hexdigest()}"
 
 
 def _fault_of_head(head: str, config: Any) -> str | None:

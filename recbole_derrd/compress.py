@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Iterable, Mapping
 from logging import getLogger
@@ -23,6 +25,7 @@ from recbole_derrd.report import run_table
 from recbole_derrd.running.checks import check_run
 from recbole_derrd.running.frame import deprecations_hidden, own_log, own_threads, say
 from recbole_derrd.running.outcome import record_of
+from recbole_derrd.settings import config_files
 from recbole_derrd.teacher import Teacher, only_spec
 
 
@@ -53,7 +56,7 @@ def run_compressed(
     """
     arguments = [argument for argument in command_line if not argument.startswith(("--distillers=", "--warm_start="))]
     settings = {**(config_dict or {}), "distillers": [], "warm_start": "none"}
-    config = DistillConfig(model, dataset, list(config_file_list or []), settings, arguments)
+    config = DistillConfig(model, dataset, config_files(config_file_list), settings, arguments)
     check_run(config)
     spec = only_spec(config)
     name = spec.name(config)
@@ -88,6 +91,10 @@ def _run(config: DistillConfig) -> dict[str, Any]:
     record["distilled"]["bytes_per_item"] = tables.items.bytes_a_row
     record["compression"] = _summary(config, tables, seconds)
     record["options"] = options.to_keys()
+    # Without a random rotation or codebook all seeds have one model.
+    drawn = record["compression"]["rotation"] or options.method == "product"
+    made = [teacher.trained.key, sorted(options.to_keys().items()), _seed(config) if drawn else None]
+    record["distilled"]["key"] = hashlib.sha256(json.dumps(made, default=repr).encode()).hexdigest()[:16]
     # A compressed model has no RecBole class that could load a checkpoint of it.
     record["checkpoints"].update(student=None, training=None)
     label = "-".join([record["model"], record["dataset"], recipe_name(options), f"seed{config['seed']}"])

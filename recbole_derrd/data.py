@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import pickle
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from recbole_derrd.atomic_files import fault_of
 from recbole_derrd.batches import catalogue_sized, shared_out, whole_batches
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.errors import DataError
-from recbole_derrd.evaluation.candidates import among_candidates, kept_candidates
+from recbole_derrd.evaluation.candidates import among_candidates, candidates_digest, kept_candidates
 from recbole_derrd.processes import together
 from recbole_derrd.settings import candidate_count
 
@@ -69,6 +70,8 @@ class Data:
     test: Any
     history: History
     fingerprint: Fingerprint
+    #: Hash of what held-out items are ranked among, where these are fixed candidates.
+    candidates: str | None = None
 
 
 def _digest(*arrays: np.ndarray[Any, Any]) -> str:
@@ -124,8 +127,10 @@ def prepare_data(config: DistillConfig) -> Data:
     config["single_spec"] = True
     config["eval_args"]["mode"].update({phase: "full" for phase, count in counts.items() if count})
     try:
-        dataset = create_dataset(config)
+        dataset = _created(config)
         train, valid, test = data_preparation(config, dataset)
+        for loader in (train, valid, test):
+            _with_generator(loader, config["seed"])
         splits = {name: _pairs(loader) for name, loader in (("training", train), ("validation", valid), ("test", test))}
     except (
         OSError,
@@ -136,6 +141,8 @@ def prepare_data(config: DistillConfig) -> Data:
         TypeError,
         AssertionError,
         RuntimeError,
+        EOFError,
+        pickle.UnpicklingError,
     ) as error:
         fault = fault_of(config)
         if fault:
@@ -184,15 +191,38 @@ def prepare_data(config: DistillConfig) -> Data:
         train = shared_out(train)
     history = _history(*splits["training"], n_users, n_items)
     fingerprint = Fingerprint(ids, *hashes)
-    judged = {"valid": valid, "test": test}
+    judged, digest = {"valid": valid, "test": test}, None
     for phase, count in counts.items():
         if "ranking" in config.fast or together() or count:
             judged[phase] = catalogue_sized(judged[phase])
         if count:
-            judged[phase] = among_candidates(judged[phase], _candidates(config, splits, dataset, fingerprint, count))
+            candidates = _candidates(config, splits, dataset, fingerprint, count)
+            judged[phase], digest = among_candidates(judged[phase], candidates), candidates_digest(candidates)
             # RecBole has just logged mode: full, which is what it was told.
             getLogger().info(f"Held-out items of the {phase} split are ranked among {count} candidates a user.")
-    return Data(dataset, train, judged["valid"], judged["test"], history, fingerprint)
+    return Data(dataset, train, judged["valid"], judged["test"], history, fingerprint, digest)
+
+
+def _created(config: DistillConfig) -> Any:
+    """Create the data set by RecBole; what it finds saved in ``checkpoint_dir`` is of this configuration's split."""
+    folder = Path(config["data_path"])
+    there = folder.is_dir()
+    try:
+        dataset = create_dataset(config)
+    except (RuntimeError, ValueError):
+        # After a download RecBole waits for other processes, though there are none.
+        if there or not folder.is_dir():
+            raise
+        dataset = create_dataset(config)
+    # RecBole compares most settings of a saved data set, but not how it is split.
+    dataset.config = config
+    return dataset
+
+
+def _with_generator(loader: Any, seed: int) -> None:
+    """Give a loader the generator that RecBole takes away from it where it saves it."""
+    if loader.generator is None:
+        loader.generator = loader.sampler.generator = torch.Generator().manual_seed(seed)
 
 
 def candidates_seed(config: DistillConfig) -> int:

@@ -54,7 +54,12 @@ def git_commit() -> str | None:
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
     # A virtual environment inside somebody's repository must not lend us that repository's commit.
-    return commit if Path(top).resolve() == tree else None
+    if Path(top).resolve() != tree:
+        return None
+    changed = subprocess.run(
+        ["git", "-C", str(tree), "diff-index", "--quiet", "HEAD", "--", "recbole_derrd"], check=False, timeout=30
+    )
+    return f"{commit}-dirty" if changed.returncode else str(commit)
 
 
 def write_record(record: dict[str, Any], folder: Path, name: str) -> Path:

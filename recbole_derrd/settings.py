@@ -56,6 +56,11 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return settings
 
 
+def config_files(given: str | Path | Iterable[str | Path] | None) -> list[str | Path]:
+    """Return config files as a list, one file as a list of one."""
+    return [given] if isinstance(given, (str, Path)) else list(given or [])
+
+
 def file_names(text: str) -> list[str]:
     """Return the files that a text names: itself if there is such a file, else names between spaces or commas."""
     return [text] if Path(text).exists() else text.replace(",", " ").split()
@@ -86,14 +91,19 @@ def read_command_line(arguments: Iterable[str]) -> dict[str, Any]:
 
 
 def typed_as_yaml(value: Any) -> Any:
-    """Type a string as YAML, as RecBole does with ``eval``; HyperTuning hands lists over as strings."""
-    # DMF's inter_matrix_type is '01': to eval, as to us, no number.
-    if not isinstance(value, str) or re.fullmatch(r"0\d+", value):
+    """Type a string as YAML, as RecBole does with ``eval``; HyperTuning hands lists over as strings.
+
+    What says nothing but text stays as it is, separators and comment signs included.
+    """
+    # DMF's inter_matrix_type is '01': to eval, as to us, no number. A lone sign is a separator.
+    if not isinstance(value, str) or re.fullmatch(r"0\d+|[^\w~]", value):
         return value
     try:
-        return yaml.load(value, Loader=Loader)
+        typed = yaml.load(value, Loader=Loader)
     except yaml.YAMLError:
         return value
+    nothing = typed is None and value.strip().lower() in ("null", "none", "~")
+    return typed if nothing or isinstance(typed, (bool, int, float, list, dict)) else value
 
 
 def candidate_count(mode: str) -> int | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,6 +182,26 @@ def test_a_config_file_may_have_a_space_in_its_name(tmp_path: Path) -> None:
     (tmp_path / "my base.yaml").write_text("epochs: 7", encoding="utf-8")
     plan = plan_of(tmp_path, config_files="my base.yaml")
     assert plan.cells[0].settings["epochs"] == 7
+
+
+def test_dates_reach_the_cells_and_mixed_keys_are_a_sentence(tmp_path: Path, said: list[str]) -> None:
+    plan = plan_of(tmp_path, base={"wandb_project": datetime.date(2024, 1, 1)})
+    assert len({cell.key for cell in plan.cells}) == len(plan.cells)
+    with pytest.raises(OptionError, match="keys of several kinds"):
+        plan_of(tmp_path, base={"threshold": {"rating": 3, 4: 1}})
+
+
+def test_a_record_of_other_data_counts_as_missing(real: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = yaml.safe_load(real.read_text())
+    data = Path(shutil.copytree(content["base"]["data_path"], "data")) / "tiny" / "tiny.inter"
+    real.write_text(yaml.safe_dump({**content, "base": {**content["base"], "data_path": "data"}, "seeds": [1]}))
+    assert main(["benchmark", str(real)]) == 0
+    assert main(["benchmark", str(real), "--dry=True"]) == 0
+    assert "3 of 3 cells are recorded.\n" in capsys.readouterr().out
+    data.write_text(data.read_text() + "u1\ti2\t4\t77\n")
+    assert main(["benchmark", str(real), "--dry=True"]) == 0
+    told = capsys.readouterr().out
+    assert "The data have changed since" in told and "0 of 3 cells are recorded" in told
 
 
 def test_dry_only_tells(tmp_path: Path, said: list[str]) -> None:

@@ -17,9 +17,10 @@ from recbole.trainer import Trainer
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.errors import DataError, OptionError
-from recbole_derrd.evaluation.candidates import CandidateLoader, draw_candidates
+from recbole_derrd.evaluation.candidates import CandidateLoader, candidates_digest, draw_candidates
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.trained.building import build_model
+from recbole_derrd.trained.keys import content_key
 from recbole_derrd.trainer import trainer_for
 
 Settings = Callable[..., dict[str, Any]]
@@ -104,6 +105,23 @@ def test_item_metrics_speak_of_items(tiny_settings: Settings) -> None:
         trainer.fit(data.train, data.valid, saved=False)
         result = trainer.evaluate(data.test, load_best_model=False)
         assert result["itemcoverage@5"] > 0.6, "30 users have 150 places for 40 items"
+
+
+def test_a_files_content_is_part_of_a_models_key_and_its_name_is_not(tiny_settings: Settings, tmp_path: Path) -> None:
+    def key(file: Path, **more: Any) -> str:
+        config, data = prepared(tiny_settings, candidates_file=str(file), **more)
+        assert data.candidates == candidates_digest(torch.from_numpy(np.load(file)))
+        return content_key(config, data.fingerprint)
+
+    first, second = tmp_path / "first.npy", tmp_path / "second.npy"
+    found = key(first, candidates_seed=1)
+    second.write_bytes(first.read_bytes())
+    assert key(second) == found
+    second.unlink()
+    other = key(second, candidates_seed=2)
+    assert other != found
+    first.write_bytes(second.read_bytes())
+    assert key(first) == other, "the same name with other content"
 
 
 def test_the_log_names_the_candidates(tiny_settings: Settings, caplog: pytest.LogCaptureFixture) -> None:

@@ -102,6 +102,41 @@ def test_a_row_of_few_seeds_is_measured_on_those_and_not_ranked_with_the_others(
     assert "and those with fewer" not in report_of(written(tmp_path / "whole", records), "md")
 
 
+def test_runs_among_other_candidates_are_another_table() -> None:
+    mode = {"mode": "fixed9", "candidates_given": True}
+    records = [made("RRD", 1, 0.4, candidates=digest, **mode) for digest in ("a", "b")]
+    assert len(groups_of(records)) == 2
+    assert len(groups_of([made("RRD", 1, 0.4, mode="fixed9", candidates=digest) for digest in ("a", "b")])) == 1
+
+
+def test_what_two_records_say_of_one_seed_is_never_overwritten() -> None:
+    """Neither the method's row nor the teacher's and the student's that it is measured by."""
+    student, teacher = part("BPR", 0.2, 100, "s", embedding_size=4), part("BPR", 0.6, 1000, "t", embedding_size=64)
+    other = {"student": student, "teacher": teacher}
+    records = [made("RRD", 1, 0.4), made("RRD", 1, 0.4), made("RRD", 1, 0.3, **other)]
+    (group,) = groups_of(records)
+    means = {row.label: row.mean("ndcg@10") for row in group.ordered()}
+    assert means == pytest.approx(
+        {"Teacher": 0.5, "Teacher #2": 0.6, "Student alone": 0.301, "Student alone #2": 0.2, "RRD": 0.4, "RRD #2": 0.3}
+    )
+    rows = {row.label: row for row in group.ordered()}
+    assert gap_of(group, rows["RRD #2"], "ndcg@10") == pytest.approx((0.3 - 0.2) / (0.6 - 0.2))
+
+
+def test_rows_that_differ_by_their_teacher_say_so() -> None:
+    cell: dict[str, Any] = {"benchmark": None}
+    large = part("BPR", 0.6, 2000, "large", embedding_size=128)
+    records = [made("RRD", 1, 0.4, **cell), made("RRD", 1, 0.45, teacher=large, **cell)]
+    labels = {row.label for row in groups_of(records)[0].ordered() if row.role == "method"}
+    assert labels == {"RRD (teacher's embedding_size=64)", "RRD (teacher's embedding_size=128)"}
+
+
+def test_one_seed_on_two_splits_says_so() -> None:
+    prints = [{"ids": "i", "train": "t", "valid": "v", "test": test} for test in ("w", "x")]
+    records = [made("RRD", 1, 0.4, split_seed=None, data={"fingerprint": one}) for one in prints]
+    assert groups_of(records)[0].title.endswith("seed 1 on 2 splits")
+
+
 def test_models_of_two_seeds_that_score_alike_are_two() -> None:
     records = [
         made("DE", seed, 0.4, student=part("BPR", score, 100, f"student{seed}", seed=seed))

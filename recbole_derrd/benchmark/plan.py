@@ -115,7 +115,11 @@ def read_plan(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
 def cell_key(settings: Mapping[str, Any]) -> str:
     """Return the key of a run's settings; where it writes and how many threads it has are no part of it."""
     content = {key: value for key, value in settings.items() if key not in _WITHOUT_EFFECT}
-    return hashlib.sha256(json.dumps([PLAN_FORMAT, content], sort_keys=True, default=repr).encode()).hexdigest()[:16]
+    try:
+        text = json.dumps([PLAN_FORMAT, content], sort_keys=True, default=repr)
+    except TypeError as error:
+        raise OptionError("A dict in the benchmark file has keys of several kinds; write them all as text.") from error
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _under(options: BenchmarkOptions, file: Path) -> dict[str, Any]:

@@ -12,8 +12,9 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Callable
+from typing import IO, Any, Callable
 
+from recbole_derrd.atomic_files import data_files
 from recbole_derrd.benchmark.plan import Cell, Plan
 from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.files import locked
@@ -54,11 +55,33 @@ def check_cells(cells: Iterable[Cell]) -> None:
 
 
 def recorded(plan: Plan, say: Callable[[str], None]) -> set[str]:
-    """Return the keys of the cells that are recorded; a damaged record is named and counts as missing."""
+    """Return the keys of the cells that are recorded; a record that is damaged, or of other data, counts as missing."""
     records, damaged = read_records(plan.record_dir)
     for path in damaged:
         say(f"The record '{path}' is damaged and counts as missing.")
-    return {str((record.get("benchmark") or {}).get("key")) for record in records}
+    cells, found, today = {cell.key: cell for cell in plan.cells}, set(), {}
+    for record in records:
+        key, before = str((record.get("benchmark") or {}).get("key")), record["data"].get("files")
+        if key in cells and before:
+            settings = cells[key].settings
+            place = json.dumps([settings.get("data_path"), settings.get("dataset")], default=str)
+            if place not in today:
+                today[place] = _files_of(settings)
+            if today[place] and any(today[place].get(name) != content for name, content in before.items()):
+                say(f"The data have changed since '{record['path']}' was recorded; it counts as missing.")
+                continue
+        found.add(key)
+    return found
+
+
+def _files_of(settings: dict[str, Any]) -> dict[str, str]:
+    """Return what the data files of a cell hold today; nothing where its settings cannot be read."""
+    from recbole_derrd.config import DistillConfig
+
+    try:
+        return data_files(DistillConfig(config_dict=settings))
+    except DistillError:
+        return {}
 
 
 def run_benchmark(plan: Plan, command: list[str], say: Callable[[str], None] = print) -> int:
@@ -165,7 +188,7 @@ def _start(plan: Plan, cell: Cell, command: list[str]) -> _Running:
     job = {"settings": settings, "compressed": cell.compressed, "command": command}
     # A process that dies at once is reported when it is polled.
     with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(json.dumps(job) + "\n")
+        process.stdin.write(json.dumps(job, default=str) + "\n")
         process.stdin.flush()
     return _Running(cell, process, log, output, time.perf_counter())
 

@@ -7,6 +7,7 @@ test share them, and so do teacher, students and every later run with the same s
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,8 +95,26 @@ def kept_candidates(file: Path, *drawing: Any) -> Tensor:
 
 
 def candidates_digest(candidates: Tensor) -> str:
-    """Return a hash of the candidates, for the record."""
-    return hashlib.sha256(candidates.numpy().tobytes()).hexdigest()[:16]
+    """Return a hash of the candidates, for keys and records."""
+    return hashlib.sha256(np.ascontiguousarray(candidates.numpy()).data).hexdigest()[:16]
+
+
+def file_digest(file: str | Path) -> str | None:
+    """Return a hash of a file of candidates; None where there is none yet."""
+    try:
+        stat = Path(file).stat()
+    except OSError:
+        return None
+    return _file_digest(str(Path(file).resolve()), stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _file_digest(file: str, size: int, written: int) -> str:
+    with open(file, "rb") as content:
+        digest = hashlib.sha256()
+        for part in iter(lambda: content.read(1 << 20), b""):
+            digest.update(part)
+    return digest.hexdigest()[:16]
 
 
 class CandidateLoader(CatalogueSizedLoader):

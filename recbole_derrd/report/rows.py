@@ -105,7 +105,7 @@ class Group:
         seeds = sorted({record["seed"] for record in self.records})
         splits = {record["data"]["fingerprint"]["test"] for record in self.records}
         over = f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
-        if len(seeds) > 1:
+        if len(seeds) > 1 or len(splits) > 1:
             over += " on one split" if len(splits) == 1 else f" on {len(splits)} splits"
         return f"{self.dataset}, {SPLITS[self.split]} split, {ranking(self.protocol['mode'], self.split)}, {over}"
 
@@ -155,7 +155,9 @@ def groups_of(records: Iterable[dict[str, Any]], split: str = "test") -> list[Gr
     for record in sorted(records, key=_place):
         metrics = list(record["distilled"]["test"])
         fingerprint = record["data"]["fingerprint"]
-        fixed = fingerprint["test"] if record.get("split_seed") is not None else None
+        fixed: Any = fingerprint["test"] if record.get("split_seed") is not None else None
+        if record.get("candidates_given"):
+            fixed = [fixed, record["candidates"]]
         key = _hash(record["dataset"], record["protocol"], metrics, record["valid_metric"], fingerprint["ids"], fixed)
         group = groups.setdefault(
             key, Group(record["dataset"], record["protocol"], metrics, record["valid_metric"], split)
@@ -187,32 +189,37 @@ def _add(group: Group, record: dict[str, Any]) -> None:
             same = _hash("teacher", one["model"], _settings(one))
             alike[same] = alike.get(same, 0) + 1
             key = same if alike[same] == 1 else _hash(same, alike[same])
-            row = _row(group, key, f"Teacher {one['model']}", "teacher", one)
-            row.entries[pair] = _with_costs(one, group.split, one.get("latency"), one.get("seconds"))
+            costs = _with_costs(one, group.split, one.get("latency"), one.get("seconds"))
+            row = _row(group, _free(group, key, pair, costs), f"Teacher {one['model']}", "teacher", one)
+            row.entries[pair] = costs
         name = "Ensemble of all teachers" if several else "Teacher"
-        teacher = _row(group, _hash("teacher", entry["model"], _settings(entry)), name, "teacher", entry)
-        teacher.entries[pair] = _entry(record, "teacher", group.split)
+        costs = _entry(record, "teacher", group.split)
+        key = _free(group, _hash("teacher", entry["model"], _settings(entry)), pair, costs)
+        teacher = _row(group, key, name, "teacher", entry)
+        teacher.entries[pair] = costs
     if record.get("student"):
-        entry = record["student"]
-        student = _row(group, _hash("plain", entry["model"], _settings(entry)), "Student alone", "plain", entry)
+        entry, costs = record["student"], _entry(record, "student", group.split)
+        key = _free(group, _hash("plain", entry["model"], _settings(entry)), pair, costs)
+        student = _row(group, key, "Student alone", "plain", entry)
         # A plain cell of a benchmark is the same model; its entry has been measured in a run of its own and stays.
-        student.entries.setdefault(pair, _entry(record, "student", group.split))
+        student.entries.setdefault(pair, costs)
     entry, cell = record["distilled"], record.get("benchmark") or {}
     distillers = list(record.get("distillers") or [])
     own = [record.get("options"), distillers, teacher.key if teacher else None]
-    settings = _settings(entry)
+    settings, costs = _settings(entry), _entry(record, "distilled", group.split)
     if distillers or record.get("compression"):
         identity = _hash("method", entry["model"], settings, own, cell.get("cell"), cell.get("settings"))
         label = cell.get("cell") or " + ".join(["-".join(distillers).upper()] * bool(distillers) or ["Compressed"])
-        row = _row(group, identity, str(label), "method", entry, {**settings, **(record.get("options") or {})})
+        known = {**_of_the_teacher(teacher), **settings, **(record.get("options") or {})}
+        row = _row(group, _free(group, identity, pair, costs), str(label), "method", entry, known)
         row.distilled = bool(distillers)
     else:
-        row = _row(group, _hash("plain", entry["model"], settings), "", "plain", entry)
+        row = _row(group, _free(group, _hash("plain", entry["model"], settings), pair, costs), "", "plain", entry)
         row.label = str(cell.get("cell") or row.label or entry["model"])
     row.ours = row.ours or bool(cell.get("ours"))
     row.student = student.key if student else None
     row.teacher = teacher.key if teacher else None
-    row.entries[pair] = _entry(record, "distilled", group.split)
+    row.entries[pair] = costs
     if record.get("stored"):
         _add_stored(group, record, row, pair)
 
@@ -234,6 +241,22 @@ def _add_stored(group: Group, record: dict[str, Any], student: Row, pair: Pair) 
     trained = student.entries[pair]["train_seconds"]
     seconds = None if trained is None else trained + (entry.get("seconds") or 0.0)
     row.entries[pair] = _with_costs(entry, group.split, entry.get("latency"), seconds)
+
+
+def _free(group: Group, key: str, pair: Pair, entry: Mapping[str, Any]) -> str:
+    """Return the key of the row that an entry belongs to: another one where this holds other scores of that pair."""
+    free, count = key, 1
+    while free in group.rows and group.rows[free].entries.get(pair, entry)["scores"] != entry["scores"]:
+        count += 1
+        free = _hash(key, count)
+    return free
+
+
+def _of_the_teacher(teacher: Row | None) -> dict[str, Any]:
+    """Return what tells a row's teacher from others, as settings of the row."""
+    if teacher is None:
+        return {}
+    return {"teacher": teacher.model, **{f"teacher's {key}": value for key, value in teacher.settings.items()}}
 
 
 def _row(

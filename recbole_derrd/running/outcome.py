@@ -8,6 +8,7 @@ import shlex
 import sys
 from typing import Any
 
+from recbole_derrd.atomic_files import data_files
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data
 from recbole_derrd.evaluation import (
@@ -19,11 +20,16 @@ from recbole_derrd.evaluation import (
     parameter_count,
 )
 from recbole_derrd.metrics import bigger_is_better, gap_recovered
+from recbole_derrd.options import RunOptions
 from recbole_derrd.processes import is_first
 from recbole_derrd.record import git_commit, peak_rss_bytes, versions
 from recbole_derrd.report.records import SCHEMA
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.trained.measured import Product, TrainedModel, own_settings
+
+#: Options of a run that change its result and that few runs set.
+_SELDOM = ("warm_start", "distill_seed", "teacher_versions", "knowledge_search")
+_USUAL = RunOptions()
 
 
 def record_of(
@@ -70,6 +76,8 @@ def record_of(
         "split_seed": options.split_seed,
         "benchmark": options.benchmark or None,
         "protocol": config["eval_args"],
+        "candidates": data.candidates,
+        "candidates_given": options.candidates_seed is not None or options.candidates_file is not None,
         "valid_metric": config["valid_metric"].lower(),
         "valid_metric_bigger": config["valid_metric_bigger"],
         "data": {
@@ -77,6 +85,7 @@ def record_of(
             "items": data.history.n_items - 1,
             "training_interactions": interactions,
             "fingerprint": dataclasses.asdict(data.fingerprint),
+            "files": data_files(config),
         },
         "teacher": teacher.summary() if teacher else None,
         "teachers": [{**one.summary(), "latency": _plain(one.latency)} for one in taught[1:]],
@@ -116,10 +125,11 @@ def record_of(
         "options": {
             # Left out where they are the defaults, as in records from before them: a report compares options.
             **({} if options.base_weight == 1 or not options.distillers else {"base_weight": options.base_weight}),
-            **({} if options.warm_start == "none" else {"warm_start": options.warm_start}),
+            **{key: getattr(options, key) for key in _SELDOM if getattr(options, key) != getattr(_USUAL, key)},
             **{key: value for group in config.method_options.values() for key, value in group.to_keys().items()},
         },
         "command": command_line(),
+        "fast": sorted(config.fast),
         "versions": versions(),
         "git_commit": git_commit(),
     }

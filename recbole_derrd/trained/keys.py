@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from recbole_derrd.backbones import adapter_of
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Fingerprint, candidates_seed
+from recbole_derrd.evaluation.candidates import file_digest
 from recbole_derrd.models import model_class
 from recbole_derrd.options.run import FAST_ROUNDED
 from recbole_derrd.processes import world_size
@@ -44,14 +47,28 @@ def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = Non
         key: repr(value) for key, value in config.final_config_dict.items() if key not in without and key not in ours
     }
     if any(candidate_count(mode) for mode in modes):
-        settings["candidates"] = repr((candidates_seed(config), config.run_options.candidates_file))
+        file = config.run_options.candidates_file
+        # What is in a file, not how it is called, and then no seed has a part in it.
+        settings["candidates"] = repr(file_digest(file) if file else (candidates_seed(config), None))
     # What gives RecBole's numbers to the bit is the same model.
     rounded = sorted(config.fast.intersection(FAST_ROUNDED))
     kind = model_class(config["model"])
     if "scores" in rounded and not adapter_of(kind).catalogue_at_once(kind):
         rounded.remove("scores")
+    if "." in config["model"]:
+        settings["source"] = repr(_source(kind))
     content = [CACHE_FORMAT, config["model"], settings, rounded, world_size(), dataclasses.asdict(fingerprint), more]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
+
+
+def _source(kind: type[Any]) -> list[str]:
+    """Return the source of the user's own classes, whose names say nothing of what they do today."""
+    found = []
+    for one in kind.__mro__:
+        if one.__module__.partition(".")[0] not in ("recbole", "recbole_derrd", "torch", "builtins"):
+            with contextlib.suppress(OSError, TypeError):
+                found.append(inspect.getsource(one))
+    return found
 
 
 def judged_by(config: DistillConfig) -> list[str]:

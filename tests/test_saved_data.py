@@ -1,0 +1,73 @@
+"""What RecBole leaves beside the data and finds again: saved data sets and loaders, downloads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+import recbole_derrd.data as data_module
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.data import Data, prepare_data
+from recbole_derrd.errors import DataError
+
+Settings = Callable[..., dict[str, Any]]
+OTHER = {"split": {"RS": [0.6, 0.2, 0.2]}, "order": "RO", "group_by": "user", "mode": "full"}
+
+
+def prepared(tiny_settings: Settings, **more: Any) -> Data:
+    return prepare_data(DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", **more)))
+
+
+def test_a_saved_data_set_is_split_as_this_run_says(tiny_settings: Settings, tmp_path: Path) -> None:
+    """RecBole compares most settings of one that it finds, but not eval_args."""
+    wanted = prepared(tiny_settings, eval_args=OTHER).fingerprint
+    before = prepared(tiny_settings, save_dataset=True).fingerprint
+    assert list((tmp_path / "saved").glob("*-Dataset.pth"))
+    assert prepared(tiny_settings).fingerprint == before
+    assert prepared(tiny_settings, eval_args=OTHER).fingerprint == wanted != before
+
+
+def test_a_damaged_data_set_is_a_sentence(tiny_settings: Settings, tmp_path: Path) -> None:
+    prepared(tiny_settings, save_dataset=True)
+    (file,) = (tmp_path / "saved").glob("*-Dataset.pth")
+    for size in (0, file.stat().st_size // 2):
+        file.write_bytes(file.read_bytes()[:size])
+        with pytest.raises(DataError, match="cannot be used"):
+            prepared(tiny_settings)
+        file.unlink()
+        prepared(tiny_settings, save_dataset=True)
+
+
+def test_saving_the_loaders_changes_no_batch(tiny_settings: Settings) -> None:
+    """RecBole takes the generators away from loaders that it saves."""
+
+    def items(**more: Any) -> list[int]:
+        return [item for batch in prepared(tiny_settings, **more).train for item in batch["item_id"].tolist()]
+
+    plain = items()
+    assert items(save_dataloaders=True) == plain
+    assert items() == plain, "as they are found"
+
+
+def test_a_download_that_nobody_waits_for_is_tried_no_second_time(
+    tiny_settings: Settings, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RecBole waits for other processes after it has downloaded, and there are none."""
+    created, calls = data_module.create_dataset, []
+
+    def download(config: Any) -> Any:
+        calls.append(Path(config["data_path"]).is_dir())
+        if not calls[-1]:
+            (tmp_path / "new").mkdir()
+            (tmp_path / "new" / "tiny").symlink_to(tiny_data / "tiny")
+            raise ValueError("Default process group has not been initialized")
+        return created(config)
+
+    monkeypatch.setattr(data_module, "create_dataset", download)
+    assert prepared(tiny_settings, data_path=str(tmp_path / "new")).history.n_users == 31
+    assert calls == [False, True]
+    with pytest.raises(DataError):
+        prepared(tiny_settings, data_path=str(tmp_path / "new"), load_col={"inter": ["nothing"]})
+    assert calls == [False, True, True], "another fault is no download"
