@@ -94,7 +94,8 @@ class WholeBatchLoader(_WholeBatches, TrainDataLoader):
     def collate_fn(self, index: Any) -> Any:
         """Return one batch, negatives included."""
         feat = self._dataset.inter_feat
-        rows = torch.from_numpy(index)
+        # A list, where torch's own processes collect the batch.
+        rows = torch.from_numpy(np.asarray(index))
         return self._neg_sampling(Interaction({name: feat[name][rows] for name in self._columns()}))
 
     def _columns(self) -> list[str]:

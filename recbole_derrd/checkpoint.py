@@ -18,7 +18,7 @@ from recbole.config import Config
 
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.files import replacing_file
-from recbole_derrd.models import general_models
+from recbole_derrd.models import general_models, recbole_ancestor
 from recbole_derrd.settings import candidate_count
 
 #: Modules whose classes occur in a stock checkpoint; they are replaced by inert stand-ins, never imported.
@@ -180,9 +180,10 @@ def stock_config(config: Config) -> Config:
             state[name] = {key: _stock_value(key, kept) for key, kept in value.items() if key not in ours}
     state["parameters"] = {group: list(keys) for group, keys in config.parameters.items() if group != "Distillation"}
     state["yaml_loader"] = yaml.FullLoader
-    name = config["model"]
-    if name in general_models():
-        state["model_class"] = getattr(importlib.import_module(general_models()[name]), name)
+    # A class of the user's own would be code to load.
+    name = recbole_ancestor(config["model"])
+    known = general_models().get(name)
+    state["model_class"] = getattr(importlib.import_module(known), name) if known else None
     vars(stock).update(state)
     return stock
 

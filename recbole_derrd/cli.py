@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -169,6 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0, 1 (doctor found something), 2 (the user's to mend), 130 (interrupted) or 141 (nobody reads on).
     """
+    # A terminal without ± shows a ? instead of a traceback.
+    with contextlib.suppress(AttributeError):
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         code = _answer(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()

@@ -16,12 +16,19 @@ from recbole.config import Config
 from recbole.utils import InputType, ModelType
 
 from recbole_derrd.errors import OptionError, did_you_mean, nearest
-from recbole_derrd.models import model_class
+from recbole_derrd.models import model_class, name_of, recbole_ancestor
 from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
 from recbole_derrd.options.compress import CompressOptions
 from recbole_derrd.options.recbole import RecBoleOptions
 from recbole_derrd.processes import is_first, join
-from recbole_derrd.settings import Loader, candidate_count, read_command_line, read_settings, typed_as_yaml
+from recbole_derrd.settings import (
+    Loader,
+    candidate_count,
+    config_files,
+    read_command_line,
+    read_settings,
+    typed_as_yaml,
+)
 
 PROPERTIES = Path(__file__).parent / "properties"
 
@@ -99,7 +106,7 @@ class DistillConfig(Config):
     Priority: command line > dict > files > this plugin's defaults > RecBole's defaults.
 
     Args:
-        model: RecBole model name; read from the settings if None.
+        model: RecBole model name, a class of your own, or its dotted path; read from the settings if None.
         dataset: data set name; read from the settings if None.
         config_file_list: YAML files, later ones win.
         config_dict: settings; strings in it are typed as YAML.
@@ -109,7 +116,7 @@ class DistillConfig(Config):
 
     def __init__(
         self,
-        model: str | None = None,
+        model: str | type[Any] | None = None,
         dataset: str | None = None,
         config_file_list: Iterable[str | Path] | None = None,
         config_dict: Mapping[str, Any] | None = None,
@@ -121,7 +128,7 @@ class DistillConfig(Config):
         self._typed = typed
         self._command_line = list(command_line)
         try:
-            super().__init__(model, dataset, list(config_file_list or []), dict(config_dict or {}))
+            super().__init__(model, dataset, config_files(config_file_list), dict(config_dict or {}))
         except (LookupError, ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError) as error:
             message = " ".join(str(error.args[0] if error.args else error).split())
             raise OptionError(f"RecBole refuses this configuration: {message}") from error
@@ -205,11 +212,12 @@ class DistillConfig(Config):
             if value is None:
                 raise OptionError(f"No {what} is given. Set it with --{what}=NAME or '{what}: NAME' in a config file.")
         if isinstance(model, type):
-            return model.__name__, model, str(dataset)
+            model = name_of(model)
         return str(model), model_class(str(model)), str(dataset)
 
     def _load_internal_config_dict(self, model: str, model_class: type[Any], dataset: str) -> None:
-        super()._load_internal_config_dict(model, model_class, dataset)
+        known = recbole_ancestor(model)
+        super()._load_internal_config_dict(known, model_class, dataset)
         distillers = self.external_config_dict["distillers"] = _names(self.external_config_dict.get("distillers"))
         if self.external_config_dict.get("teacher", {}) is None:
             self.external_config_dict["teacher"] = {}
@@ -220,7 +228,7 @@ class DistillConfig(Config):
         for group in groups.values():
             self.internal_config_dict.update(group.defaults())
             self.parameters["Distillation"] += group.keys()
-        own = PROPERTIES / "model" / f"{model}.yaml"
+        own = PROPERTIES / "model" / f"{known}.yaml"
         if own.exists():
             self.internal_config_dict.update(read_settings(own))
         self._refuse_misspelt(self.external_config_dict, "")
@@ -272,6 +280,9 @@ class DistillConfig(Config):
 
     def _check_negatives(self) -> None:
         given = self["train_neg_sample_args"]
+        count = (given or {}).get("sample_num", 1)
+        if (given or {}).get("distribution") != "none" and (not isinstance(count, int) or count < 1):
+            raise OptionError(f"sample_num in train_neg_sample_args must be a whole number from 1 on, but is {count}.")
         needs = self["MODEL_TYPE"] != ModelType.TRADITIONAL and self.model not in WHOLE_USER_MODELS
         pairs = needs and self["MODEL_INPUT_TYPE"] == InputType.PAIRWISE
         if pairs and given and given.get("distribution") == "none":
@@ -349,5 +360,5 @@ class DistillConfig(Config):
 @functools.cache
 def model_settings(model: str) -> dict[str, Any]:
     """Return RecBole's default file of a model: the settings that describe the model itself."""
-    file = Path(recbole.__file__).parent / "properties" / "model" / f"{model}.yaml"
+    file = Path(recbole.__file__).parent / "properties" / "model" / f"{recbole_ancestor(model)}.yaml"
     return read_settings(file) if file.exists() else {}

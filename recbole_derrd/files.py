@@ -162,7 +162,7 @@ def working_folder(target: Path, *, anew: bool, marker: str) -> Iterator[Path]:
     """
     target = Path(target)
     working = working_name(target)
-    with _blaming_the_disk(target):
+    with _blaming_the_disk(working):
         if is_first():
             if anew:
                 (working / marker).unlink(missing_ok=True)
@@ -170,9 +170,11 @@ def working_folder(target: Path, *, anew: bool, marker: str) -> Iterator[Path]:
                     shutil.rmtree(working)
             working.mkdir(parents=True, exist_ok=True)
             _remove_partials(working)
-        wait_for_all()
-        yield working
-        wait_for_all()
+    wait_for_all()
+    # A whole training goes on here, and writes elsewhere as well.
+    yield working
+    wait_for_all()
+    with _blaming_the_disk(target):
         if is_first():
             (working / marker).unlink(missing_ok=True)
             if target.is_dir():  # found unusable, or it would not be built again

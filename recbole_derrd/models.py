@@ -1,4 +1,4 @@
-"""RecBole's general recommenders by name, able to run on today's numpy and scipy."""
+"""RecBole's general recommenders by name, and the user's own by dotted path, able to run on today's numpy and scipy."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import recbole.model.general_recommender as general
 import scipy.sparse as sp
 import torch
+from recbole.model.abstract_recommender import GeneralRecommender
 
 from recbole_derrd.errors import OptionError, did_you_mean
 from recbole_derrd.graph import compressed, propagate
@@ -134,13 +135,62 @@ def _other_recbole_model(name: str) -> bool:
     )
 
 
-@functools.cache
 def model_class(name: str) -> type[Any]:
-    """Return the RecBole model class of this name.
+    """Return the RecBole model class of this name, or the user's own of this dotted path, package.module.Class.
 
     Raises:
         OptionError: there is no general recommender of this name.
     """
+    if "." not in name:
+        return _recbole_class(name)
+    own: Any = _own_class(name)
+    return _adapted(own)
+
+
+#: Classes that were given as such, by their dotted paths: a script's or a notebook's need not be importable.
+_GIVEN: dict[str, type[Any]] = {}
+
+
+def name_of(model: type[Any]) -> str:
+    """Return the name by which :func:`model_class` knows a class: RecBole's by its own, a user's by its path."""
+    if general_models().get(model.__name__) == model.__module__:
+        return model.__name__
+    path = f"{model.__module__}.{model.__qualname__}"
+    _GIVEN[path] = model
+    return path
+
+
+def recbole_ancestor(name: str) -> str:
+    """Return the RecBole model that a model is or is derived from; the name itself where there is none."""
+    if "." not in name:
+        return name
+    ancestors = (one.__name__ for one in model_class(name).__mro__ if one.__module__.startswith("recbole."))
+    return next((one for one in ancestors if one in general_models()), name)
+
+
+def _own_class(path: str) -> type[Any]:
+    module, _, attribute = path.rpartition(".")
+    try:
+        found = _GIVEN.get(path) or getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise OptionError(f"Cannot load the model '{path}': {error}.") from error
+    if not (isinstance(found, type) and issubclass(found, GeneralRecommender)):
+        raise OptionError(f"'{path}' is no model class: it must be a subclass of RecBole's GeneralRecommender.")
+    return found
+
+
+@functools.cache
+def _adapted(own: Any) -> type[Any]:
+    """Return the user's class, running on today's scipy where it builds its graph by a RecBole model's method."""
+    for method in ("get_norm_adj_mat", "get_laplacian_matrix"):
+        owner = next((one for one in own.__mro__ if method in vars(one)), None)
+        if owner is not None and owner.__name__ in _BUILDS_ADJACENCY and owner.__module__.startswith("recbole."):
+            return type(own.__name__, (_NormalisedAdjacency, own), {"__module__": own.__module__})
+    return own
+
+
+@functools.cache
+def _recbole_class(name: str) -> type[Any]:
     modules = general_models()
     if name not in modules:
         if _other_recbole_model(name):

@@ -32,6 +32,7 @@ from recbole_derrd.running.teaching import (
     teachers_of,
     versions_wanted,
 )
+from recbole_derrd.settings import config_files
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.trained.keys import content_key, judged_by
 from recbole_derrd.trained.measured import Product, plain_metrics
@@ -40,7 +41,7 @@ from recbole_derrd.trainer import trainer_for
 
 
 def run_recbole_derrd(
-    model: str | None = None,
+    model: str | type[Any] | None = None,
     dataset: str | None = None,
     config_file_list: Iterable[str | Path] | None = None,
     config_dict: Mapping[str, Any] | None = None,
@@ -49,7 +50,7 @@ def run_recbole_derrd(
     """Train (or find) teacher and plain student, distil, evaluate, and write the record.
 
     Args:
-        model: the student's RecBole model.
+        model: the student's RecBole model, or a class of your own.
         dataset: the data set.
         config_file_list: YAML files, later ones win.
         config_dict: settings over the files.
@@ -61,7 +62,7 @@ def run_recbole_derrd(
     Raises:
         DistillError: something the user can mend; its message says what and how.
     """
-    files, settings, arguments = list(config_file_list or []), dict(config_dict or {}), list(command_line)
+    files, settings, arguments = config_files(config_file_list), dict(config_dict or {}), list(command_line)
     config = DistillConfig(model, dataset, files, settings, arguments)
     check_run(config)
     check_storing(config)
@@ -87,7 +88,7 @@ def _in_this_process(config: DistillConfig) -> dict[str, Any]:
 
 def _one_of_several(
     local_rank: int,
-    model: str | None,
+    model: str | type[Any] | None,
     dataset: str | None,
     files: list[str | Path],
     settings: dict[str, Any],

@@ -21,11 +21,12 @@ from recbole_derrd.config import DistillConfig
 from recbole_derrd.errors import CheckpointError, TrainingError
 from recbole_derrd.evaluation.candidates import CandidateLoader
 from recbole_derrd.evaluation.collector import PlainValuesCollector
+from recbole_derrd.models import recbole_ancestor
 from recbole_derrd.processes import from_first, is_first, mean_of_all, together
 from recbole_derrd.training.denormals import denormals_flushed
 from recbole_derrd.training.optimizer import give_rows, quick_adam, takes_rows
 from recbole_derrd.training.parallel import NoWriter, Wrapping, refuse_unequal_weights
-from recbole_derrd.training.saving import SavingMixin
+from recbole_derrd.training.saving import SavingMixin, marks_of
 from recbole_derrd.training.tracking import TrainingLogger
 from recbole_derrd.training.versions import Versions
 
@@ -74,6 +75,7 @@ class TrainerMixin(SavingMixin):
         if config["log_wandb"]:
             self.wandblogger = TrainingLogger(config, role, self._loss_means)
         self.eval_collector = PlainValuesCollector(config, quick="ranking" in self._fast)
+        self.as_built = marks_of(model)
         self.epoch_seconds: list[float] = []
         #: [epoch, score] of each validation.
         self.valid_scores: list[list[float]] = []
@@ -143,6 +145,7 @@ class TrainerMixin(SavingMixin):
                     )
                 self.eval_collector.data_collect(train_data)
                 return self.best_valid_score, self.best_valid_result
+        self._fitting = True
         # As "adam" is, this is within rounding: what trains as stock RecBole to the bit keeps every bit.
         with denormals_flushed("adam" in self._fast):
             result = super().fit(train_data, valid_data, verbose, saved, show_progress, after_validation)  # type: ignore[misc]
@@ -156,7 +159,8 @@ class TrainerMixin(SavingMixin):
             # Not before: the first process may have the same folder and be about to write its file there.
             with contextlib.suppress(OSError):
                 self._idle_folder.rmdir()
-        self.tensorboard.flush()
+        self._fitting = False
+        self.tensorboard.close()
         return result[0], self.best_valid_result
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
@@ -262,12 +266,16 @@ class TrainerMixin(SavingMixin):
         self._judging, self._scorer = eval_data, backbone_of(self.model)
         shared = together() and isinstance(eval_data, CatalogueSizedLoader)
         self.eval_collector.share_out(shared)
+        if not self._fitting:
+            # Its threads would outlive the trainer; it opens itself again if it is written to.
+            self.tensorboard.close()
         with self._scorer.shared():
             if shared or not together():
                 return measure()
             # RecBole's sampled candidates are drawn from a random stream: one process draws and judges for all.
             return from_first(measure() if is_first() else None)
 
+    _fitting = False
     _judging: Any = None
     _scorer: Any = None
 
@@ -289,5 +297,5 @@ def trainer_for(
         role: see :class:`TrainerMixin`.
         plain: take RecBole's general trainer: the model is only judged, and is not the configuration's.
     """
-    stock = Trainer if plain else get_trainer(config["MODEL_TYPE"], config["model"])
+    stock = Trainer if plain else get_trainer(config["MODEL_TYPE"], recbole_ancestor(config["model"]))
     return _with_mixin(stock)(config, model, checkpoint=checkpoint, role=role)

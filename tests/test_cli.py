@@ -195,3 +195,14 @@ def test_another_broken_pipe_is_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("recbole_derrd.cli.report", broken)
     with pytest.raises(BrokenPipeError, match="a process has died"):
         main(["report", "records"])
+
+
+def test_a_terminal_without_the_signs_of_a_report_shows_it(tmp_path: Path) -> None:
+    from test_report import synthetic, written
+
+    folder = written(tmp_path / "records", synthetic())
+    answer = subprocess.run(
+        [sys.executable, "-m", "recbole_derrd", "report", str(folder)],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert answer.returncode == 0 and "0.4011 ? 0.0010" in answer.stdout

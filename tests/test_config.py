@@ -13,7 +13,8 @@ import yaml
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.errors import OptionError
 from recbole_derrd.options import METHOD_OPTIONS, RunOptions
-from recbole_derrd.settings import file_names, read_command_line
+from recbole_derrd.running.checks import check_run
+from recbole_derrd.settings import file_names, read_command_line, typed_as_yaml
 
 Settings = Callable[..., dict[str, Any]]
 ROOT = Path(__file__).resolve().parent.parent
@@ -226,3 +227,52 @@ def test_the_teacher_inherits_what_the_user_said_and_nothing_of_distillation(tin
     teacher = DistillConfig("BPR", "tiny", config_dict=settings).derived("LightGCN", {"embedding_size": 32})
     assert (teacher["model"], teacher["learning_rate"], teacher["embedding_size"]) == ("LightGCN", 0.5, 32)
     assert teacher["rrd_k"] == 40 and teacher.run_options.distillers == []
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("|", "|"), (">", ">"), (" ", " "), ("#", "#"), ("-", "-"), ("rec #1", "rec #1"), ("2024-05-01", "2024-05-01"),
+        ("a: b: c", "a: b: c"), ("1e-3", 0.001), ("[1, 2]", [1, 2]), ("{a: 1}", {"a": 1}), ("None", None), ("~", None),
+        ("true", True), ("01", "01"), ("7", 7), ("some text", "some text"),
+    ],
+)  # fmt: skip
+def test_a_text_that_says_nothing_but_text_stays_as_it_is(text: str, value: Any) -> None:
+    typed = typed_as_yaml(text)
+    assert typed == value and type(typed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"metric_decimal_place": None}, "metric_decimal_place"),
+        ({"learner": "sparse_adam"}, "sparse_adam"),
+        ({"clip_grad_norm": {"max_norm": 5, "foo": 1}}, "clip_grad_norm has no 'foo'"),
+        ({"train_neg_sample_args": {"distribution": "popularity", "sample_num": 0}}, "sample_num"),
+        ({"state": 2}, "state"),
+    ],
+)
+def test_recboles_own_mistakes_are_sentences(settings: dict[str, Any], words: str, tiny_settings: Settings) -> None:
+    with pytest.raises(OptionError, match=words):
+        DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", **settings))
+
+
+def test_one_config_file_may_be_given_as_it_is(tmp_path: Path, tiny_settings: Settings) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text("embedding_size: 12\n", encoding="utf-8")
+    settings = tiny_settings("BPR")
+    del settings["embedding_size"]
+    for given in (str(file), file, [file]):
+        assert DistillConfig("BPR", "tiny", given, settings)["embedding_size"] == 12
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_anything_is_trained(
+    tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(dir: Path) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    config = DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", record_dir=str(tmp_path)))
+    with pytest.raises(OptionError, match="Cannot write to record_dir"):
+        check_run(config)

@@ -260,3 +260,9 @@ def test_only_what_rounds_is_another_model(tiny_settings: Settings) -> None:
     stock, exact, rounded = (config_of(tiny_settings, "BPR", fast=fast) for fast in ("none", "auto", "all"))
     fingerprint = prepare_data(stock).fingerprint
     assert content_key(stock, fingerprint) == content_key(exact, fingerprint) != content_key(rounded, fingerprint)
+
+
+def test_batches_may_be_made_by_processes_of_their_own(tiny_settings: Settings) -> None:
+    """RecBole's ``worker``: torch then hands over lists of rows."""
+    found = [trained(tiny_settings, "BPR", fast, worker=1)[0].model.state_dict() for fast in ("none", ["batches"])]
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])

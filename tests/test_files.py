@@ -137,3 +137,8 @@ def test_a_file_system_without_locks_is_said_and_used(
     with caplog.at_level(logging.WARNING), locked(tmp_path / "entry", "trains this") as waited:
         assert not waited
     assert "no locks" in caplog.text and os.listdir(tmp_path) == [".entry.partial-1-ab"]
+
+
+def test_what_fails_elsewhere_while_a_folder_is_worked_in_is_not_said_of_it(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="other disk"), working_folder(tmp_path / "entry", anew=True, marker="m"):
+        raise OSError(errno.ENOSPC, "other disk")

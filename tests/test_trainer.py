@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.machinery
 import os
 import sys
+import threading
 import types
 from pathlib import Path
 from typing import Any, Callable
 
+import numpy as np
 import pytest
 import torch
 from recbole.trainer import Trainer
@@ -39,7 +41,7 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize(
-    "model", ["BPR", "NeuMF", "LightGCN", "MultiVAE", "MacridVAE", "DiffRec", "LDiffRec", "RecVAE", "SGL"]
+    "model", ["BPR", "LINE", "NeuMF", "LightGCN", "MultiVAE", "MacridVAE", "DiffRec", "LDiffRec", "RecVAE", "SGL"]
 )
 def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
     tiny_settings: Settings, tmp_path: Path, model: str
@@ -199,3 +201,39 @@ def test_recboles_load_data_and_model_takes_the_students_checkpoint(
     trainer = Trainer(config, network)
     trainer.eval_collector.data_collect(train)
     assert dict(trainer.evaluate(test, load_best_model=False)) == record["distilled"]["test"]
+
+
+def test_large_state_that_has_changed_is_kept_and_what_has_not_is_not(
+    tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NCL's centroids of many clusters, LINE's order of users; not the interactions of every user."""
+    import recbole_derrd.training.saving as saving_module
+
+    monkeypatch.setattr(saving_module, "_COUNTER_SIZE", 3)
+    trainer, _ = make(tiny_settings("BPR", **SMALL), "BPR", tmp_path / "student.pth")
+    model = trainer.model
+    model.history, model.order = torch.arange(9.0), np.arange(9)
+    trainer.as_built = saving_module.marks_of(model)
+    model.centroids, model.restore_user_e, model.few = torch.ones(9), torch.ones(9), torch.ones(2)
+    assert {"few", "centroids"} <= trainer._counters().keys()
+    assert not {"history", "order", "restore_user_e"} & trainer._counters().keys()
+    model.history[3] = 7
+    np.random.shuffle(model.order)
+    kept = trainer._counters()
+    assert torch.equal(kept["history"], model.history) and kept["order"].tolist() == model.order.tolist()
+    order = model.order.copy()
+    trainer._train_data = None
+    trainer.save_training(0)
+    model.order = np.arange(9)
+    trainer.resume_checkpoint(trainer.training_file)
+    assert isinstance(model.order, np.ndarray) and model.order.tolist() == order.tolist()
+
+
+def test_a_trainer_leaves_no_threads(tiny_settings: Settings, tmp_path: Path) -> None:
+    """A search over hundreds of settings would pile up thousands."""
+    before = threading.active_count()
+    for role in ("", "student"):
+        trainer, data = make(tiny_settings("BPR", **SMALL), "BPR", tmp_path / f"{role}.pth", role)
+        trainer.fit(data.train, data.valid)
+        trainer.evaluate(data.test, load_best_model=False)
+    assert threading.active_count() == before

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from recbole_derrd.errors import OptionError, did_you_mean
 from recbole_derrd.options.schema import Options, option
 
 Number = (int, type(None))
+_CLIPPING = ("max_norm", "norm_type", "error_if_nonfinite", "foreach")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,7 @@ class RecBoleOptions(Options):
     seed: int = option(2020, "Random seed.", low=0, high=2**32 - 1)
     embedding_size: int | None = option(64, "Dimensions of the embeddings.", low=1, kind=Number)
     loss_decimal_place: int | None = option(4, "Decimals of the loss in the log.", low=0, kind=Number)
-    metric_decimal_place: int | None = option(4, "Decimals of metrics.", low=0, kind=Number)
+    metric_decimal_place: int = option(4, "Decimals of metrics.", low=1)
     nproc: int = option(1, "Processes on this machine.", low=1)
     world_size: int = option(-1, "Processes on all machines; nproc if -1.", low=-1)
     ip: str = option("localhost", "Address of the first machine.")
@@ -34,8 +36,13 @@ class RecBoleOptions(Options):
         None, "Arguments of clip_grad_norm_, e.g. {max_norm: 5}.", kind=(dict, type(None))
     )
     learner: str = option(
-        "adam", "Optimizer.", choices=("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"), kind=str
+        # RecBole's sparse_adam refuses the gradients of RecBole's models.
+        "adam",
+        "Optimizer.",
+        choices=("adam", "adamw", "sgd", "adagrad", "rmsprop"),
+        kind=str,
     )
+    state: str = option("INFO", "Level of the log.")
     checkpoint_dir: str = option("saved", "Folder of checkpoints.")
     data_path: str = option("dataset/", "Folder of data sets.")
     encoding: str = option("utf-8", "Encoding of data files.")
@@ -44,3 +51,10 @@ class RecBoleOptions(Options):
     shuffle: bool = option(True, "Shuffle the training data.")
     show_progress: bool = option(True, "Progress bars.")
     valid_metric: str = option("MRR@10", "Metric of early stopping.")
+
+    def __post_init__(self) -> None:
+        """Check what has parts."""
+        super().__post_init__()
+        for key in self.clip_grad_norm or ():
+            if key not in _CLIPPING:
+                raise OptionError(f"clip_grad_norm has no '{key}'.{did_you_mean(str(key), _CLIPPING)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import torch
@@ -139,6 +140,8 @@ def check_data(config: DistillConfig, data: Data) -> None:
 def _refuse_unwritable(key: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise OptionError(
             f"Cannot write to {key} = '{folder}': {error.strerror or error}. Choose another folder."

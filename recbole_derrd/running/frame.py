@@ -29,6 +29,8 @@ def own_log(config: DistillConfig) -> Iterator[None]:
         yield
         return
     try:
+        # RecBole looks whether a folder is there and then makes it: of two processes one would fail.
+        Path("log", config["model"]).mkdir(parents=True, exist_ok=True)
         init_logger(config)
     except OSError as error:
         raise OptionError(

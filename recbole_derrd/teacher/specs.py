@@ -51,6 +51,12 @@ class TeacherSpec:
                 f"The teacher '{self.checkpoint}' is a {found}, not a {self.model}. "
                 "Take out the teacher's model, or give another checkpoint."
             )
+        if found and "." in found and not self.model:
+            # Whoever made the checkpoint is not to say which modules are imported.
+            raise CheckpointError(
+                f"The teacher '{self.checkpoint}' is a {found}, which is none of RecBole's models. Say so yourself if "
+                f"you know it: --teacher_model={found}."
+            )
         return self.model or found or str(config["model"])
 
 

@@ -73,6 +73,9 @@ def judge_model(config: DistillConfig, data: Data, name: str, *, more: Any, buil
     key = content_key(config, data.fingerprint, [name, more])
     measures = content_key(config, data.fingerprint, [name, more, judged_by(config)])
     entry = config.cache_dir / f"{name}-{config['dataset']}-{measures}"
+    found = stored_result(entry, entry / "result.json")
+    if found is not None:
+        return found
     with locked(entry, f"measures this {name.lower()}"):
         found = stored_result(entry, entry / "result.json")
         if found is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.utils import set_color
 
@@ -15,8 +17,44 @@ from recbole_derrd.randomness import random_state, set_random_state
 
 #: Parameters under this name belong to distillation and never reach the student's checkpoint.
 DISTILLERS = "distillers"
-#: Tensors up to this size that are neither parameter nor buffer are taken for state of the training.
+#: Tensors up to this size that are neither parameter nor buffer are taken for state of the training, larger ones where
+#: they have changed.
 _COUNTER_SIZE = 100_000
+
+
+def _plain_state(model: Any) -> dict[str, Any]:
+    """Return the numbers, tensors and arrays that a model holds in plain attributes; not what it only remembers."""
+    return {
+        name: value
+        for name, value in vars(model).items()
+        if name != "training"
+        and not name.startswith(("_", "restore_"))
+        and (
+            isinstance(value, (bool, int, float))
+            or (isinstance(value, torch.Tensor) and not value.is_sparse)
+            or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
+        )
+    }
+
+
+def _mark(value: Any) -> Any:
+    """Return what tells whether a tensor or an array has changed since."""
+    if isinstance(value, torch.Tensor):
+        return value, value._version
+    return hashlib.blake2b(np.ascontiguousarray(value).data, digest_size=8).digest()
+
+
+def marks_of(model: Any) -> dict[str, Any]:
+    """Return marks of a model's tensors and arrays in plain attributes, as they are now."""
+    state = _plain_state(model)
+    return {name: _mark(value) for name, value in state.items() if isinstance(value, (torch.Tensor, np.ndarray))}
+
+
+def _has_changed(value: Any, before: Any) -> bool:
+    now = _mark(value)
+    if isinstance(value, torch.Tensor) and isinstance(before, tuple):
+        return now[0] is not before[0] or now[1] != before[1]
+    return bool(now != before)
 
 
 class SavingMixin:
@@ -38,6 +76,8 @@ class SavingMixin:
     optimizer: Any
     extra: dict[str, Any]
     _train_data: Any
+    #: Marks of the model's plain attributes before any training.
+    as_built: dict[str, Any]
 
     # -- the student's checkpoint: stock RecBole's format
 
@@ -104,16 +144,13 @@ class SavingMixin:
         return {name: value for name, value in found.items() if name != "optimizer" or not others}
 
     def _counters(self) -> dict[str, Any]:
-        """Return what RecBole's models count in plain attributes (MultiVAE's annealing, DiffRec's loss history)."""
+        """Return what models keep in plain attributes (MultiVAE's annealing, NCL's centroids, LINE's order)."""
         return {
-            name: value
-            for name, value in vars(self.model).items()
-            if name != "training"
-            and not name.startswith("_")
-            and (
-                isinstance(value, (bool, int, float))
-                or (isinstance(value, torch.Tensor) and not value.is_sparse and value.numel() <= _COUNTER_SIZE)
-            )
+            name: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
+            for name, value in _plain_state(self.model).items()
+            if isinstance(value, (bool, int, float))
+            or (isinstance(value, torch.Tensor) and value.numel() <= _COUNTER_SIZE)
+            or _has_changed(value, self.as_built.get(name))
         }
 
     def save_training(self, epoch: int) -> None:
@@ -165,7 +202,8 @@ class SavingMixin:
                 f"'{resume_file}' belongs to a run with another model or other distillers. Remove it to start anew."
             ) from error
         for name, value in content["counters"].items():
-            setattr(self.model, name, value)
+            array = isinstance(getattr(self.model, name, None), np.ndarray)
+            setattr(self.model, name, value.cpu().numpy() if array else value)
         self.start_epoch = content["epoch"] + 1
         self.cur_step = content["cur_step"]
         self.best_valid_score = content["best_valid_score"]

@@ -1,0 +1,115 @@
+"""Models of the user's own: a class, or its dotted path, wherever RecBole's names go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from recbole.model.general_recommender import BPR, LightGCN
+
+from recbole_derrd.backbones import adapter_of
+from recbole_derrd.backbones.factors import TwoTablesBackbone
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.data import prepare_data
+from recbole_derrd.errors import CheckpointError, OptionError
+from recbole_derrd.models import model_class, name_of, recbole_ancestor
+from recbole_derrd.quick_start import run_recbole_derrd
+from recbole_derrd.teacher import teacher_specs
+from recbole_derrd.trained.keys import content_key
+
+Settings = Callable[..., dict[str, Any]]
+RRD = {"distillers": ["rrd"], "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "latency_users": 0}
+
+OWN = """
+from recbole.model.general_recommender import BPR
+
+
+class Mine(BPR):
+    calls = 0
+
+    def calculate_loss(self, interaction):
+        type(self).calls += 1
+        Mine.calls += 1
+        return {scale} * super().calculate_loss(interaction)
+"""
+
+
+class Graph(LightGCN):
+    """A LightGCN with a loss of its own, on whichever scipy."""
+
+    def calculate_loss(self, interaction: Any) -> Any:
+        return super().calculate_loss(interaction)
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "my_models.py").write_text(OWN.format(scale=2.0))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(__import__("sys").modules, "my_models", raising=False)
+    model_class.__globals__["_GIVEN"].clear()
+    return "my_models.Mine"
+
+
+def test_a_dotted_path_is_student_and_teacher(own: str, tiny_settings: Settings, tmp_path: Path) -> None:
+    settings = tiny_settings("BPR", record_dir=str(tmp_path / "records"), teacher={"embedding_size": 16}, **RRD)
+    record = run_recbole_derrd(own, "tiny", config_dict=settings)
+    assert record["model"] == own and record["teacher"]["model"] == own
+    assert model_class(own).calls > 0  # type: ignore[attr-defined]
+    stock = run_recbole_derrd("BPR", "tiny", config_dict=settings)
+    assert stock["teacher"]["test"] != record["teacher"]["test"] or stock["student"]["key"] != record["student"]["key"]
+
+
+def test_a_class_is_the_model_and_not_recboles_of_its_name(tiny_settings: Settings, tmp_path: Path) -> None:
+    called = []
+
+    class BPRLike(BPR):
+        def calculate_loss(self, interaction: Any) -> Any:
+            called.append(1)
+            return super().calculate_loss(interaction)
+
+    BPRLike.__name__ = "BPR"
+    run_recbole_derrd(BPRLike, "tiny", config_dict=tiny_settings("BPR", record_dir=str(tmp_path / "records"), **RRD))
+    assert called
+    assert name_of(BPR) == "BPR" and model_class("BPR") is BPR
+
+
+def test_defaults_adapter_and_graph_are_the_ancestors(own: str, tiny_settings: Settings) -> None:
+    settings = tiny_settings("BPR")
+    del settings["embedding_size"]
+    assert recbole_ancestor(own) == "BPR" and adapter_of(model_class(own)) is TwoTablesBackbone
+    assert DistillConfig(own, "tiny", config_dict=settings)["embedding_size"] == 64
+    config = DistillConfig(Graph, "tiny", config_dict=tiny_settings("LightGCN"))
+    assert config["n_layers"] == 2
+    model = config.model_class(config, prepare_data(config).dataset)
+    assert isinstance(model, Graph) and model.norm_adj_matrix.shape == (72, 72)
+
+
+def test_another_source_is_another_model(
+    own: str, tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DistillConfig(own, "tiny", config_dict=tiny_settings("BPR"))
+    data = prepare_data(config)
+    before = content_key(config, data.fingerprint)
+    (tmp_path / "my_models.py").write_text(OWN.format(scale=3.25))
+    monkeypatch.delitem(__import__("sys").modules, "my_models")
+    __import__("importlib").invalidate_caches()
+    __import__("linecache").clearcache()
+    again = DistillConfig(own, "tiny", config_dict=tiny_settings("BPR"))
+    assert content_key(again, data.fingerprint) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("no.such.Model", "Cannot load the model"), ("pathlib.Path", "subclass of RecBole's GeneralRecommender")],
+)
+def test_what_is_no_model_is_a_sentence(name: str, words: str, tiny_settings: Settings) -> None:
+    with pytest.raises(OptionError, match=words):
+        DistillConfig(name, "tiny", config_dict=tiny_settings("BPR"))
+
+
+def test_a_checkpoint_does_not_say_which_modules_are_imported(own: str, tiny_settings: Settings) -> None:
+    config = DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", teacher_checkpoint="some.pth", **RRD))
+    (spec,) = teacher_specs(config)
+    with pytest.raises(CheckpointError, match=r"--teacher_model=evil\.Model"):
+        spec.brought_name(config, {"model": "evil.Model"})
