@@ -140,8 +140,10 @@ def check_data(config: DistillConfig, data: Data) -> None:
 def _refuse_unwritable(key: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        # A cache that holds everything may be read-only.
+        if key != "cache_dir":
+            with tempfile.TemporaryFile(dir=folder):
+                pass
     except OSError as error:
         raise OptionError(
             f"Cannot write to {key} = '{folder}': {error.strerror or error}. Choose another folder."
