@@ -15,7 +15,7 @@ import pytest
 from recbole_derrd.cli import main
 from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.report import seeds_table
-from recbole_derrd.report.comparison import baseline_of, gap_of
+from recbole_derrd.report.comparison import baseline_of, fullest, gap_of
 from recbole_derrd.report.equal_epochs import equal_epochs_sheet
 from recbole_derrd.report.records import records_of
 from recbole_derrd.report.rows import groups_of
@@ -135,6 +135,15 @@ def test_one_seed_on_two_splits_says_so() -> None:
     prints = [{"ids": "i", "train": "t", "valid": "v", "test": test} for test in ("w", "x")]
     records = [made("RRD", 1, 0.4, split_seed=None, data={"fingerprint": one}) for one in prints]
     assert groups_of(records)[0].title.endswith("seed 1 on 2 splits")
+
+
+def test_only_rows_of_the_same_seeds_are_ranked() -> None:
+    records = [
+        made(method, seed, 0.4) for method, seeds in (("A", (1, 2)), ("B", (2, 3)), ("C", (1, 2))) for seed in seeds
+    ]
+    (group,) = groups_of(records)
+    methods = [row for row in group.ordered() if row.role == "method"]
+    assert [row.label for row in fullest(methods)] == ["A", "C"] and fullest([]) == []
 
 
 def test_models_of_two_seeds_that_score_alike_are_two() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 from recbole_derrd.errors import OptionError, did_you_mean
 from recbole_derrd.metrics import bigger_is_better, gap_recovered
@@ -35,9 +36,13 @@ def best_two(rows: list[Row], metric: str) -> tuple[set[str], set[str]]:
 
 
 def fullest(rows: list[Row]) -> list[Row]:
-    """Return the rows with the most seeds and splits: means over others cannot be ranked with theirs."""
-    most = max((len(row.entries) for row in rows), default=0)
-    return [row for row in rows if len(row.entries) == most]
+    """Return the rows with the most seeds and splits, the same for all: means over others cannot be ranked with theirs.
+
+    Of sets of one size it is the one that most rows have.
+    """
+    sets = Counter(frozenset(row.entries) for row in rows)
+    most = max(sets, key=lambda pairs: (len(pairs), sets[pairs]), default=frozenset())
+    return [row for row in rows if row.entries.keys() == most]
 
 
 def gap_of(group: Group, row: Row, metric: str) -> float | None:
