@@ -23,10 +23,11 @@ from recbole_derrd.evaluation.candidates import CandidateLoader
 from recbole_derrd.evaluation.collector import PlainValuesCollector
 from recbole_derrd.models import recbole_ancestor
 from recbole_derrd.processes import from_first, is_first, mean_of_all, together
+from recbole_derrd.training.attributes import marks_of
 from recbole_derrd.training.denormals import denormals_flushed
 from recbole_derrd.training.optimizer import give_rows, quick_adam, takes_rows
 from recbole_derrd.training.parallel import NoWriter, Wrapping, refuse_unequal_weights
-from recbole_derrd.training.saving import SavingMixin, marks_of
+from recbole_derrd.training.saving import SavingMixin
 from recbole_derrd.training.tracking import TrainingLogger
 from recbole_derrd.training.versions import Versions
 

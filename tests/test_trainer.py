@@ -207,19 +207,21 @@ def test_large_state_that_has_changed_is_kept_and_what_has_not_is_not(
     tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NCL's centroids of many clusters, LINE's order of users; not the interactions of every user."""
-    import recbole_derrd.training.saving as saving_module
+    import recbole_derrd.training.attributes as attributes_module
 
-    monkeypatch.setattr(saving_module, "_COUNTER_SIZE", 3)
+    monkeypatch.setattr(attributes_module, "_COUNTER_SIZE", 3)
     trainer, _ = make(tiny_settings("BPR", **SMALL), "BPR", tmp_path / "student.pth")
     model = trainer.model
     model.history, model.order = torch.arange(9.0), np.arange(9)
-    trainer.as_built = saving_module.marks_of(model)
+    trainer.as_built = attributes_module.marks_of(model)
     model.centroids, model.restore_user_e, model.few = torch.ones(9), torch.ones(9), torch.ones(2)
-    assert {"few", "centroids"} <= trainer._counters().keys()
-    assert not {"history", "order", "restore_user_e"} & trainer._counters().keys()
+    assert {"few", "centroids"} <= attributes_module.kept_attributes(model, trainer.as_built).keys()
+    assert (
+        not {"history", "order", "restore_user_e"} & attributes_module.kept_attributes(model, trainer.as_built).keys()
+    )
     model.history[3] = 7
     np.random.shuffle(model.order)
-    kept = trainer._counters()
+    kept = attributes_module.kept_attributes(model, trainer.as_built)
     assert torch.equal(kept["history"], model.history) and kept["order"].tolist() == model.order.tolist()
     order = model.order.copy()
     trainer._train_data = None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from recbole.utils import set_color
 
@@ -14,47 +12,10 @@ from recbole_derrd.checkpoint import read_checkpoint, read_plain, stock_config, 
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.processes import from_each, is_first, rank, wait_for_all, world_size
 from recbole_derrd.randomness import random_state, set_random_state
+from recbole_derrd.training.attributes import kept_attributes, put_back
 
 #: Parameters under this name belong to distillation and never reach the student's checkpoint.
 DISTILLERS = "distillers"
-#: Tensors up to this size that are neither parameter nor buffer are taken for state of the training, larger ones where
-#: they have changed.
-_COUNTER_SIZE = 100_000
-
-
-def _plain_state(model: Any) -> dict[str, Any]:
-    """Return the numbers, tensors and arrays that a model holds in plain attributes; not what it only remembers."""
-    return {
-        name: value
-        for name, value in vars(model).items()
-        if name != "training"
-        and not name.startswith(("_", "restore_"))
-        and (
-            isinstance(value, (bool, int, float))
-            or (isinstance(value, torch.Tensor) and not value.is_sparse)
-            or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
-        )
-    }
-
-
-def _mark(value: Any) -> Any:
-    """Return what tells whether a tensor or an array has changed since."""
-    if isinstance(value, torch.Tensor):
-        return value, value._version
-    return hashlib.blake2b(np.ascontiguousarray(value).data, digest_size=8).digest()
-
-
-def marks_of(model: Any) -> dict[str, Any]:
-    """Return marks of a model's tensors and arrays in plain attributes, as they are now."""
-    state = _plain_state(model)
-    return {name: _mark(value) for name, value in state.items() if isinstance(value, (torch.Tensor, np.ndarray))}
-
-
-def _has_changed(value: Any, before: Any) -> bool:
-    now = _mark(value)
-    if isinstance(value, torch.Tensor) and isinstance(before, tuple):
-        return now[0] is not before[0] or now[1] != before[1]
-    return bool(now != before)
 
 
 class SavingMixin:
@@ -143,16 +104,6 @@ class SavingMixin:
         others = [value for name, value in found.items() if name != "optimizer"]
         return {name: value for name, value in found.items() if name != "optimizer" or not others}
 
-    def _counters(self) -> dict[str, Any]:
-        """Return what models keep in plain attributes (MultiVAE's annealing, NCL's centroids, LINE's order)."""
-        return {
-            name: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
-            for name, value in _plain_state(self.model).items()
-            if isinstance(value, (bool, int, float))
-            or (isinstance(value, torch.Tensor) and value.numel() <= _COUNTER_SIZE)
-            or _has_changed(value, self.as_built.get(name))
-        }
-
     def save_training(self, epoch: int) -> None:
         """Write the training checkpoint."""
         generator = getattr(self._train_data, "generator", None)
@@ -175,7 +126,7 @@ class SavingMixin:
             "progress": self.progress,
             "model": self.model.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers().items()},
-            "counters": self._counters(),
+            "counters": kept_attributes(self.model, self.as_built),
             "streams": streams,
             "loader": generator.get_state() if generator is not None else None,
         }
@@ -201,9 +152,7 @@ class SavingMixin:
             raise CheckpointError(
                 f"'{resume_file}' belongs to a run with another model or other distillers. Remove it to start anew."
             ) from error
-        for name, value in content["counters"].items():
-            array = isinstance(getattr(self.model, name, None), np.ndarray)
-            setattr(self.model, name, value.cpu().numpy() if array else value)
+        put_back(self.model, content["counters"])
         self.start_epoch = content["epoch"] + 1
         self.cur_step = content["cur_step"]
         self.best_valid_score = content["best_valid_score"]

@@ -1,0 +1,73 @@
+"""What RecBole's models keep of their training in plain attributes, which no state_dict holds.
+
+MultiVAE's annealing, DiffRec's loss history, NCL's centroids, LINE's order of users.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+
+#: Tensors up to this size are taken for state of the training, larger ones where they have changed.
+_COUNTER_SIZE = 100_000
+
+
+def _plain_state(model: Any) -> dict[str, Any]:
+    """Return the numbers, tensors and arrays that a model holds in plain attributes; not what it only remembers."""
+    return {
+        name: value
+        for name, value in vars(model).items()
+        if name != "training"
+        and not name.startswith(("_", "restore_"))
+        and (
+            isinstance(value, (bool, int, float))
+            or (isinstance(value, torch.Tensor) and not value.is_sparse)
+            or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
+        )
+    }
+
+
+def _mark(value: Any) -> Any:
+    """Return what tells whether a tensor or an array has changed since."""
+    if isinstance(value, torch.Tensor):
+        return value, value._version
+    return hashlib.blake2b(np.ascontiguousarray(value).data, digest_size=8).digest()
+
+
+def marks_of(model: Any) -> dict[str, Any]:
+    """Return marks of a model's tensors and arrays in plain attributes, as they are now."""
+    state = _plain_state(model)
+    return {name: _mark(value) for name, value in state.items() if isinstance(value, (torch.Tensor, np.ndarray))}
+
+
+def _has_changed(value: Any, before: Any) -> bool:
+    now = _mark(value)
+    if isinstance(value, torch.Tensor) and isinstance(before, tuple):
+        return now[0] is not before[0] or now[1] != before[1]
+    return bool(now != before)
+
+
+def kept_attributes(model: Any, as_built: dict[str, Any]) -> dict[str, Any]:
+    """Return what must be kept to go on with a training, arrays as tensors.
+
+    Args:
+        model: the model.
+        as_built: its marks before any training, see :func:`marks_of`.
+    """
+    return {
+        name: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
+        for name, value in _plain_state(model).items()
+        if isinstance(value, (bool, int, float))
+        or (isinstance(value, torch.Tensor) and value.numel() <= _COUNTER_SIZE)
+        or _has_changed(value, as_built.get(name))
+    }
+
+
+def put_back(model: Any, kept: dict[str, Any]) -> None:
+    """Give a model the attributes that :func:`kept_attributes` has found."""
+    for name, value in kept.items():
+        array = isinstance(getattr(model, name, None), np.ndarray)
+        setattr(model, name, value.cpu().numpy() if array else value)
