@@ -42,7 +42,7 @@ class RecBoleOptions(Options):
         choices=("adam", "adamw", "sgd", "adagrad", "rmsprop"),
         kind=str,
     )
-    state: str = option("INFO", "Level of the log.")
+    state: str | None = option("INFO", "Level of the log.", kind=(str, type(None)))
     checkpoint_dir: str = option("saved", "Folder of checkpoints.")
     data_path: str = option("dataset/", "Folder of data sets.")
     encoding: str = option("utf-8", "Encoding of data files.")
