@@ -560,6 +560,25 @@ def test_a_catalogue_keeps_no_network_for_the_backward_pass(
     assert kept < 8 * len(users) * model.n_items + shared
 
 
+@pytest.mark.parametrize("name", ["NNCF", "ConvNCF", "NAIS", "NeuMF"])
+def test_a_catalogue_in_chunks_has_the_gradients_of_the_whole(
+    name: str, built: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks are several users or less than one; twice within one block of what is shared."""
+    model, _ = built(name, **({"dropout_prob": 0.0} if name == "NeuMF" else {}))
+    backbone, gradients = backbone_of(model), []
+    for users in (100, 2, 0.3):
+        numbers = int(users * model.n_items) * backbone._numbers()  # type: ignore[attr-defined]
+        monkeypatch.setattr(pairs_module, "_CHUNK_NUMBERS", numbers)
+        with backbone.shared():
+            loss = sum(backbone.score_all(part).sin().sum() for part in (USERS, USERS.flip(0)))
+        found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+        gradients.append([part for part in found if part is not None])
+    for other in gradients[1:]:
+        for ours, whole in zip(other, gradients[0]):
+            torch.testing.assert_close(ours, whole, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["NNCF", "ConvNCF", "NAIS"])
 def test_chunks_have_the_gradients_of_the_whole(name: str, built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = built(name)
