@@ -35,15 +35,17 @@ def data_files(config: Any) -> dict[str, str]:
     Args:
         config: RecBole's configuration.
     """
-    return {file.name: _content(file) for file in sorted(Path(config["data_path"]).glob(f"{config['dataset']}.*"))}
+    files = sorted(Path(config["data_path"]).glob(f"{config['dataset']}.*"))
+    return {file.name: f"{file.stat().st_size}-{content_digest(file)[:16]}" for file in files}
 
 
-def _content(file: Path) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    with file.open("rb") as content:
+def content_digest(file: str | Path) -> str:
+    """Return the SHA-256 of what a file holds, read in parts."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as content:
         for part in iter(lambda: content.read(1 << 20), b""):
             digest.update(part)
-    return f"{file.stat().st_size}-{digest.hexdigest()}"
+    return digest.hexdigest()
 
 
 def _fault_of_head(head: str, config: Any) -> str | None:

@@ -279,13 +279,13 @@ class DistillConfig(Config):
             )
 
     def _check_negatives(self) -> None:
-        given = self["train_neg_sample_args"]
-        count = (given or {}).get("sample_num", 1)
-        if (given or {}).get("distribution") != "none" and (not isinstance(count, int) or count < 1):
+        given = self["train_neg_sample_args"] or {}
+        count = given.get("sample_num", 1)
+        if given.get("distribution") != "none" and (not isinstance(count, int) or count < 1):
             raise OptionError(f"sample_num in train_neg_sample_args must be a whole number from 1 on, but is {count}.")
         needs = self["MODEL_TYPE"] != ModelType.TRADITIONAL and self.model not in WHOLE_USER_MODELS
         pairs = needs and self["MODEL_INPUT_TYPE"] == InputType.PAIRWISE
-        if pairs and given and given.get("distribution") == "none":
+        if pairs and given.get("distribution") == "none":
             raise OptionError(
                 f"{self.model} learns from pairs of a positive and a negative item, and train_neg_sample_args: null "
                 "leaves it no negatives. Take it out; a teacher may have its own in 'teacher'."

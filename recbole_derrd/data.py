@@ -191,13 +191,17 @@ def prepare_data(config: DistillConfig) -> Data:
         train = shared_out(train)
     history = _history(*splits["training"], n_users, n_items)
     fingerprint = Fingerprint(ids, *hashes)
-    judged, digest = {"valid": valid, "test": test}, None
+    judged = {"valid": valid, "test": test}
+    among = {
+        count: _candidates(config, splits, dataset, fingerprint, count) for count in set(filter(None, counts.values()))
+    }
+    judging = counts["test"] or counts["valid"]
+    digest = candidates_digest(among[judging]) if judging else None
     for phase, count in counts.items():
         if "ranking" in config.fast or together() or count:
             judged[phase] = catalogue_sized(judged[phase])
         if count:
-            candidates = _candidates(config, splits, dataset, fingerprint, count)
-            judged[phase], digest = among_candidates(judged[phase], candidates), candidates_digest(candidates)
+            judged[phase] = among_candidates(judged[phase], among[count])
             # RecBole has just logged mode: full, which is what it was told.
             getLogger().info(f"Held-out items of the {phase} split are ranked among {count} candidates a user.")
     return Data(dataset, train, judged["valid"], judged["test"], history, fingerprint, digest)

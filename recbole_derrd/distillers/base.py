@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
+from recbole_derrd.errors import DataError, TrainingError
 from recbole_derrd.options import Options
 from recbole_derrd.randomness import kept_random_state
 from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teacher.exact import ExactSearch
 
 
 class Need(enum.Enum):
@@ -97,6 +99,18 @@ class Distiller(nn.Module):
 
 #: What is said where a student that is looked at has no order to give.
 STUDENT_DIVERGED = "The student's scores hold NaN; lower learning_rate or the methods' weights."
+
+
+def own_lists(search: ExactSearch, start: int, stop: int) -> Tensor:
+    """Return the student's lists of users start .. stop - 1, on the CPU.
+
+    Raises:
+        TrainingError: the student has diverged.
+    """
+    try:
+        return search.lists(start, stop).cpu()
+    except DataError as error:
+        raise TrainingError(STUDENT_DIVERGED) from error
 
 
 @contextlib.contextmanager

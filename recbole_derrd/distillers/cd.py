@@ -32,7 +32,16 @@ from torch.nn import functional
 
 from recbole_derrd.backbones import Backbone, RowBackbone
 from recbole_derrd.data import History
-from recbole_derrd.distillers.base import STUDENT_DIVERGED, Distiller, Need, StepBatch, at_rest, drawn_share, epoch_seed
+from recbole_derrd.distillers.base import (
+    STUDENT_DIVERGED,
+    Distiller,
+    Need,
+    StepBatch,
+    at_rest,
+    drawn_share,
+    epoch_seed,
+    own_lists,
+)
 from recbole_derrd.distillers.unobserved import Unobserved, without_padding
 from recbole_derrd.errors import DataError, OptionError, TrainingError
 from recbole_derrd.options import CDOptions
@@ -164,10 +173,7 @@ class CollaborativeDistillation(Distiller):
         def lists(start: int, stop: int) -> Tensor:
             if options.guide == "teacher":
                 return torch.from_numpy(self.knowledge.top_items(width)[start:stop])
-            try:
-                return search.lists(start, stop).cpu()
-            except DataError as error:
-                raise TrainingError(STUDENT_DIVERGED) from error
+            return own_lists(search, start, stop)
 
         def draw(start: int, stop: int, generator: torch.Generator) -> Tensor:
             places = shuffled(self.unobserved.places(start, stop, width, options.drawn, generator), generator)

@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
-from recbole_derrd.distillers.base import STUDENT_DIVERGED, Distiller, Need, StepBatch, at_rest, drawn_share
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, at_rest, drawn_share, own_lists
 from recbole_derrd.distillers.catalogue import LOWEST, catalogue_sum, hidden_pairs
 from recbole_derrd.distillers.curriculum import advance, is_finished, is_step, threshold
 from recbole_derrd.distillers.discrepancy import discrepancy
@@ -46,7 +46,7 @@ from recbole_derrd.distillers.remainder import (
     remainder_sum,
 )
 from recbole_derrd.distillers.unobserved import without_padding
-from recbole_derrd.errors import DataError, OptionError, TrainingError
+from recbole_derrd.errors import OptionError
 from recbole_derrd.options import HetCompOptions
 from recbole_derrd.processes import joined, own_range
 from recbole_derrd.teacher import Knowledge
@@ -214,10 +214,7 @@ class HeterogeneousDistillation(Distiller):
         with at_rest(self.student):
             for start in range(low, high, search.chunk):
                 stop = min(start + search.chunk, high)
-                try:
-                    own = search.lists(start, stop).cpu()
-                except DataError as error:
-                    raise TrainingError(STUDENT_DIVERGED) from error
+                own = own_lists(search, start, stop)
                 users = torch.arange(start, stop)
 
                 def distance(versions: Tensor, own: Tensor = own, users: Tensor = users) -> Tensor:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_derrd.atomic_files import content_digest
 from recbole_derrd.batches import CatalogueSizedLoader, taking_over
 from recbole_derrd.errors import DataError
 from recbole_derrd.files import replacing_file
@@ -110,11 +111,7 @@ def file_digest(file: str | Path) -> str | None:
 
 @functools.lru_cache(maxsize=8)
 def _file_digest(file: str, size: int, written: int) -> str:
-    with open(file, "rb") as content:
-        digest = hashlib.sha256()
-        for part in iter(lambda: content.read(1 << 20), b""):
-            digest.update(part)
-    return digest.hexdigest()[:16]
+    return content_digest(file)[:16]
 
 
 class CandidateLoader(CatalogueSizedLoader):

@@ -85,7 +85,7 @@ def record_of(
             "items": data.history.n_items - 1,
             "training_interactions": interactions,
             "fingerprint": dataclasses.asdict(data.fingerprint),
-            "files": data_files(config),
+            "files": data_files(config) if is_first() else {},
         },
         "teacher": teacher.summary() if teacher else None,
         "teachers": [{**one.summary(), "latency": _plain(one.latency)} for one in taught[1:]],

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from pathlib import Path
 from typing import Any, Callable
 
+from recbole_derrd.atomic_files import content_digest
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data, Fingerprint
 from recbole_derrd.errors import CheckpointError
@@ -22,7 +22,7 @@ from recbole_derrd.training.saving import load_weights
 
 def _judged_entry(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path) -> tuple[str, Path]:
     """Return the key of the model and the folder of what is measured of it."""
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    digest = content_digest(checkpoint)
     return (
         content_key(config, fingerprint, digest),
         entry_of(config, content_key(config, fingerprint, [digest, judged_by(config)])),
