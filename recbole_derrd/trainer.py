@@ -7,10 +7,13 @@ import functools
 import math
 import os
 import time
+from collections.abc import Iterator
+from logging import getLogger
 from pathlib import Path
 from typing import Any, Callable
 
 import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.trainer import Trainer
 from recbole.utils import get_trainer, set_color
 from torch.utils.tensorboard import SummaryWriter
@@ -146,9 +149,9 @@ class TrainerMixin(SavingMixin):
                     )
                 self.eval_collector.data_collect(train_data)
                 return self.best_valid_score, self.best_valid_result
-        self._fitting = True
-        # As "adam" is, this is within rounding: what trains as stock RecBole to the bit keeps every bit.
-        with denormals_flushed("adam" in self._fast):
+        self._say_slow_ranking(valid_data)
+        # As "adam" is, flushing is within rounding: what trains as stock RecBole to the bit keeps every bit.
+        with self._written_to(), denormals_flushed("adam" in self._fast):
             result = super().fit(train_data, valid_data, verbose, saved, show_progress, after_validation)  # type: ignore[misc]
         if self._pending is not None and self.best_valid_result is None:
             self.best_valid_result = self._pending["best_valid_result"]
@@ -160,9 +163,17 @@ class TrainerMixin(SavingMixin):
             # Not before: the first process may have the same folder and be about to write its file there.
             with contextlib.suppress(OSError):
                 self._idle_folder.rmdir()
-        self._fitting = False
-        self.tensorboard.close()
         return result[0], self.best_valid_result
+
+    @contextlib.contextmanager
+    def _written_to(self) -> Iterator[None]:
+        """Keep the TensorBoard file open; its threads would outlive a trainer that left it so."""
+        self._fitting = True
+        try:
+            yield
+        finally:
+            self._fitting = False
+            self.tensorboard.close()
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()
@@ -219,6 +230,15 @@ class TrainerMixin(SavingMixin):
 
     # -- what the user sees
 
+    def _say_slow_ranking(self, valid_data: Any) -> None:
+        at_once = backbone_of(self.model).catalogue_at_once(type(self.model))
+        whole = isinstance(valid_data, FullSortEvalDataLoader) and not isinstance(valid_data, CandidateLoader)
+        if at_once and whole and "scores" not in self._fast:
+            getLogger().info(
+                f"{self.config['model']} is ranked pair by pair, as in RecBole. "
+                "'fast: all' ranks the whole catalogue at once, many times faster and the same within rounding."
+            )
+
     def _say_progress(self, epoch: int) -> None:
         """Log where methods stand that follow their teachers' training, whenever that has changed."""
         for distiller in getattr(self.model, "distillers", ()):
@@ -268,7 +288,7 @@ class TrainerMixin(SavingMixin):
         shared = together() and isinstance(eval_data, CatalogueSizedLoader)
         self.eval_collector.share_out(shared)
         if not self._fitting:
-            # Its threads would outlive the trainer; it opens itself again if it is written to.
+            # It opens itself again if it is written to.
             self.tensorboard.close()
         with self._scorer.shared():
             if shared or not together():

@@ -169,6 +169,15 @@ def test_a_whole_catalogue_at_once_ranks_as_pair_by_pair(
     assert trainer.evaluate(trainer._judging, load_best_model=False) == quick
 
 
+@pytest.mark.parametrize(("fast", "mode", "said"), [("auto", "full", 1), ("all", "full", 0), ("auto", "fixed20", 0)])
+def test_the_slow_way_to_rank_a_catalogue_is_told(
+    tiny_settings: Settings, caplog: pytest.LogCaptureFixture, fast: str, mode: str, said: int
+) -> None:
+    with caplog.at_level("INFO"):
+        trained(tiny_settings, "NeuMF", fast, eval_args={"mode": mode})
+    assert caplog.text.count("'fast: all' ranks the whole catalogue at once") == said
+
+
 class OtherNeuMF(NeuMF):
     """A user's own model, which its parent's adapter knows nothing of."""
 
