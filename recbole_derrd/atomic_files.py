@@ -1,7 +1,8 @@
-"""What is wrong with a data set's files, where RecBole only stumbles over them."""
+"""A data set's files: whether they have changed, and what is wrong with them where RecBole only stumbles over it."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,26 @@ def data_files(config: Any) -> dict[str, str]:
     Args:
         config: RecBole's configuration.
     """
-    files = sorted(Path(config["data_path"]).glob(f"{config['dataset']}.*"))
-    return {file.name: f"{file.stat().st_size}-{content_digest(file)[:16]}" for file in files}
+    return {file.name: f"{file.stat().st_size}-{file_digest(file)}" for file in data_paths(config)}
+
+
+def data_paths(config: Any) -> list[Path]:
+    """Return a data set's files."""
+    return sorted(Path(config["data_path"]).glob(f"{config['dataset']}.*"))
+
+
+def file_digest(file: str | Path) -> str | None:
+    """Return a short hash of a file that is read once while it stays as it is; None where there is none."""
+    try:
+        stat = Path(file).stat()
+    except OSError:
+        return None
+    return _file_digest(str(Path(file).resolve()), stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _file_digest(file: str, size: int, written: int) -> str:
+    return content_digest(file)[:16]
 
 
 def content_digest(file: str | Path) -> str:

@@ -88,6 +88,11 @@ def _own_share(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.resize(rows, share * processes)[rank() :: processes]
 
 
+def columns_beside(config: Any) -> list[str]:
+    """Return the columns that one of RecBole's models learns from beside users, items and labels."""
+    return [config["RATING_FIELD"]] if config["model"] == "DMF" and config["inter_matrix_type"] == "rating" else []
+
+
 class WholeBatchLoader(_WholeBatches, TrainDataLoader):
     """RecBole's training loader for users and items: no column is read that such a model does not use."""
 
@@ -99,8 +104,8 @@ class WholeBatchLoader(_WholeBatches, TrainDataLoader):
         return self._neg_sampling(Interaction({name: feat[name][rows] for name in self._columns()}))
 
     def _columns(self) -> list[str]:
-        label = self.config["LABEL_FIELD"]
-        return [name for name in (self.uid_field, self.iid_field, label) if name in self._dataset.inter_feat]
+        names = [self.uid_field, self.iid_field, self.config["LABEL_FIELD"], *columns_beside(self.config)]
+        return [name for name in names if name in self._dataset.inter_feat]
 
     def _neg_sample_by_pair_wise_sampling(self, inter_feat: Any, neg_item_ids: torch.Tensor) -> Any:
         batch = inter_feat.repeat(self.times) if self.times > 1 else inter_feat

@@ -100,6 +100,17 @@ def _names(distillers: Any) -> list[str]:
     return list(distillers)
 
 
+def _typed(value: Any, *, inside: bool) -> Any:
+    """Type strings as YAML and make Python's numbers of numpy's; inside of lists and dicts too, but for names."""
+    if inside and isinstance(value, (list, tuple)):
+        return [_typed(one, inside=True) if isinstance(one, dict) else one for one in value]
+    if inside and isinstance(value, dict):
+        names = ("model", "checkpoint")
+        return {key: one if key in names else _typed(one, inside=False) for key, one in value.items()}
+    # From a loop over np.arange or the like.
+    return typed_as_yaml(value.item() if isinstance(value, np.generic) else value)
+
+
 class DistillConfig(Config):
     """RecBole's Config, with this plugin's defaults under the user's settings and every option checked.
 
@@ -141,6 +152,7 @@ class DistillConfig(Config):
         )
         self._check_evaluation()
         self._check_negatives()
+        self._check_saved()
         self._check_model_keys()
         if self["log_wandb"] and importlib.util.find_spec("wandb") is None:
             raise OptionError("log_wandb needs the package wandb: pip install wandb, or take out log_wandb.")
@@ -198,9 +210,7 @@ class DistillConfig(Config):
     def _load_variable_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
         if self._typed:
             return config_dict
-        # From a loop over np.arange or the like.
-        plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in config_dict.items()}
-        return {key: typed_as_yaml(value) for key, value in plain.items()}
+        return {key: _typed(value, inside=key in ("teacher", "teachers")) for key, value in config_dict.items()}
 
     def _load_cmd_line(self) -> dict[str, Any]:
         return read_command_line(self._command_line)
@@ -213,6 +223,12 @@ class DistillConfig(Config):
                 raise OptionError(f"No {what} is given. Set it with --{what}=NAME or '{what}: NAME' in a config file.")
         if isinstance(model, type):
             model = name_of(model)
+        if "/" in str(dataset) or os.sep in str(dataset):
+            folder, name = os.path.split(str(dataset).rstrip("/" + os.sep))
+            raise OptionError(
+                f"dataset is a name, not a path: '{dataset}'. Write dataset: {name or 'NAME'}, and in data_path the "
+                f"folder in which its folder lies, e.g. data_path: {folder or '.'}."
+            )
         return str(model), model_class(str(model)), str(dataset)
 
     def _load_internal_config_dict(self, model: str, model_class: type[Any], dataset: str) -> None:
@@ -280,6 +296,11 @@ class DistillConfig(Config):
 
     def _check_negatives(self) -> None:
         given = self["train_neg_sample_args"] or {}
+        if given.get("dynamic") and (not isinstance(given.get("candidate_num"), int) or given["candidate_num"] < 1):
+            raise OptionError(
+                "dynamic in train_neg_sample_args takes the student's best of some candidates: set candidate_num to a "
+                f"whole number from 1 on, not {given.get('candidate_num')}."
+            )
         count = given.get("sample_num", 1)
         if given.get("distribution") != "none" and (not isinstance(count, int) or count < 1):
             raise OptionError(f"sample_num in train_neg_sample_args must be a whole number from 1 on, but is {count}.")
@@ -289,6 +310,13 @@ class DistillConfig(Config):
             raise OptionError(
                 f"{self.model} learns from pairs of a positive and a negative item, and train_neg_sample_args: null "
                 "leaves it no negatives. Take it out; a teacher may have its own in 'teacher'."
+            )
+
+    def _check_saved(self) -> None:
+        if self["dataloaders_save_path"]:
+            raise OptionError(
+                "Saved data loaders keep batches, negatives and split of the run that saved them, whatever this one "
+                "says. Take out dataloaders_save_path; a split is held by benchmark_filename or split_seed."
             )
 
     def _check_model_keys(self) -> None:

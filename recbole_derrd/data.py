@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import pickle
 from logging import getLogger
 from pathlib import Path
@@ -14,13 +15,16 @@ import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import init_seed
 
-from recbole_derrd.atomic_files import fault_of
+from recbole_derrd.atomic_files import data_paths, fault_of
 from recbole_derrd.batches import catalogue_sized, shared_out, whole_batches
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.errors import DataError
 from recbole_derrd.evaluation.candidates import among_candidates, candidates_digest, kept_candidates
 from recbole_derrd.processes import together
 from recbole_derrd.settings import candidate_count
+
+# RecBole reads by default what any earlier run left in checkpoint_dir, whatever that run's data and settings were.
+_NO_FILE = os.path.join(os.devnull, "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +126,10 @@ def prepare_data(config: DistillConfig) -> Data:
     init_seed(config["seed"] if split_seed is None else split_seed, config["reproducibility"])
     modes = dict(config["eval_args"]["mode"])
     counts = {phase: candidate_count(mode) for phase, mode in modes.items()}
-    alone = config["single_spec"]
+    alone, saved = config["single_spec"], config["dataset_save_path"]
     # Told that it is alone, RecBole builds whole loaders; they are shared out here, without its padding.
     config["single_spec"] = True
+    config["dataset_save_path"], config["dataloaders_save_path"] = saved or _NO_FILE, _NO_FILE
     config["eval_args"]["mode"].update({phase: "full" for phase, count in counts.items() if count})
     try:
         dataset = _created(config)
@@ -140,6 +145,7 @@ def prepare_data(config: DistillConfig) -> Data:
         AttributeError,
         TypeError,
         AssertionError,
+        ArithmeticError,
         RuntimeError,
         EOFError,
         pickle.UnpicklingError,
@@ -153,7 +159,7 @@ def prepare_data(config: DistillConfig) -> Data:
             "Check data_path, the .inter file, the filters and eval_args (no split may be empty)."
         ) from error
     finally:
-        config["single_spec"] = alone
+        config["single_spec"], config["dataset_save_path"], config["dataloaders_save_path"] = alone, saved, None
         config["eval_args"]["mode"].update(modes)
     for name, (users, _) in splits.items():
         if len(users) == 0:
@@ -208,7 +214,8 @@ def prepare_data(config: DistillConfig) -> Data:
 
 
 def _created(config: DistillConfig) -> Any:
-    """Create the data set by RecBole; what it finds saved in ``checkpoint_dir`` is of this configuration's split."""
+    """Create the data set by RecBole, from the files or from a saved one that this configuration names."""
+    _refuse_outdated(Path(config["dataset_save_path"]), config)
     folder = Path(config["data_path"])
     there = folder.is_dir()
     try:
@@ -221,6 +228,18 @@ def _created(config: DistillConfig) -> Any:
     # RecBole compares most settings of a saved data set, but not how it is split.
     dataset.config = config
     return dataset
+
+
+def _refuse_outdated(saved: Path, config: DistillConfig) -> None:
+    if not saved.is_file():
+        return
+    written = saved.stat().st_mtime_ns
+    for file in data_paths(config):
+        if file.stat().st_mtime_ns > written:
+            raise DataError(
+                f"The data set saved in '{saved}' is older than '{file}': it may hold other data. Remove it, or take "
+                "out dataset_save_path."
+            )
 
 
 def _with_generator(loader: Any, seed: int) -> None:

@@ -24,6 +24,7 @@ from recbole_derrd.config import DistillConfig
 from recbole_derrd.errors import CheckpointError, TrainingError
 from recbole_derrd.evaluation.candidates import CandidateLoader
 from recbole_derrd.evaluation.collector import PlainValuesCollector
+from recbole_derrd.faults import FAULTS, is_of_the_model, refusal
 from recbole_derrd.models import recbole_ancestor
 from recbole_derrd.processes import from_first, is_first, mean_of_all, together
 from recbole_derrd.training.attributes import marks_of
@@ -151,7 +152,7 @@ class TrainerMixin(SavingMixin):
                 return self.best_valid_score, self.best_valid_result
         self._say_slow_ranking(valid_data)
         # As "adam" is, flushing is within rounding: what trains as stock RecBole to the bit keeps every bit.
-        with self._written_to(), denormals_flushed("adam" in self._fast):
+        with self._written_to(), self._faults_said(), denormals_flushed("adam" in self._fast):
             result = super().fit(train_data, valid_data, verbose, saved, show_progress, after_validation)  # type: ignore[misc]
         if self._pending is not None and self.best_valid_result is None:
             self.best_valid_result = self._pending["best_valid_result"]
@@ -174,6 +175,16 @@ class TrainerMixin(SavingMixin):
         finally:
             self._fitting = False
             self.tensorboard.close()
+
+    @contextlib.contextmanager
+    def _faults_said(self) -> Iterator[None]:
+        """Turn what RecBole's model cannot take, which it shows at its first steps or lists, into a sentence."""
+        try:
+            yield
+        except FAULTS as error:
+            if self.valid_scores or not is_of_the_model(self.config, error):
+                raise
+            raise refusal(self.config, "train", error) from error
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()

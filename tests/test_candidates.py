@@ -148,7 +148,7 @@ def test_the_file_is_written_read_and_refused_for_other_data(tiny_settings: Sett
     with pytest.raises(DataError, match="20 a user for 30 users, this run needs 7"):
         prepared(tiny_settings, candidates_file=str(file), eval_args=other)
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError, match="no candidates to read"):
         prepared(tiny_settings, candidates_file=str(file))
 
 

@@ -78,7 +78,11 @@ def test_the_run_that_the_mistakes_are_made_from_works(tiny: list[str]) -> None:
         (["--record_dir=saved/earlier.pth"], "Cannot write to record_dir"),
         (["--cache_dir=saved/earlier.pth"], "Cannot write to cache_dir"),
         (["--distillers=[de]", "--de_hint=foo"], "no hint layer 'foo'"),
-        (["--resume=True", "--save_dataloaders=True"], "take out save_dataloaders"),
+        (["--dataloaders_save_path=saved/loaders.pth"], "Take out dataloaders_save_path"),
+        (["--dataset=data/shop"], "Write dataset: shop, and in data_path the folder in which its folder lies"),
+        (["--train_neg_sample_args={dynamic: true}"], "set candidate_num"),
+        (["--eval_args={split: {RS: [0, 0, 0]}}"], "no split may be empty"),
+        (["--model=LINE", "--distillers=[]", "--second_order_loss_weight=[1]"], "RecBole cannot train LINE"),
         (["--split_seed=1", "--save_dataloaders=True"], "know nothing of split_seed"),
         (["--eval_args={mode: labeled}", "--metrics=[AUC]", "--valid_metric=AUC"], "ranks by labels"),
         (

@@ -15,6 +15,7 @@ from recbole_derrd.errors import OptionError
 from recbole_derrd.options import METHOD_OPTIONS, RunOptions
 from recbole_derrd.running.checks import check_run
 from recbole_derrd.settings import file_names, read_command_line, typed_as_yaml
+from recbole_derrd.teacher import teacher_specs
 
 Settings = Callable[..., dict[str, Any]]
 ROOT = Path(__file__).resolve().parent.parent
@@ -154,6 +155,18 @@ def test_a_word_or_a_negative_for_a_number_of_the_model_is_named(tiny_settings: 
     with pytest.raises(OptionError, match="n_layers of LightGCN must not be negative, but is -1; RecBole has 2"):
         DistillConfig("LightGCN", "tiny", config_dict=tiny_settings("LightGCN", n_layers=-1))
     assert DistillConfig("LightGCN", "tiny", config_dict=tiny_settings("LightGCN", n_layers=0))["n_layers"] == 0
+
+
+def test_a_teachers_settings_are_typed_as_the_runs_are(tiny_settings: Settings) -> None:
+    given = {"embedding_size": np.int64(16), "learning_rate": "1e-2"}
+    config = DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", distillers=["rrd"], teacher=given))
+    (spec,) = teacher_specs(config)
+    assert spec.embedding_size(config) == 16
+    assert config["teacher"] == {"embedding_size": 16, "learning_rate": 0.01}
+    several = [{"model": "BPR", **given}, {"checkpoint": "1e2"}, "Pop"]
+    config = DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", distillers=["rrd"], teachers=several))
+    assert config["teachers"] == [{"model": "BPR", **config["teachers"][0]}, {"checkpoint": "1e2"}, "Pop"]
+    assert config["teachers"][0]["learning_rate"] == 0.01
 
 
 def test_numpys_numbers_are_numbers(tiny_settings: Settings) -> None:

@@ -25,6 +25,8 @@ from recbole_derrd.trainer import trainer_for
 from recbole_derrd.training.optimizer import RowAdam, RowAdamW, give_rows, quick_adam
 
 Settings = Callable[..., dict[str, Any]]
+# A model that learns from a column of its own.
+RATED = {"inter_matrix_type": "rating", "load_col": {"inter": ["user_id", "item_id", "rating"]}}
 
 
 def config_of(tiny_settings: Settings, model: str, **more: Any) -> DistillConfig:
@@ -137,7 +139,7 @@ def test_a_plain_model_is_stock_to_the_bit(tiny_settings: Settings, model: str) 
 @pytest.mark.parametrize(
     ("model", "more"),
     [("BPR", {}), ("BPR", {"weight_decay": 0.01, "learner": "adamw"}), ("NeuMF", {"weight_decay": 1e-4}),
-     ("LightGCN", {}), ("SimpleX", {}), ("DMF", {}), ("ENMF", {"train_neg_sample_args": None})],
+     ("LightGCN", {}), ("SimpleX", {}), ("DMF", {}), ("DMF", RATED), ("ENMF", {"train_neg_sample_args": None})],
 )  # fmt: skip
 def test_quick_steps_end_where_stock_ends(
     tiny_settings: Settings, model: str, more: dict[str, Any], parts: Any

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import linecache
+import shutil
 from pathlib import Path
 from typing import Any, Callable
 
@@ -113,3 +115,35 @@ def test_a_checkpoint_does_not_say_which_modules_are_imported(own: str, tiny_set
     (spec,) = teacher_specs(config)
     with pytest.raises(CheckpointError, match=r"--teacher_model=evil\.Model"):
         spec.brought_name(config, {"model": "evil.Model"})
+
+
+def test_data_and_source_of_ones_own_are_in_the_key(
+    own: str, tiny_settings: Settings, tiny_data: Path, tmp_path: Path
+) -> None:
+    """A model of one's own may read any column, and call any function of its module."""
+    shutil.copytree(tiny_data, tmp_path / "data")
+    rated = {"inter_matrix_type": "rating", "load_col": {"inter": ["user_id", "item_id", "rating"]}}
+    wanted = {own: {}, "DMF": rated, "BPR": {}}
+
+    def keys() -> dict[str, str]:
+        made = {}
+        for model, more in wanted.items():
+            settings = tiny_settings("BPR", data_path=str(tmp_path / "data"), **more)
+            config = DistillConfig(model, "tiny", config_dict=settings)
+            made[model] = content_key(config, prepare_data(config).fingerprint)
+        return made
+
+    before = keys()
+    file = tmp_path / "data" / "tiny" / "tiny.inter"
+    head, *lines = file.read_text().splitlines()
+    place = [column.split(":")[0] for column in head.split("\t")].index("rating")
+    changed = [line.split("\t") for line in lines]
+    for columns in changed:
+        columns[place] = "4.5"
+    file.write_text("\n".join([head, *map("\t".join, changed)]) + "\n")
+    after = keys()
+    assert after["BPR"] == before["BPR"] and after[own] != before[own] and after["DMF"] != before["DMF"]
+    module = tmp_path / "my_models.py"
+    module.write_text(module.read_text() + "\n\ndef called():\n    return 1\n")
+    linecache.checkcache()
+    assert keys()[own] != after[own]

@@ -270,12 +270,13 @@ def test_each_run_of_a_process_has_its_own_log(planted: Path, home: Path) -> Non
 
     own = settings(planted, home, distillers=[], teacher={}, epochs=1, state="INFO")
     handlers, threads = list(logging.getLogger().handlers), torch.get_num_threads()
+    level = logging.getLogger().level
     for handler in handlers:
         logging.getLogger().removeHandler(handler)
     before = set(Path("log").rglob("*.log"))
     for seed in (1, 2):
         run_recbole_derrd("BPR", "planted", config_dict={**own, "seed": seed, "threads": 1})
-        assert not logging.getLogger().handlers
+        assert not logging.getLogger().handlers and logging.getLogger().level == level
     for handler in handlers:
         logging.getLogger().addHandler(handler)
     written = set(Path("log").rglob("*.log")) - before

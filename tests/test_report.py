@@ -219,6 +219,21 @@ def test_protocols_are_never_mixed() -> None:
     ]
 
 
+def test_tables_of_one_title_are_told_apart() -> None:
+    records = [made("DE", 1, 0.3), made("DE", 1, 0.4), made("DE", 1, 0.5)]
+    for record, split, items in zip(records, ({"RS": [0.8, 0.1, 0.1]}, {"LS": "valid_and_test"}, None), (9, 9, 8)):
+        record["protocol"] = {**record["protocol"], "split": split}
+        record["data"] = {**record["data"], "items": items}
+    assert [group.title for group in groups_of(records)] == [
+        "toy, test split, full ranking, seed 1, split RS 0.8 0.1 0.1, items 9",
+        "toy, test split, full ranking, seed 1, split LS valid_and_test, items 9",
+        "toy, test split, full ranking, seed 1, split None, items 8",
+    ]
+    alike = [made("DE", 1, 0.3), made("DE", 1, 0.4)]
+    alike[1]["data"] = {**alike[1]["data"], "fingerprint": {**alike[1]["data"]["fingerprint"], "ids": "others"}}
+    assert [group.title[-4:] for group in groups_of(alike)] == [" (1)", " (2)"]
+
+
 def test_other_splits_are_never_paired() -> None:
     other = {"fingerprint": {"ids": "i", "train": "t", "valid": "v", "test": "another"}}
     records = [made("DE", seed, 0.31, split_seed=None) for seed in SEEDS]

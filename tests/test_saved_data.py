@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any, Callable
 
@@ -20,22 +22,59 @@ def prepared(tiny_settings: Settings, **more: Any) -> Data:
     return prepare_data(DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", **more)))
 
 
+def saved_in(tmp_path: Path) -> Path:
+    (file,) = (tmp_path / "saved").glob("*-Dataset.pth")
+    return file
+
+
 def test_a_saved_data_set_is_split_as_this_run_says(tiny_settings: Settings, tmp_path: Path) -> None:
-    """RecBole compares most settings of one that it finds, but not eval_args."""
+    """RecBole compares most settings of one that it is given, but not eval_args."""
     wanted = prepared(tiny_settings, eval_args=OTHER).fingerprint
     before = prepared(tiny_settings, save_dataset=True).fingerprint
-    assert list((tmp_path / "saved").glob("*-Dataset.pth"))
-    assert prepared(tiny_settings).fingerprint == before
-    assert prepared(tiny_settings, eval_args=OTHER).fingerprint == wanted != before
+    named = {"dataset_save_path": str(saved_in(tmp_path))}
+    assert prepared(tiny_settings, **named).fingerprint == before
+    assert prepared(tiny_settings, eval_args=OTHER, **named).fingerprint == wanted != before
+
+
+@pytest.mark.parametrize("what", ["save_dataset", "save_dataloaders"])
+def test_what_an_earlier_run_saved_is_not_read_unasked(
+    tiny_settings: Settings, tiny_data: Path, tmp_path: Path, what: str
+) -> None:
+    """RecBole reads by default what lies in checkpoint_dir, though the data or the settings may have changed since."""
+    shutil.copytree(tiny_data, tmp_path / "data")
+    here = {"data_path": str(tmp_path / "data")}
+    before = prepared(tiny_settings, **here, **{what: True}).fingerprint
+    assert list((tmp_path / "saved").glob("*.pth"))
+    assert (
+        prepared(tiny_settings, split_seed=7, **here).fingerprint
+        == prepared(tiny_settings, split_seed=7, checkpoint_dir=str(tmp_path / "other"), **here).fingerprint
+    )
+    assert prepared(tiny_settings, split_seed=7, **here).fingerprint != before
+    file = tmp_path / "data" / "tiny" / "tiny.inter"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-40]))
+    assert prepared(tiny_settings, **here).fingerprint != before
+
+
+def test_a_data_set_saved_before_its_files_changed_is_refused(
+    tiny_settings: Settings, tiny_data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    here = {"data_path": str(tmp_path / "data")}
+    prepared(tiny_settings, save_dataset=True, **here)
+    named = {**here, "dataset_save_path": str(saved_in(tmp_path))}
+    prepared(tiny_settings, **named)
+    os.utime(tmp_path / "data" / "tiny" / "tiny.inter", (2e9, 2e9))
+    with pytest.raises(DataError, match=r"is older than .*tiny\.inter.*take out dataset_save_path"):
+        prepared(tiny_settings, **named)
 
 
 def test_a_damaged_data_set_is_a_sentence(tiny_settings: Settings, tmp_path: Path) -> None:
     prepared(tiny_settings, save_dataset=True)
-    (file,) = (tmp_path / "saved").glob("*-Dataset.pth")
+    file = saved_in(tmp_path)
     for size in (0, file.stat().st_size // 2):
         file.write_bytes(file.read_bytes()[:size])
         with pytest.raises(DataError, match="cannot be used"):
-            prepared(tiny_settings)
+            prepared(tiny_settings, dataset_save_path=str(file))
         file.unlink()
         prepared(tiny_settings, save_dataset=True)
 
@@ -48,7 +87,6 @@ def test_saving_the_loaders_changes_no_batch(tiny_settings: Settings) -> None:
 
     plain = items()
     assert items(save_dataloaders=True) == plain
-    assert items() == plain, "as they are found"
 
 
 def test_a_download_that_nobody_waits_for_is_tried_no_second_time(

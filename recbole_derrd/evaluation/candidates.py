@@ -7,7 +7,6 @@ test share them, and so do teacher, students and every later run with the same s
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_derrd.atomic_files import content_digest
 from recbole_derrd.batches import CatalogueSizedLoader, taking_over
 from recbole_derrd.errors import DataError
 from recbole_derrd.files import replacing_file
@@ -79,7 +77,10 @@ def kept_candidates(file: Path, *drawing: Any) -> Tensor:
     try:
         stored = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"The candidates in '{file}' are damaged. Remove the file; they are drawn anew.") from error
+        raise DataError(
+            f"There are no candidates to read in '{file}'. If a run has drawn them there, remove the file and they are "
+            "drawn anew; if not, correct candidates_file."
+        ) from error
     if stored.shape != (n_users, count) or stored.dtype != np.int32 or stored.max() >= n_items:
         raise DataError(
             f"The candidates in '{file}' are {stored.shape[-1]} a user for {len(stored) - 1} users, this run needs "
@@ -98,20 +99,6 @@ def kept_candidates(file: Path, *drawing: Any) -> Tensor:
 def candidates_digest(candidates: Tensor) -> str:
     """Return a hash of the candidates, for keys and records."""
     return hashlib.sha256(np.ascontiguousarray(candidates.numpy()).data).hexdigest()[:16]
-
-
-def file_digest(file: str | Path) -> str | None:
-    """Return a hash of a file of candidates; None where there is none yet."""
-    try:
-        stat = Path(file).stat()
-    except OSError:
-        return None
-    return _file_digest(str(Path(file).resolve()), stat.st_size, stat.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=8)
-def _file_digest(file: str, size: int, written: int) -> str:
-    return content_digest(file)[:16]
 
 
 class CandidateLoader(CatalogueSizedLoader):

@@ -41,7 +41,8 @@ class RunOptions(Options):
     )
     ensemble_top_n: int = option(
         500,
-        "Items of each teacher's list that count in the ensemble of several teachers; all others rank behind.",
+        "Items of each teacher's list that count in the ensemble of several teachers; all others rank behind. HetComp "
+        "merges lists of its own length, hetcomp_lists_n.",
         low=1,
     )
     ensemble_importance: str = option(

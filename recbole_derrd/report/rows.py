@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -96,6 +97,8 @@ class Group:
     metrics: list[str]
     headline: str
     split: str = "test"
+    #: What tells it from other groups that would have the same title.
+    beside: str = ""
     rows: dict[str, Row] = dataclasses.field(default_factory=dict)
     records: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
@@ -107,7 +110,8 @@ class Group:
         over = f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
         if len(seeds) > 1 or len(splits) > 1:
             over += " on one split" if len(splits) == 1 else f" on {len(splits)} splits"
-        return f"{self.dataset}, {SPLITS[self.split]} split, {ranking(self.protocol['mode'], self.split)}, {over}"
+        among = ranking(self.protocol["mode"], self.split)
+        return f"{self.dataset}, {SPLITS[self.split]} split, {among}, {over}{self.beside}"
 
     def ordered(self) -> list[Row]:
         """Return the rows: teachers, undistilled models, methods; each in the order of the records."""
@@ -170,7 +174,34 @@ def groups_of(records: Iterable[dict[str, Any]], split: str = "test") -> list[Gr
                 # By now its student has the name that it keeps.
                 row.label = f"{group.rows[row.stored_of].label} {stored_as(row.settings)}"
         _tell_apart(group)
+    _tell_titles_apart(groups.values())
     return list(groups.values())
+
+
+def _tell_titles_apart(groups: Iterable[Group]) -> None:
+    """Where several groups have one title, add the parts of the protocol, or the sizes of the data, that differ."""
+    by_title: dict[str, list[Group]] = {}
+    for group in groups:
+        by_title.setdefault(group.title, []).append(group)
+    for same in by_title.values():
+        facts = [
+            {
+                **{key: group.protocol.get(key) for key in ("split", "order", "group_by")},
+                "chosen by": group.headline,
+                **{key: group.records[0]["data"].get(key) for key in ("users", "items", "training_interactions")},
+            }
+            for group in same
+        ]
+        differing = [key for key in facts[0] if len({repr(one[key]) for one in facts}) > 1]
+        said = ["".join(f", {key.replace('_', ' ')} {_plainly(one[key])}" for key in differing) for one in facts]
+        for place, (group, words) in enumerate(zip(same, said)):
+            number = said[:place].count(words) + 1
+            group.beside = words + (f" ({number})" if said.count(words) > 1 else "") * (len(same) > 1)
+
+
+def _plainly(value: Any) -> str:
+    """Write a setting without the signs of Python or YAML, e.g. "RS 0.8 0.1 0.1"."""
+    return " ".join(re.findall(r"[\w.+-]+", str(value)))
 
 
 def _place(record: dict[str, Any]) -> int:

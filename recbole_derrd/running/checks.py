@@ -28,15 +28,10 @@ def check_run(config: DistillConfig) -> None:
     """
     options = config.run_options
     _check_processes(config)
-    saved_loaders = config["save_dataloaders"] or config["dataloaders_save_path"]
-    if options.resume and saved_loaders:
+    if options.split_seed is not None and config["save_dataloaders"]:
         raise OptionError(
-            "RecBole's saved data loaders cannot be resumed exactly: take out save_dataloaders or resume."
-        )
-    if options.split_seed is not None and saved_loaders:
-        raise OptionError(
-            "RecBole's saved data loaders know nothing of split_seed, and another split would be used: take out "
-            "save_dataloaders or split_seed."
+            "RecBole's saved data loaders know nothing of split_seed, and it would take them for another split: take "
+            "out save_dataloaders or split_seed."
         )
     for key, folder in (
         ("record_dir", options.record_dir),

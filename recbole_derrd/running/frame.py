@@ -23,7 +23,7 @@ from recbole_derrd.trained.measured import TrainedModel
 def own_log(config: DistillConfig) -> Iterator[None]:
     """Give the run its own log file; the next run of the same process gets another."""
     root = getLogger()
-    before = list(root.handlers)
+    before, level = list(root.handlers), root.level
     if not is_first():
         root.setLevel(logging.ERROR)
         yield
@@ -42,6 +42,7 @@ def own_log(config: DistillConfig) -> Iterator[None]:
         for handler in [handler for handler in root.handlers if handler not in before]:
             root.removeHandler(handler)
             handler.close()
+        root.setLevel(level)
 
 
 @contextlib.contextmanager

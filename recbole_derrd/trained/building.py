@@ -8,9 +8,9 @@ from typing import Any
 from recbole.utils import init_seed
 
 from recbole_derrd.checkpoint import read_checkpoint
-from recbole_derrd.config import DistillConfig, model_settings
+from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data
-from recbole_derrd.errors import OptionError
+from recbole_derrd.faults import FAULTS, refusal
 from recbole_derrd.models import model_class
 from recbole_derrd.processes import rank
 from recbole_derrd.training.saving import load_weights
@@ -28,20 +28,8 @@ def build_model(config: DistillConfig, data: Data, kind: type[Any] | None = None
     kind = kind or model_class(config["model"])
     try:
         return kind(config, data.train._dataset).to(config["device"])
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        AssertionError,
-        ArithmeticError,
-        RuntimeError,
-        ImportError,
-        OSError,
-    ) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        settings = {key: config[key] for key in model_settings(config["model"])}
-        raise OptionError(f"RecBole cannot build {config['model']} with {settings}: {reason}") from error
+    except (*FAULTS, OSError) as error:
+        raise refusal(config, "build", error) from error
 
 
 def load_model(config: DistillConfig, data: Data, checkpoint: Path) -> Any:
