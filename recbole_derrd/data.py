@@ -20,6 +20,7 @@ from recbole_derrd.batches import catalogue_sized, shared_out, whole_batches
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.errors import DataError
 from recbole_derrd.evaluation.candidates import among_candidates, candidates_digest, kept_candidates
+from recbole_derrd.faults import FAULTS
 from recbole_derrd.processes import together
 from recbole_derrd.settings import candidate_count
 
@@ -137,19 +138,7 @@ def prepare_data(config: DistillConfig) -> Data:
         for loader in (train, valid, test):
             _with_generator(loader, config["seed"])
         splits = {name: _pairs(loader) for name, loader in (("training", train), ("validation", valid), ("test", test))}
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        TypeError,
-        AssertionError,
-        ArithmeticError,
-        RuntimeError,
-        EOFError,
-        pickle.UnpicklingError,
-    ) as error:
+    except (*FAULTS, OSError, EOFError, pickle.UnpicklingError) as error:
         fault = fault_of(config)
         if fault:
             raise DataError(f"The data set '{config['dataset']}' cannot be read: {fault}") from error

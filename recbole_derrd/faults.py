@@ -11,7 +11,7 @@ import recbole
 from recbole_derrd.config import DistillConfig, model_settings
 from recbole_derrd.errors import OptionError
 
-#: What RecBole's models raise at settings or data that they cannot take.
+#: What RecBole raises at settings or data that they cannot take.
 FAULTS = (
     LookupError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError, RuntimeError, ImportError,
 )  # fmt: skip

@@ -87,6 +87,7 @@ def test_saving_the_loaders_changes_no_batch(tiny_settings: Settings) -> None:
 
     plain = items()
     assert items(save_dataloaders=True) == plain
+    assert items() == plain, "beside saved ones"
 
 
 def test_a_download_that_nobody_waits_for_is_tried_no_second_time(

@@ -196,7 +196,7 @@ def _tell_titles_apart(groups: Iterable[Group]) -> None:
         said = ["".join(f", {key.replace('_', ' ')} {_plainly(one[key])}" for key in differing) for one in facts]
         for place, (group, words) in enumerate(zip(same, said)):
             number = said[:place].count(words) + 1
-            group.beside = words + (f" ({number})" if said.count(words) > 1 else "") * (len(same) > 1)
+            group.beside = words + (f" ({number})" if said.count(words) > 1 else "")
 
 
 def _plainly(value: Any) -> str:
