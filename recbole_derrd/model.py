@@ -72,6 +72,8 @@ class DistilledMixin:
         """
         active = self._active()
         if not active and (self.base_weight == 1 or not self.distillers):
+            # A method may have a weight of 0 for a part of the training.
+            self.loss_names, self.last_terms = ["base"], {}
             return super().calculate_loss(interaction, *args, **kwargs)  # type: ignore[misc]
         with self.backbone.shared():
             base = super().calculate_loss(interaction, *args, **kwargs)  # type: ignore[misc]

@@ -160,6 +160,12 @@ class TrainerMixin(SavingMixin):
             # RaCT's pretraining stages validate nothing and keep a file only every save_step epochs.
             self._save_checkpoint(max(self.train_loss_dict), verbose=False)
         refuse_unequal_weights(self.model, self.config["model"])
+        for name, steps in self.progress.items():
+            if not steps[-1][1].get("finished", True):
+                getLogger().info(
+                    f"{name}: the training ended before all users had come to the teachers' last versions. More epochs "
+                    f"or a shorter {name}_interval give the schedule time to end."
+                )
         if self._idle_folder is not None:
             # Not before: the first process may have the same folder and be about to write its file there.
             with contextlib.suppress(OSError):
@@ -257,6 +263,8 @@ class TrainerMixin(SavingMixin):
             before = self.progress.get(distiller.name, [])
             if now and (not before or before[-1][1] != now):
                 self.progress.setdefault(distiller.name, []).append([epoch, now])
+                if before and now.get("finished"):
+                    getLogger().info(f"{distiller.name}: all users are at the teachers' last versions (epoch {epoch}).")
                 for name, value in now.items():
                     self.tensorboard.add_scalar(f"Progress/{distiller.name}/{name}", value, epoch)
 

@@ -102,11 +102,12 @@ def test_vectors_are_those_of_the_best_teacher_that_has_any(tiny_settings: Setti
 
 
 def test_one_teacher_is_in_memory_at_a_time(tiny_settings: Settings) -> None:
-    _, _, _, knowledge = several(tiny_settings("BPR"))
-    knowledge.top_items(5)
-    knowledge.trajectories(5)
-    knowledge.observed_ranks()
-    assert all(member._teacher is None for member in knowledge.members)
+    _, _, teachers, knowledge = several(tiny_settings("BPR"))
+    assert all(teacher._data is None for teacher in teachers), "nor are the data of all"
+    for ask in (lambda: knowledge.top_items(5), lambda: knowledge.trajectories(5), knowledge.observed_ranks):
+        ask()
+        assert all(member._teacher is None for member in knowledge.members)
+        assert all(teacher._data is None for teacher in teachers)
 
 
 def test_lists_longer_than_the_teachers_own_are_refused(tiny_settings: Settings) -> None:
@@ -178,6 +179,56 @@ def test_a_run_with_three_teachers(tiny_settings: Settings, tmp_path: Path) -> N
 def test_mistakes_end_with_a_sentence(tiny_settings: Settings, more: dict[str, Any], words: str) -> None:
     with pytest.raises(DistillError, match=words):
         run_recbole_derrd("BPR", "tiny", config_dict={**tiny_settings("BPR"), **RRD, **more})
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"teachers": ["BPR", "Pop", {"model": "BPR", "seed": 7}]}, "Teacher 3 of 3: .*data are not.*split_seed"),
+        ({"teachers": ["LightGCN", "BPR", {"model": "BPR", "embedding_size": 8}]}, "Teachers 2 and 3 are the same BPR"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused_before_any_is_trained(
+    tiny_settings: Settings, tmp_path: Path, more: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(DistillError, match=words):
+        run_recbole_derrd("BPR", "tiny", config_dict={**tiny_settings("BPR"), **RRD, **more})
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [(1, "all users are at the teachers' last versions (epoch"), (9, "training ended before all users had come to")],
+)
+def test_the_log_says_how_far_the_schedule_came(
+    tiny_settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture, interval: int, words: str
+) -> None:
+    small = {"hetcomp_k": 6, "hetcomp_lists_n": 6, "hetcomp_discrepancy_k": 6, "hetcomp_fine_lists": [3, 2]}
+    settings = tiny_settings("BPR", epochs=8, stopping_step=20, learning_rate=0.01, state="INFO", latency_users=0)
+    run = {
+        **settings,
+        **small,
+        "record_dir": str(tmp_path),
+        "distillers": ["hetcomp"],
+        "hetcomp_interval": interval,
+        "hetcomp_alpha": 0.1,
+    }
+    caplog.set_level("INFO")
+    run_recbole_derrd("BPR", "tiny", config_dict={**run, "teachers": ["MultiVAE", "Pop"]})
+    assert words in caplog.text
+
+
+def test_brought_teachers_are_looked_at_before_any_is_trained(tiny_settings: Settings, tmp_path: Path) -> None:
+    settings = {**tiny_settings("BPR"), **RRD, "compare_student": False, "record_dir": str(tmp_path / "records")}
+    first = run_recbole_derrd("BPR", "tiny", config_dict={**settings, "seed": 7})
+    known = sorted(tmp_path.rglob("*.pth"))
+    brought = {"checkpoint": first["checkpoints"]["teacher"]}
+    with pytest.raises(DistillError, match=r"Teacher 2 of 2: .*was not trained on this run's data"):
+        run_recbole_derrd("BPR", "tiny", config_dict={**settings, "teachers": ["LightGCN", brought]})
+    with pytest.raises(DistillError, match="Teachers 1 and 3 are the same BPR"):
+        teachers = [brought, "LightGCN", {**brought, "model": "BPR"}]
+        run_recbole_derrd("BPR", "tiny", config_dict={**settings, "seed": 7, "teachers": teachers})
+    assert sorted(tmp_path.rglob("*.pth")) == known
 
 
 def test_unlisted_items_are_judged_behind_the_listed_and_before_the_hidden(tiny_settings: Settings) -> None:

@@ -61,7 +61,9 @@ def test_the_weight_of_the_base_loss_holds_while_no_method_is_at_work(
     (alone,) = student.calculate_loss(batch)
     assert torch.equal(alone, losses[-1]) and student.loss_names == ["base"]
     student.base_weight = 1
+    student.loss_names, student.last_terms = ["rrd", "base"], {"rrd": alone}
     assert torch.equal(student.calculate_loss(batch) * 0.25, alone)
+    assert student.loss_names == ["base"] and not student.last_terms, "it is logged as what it is"
 
 
 @pytest.mark.parametrize("model", ["BPR", "NeuMF", "LightGCN", "MultiVAE", "NGCF", "SGL"])

@@ -17,6 +17,7 @@ from recbole_derrd.running.teaching import knowledge_of
 from recbole_derrd.teacher import Teacher
 from recbole_derrd.trained import retrace
 from recbole_derrd.trained.plain import VERSIONS
+from recbole_derrd.training import versions as versions_module
 from recbole_derrd.training.versions import MOST, Versions, kept_epochs, version_epochs
 
 Settings = Callable[..., dict[str, Any]]
@@ -36,17 +37,22 @@ def test_versions_stand_at_equal_shares_of_the_way(best: int, after: int, versio
     ran = best + after
     epochs = version_epochs(best, ran, versions)
     assert len(epochs) <= versions - 1 and epochs == sorted(set(epochs))
-    assert all(1 <= epoch < best and epoch in kept_epochs(ran) for epoch in epochs)
-    stride = kept_epochs(ran)[0]
-    if best > stride:
+    assert all(1 <= epoch < best for epoch in epochs)
+    if best > 1:
         for part in range(1, versions):
-            assert min(abs(epoch - best * part / versions) for epoch in epochs) <= stride
+            # Epochs are whole numbers from 1 to best - 1.
+            assert min(abs(epoch - best * part / versions) for epoch in epochs) <= max(1, best / 8)
+    if best >= ran / 2 and versions <= 8:
+        assert all(epoch in kept_epochs(ran) for epoch in epochs), "nothing needs to be trained again"
 
 
 def test_the_published_shares() -> None:
     assert version_epochs(best=12, ran=15, versions=4) == [3, 6, 9]
     assert version_epochs(best=100, ran=130, versions=4) == [24, 48, 72]  # every eighth is kept; 72 is nearer than 80
     assert version_epochs(best=1, ran=9, versions=4) == []
+    # Of 54 epochs every fourth is kept, of which none is on the way to the third.
+    assert version_epochs(best=3, ran=54, versions=4) == [1, 2]
+    assert version_epochs(best=8, ran=109, versions=4) == [2, 4, 6]
 
 
 def trajectory(settings: dict[str, Any], versions: int = 4) -> tuple[Teacher, np.ndarray[Any, Any]]:
@@ -131,9 +137,32 @@ def test_training_again_goes_on_wherever_it_was_killed(
     assert np.array_equal(trajectory(settings)[1], kept)
 
 
-def test_a_model_without_epochs_has_one_version(tiny_settings: Settings) -> None:
-    _, lists = trajectory({**tiny_settings("BPR"), "teacher_model": "ItemKNN", "teacher": {"k": 5}})
-    assert len(lists) == 1
+def test_versions_that_lie_between_kept_epochs_are_trained_again(
+    tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_settings("BPR", epochs=9, stopping_step=20, learning_rate=0.01)
+    _, near = trajectory({**settings, "checkpoint_dir": f"{settings['checkpoint_dir']}-near"})
+    monkeypatch.setattr(versions_module, "MOST", 1)
+    teacher, exact = trajectory(settings)
+    assert len(near) > 2 and np.array_equal(exact, near)
+    assert not (teacher.trained.checkpoint.parent / VERSIONS).exists()
+
+
+def test_a_teacher_that_was_best_at_once_says_that_it_has_one_version(
+    tiny_settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrace, "best_epoch", lambda _: 1)
+    caplog.set_level("INFO")
+    _, lists = trajectory(tiny_settings("BPR", epochs=9, stopping_step=20, learning_rate=0.01, state="INFO"))
+    assert len(lists) == 1 and "was best after 1 of its epochs and has 1 version, not 4" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("model", "own"), [("ItemKNN", {"k": 5}), ("NCEPLRec", {})], ids=["in one step", "in RecBole's epochs"]
+)
+def test_a_closed_form_has_one_version(tiny_settings: Settings, model: str, own: dict[str, Any]) -> None:
+    teacher, lists = trajectory({**tiny_settings("BPR", epochs=3), "teacher_model": model, "teacher": own})
+    assert len(lists) == 1 and not (teacher.trained.checkpoint.parent / VERSIONS).exists()
 
 
 def test_only_some_epochs(tmp_path: Path) -> None:

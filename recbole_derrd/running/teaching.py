@@ -12,13 +12,15 @@ from recbole_derrd.backbones import adapter_of
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data
 from recbole_derrd.distillers import Need, distiller_class
+from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.evaluation import Latency
 from recbole_derrd.evaluation.candidates import CandidateLoader
 from recbole_derrd.models import model_class
 from recbole_derrd.options import Options
 from recbole_derrd.processes import is_first
+from recbole_derrd.randomness import kept_random_state
 from recbole_derrd.running.frame import say
-from recbole_derrd.teacher import EnsembleKnowledge, Importance, Knowledge, Teacher, teacher_specs
+from recbole_derrd.teacher import EnsembleKnowledge, Importance, Knowledge, Teacher, TeacherSpec, teacher_specs
 from recbole_derrd.teacher.knowledge import knowledge_folder
 from recbole_derrd.trained.judged import judge_model
 from recbole_derrd.trained.measured import TrainedModel
@@ -50,11 +52,35 @@ def importance_of(config: DistillConfig) -> Importance:
 def teachers_of(config: DistillConfig, data: Data) -> list[Teacher]:
     """Train, find or load the teachers of a run, one after another."""
     specs = teacher_specs(config)
+    if len(specs) == 1:
+        teacher = Teacher.of(config, data, specs[0], versions_wanted(config))
+        say(teacher.trained, "Teacher")
+        return [teacher]
+    _refuse_unfit(config, data, specs)
     teachers = []
     for index, spec in enumerate(specs):
         teachers.append(Teacher.of(config, data, spec, versions_wanted(config)))
-        say(teachers[-1].trained, "Teacher" if len(specs) == 1 else f"Teacher {index + 1} of {len(specs)}")
+        say(teachers[-1].trained, f"Teacher {index + 1} of {len(specs)}")
+        # One at a time, its data too.
+        teachers[-1].forget()
     return teachers
+
+
+def _refuse_unfit(config: DistillConfig, data: Data, specs: Sequence[TeacherSpec]) -> None:
+    """Refuse a teacher of other data, or one that is there already, before an hour is spent on the first."""
+    known: dict[str, int] = {}
+    for number, spec in enumerate(specs, 1):
+        try:
+            with kept_random_state():
+                key = Teacher.check(config, data, spec)
+        except DistillError as error:
+            raise type(error)(f"Teacher {number} of {len(specs)}: {error}") from error
+        if key in known:
+            raise OptionError(
+                f"Teachers {known[key]} and {number} are the same {spec.name(config)}, so that it would count twice: "
+                "take one out, or give it other settings (another seed, too, with a split_seed of the run)."
+            )
+        known[key] = number
 
 
 def knowledge_of(config: DistillConfig, teachers: Teacher | Sequence[Teacher], data: Data) -> Knowledge:
@@ -92,6 +118,7 @@ def _knowledge_of_one(config: DistillConfig, teacher: Teacher, data: Data) -> Kn
         importance=importance_of(config),
         versions=teacher.versions,
         version_count=versions_wanted(config),
+        forget=teacher.forget,
     )
 
 

@@ -58,6 +58,7 @@ class Knowledge:
         versions: a context that gives what loads each earlier version of the teacher, oldest first; the versions need
             not outlive it. A teacher without any has one version, itself.
         version_count: how many versions are wanted, the final one included.
+        forget: frees what the teacher was loaded from; called when the teacher is freed.
 
     Attributes:
         search_recall: share of the exact lists that an approximate search has found; None for the exact search.
@@ -76,6 +77,7 @@ class Knowledge:
         importance: Importance | None = None,
         versions: Callable[[int], contextlib.AbstractContextManager[Sequence[Callable[[], Backbone]]]] = _none_earlier,
         version_count: int = 1,
+        forget: Callable[[], None] = lambda: None,
     ) -> None:
         """Open the knowledge; nothing is computed yet."""
         self.folder = Path(folder)
@@ -88,6 +90,7 @@ class Knowledge:
         self.importance = importance or Importance()
         self._versions = versions
         self._version_count = version_count
+        self._forget = forget
         self._teacher: Backbone | None = None
         self._how: dict[str, Any] = {"chunk": chunk, "progress": show_progress}
 
@@ -117,6 +120,7 @@ class Knowledge:
     def forget_teacher(self) -> None:
         """Free the teacher's memory; it is loaded again if it is needed again."""
         self._teacher = None
+        self._forget()
 
     def vectors(self, side: str, hint: str | None = None) -> np.ndarray[Any, Any]:
         """Return the vectors of all users or items at a hint layer [n, d], float32, memory-mapped.

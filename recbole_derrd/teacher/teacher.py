@@ -7,19 +7,27 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
-from recbole_derrd.backbones import Backbone, backbone_of
+from recbole.utils import dataset_arguments
+
+from recbole_derrd.atomic_files import content_digest
+from recbole_derrd.backbones import Backbone, adapter_of, backbone_of
 from recbole_derrd.checkpoint import read_checkpoint
 from recbole_derrd.config import DistillConfig, model_settings
 from recbole_derrd.data import Data, prepare_data
 from recbole_derrd.errors import CheckpointError, DataError
+from recbole_derrd.models import model_class
 from recbole_derrd.teacher.specs import TeacherSpec, only_spec
 from recbole_derrd.trained.building import load_model
-from recbole_derrd.trained.judged import find_judged, judge_checkpoint
+from recbole_derrd.trained.judged import find_judged, judge_checkpoint, refuse_other_data
+from recbole_derrd.trained.keys import content_key
 from recbole_derrd.trained.measured import TrainedModel
 from recbole_derrd.trained.plain import find_trained, train_or_find
 from recbole_derrd.trained.retrace import earlier_versions
+
+#: Settings that may give a teacher another split.
+_OF_THE_DATA = frozenset({"seed", *dataset_arguments})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,21 +67,35 @@ class Teacher:
             if found is not None:
                 return cls(own, found, student_data)
             data = cls._prepared(own, student_data)
-            return cls(own, train_or_find(own, data, role="teacher", versions=versions), student_data, data)
+            kept = versions if _by_epochs(own) else 1
+            return cls(own, train_or_find(own, data, role="teacher", versions=kept), student_data, data)
         path = Path(spec.checkpoint)
         content = read_checkpoint(path)
-        name = spec.brought_name(config, content["config"])
-        described = {
-            key: content["config"][key]
-            for key in model_settings(name).keys() & content["config"].keys()
-            if isinstance(content["config"][key], (int, float, str, bool, list, dict))
-        }
-        own = config.derived(name, {**described, **spec.settings}, teacher=True)
+        own = _brought(config, spec, content)
         found = find_judged(own, student_data.fingerprint, path)
         if found is not None:
             return cls(own, found, student_data)
         data = cls._prepared(own, student_data)
         return cls(own, judge_checkpoint(own, data, path, content), student_data, data)
+
+    @staticmethod
+    def check(config: DistillConfig, student_data: Data, spec: TeacherSpec) -> str:
+        """Refuse a teacher of other data before any is trained; return what tells it from others.
+
+        Raises:
+            CheckpointError: its checkpoint is unusable or of other data.
+            DataError: its settings give another split than the student's.
+        """
+        if spec.checkpoint is not None:
+            path = Path(spec.checkpoint)
+            content = read_checkpoint(path)
+            refuse_other_data(content, _brought(config, spec, content), student_data.fingerprint, path)
+            return content_digest(path)
+        own = config.derived(spec.name(config), spec.settings, teacher=True)
+        key = content_key(own, student_data.fingerprint)
+        if _OF_THE_DATA & spec.settings.keys() and find_trained(own, student_data.fingerprint) is None:
+            Teacher._prepared(own, student_data)
+        return key
 
     @property
     def data(self) -> Data:
@@ -81,6 +103,10 @@ class Teacher:
         if self._data is None:
             object.__setattr__(self, "_data", self._prepared(self.config, self.student_data))
         return self._data  # type: ignore[return-value]
+
+    def forget(self) -> None:
+        """Free the memory of its data; they are prepared again if they are needed again."""
+        object.__setattr__(self, "_data", None)
 
     @classmethod
     def _prepared(cls, own: DistillConfig, student_data: Data) -> Data:
@@ -94,7 +120,8 @@ class Teacher:
         if difference:
             raise DataError(
                 f"The teacher's data are not the student's: {difference}. Take seed, eval_args, filters and the like "
-                "out of 'teacher'; both must see the same training interactions."
+                "out of its settings; both must see the same training interactions. With a split_seed, seeds may "
+                "differ."
             )
 
     def load(self) -> Backbone:
@@ -124,8 +151,24 @@ class Teacher:
         Args:
             count: how many versions are wanted, the final one included.
         """
-        if count == 1 or self.config.cache_dir not in self.trained.checkpoint.parents:
+        if count == 1 or self.config.cache_dir not in self.trained.checkpoint.parents or not _by_epochs(self.config):
             yield []
             return
         with earlier_versions(self.config, self.trained, count) as paths:
             yield [functools.partial(self._loaded, path) for path in paths]
+
+
+def _brought(config: DistillConfig, spec: TeacherSpec, content: dict[str, Any]) -> DistillConfig:
+    """Return the configuration of a teacher that the user brings: what its file says of the model goes first."""
+    name = spec.brought_name(config, content["config"])
+    described = {
+        key: content["config"][key]
+        for key in model_settings(name).keys() & content["config"].keys()
+        if isinstance(content["config"][key], (int, float, str, bool, list, dict))
+    }
+    return config.derived(name, {**described, **spec.settings}, teacher=True)
+
+
+def _by_epochs(config: DistillConfig) -> bool:
+    """Say whether more epochs make another model: RecBole runs some closed forms through its epochs as well."""
+    return adapter_of(model_class(config["model"])).trainable

@@ -43,7 +43,7 @@ def judge_checkpoint(config: DistillConfig, data: Data, checkpoint: Path, conten
         checkpoint: the model's file.
         content: what :func:`read_checkpoint` has read from it.
     """
-    _refuse_other_data(content, config, data, checkpoint)
+    refuse_other_data(content, config, data.fingerprint, checkpoint)
     key, entry = _judged_entry(config, data.fingerprint, checkpoint)
     with locked(entry, "measures this teacher"):
         found = find_judged(config, data.fingerprint, checkpoint)
@@ -99,7 +99,20 @@ _SPLIT_KEYS = (
 )  # fmt: skip
 
 
-def _refuse_other_data(content: dict[str, Any], config: DistillConfig, data: Data, checkpoint: Path) -> None:
+def refuse_other_data(
+    content: dict[str, Any], config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path
+) -> None:
+    """Refuse a model that the user brings and that was trained on other data.
+
+    Args:
+        content: what :func:`read_checkpoint` has read from it.
+        config: the model's configuration.
+        fingerprint: of this run's data.
+        checkpoint: the model's file.
+
+    Raises:
+        CheckpointError: what differs, and what to do.
+    """
     settings = content["config"]
     if settings.get("dataset") not in (None, config["dataset"]):
         raise CheckpointError(
@@ -107,9 +120,9 @@ def _refuse_other_data(content: dict[str, Any], config: DistillConfig, data: Dat
             f"'{config['dataset']}'. Give a teacher of the same data."
         )
     ours = content.get("derrd")
-    fingerprint = ours.get("fingerprint") if isinstance(ours, dict) else None
-    if isinstance(fingerprint, dict) and fingerprint.keys() == dataclasses.asdict(data.fingerprint).keys():
-        difference = Fingerprint(**fingerprint).difference(data.fingerprint)
+    theirs = ours.get("fingerprint") if isinstance(ours, dict) else None
+    if isinstance(theirs, dict) and theirs.keys() == dataclasses.asdict(fingerprint).keys():
+        difference = Fingerprint(**theirs).difference(fingerprint)
         if difference:
             raise CheckpointError(
                 f"The teacher '{checkpoint}' was not trained on this run's data: {difference}. "

@@ -38,6 +38,11 @@ def earlier_versions(config: DistillConfig, trained: TrainedModel, versions: int
     epochs: list[int] = from_first(
         version_epochs(best_epoch(trained.checkpoint), len(trained.epochs), versions) if is_first() else None
     )
+    if len(epochs) < versions - 1:
+        getLogger().info(
+            f"{trained.model} was best after {best_epoch(trained.checkpoint)} of its epochs and has "
+            f"{len(epochs) + 1} version{'s' * bool(epochs)}, not {versions}."
+        )
     kept = Versions(entry / VERSIONS)
     with locked(kept.folder, "asks for earlier versions of this teacher"):
         if epochs and not from_first(kept.whole(epochs)):

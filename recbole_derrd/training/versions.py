@@ -12,8 +12,10 @@ from typing import Any
 
 from recbole_derrd.checkpoint import read_checkpoint, write_stock_checkpoint
 
-#: Weights on disk at any time, at most: enough to find a quarter of the way to the best epoch, wherever that will be.
+#: Weights on disk at any time, at most: enough to be near each quarter of the way to a best epoch in its second half.
 MOST = 16
+#: How far, as a share of the way, a kept epoch may be from the one that is wanted.
+_NEAR = 1 / 8
 
 
 def _stride(ran: int) -> int:
@@ -38,11 +40,15 @@ def version_epochs(best: int, ran: int, versions: int) -> list[int]:
         versions: how many are wanted, the final one included.
 
     Returns:
-        At most ``versions - 1`` epochs, ascending, each the nearest kept one; fewer where the best epoch came early.
+        At most ``versions - 1`` epochs, ascending: the nearest kept ones, or, where the best epoch came so early that
+        one of those is far off, the shares themselves, which are to be trained again; fewer of fewer epochs.
     """
-    kept = [epoch for epoch in kept_epochs(ran) if epoch < best]
+    kept = kept_epochs(max(ran, best))
     wanted = [best * part / versions for part in range(1, versions)]
-    return sorted({min(kept, key=lambda epoch: (abs(epoch - share), epoch)) for share in wanted}) if kept else []
+    near = [min(kept, key=lambda epoch: (abs(epoch - share), epoch)) for share in wanted]
+    far = any(abs(epoch - share) > _NEAR * best or epoch >= best for epoch, share in zip(near, wanted))
+    chosen = [max(1, round(share)) for share in wanted] if far else near
+    return sorted({epoch for epoch in chosen if epoch < best})
 
 
 def best_epoch(checkpoint: Path) -> int:
