@@ -157,7 +157,8 @@ def report(arguments: Sequence[str]) -> int:
     if split not in SPLITS:
         raise DistillError(f"--split cannot be '{split}'. It is one of: {', '.join(SPLITS)}.")
     plots = Path(given["plots"]) if "plots" in given else None
-    text = report_of(Path(folder), kind, baseline=given.get("baseline"), plots=plots, split=split)
+    beside = Path(given["out"]).parent if "out" in given else None
+    text = report_of(Path(folder), kind, baseline=given.get("baseline"), plots=plots, split=split, beside=beside)
     if "out" in given or kind == "html":
         write_report(text, Path(given.get("out") or Path(folder) / "report.html"))
     else:

@@ -367,10 +367,11 @@ class DistillConfig(Config):
                 "fast",
                 "threads",
                 "split_seed",
-                "candidates_seed",
                 "candidates_file",
             )
         }
+        # Also where the model has a seed of its own: all are judged among the same.
+        kept["candidates_seed"] = self.candidates_seed
         # That a student trained on whole users samples no negatives says nothing of models that need them.
         whole_users = self.model in WHOLE_USER_MODELS and model not in WHOLE_USER_MODELS
         if whole_users and base.get("train_neg_sample_args", {}) is None:
@@ -378,6 +379,13 @@ class DistillConfig(Config):
         derived = DistillConfig(model, self.dataset, config_dict={**base, **kept, **settings}, typed=True)
         derived.fast = derived.run_options.fast_parts(teacher)
         return derived
+
+    @property
+    def candidates_seed(self) -> int:
+        """Seed of the candidates of eval_args mode fixedN."""
+        options = self.run_options
+        given = (options.candidates_seed, options.split_seed, self["seed"])
+        return int(next(seed for seed in given if seed is not None))
 
     @property
     def cache_dir(self) -> Path:

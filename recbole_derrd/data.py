@@ -237,19 +237,12 @@ def _with_generator(loader: Any, seed: int) -> None:
         loader.generator = loader.sampler.generator = torch.Generator().manual_seed(seed)
 
 
-def candidates_seed(config: DistillConfig) -> int:
-    """Return the seed of the candidates of eval_args mode fixedN."""
-    options = config.run_options
-    given = (options.candidates_seed, options.split_seed, config["seed"])
-    return int(next(seed for seed in given if seed is not None))
-
-
 def _candidates(
     config: DistillConfig, splits: dict[str, Any], dataset: Any, fingerprint: Fingerprint, count: int
 ) -> torch.Tensor:
     """Find or draw what held-out items are ranked among; the same for validation and test, and for every model."""
     options = config.run_options
-    seed = candidates_seed(config)
+    seed = config.candidates_seed
     users, items = (torch.from_numpy(np.concatenate(part)) for part in zip(*splits.values()))
     key = _digest(np.array(f"{dataclasses.asdict(fingerprint)} {count} {seed}".encode()))[:16]
     file = Path(options.candidates_file or config.cache_dir / f"candidates-{config['dataset']}-{key}.npy")

@@ -86,7 +86,9 @@ def test_what_the_seeds_vary(tmp_path: Path) -> None:
 
 def test_a_cells_key_is_its_settings_and_nothing_else(tmp_path: Path) -> None:
     keys = {cell.key for cell in plan_of(tmp_path).cells}
-    same = plan_of(tmp_path, "--jobs=2", "--checkpoint_dir=elsewhere", "--threads=3", name="another")
+    same = plan_of(
+        tmp_path, "--jobs=2", "--checkpoint_dir=elsewhere", "--threads=3", "--data_path=there", name="another"
+    )
     assert {cell.key for cell in same.cells} == keys
     assert not keys & {cell.key for cell in plan_of(tmp_path, "--epochs=3").cells}
     # The seeds before and after do not matter, so that a benchmark can grow.

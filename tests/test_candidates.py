@@ -124,6 +124,15 @@ def test_a_files_content_is_part_of_a_models_key_and_its_name_is_not(tiny_settin
     assert key(first) == other, "the same name with other content"
 
 
+def test_a_teacher_with_a_seed_of_its_own_is_judged_among_the_same_candidates(tiny_settings: Settings) -> None:
+    ordered = {**FIXED["eval_args"], "order": "TO"}
+    data = {"load_col": {"inter": ["user_id", "item_id", "rating"]}, "TIME_FIELD": "rating", "eval_args": ordered}
+    config, own = prepared(tiny_settings, **data)
+    teacher = prepare_data(config.derived("BPR", {"seed": 5}, teacher=True))
+    assert teacher.fingerprint == own.fingerprint and teacher.candidates == own.candidates
+    assert prepared(tiny_settings, **data, seed=5)[1].candidates != own.candidates
+
+
 def test_the_log_names_the_candidates(tiny_settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         prepared(tiny_settings)

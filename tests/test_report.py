@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -19,6 +21,7 @@ from recbole_derrd.report.comparison import baseline_of, fullest, gap_of
 from recbole_derrd.report.equal_epochs import equal_epochs_sheet
 from recbole_derrd.report.records import records_of
 from recbole_derrd.report.rows import groups_of
+from recbole_derrd.report.tables import as_tex
 from recbole_derrd.report.write import report_of
 
 SEEDS = (1, 2, 3, 4, 5)
@@ -362,8 +365,36 @@ def test_latex_is_balanced_and_escaped(tmp_path: Path) -> None:
     for environment in ("table*", "tabular"):
         assert text.count(rf"\begin{{{environment}}}") == text.count(rf"\end{{{environment}}}") == 3
     assert r"\textbf{0.4011 $\pm$ 0.0010}" in text and r"50 \%" in text
+    assert r"\textbar{}" in as_tex("|") and as_tex("[2]") == "{[}2{]}", "an argument of the line's end before it"
     body = re.sub(r"(?m)^%.*$", "", text)
     assert not re.search(r"(?<!\\)%(?!\n)", body) and body.count("{") == body.count("}")
+
+
+def test_a_command_over_several_lines_stays_a_comment(tmp_path: Path) -> None:
+    folder = written(tmp_path / "records", [{**record, "command": "run \\\n\\input{x}"} for record in synthetic()])
+    text = report_of(folder, "tex")
+    assert "%   \\input{x}" in text and not re.search(r"(?m)^[^%]*input", text)
+
+
+def test_an_undefined_metric_is_left_out(tmp_path: Path) -> None:
+    records = synthetic()
+    for record in records[:2]:
+        record["distilled"]["test"]["ndcg@10"] = math.nan
+    folder = written(tmp_path / "records", records)
+    assert records_of(folder)[1] == []
+    for kind in ("md", "tex", "html"):
+        assert "nan" not in re.sub("<svg.*?</svg>", "", report_of(folder, kind), flags=re.DOTALL)
+
+
+def test_options_that_records_leave_out_are_the_defaults() -> None:
+    cell: dict[str, Any] = {"benchmark": None}
+    two = made("HetComp", 1, 0.4, **cell)
+    two["options"] = {"teacher_versions": 2}
+    usual = made("HetComp", 1, 0.5, **cell)
+    labels = {row.label for row in groups_of([two, usual])[0].ordered() if row.role == "method"}
+    assert any("teacher_versions=2" in label for label in labels) and any(
+        "teacher_versions=4" in label for label in labels
+    )
 
 
 class _Balanced(HTMLParser):
@@ -416,6 +447,20 @@ def test_plots_beside_a_text(tmp_path: Path, kind: str, capsys: pytest.CaptureFi
     assert len(files) == 6 and all(str(file) in capsys.readouterr().out for file in files[:1])
 
 
+def test_plots_are_found_from_where_the_report_lies_and_none_takes_anothers_name(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    named = [made("DE", 1, 0.4), made("RRD", 1, 0.5)]
+    for record, cell in zip(named, ("DE", "DE+")):
+        record["benchmark"]["cell"] = cell
+    folder, out = written(tmp_path / "records", named), tmp_path / "my notes" / "report.md"
+    out.parent.mkdir()
+    plots = tmp_path / "my notes" / "all plots"
+    assert main(["report", str(folder), f"--out={out}", f"--plots={plots}"]) == 0
+    links = re.findall(r"!\[.*?\]\((\S*?)\)", out.read_text(encoding="utf-8"))
+    assert len(links) == len(set(links)) == len(list(plots.iterdir())) == 6
+    assert all((out.parent / unquote(link)).is_file() for link in links)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -428,6 +473,12 @@ def test_plots_beside_a_text(tmp_path: Path, kind: str, capsys: pytest.CaptureFi
         {"teacher": "BPR"},
         {"teachers": ["BPR"]},
         {"schema": 99},
+        {"benchmark": "citeulike"},
+        {"benchmark": {"place": None}},
+        {"latency": "fast"},
+        {"teacher": {"model": "BPR", "test": {"ndcg@10": 0.4}, "settings": "small"}},
+        {"teacher": {"model": "BPR", "test": {"ndcg@10": 0.4}, "settings": {"members": "BPR"}}},
+        {"teacher": {"model": "BPR", "test": {"ndcg@10": 0.4}, "valid_scores": [[1]]}},
     ],
     ids=str,
 )

@@ -21,7 +21,7 @@ PLAN_FORMAT = 1
 _WITHOUT_EFFECT = frozenset(
     """
     record_dir checkpoint_dir cache_dir benchmark threads resume checkpoint_step show_progress state log_wandb
-    wandb_project knowledge_batch_size loss_decimal_place
+    wandb_project knowledge_batch_size loss_decimal_place data_path device gpu_id use_gpu
     """.split()
 )
 

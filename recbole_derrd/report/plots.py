@@ -147,9 +147,15 @@ def save_figures(group: Group, folder: Path, kind: str, prefix: str) -> list[Pat
         kind: "svg" or "pdf".
         prefix: what the files' names begin with.
     """
-    paths = []
+    paths: list[Path] = []
     for name, figure in figures_of(group):
-        path = folder / f"{prefix}{re.sub(r'[^A-Za-z0-9-]+', '-', name).strip('-')}.{kind}"
+        plain = prefix + re.sub(r"[^A-Za-z0-9-]+", "-", name).strip("-")
+        path = folder / f"{plain}.{kind}"
+        number = 1
+        while path in paths:
+            # Names may differ in other letters alone.
+            number += 1
+            path = folder / f"{plain}-{number}.{kind}"
         if kind == "svg":
             path.write_text(as_svg(figure) + "\n", encoding="utf-8")
         else:

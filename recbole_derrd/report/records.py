@@ -45,6 +45,10 @@ def _is_whole(record: dict[str, Any]) -> bool:
         or not {"ids", "test"} <= fingerprint.keys()
     ):
         return False
+    if not all(isinstance(record.get(key) or {}, dict) for key in ("benchmark", "latency", "seconds", "options")):
+        return False
+    if not isinstance((record.get("benchmark") or {}).get("place", 0), int):
+        return False
     others = [record.get(role) for role in ("teacher", "student", "stored")]
     entries = [record["distilled"], *(entry for entry in others if entry is not None), *(record.get("teachers") or [])]
     return all(_is_entry(entry) for entry in entries)
@@ -55,10 +59,19 @@ def _is_entry(entry: Any) -> bool:
         not isinstance(entry, dict)
         or not isinstance(entry.get("model"), str)
         or not isinstance(entry.get("test"), dict)
+        or not isinstance(entry.get("settings") or {}, dict)
     ):
+        return False
+    members = (entry.get("settings") or {}).get("members", [])
+    steps = entry.get("valid_scores") or []
+    if not _are(members, dict) or not _are(steps, list) or not all(len(step) == 2 for step in steps):
         return False
     scores = [*entry["test"].values(), *(entry.get("valid") or {}).values()]
     return all(isinstance(score, (int, float)) for score in scores)
+
+
+def _are(values: Any, kind: type) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
 
 
 def records_of(folder: Path) -> tuple[list[dict[str, Any]], list[Path]]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
+
+from recbole_derrd.options.run import RunOptions
 
 #: One seed on one split: values are paired by it.
 Pair = tuple[int, str]
@@ -24,6 +27,9 @@ _NOT_OF_A_ROW = frozenset(
     benchmark loss_decimal_place
     """.split()
 )
+
+#: Records leave some options of a run out where they are the defaults.
+_USUAL = RunOptions().to_keys()
 
 
 @dataclasses.dataclass
@@ -56,8 +62,8 @@ class Row:
         return list(found.values())
 
     def values(self, metric: str, among: Collection[Pair] | None = None) -> list[float]:
-        """Return the metric of each distinct model, of these pairs or of all."""
-        return [entry["scores"][metric] for entry in self.distinct(among) if metric in entry["scores"]]
+        """Return the metric of each distinct model, of these pairs or of all; a metric may be undefined (NaN)."""
+        return [entry["scores"][metric] for entry in self.distinct(among) if _is_known(entry, metric)]
 
     def mean(self, metric: str, among: Collection[Pair] | None = None) -> float | None:
         """Return the mean of a metric over the distinct models, of these pairs or of all."""
@@ -74,12 +80,16 @@ class Row:
         pairs = [
             pair
             for pair in sorted(self.entries.keys() & other.entries.keys())
-            if metric in self.entries[pair]["scores"] and metric in other.entries[pair]["scores"]
+            if _is_known(self.entries[pair], metric) and _is_known(other.entries[pair], metric)
         ]
         return (
             [self.entries[pair]["scores"][metric] for pair in pairs],
             [other.entries[pair]["scores"][metric] for pair in pairs],
         )
+
+
+def _is_known(entry: Mapping[str, Any], metric: str) -> bool:
+    return math.isfinite(entry["scores"].get(metric, math.nan))
 
 
 def _looks_like(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -330,7 +340,7 @@ def _tell_apart(group: Group) -> None:
             usual = {key: _most_common(row.settings.get(key) for row in rows) for key in differing}
             # Few differences are said of every row, many where a row is not as most are.
             said = [key for key in differing if len(differing) <= 3 or repr(row.settings.get(key)) != usual[key]]
-            parts += [f"{key}={row.settings.get(key)}" for key in said]
+            parts += [f"{key}={row.settings.get(key, _USUAL.get(key))}" for key in said]
             row.label += f" ({', '.join(parts)})" if parts else ""
     seen: dict[str, int] = {}
     for row in group.rows.values():

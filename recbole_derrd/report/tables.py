@@ -70,8 +70,8 @@ def results_sheet(group: Group) -> Sheet:
         )
         + ".",
         "Gap recovered: (row - student alone) / (teacher - student alone), of the means over the row's seeds, with its "
-        'own teacher or ensemble; "-" where that is no better. Bytes an item: of the served item vectors, or all bytes '
-        "over the items where a model has no vectors.",
+        'own teacher or ensemble; "-" where that is no better, or there is none. Bytes an item: of the served item '
+        "vectors, or all bytes over the items where a model has no vectors.",
     ]
     return Sheet(group.title, head, [_result(group, row, marked) for row in rows], notes)
 
@@ -174,6 +174,7 @@ def sheet_as_md(sheet: Sheet) -> str:
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "[": "{[}", "]": "{]}",
 }  # fmt: skip
 
 

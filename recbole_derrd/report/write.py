@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Callable
+from urllib.parse import quote
 
 from recbole_derrd.errors import DistillError, OptionError, did_you_mean
 from recbole_derrd.report.equal_epochs import equal_epochs_sheet
@@ -25,7 +27,13 @@ FORMATS = ("md", "tex", "html")
 
 
 def report_of(
-    folder: Path, kind: str, *, baseline: str | None = None, plots: Path | None = None, split: str = "test"
+    folder: Path,
+    kind: str,
+    *,
+    baseline: str | None = None,
+    plots: Path | None = None,
+    split: str = "test",
+    beside: Path | None = None,
 ) -> str:
     """Return the report of a folder of records.
 
@@ -35,6 +43,7 @@ def report_of(
         baseline: name of the row to test against; the best baseline if None.
         plots: folder that plots are written to, for md (SVG) and tex (PDF); in HTML they are in the page.
         split: "test", or "valid" while settings are still being chosen.
+        beside: folder that the report will lie in, from which it names its plots; as ``plots`` says if None.
 
     Raises:
         DistillError: there are no records, or the baseline is unknown.
@@ -49,7 +58,12 @@ def report_of(
     if kind == "html":
         return html_page(f"Report of {folder}", groups, sheets, warnings)
     drawn = _plots(groups, plots, "svg" if kind == "md" else "pdf") if plots is not None else [[] for _ in groups]
-    return (_markdown if kind == "md" else _latex)(groups, sheets, drawn, warnings)
+    named = [[_link(path, beside) for path in paths] for paths in drawn]
+    return (_markdown if kind == "md" else _latex)(groups, sheets, named, warnings)
+
+
+def _link(path: Path, beside: Path | None) -> str:
+    return path.as_posix() if beside is None else Path(os.path.relpath(path, beside)).as_posix()
 
 
 def _sheets(group: Group, baseline: str | None) -> list[Sheet]:
@@ -76,28 +90,31 @@ def _figures_prefix(group: Group, place: int, count: int) -> str:
     return (f"{place + 1}-" if count > 1 else "") + ("" if group.split == "test" else f"{group.split}-")
 
 
-def _markdown(groups: list[Group], sheets: list[list[Sheet]], drawn: list[list[Path]], warnings: list[str]) -> str:
+def _markdown(groups: list[Group], sheets: list[list[Sheet]], drawn: list[list[str]], warnings: list[str]) -> str:
     parts = list(warnings)
     for own, paths in zip(sheets, drawn):
         parts += map(sheet_as_md, own)
-        parts += [f"![{path.stem}]({path})" for path in paths]
+        parts += [f"![{Path(path).stem}]({quote(path)})" for path in paths]
     for heading, lines in provenance(record for group in groups for record in group.records):
         parts.append(f"{heading}:\n\n```\n" + "\n".join(lines) + "\n```")
     return "\n\n".join(parts) + "\n"
 
 
-def _latex(groups: list[Group], sheets: list[list[Sheet]], drawn: list[list[Path]], warnings: list[str]) -> str:
+def _latex(groups: list[Group], sheets: list[list[Sheet]], drawn: list[list[str]], warnings: list[str]) -> str:
     parts = [r"% Needs \usepackage{booktabs,graphicx}."]
     parts += [f"% {warning}" for warning in warnings]
     for own, paths in zip(sheets, drawn):
         parts += map(sheet_as_tex, own)
         parts += [
             "\\begin{figure}\n\\centering\n"
-            f"\\includegraphics[width=\\columnwidth]{{{path}}}\n\\caption{{{as_tex(path.stem)}}}\n\\end{{figure}}"
+            f"\\includegraphics[width=\\columnwidth]{{{path}}}\n\\caption{{{as_tex(Path(path).stem)}}}"
+            "\n\\end{figure}"
             for path in paths
         ]
     for heading, lines in provenance(record for group in groups for record in group.records):
-        parts.append("\n".join([f"% {heading}:", *(f"%   {line}" for line in lines)]))
+        # A command may go over several lines.
+        several = [part for line in lines for part in line.splitlines()]
+        parts.append("\n".join([f"% {heading}:", *(f"%   {line}" for line in several)]))
     return "\n\n".join(parts) + "\n"
 
 

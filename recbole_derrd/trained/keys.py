@@ -15,7 +15,7 @@ from recbole_derrd.atomic_files import data_files, file_digest
 from recbole_derrd.backbones import adapter_of
 from recbole_derrd.batches import columns_beside
 from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import Fingerprint, candidates_seed
+from recbole_derrd.data import Fingerprint
 from recbole_derrd.models import model_class
 from recbole_derrd.options.run import FAST_ROUNDED
 from recbole_derrd.processes import world_size
@@ -51,7 +51,7 @@ def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = Non
     if any(candidate_count(mode) for mode in modes):
         file = config.run_options.candidates_file
         # What is in a file, not how it is called, and then no seed has a part in it.
-        settings["candidates"] = repr(file_digest(file) if file else (candidates_seed(config), None))
+        settings["candidates"] = repr(file_digest(file) if file else (config.candidates_seed, None))
     # What gives RecBole's numbers to the bit is the same model.
     rounded = sorted(config.fast.intersection(FAST_ROUNDED))
     kind = model_class(config["model"])
