@@ -26,7 +26,7 @@ usage: recbole-derrd [run] [-m MODEL] [-d DATASET] [--config_files="A.yaml B.yam
        recbole-derrd compress --compress_method=svd|quantized|product [the same as run]
        recbole-derrd benchmark FILE.yaml [--jobs=N] [--dry=True] [--key=value ...]
        recbole-derrd report FOLDER [--format=md|tex|html] [--out=FILE] [--plots=FOLDER] [--baseline=ROW]
-                            [--split=test|valid]
+                            [--metric=NAME] [--split=test|valid]
        recbole-derrd doctor
        python run_recbole_derrd.py [the same as run]
 
@@ -135,7 +135,7 @@ def benchmark(arguments: Sequence[str]) -> int:
     return run_benchmark(plan, ["-m", "recbole_derrd", "benchmark", file, *options])
 
 
-_REPORT_OPTIONS = ("format", "out", "plots", "baseline", "split")
+_REPORT_OPTIONS = ("format", "out", "plots", "baseline", "split", "metric")
 
 
 def report(arguments: Sequence[str]) -> int:
@@ -158,7 +158,10 @@ def report(arguments: Sequence[str]) -> int:
         raise DistillError(f"--split cannot be '{split}'. It is one of: {', '.join(SPLITS)}.")
     plots = Path(given["plots"]) if "plots" in given else None
     beside = Path(given["out"]).parent if "out" in given else None
-    text = report_of(Path(folder), kind, baseline=given.get("baseline"), plots=plots, split=split, beside=beside)
+    metric = given["metric"].lower() if "metric" in given else None
+    text = report_of(
+        Path(folder), kind, baseline=given.get("baseline"), plots=plots, split=split, metric=metric, beside=beside
+    )
     if "out" in given or kind == "html":
         write_report(text, Path(given.get("out") or Path(folder) / "report.html"))
     else:

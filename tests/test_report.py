@@ -397,6 +397,22 @@ def test_options_that_records_leave_out_are_the_defaults() -> None:
     )
 
 
+def test_gaps_and_tests_of_another_metric(tmp_path: Path) -> None:
+    records = synthetic()
+    for record in records:
+        for role, loss in (("teacher", 1.0), ("student", 3.0), ("distilled", 1.5 + record["seed"] / 100)):
+            record[role]["test"] = {**record[role]["test"], "rmse": loss}
+    folder = written(tmp_path / "records", records)
+    usual, other = report_of(folder, "md"), report_of(folder, "md", metric="rmse")
+    assert "gap recovered (ndcg@10)" in usual and "gap recovered (rmse)" in other
+    assert "rmse against 'Student alone'" in other and "the row's rmse is smaller" in other and "| 74 % |" in other
+    assert "ndcg@10 after equal epochs" in other, "what the trainings were stopped by"
+    assert main(["report", str(folder), "--metric=RMSE", f"--out={tmp_path / 'report.md'}"]) == 0
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == other
+    with pytest.raises(OptionError, match=r"no metric 'rmsee'. Did you mean 'rmse'"):
+        report_of(folder, "md", metric="rmsee")
+
+
 class _Balanced(HTMLParser):
     def __init__(self) -> None:
         super().__init__()

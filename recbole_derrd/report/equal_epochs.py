@@ -38,7 +38,7 @@ def equal_epochs_sheet(group: Group) -> Sheet | None:
     if not budgets:
         # One of them was validated for the first time when another had ended.
         return None
-    best = max if bigger_is_better(group.headline) else min
+    best = max if bigger_is_better(group.chosen_by) else min
     values = {
         row.key: [
             [best(score for epoch, score in curve if epoch <= epochs) for curve in curves[row.key]]
@@ -58,7 +58,7 @@ def equal_epochs_sheet(group: Group) -> Sheet | None:
         body.append([Entry(row.label), Entry(row.model), Entry(str(len(curves[row.key]))), *marked, stops])
     head = ["", "model", "runs", *[f"by epoch {epochs:,}" for epochs in budgets], "epochs until it stopped"]
     notes = [
-        f"The best {group.headline} up to an epoch, mean ± sample standard deviation; the last "
+        f"The best {group.chosen_by} up to an epoch, mean ± sample standard deviation; the last "
         f"is the end of the shortest of these trainings ({shortest:,} epochs)."
     ]
-    return Sheet(f"{validation.title}: {group.headline} after equal epochs", head, body, notes)
+    return Sheet(f"{validation.title}: {group.chosen_by} after equal epochs", head, body, notes)

@@ -75,7 +75,7 @@ def learning_curves(group: Group) -> Any | None:
         axes.plot(epochs, means, color=colour, label=row.label, linewidth=1.6, marker=marker)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch")
-    axes.set_ylabel(f"{group.headline}, validation split")
+    axes.set_ylabel(f"{group.chosen_by}, validation split")
     if len(rows) <= _LEGEND_ROWS:
         axes.legend(fontsize="small")
     return figure

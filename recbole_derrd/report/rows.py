@@ -105,7 +105,10 @@ class Group:
     dataset: str
     protocol: dict[str, Any]
     metrics: list[str]
+    #: What gaps, tests and plots are of.
     headline: str
+    #: What its trainings were stopped by, on the validation split.
+    chosen_by: str
     split: str = "test"
     #: What tells it from other groups that would have the same title.
     beside: str = ""
@@ -158,12 +161,13 @@ def _settings(entry: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def groups_of(records: Iterable[dict[str, Any]], split: str = "test") -> list[Group]:
+def groups_of(records: Iterable[dict[str, Any]], split: str = "test", metric: str | None = None) -> list[Group]:
     """Sort records into groups, their models and methods into rows; what several records have in common is one row.
 
     Args:
         records: the records.
         split: "test", or "valid" while settings are still being chosen.
+        metric: what gaps, tests and plots are of, where the records have it; their own valid_metric if None.
     """
     groups: dict[str, Group] = {}
     for record in sorted(records, key=_place):
@@ -173,8 +177,9 @@ def groups_of(records: Iterable[dict[str, Any]], split: str = "test") -> list[Gr
         if record.get("candidates_given"):
             fixed = [fixed, record["candidates"]]
         key = _hash(record["dataset"], record["protocol"], metrics, record["valid_metric"], fingerprint["ids"], fixed)
+        headline = metric if metric is not None and metric in metrics else record["valid_metric"]
         group = groups.setdefault(
-            key, Group(record["dataset"], record["protocol"], metrics, record["valid_metric"], split)
+            key, Group(record["dataset"], record["protocol"], metrics, headline, record["valid_metric"], split)
         )
         group.records.append(record)
         _add(group, record)
@@ -197,7 +202,7 @@ def _tell_titles_apart(groups: Iterable[Group]) -> None:
         facts = [
             {
                 **{key: group.protocol.get(key) for key in ("split", "order", "group_by")},
-                "chosen by": group.headline,
+                "chosen by": group.chosen_by,
                 **{key: group.records[0]["data"].get(key) for key in ("users", "items", "training_interactions")},
             }
             for group in same

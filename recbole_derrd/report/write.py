@@ -33,6 +33,7 @@ def report_of(
     baseline: str | None = None,
     plots: Path | None = None,
     split: str = "test",
+    metric: str | None = None,
     beside: Path | None = None,
 ) -> str:
     """Return the report of a folder of records.
@@ -43,13 +44,17 @@ def report_of(
         baseline: name of the row to test against; the best baseline if None.
         plots: folder that plots are written to, for md (SVG) and tex (PDF); in HTML they are in the page.
         split: "test", or "valid" while settings are still being chosen.
+        metric: what gaps and tests are of; the records' valid_metric if None.
         beside: folder that the report will lie in, from which it names its plots; as ``plots`` says if None.
 
     Raises:
-        DistillError: there are no records, or the baseline is unknown.
+        DistillError: there are no records, or the baseline or the metric is unknown.
     """
     records, damaged = records_of(folder)
-    groups = groups_of(records, split)
+    groups = groups_of(records, split, metric)
+    metrics = {name for group in groups for name in group.metrics}
+    if metric is not None and metric not in metrics:
+        raise OptionError(f"These records have no metric '{metric}'.{did_you_mean(metric, metrics)}")
     labels = {row.label for group in groups for row in group.rows.values() if row.role != "teacher"}
     if baseline is not None and baseline not in labels:
         raise OptionError(f"There is no row '{baseline}' to compare with.{did_you_mean(baseline, labels)}")
