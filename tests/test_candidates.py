@@ -186,6 +186,7 @@ def test_a_run_with_fixed_candidates(tiny_settings: Settings) -> None:
     more = {**FIXED, "distillers": ["rrd"], "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "latency_users": 0}
     record = run_recbole_derrd("BPR", "tiny", config_dict=tiny_settings("BPR", **more))
     assert record["protocol"]["mode"] == {"valid": "fixed20", "test": "fixed20"}
+    assert candidates_digest(torch.from_numpy(np.load(record["candidates_file"]))) == record["candidates"]
     assert record["distilled"]["test"].keys() == record["teacher"]["test"].keys()
 
 

@@ -77,6 +77,7 @@ def record_of(
         "benchmark": options.benchmark or None,
         "protocol": config["eval_args"],
         "candidates": data.candidates,
+        "candidates_file": str(data.candidates_file) if data.candidates_file else None,
         "candidates_given": options.candidates_seed is not None or options.candidates_file is not None,
         "valid_metric": config["valid_metric"].lower(),
         "valid_metric_bigger": config["valid_metric_bigger"],
