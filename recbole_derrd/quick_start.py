@@ -14,6 +14,7 @@ from recbole.utils import set_color
 
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data, prepare_data
+from recbole_derrd.distillers import Need, distiller_class
 from recbole_derrd.errors import OptionError
 from recbole_derrd.files import locked, remove_file
 from recbole_derrd.model import build_student
@@ -202,6 +203,9 @@ def _train_alone(
     config: DistillConfig, data: Data, knowledge: Knowledge, checkpoint: Path, *, goes_on: bool
 ) -> Product:
     model = build_student(config, data, knowledge)
+    if not any(Need.SCORES in distiller_class(name).needs for name in config.method_options):
+        # All that is asked of it is on disk by now.
+        knowledge.forget_teacher()
     logger = getLogger()
     logger.info(set_color("Distilling", "yellow") + f" {' + '.join(config.run_options.distillers) or 'nothing'} into:")
     logger.info(model)

@@ -11,13 +11,14 @@ from recbole.data import create_dataset, data_preparation
 from recbole.model.general_recommender import BPR
 from recbole.utils import get_trainer, init_seed
 
+from recbole_derrd import quick_start
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.distillers import DISTILLERS
 from recbole_derrd.errors import OptionError
 from recbole_derrd.model import build_student, distilled, step_batch
 from recbole_derrd.models import model_class
-from recbole_derrd.quick_start import knowledge_of
+from recbole_derrd.quick_start import knowledge_of, run_recbole_derrd
 from recbole_derrd.running.checks import check_roles
 from recbole_derrd.teacher import Knowledge, Teacher
 from recbole_derrd.trainer import trainer_for
@@ -221,3 +222,16 @@ def test_the_fused_experts_are_a_switch_and_change_nothing_but_the_time(tiny_set
         gradients.append({name: value.grad for name, value in student.named_parameters()})
     for name, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-4, atol=1e-5 * gradient.abs().max()), name
+
+
+@pytest.mark.parametrize(("method", "needed"), [("de", False), ("cd", True)])
+def test_a_teacher_whose_knowledge_is_written_is_freed_before_the_training(
+    tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, needed: bool
+) -> None:
+    told: list[str] = []
+    forget, trainer = Knowledge.forget_teacher, quick_start.trainer_for
+    monkeypatch.setattr(Knowledge, "forget_teacher", lambda self: told.append("freed") or forget(self))
+    monkeypatch.setattr(quick_start, "trainer_for", lambda *a, **k: told.append("training") or trainer(*a, **k))
+    small = {"de_num_experts": 2, "cd_n_distill": 3, "record_dir": str(tmp_path), "latency_users": 0}
+    run_recbole_derrd("BPR", "tiny", config_dict={**tiny_settings("BPR", distillers=[method]), **small})
+    assert told == (["training", "freed"] if needed else ["freed", "training", "freed"])
