@@ -189,21 +189,21 @@ def prepare_data(config: DistillConfig) -> Data:
     history = _history(*splits["training"], n_users, n_items)
     fingerprint = Fingerprint(ids, *hashes)
     judged = {"valid": valid, "test": test}
-    among, files = {}, {}
-    for count in set(filter(None, counts.values())):
-        files[count] = _candidates_file(config, fingerprint, count)
-        among[count] = _candidates(config, splits, dataset, files[count], count)
+    among = {
+        count: _candidates(config, splits, dataset, fingerprint, count) for count in set(filter(None, counts.values()))
+    }
     judging = counts["test"] or counts["valid"]
-    digest, file = (candidates_digest(among[judging]), files[judging]) if judging else (None, None)
+    file, candidates = among[judging] if judging else (None, None)
+    digest = None if candidates is None else candidates_digest(candidates)
     for phase, count in counts.items():
         if "ranking" in config.fast or together() or count:
             judged[phase] = catalogue_sized(judged[phase])
         if count:
-            judged[phase] = among_candidates(judged[phase], among[count])
+            kept_in, drawn = among[count]
+            judged[phase] = among_candidates(judged[phase], drawn)
             # RecBole has just logged mode: full, which is what it was told.
             getLogger().info(
-                f"Held-out items of the {phase} split are ranked among {count} candidates a user, kept in "
-                f"'{files[count]}'."
+                f"Held-out items of the {phase} split are ranked among {count} candidates a user, kept in '{kept_in}'."
             )
     return Data(dataset, train, judged["valid"], judged["test"], history, fingerprint, digest, file)
 
@@ -243,13 +243,12 @@ def _with_generator(loader: Any, seed: int) -> None:
         loader.generator = loader.sampler.generator = torch.Generator().manual_seed(seed)
 
 
-def _candidates_file(config: DistillConfig, fingerprint: Fingerprint, count: int) -> Path:
-    named = config.run_options.candidates_file
-    key = _digest(np.array(f"{dataclasses.asdict(fingerprint)} {count} {config.candidates_seed}".encode()))[:16]
-    return Path(named or config.cache_dir / f"candidates-{config['dataset']}-{key}.npy")
-
-
-def _candidates(config: DistillConfig, splits: dict[str, Any], dataset: Any, file: Path, count: int) -> torch.Tensor:
+def _candidates(
+    config: DistillConfig, splits: dict[str, Any], dataset: Any, fingerprint: Fingerprint, count: int
+) -> tuple[Path, torch.Tensor]:
     """Find or draw what held-out items are ranked among; the same for validation and test, and for every model."""
+    seed = config.candidates_seed
     users, items = (torch.from_numpy(np.concatenate(part)) for part in zip(*splits.values()))
-    return kept_candidates(file, users, items, dataset.user_num, dataset.item_num, count, config.candidates_seed)
+    key = _digest(np.array(f"{dataclasses.asdict(fingerprint)} {count} {seed}".encode()))[:16]
+    file = Path(config.run_options.candidates_file or config.cache_dir / f"candidates-{config['dataset']}-{key}.npy")
+    return file, kept_candidates(file, users, items, dataset.user_num, dataset.item_num, count, seed)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from synthetic_records import synthetic, written
 
 from recbole_derrd import __version__
 from recbole_derrd.cli import main
@@ -202,8 +203,6 @@ def test_another_broken_pipe_is_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_terminal_without_the_signs_of_a_report_shows_it(tmp_path: Path) -> None:
-    from test_report import synthetic, written
-
     folder = written(tmp_path / "records", synthetic())
     answer = subprocess.run(
         [sys.executable, "-m", "recbole_derrd", "report", str(folder)],

@@ -29,7 +29,7 @@ _NOT_OF_A_ROW = frozenset(
 )
 
 #: Records leave some options of a run out where they are the defaults.
-_USUAL = RunOptions().to_keys()
+_USUAL = RunOptions.defaults()
 
 
 @dataclasses.dataclass

@@ -52,17 +52,16 @@ def importance_of(config: DistillConfig) -> Importance:
 def teachers_of(config: DistillConfig, data: Data) -> list[Teacher]:
     """Train, find or load the teachers of a run, one after another."""
     specs = teacher_specs(config)
-    if len(specs) == 1:
-        teacher = Teacher.of(config, data, specs[0], versions_wanted(config))
-        say(teacher.trained, "Teacher")
-        return [teacher]
-    _refuse_unfit(config, data, specs)
+    several = len(specs) > 1
+    if several:
+        _refuse_unfit(config, data, specs)
     teachers = []
-    for index, spec in enumerate(specs):
+    for number, spec in enumerate(specs, 1):
         teachers.append(Teacher.of(config, data, spec, versions_wanted(config)))
-        say(teachers[-1].trained, f"Teacher {index + 1} of {len(specs)}")
-        # One at a time, its data too.
-        teachers[-1].forget()
+        say(teachers[-1].trained, f"Teacher {number} of {len(specs)}" if several else "Teacher")
+        if several:
+            # One at a time, its data too.
+            teachers[-1].forget()
     return teachers
 
 

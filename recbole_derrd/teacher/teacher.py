@@ -26,8 +26,8 @@ from recbole_derrd.trained.measured import TrainedModel
 from recbole_derrd.trained.plain import find_trained, train_or_find
 from recbole_derrd.trained.retrace import earlier_versions
 
-#: Settings that may give a teacher another split.
-_OF_THE_DATA = frozenset({"seed", *dataset_arguments})
+#: Settings that may give a teacher another split; so may its seed, unless the run has a split_seed.
+_OF_THE_DATA = frozenset(dataset_arguments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +92,10 @@ class Teacher:
             refuse_other_data(content, _brought(config, spec, content), student_data.fingerprint, path)
             return content_digest(path)
         own = config.derived(spec.name(config), spec.settings, teacher=True)
-        key = content_key(own, student_data.fingerprint)
-        if _OF_THE_DATA & spec.settings.keys() and find_trained(own, student_data.fingerprint) is None:
+        seeded = "seed" in spec.settings and config.run_options.split_seed is None
+        if (seeded or _OF_THE_DATA & spec.settings.keys()) and find_trained(own, student_data.fingerprint) is None:
             Teacher._prepared(own, student_data)
-        return key
+        return content_key(own, student_data.fingerprint)
 
     @property
     def data(self) -> Data:

@@ -35,13 +35,12 @@ def earlier_versions(config: DistillConfig, trained: TrainedModel, versions: int
         versions: how many are wanted, the final one included.
     """
     entry = trained.checkpoint.parent
-    epochs: list[int] = from_first(
-        version_epochs(best_epoch(trained.checkpoint), len(trained.epochs), versions) if is_first() else None
-    )
+    best: int = from_first(best_epoch(trained.checkpoint) if is_first() else None)
+    epochs: list[int] = from_first(version_epochs(best, len(trained.epochs), versions))
     if len(epochs) < versions - 1:
         getLogger().info(
-            f"{trained.model} was best after {best_epoch(trained.checkpoint)} of its epochs and has "
-            f"{len(epochs) + 1} version{'s' * bool(epochs)}, not {versions}."
+            f"{trained.model} was best after {best} of its epochs and has {len(epochs) + 1} "
+            f"version{'s' * bool(epochs)}, not {versions}."
         )
     kept = Versions(entry / VERSIONS)
     with locked(kept.folder, "asks for earlier versions of this teacher"):
