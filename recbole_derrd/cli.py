@@ -25,8 +25,8 @@ _USAGE = """Knowledge distillation for RecBole: a small recommender learns from 
 usage: recbole-derrd [run] [-m MODEL] [-d DATASET] [--config_files="A.yaml B.yaml"] [--key=value ...]
        recbole-derrd compress --compress_method=svd|quantized|product [the same as run]
        recbole-derrd benchmark FILE.yaml [--jobs=N] [--dry=True] [--key=value ...]
-       recbole-derrd report FOLDER [--format=md|tex|html] [--out=FILE] [--plots=FOLDER] [--baseline=ROW]
-                            [--metric=NAME] [--split=test|valid]
+       recbole-derrd report FOLDER [FOLDER ...] [--format=md|tex|html] [--out=FILE] [--plots=FOLDER]
+                            [--baseline=ROW] [--metric=NAME] [--split=test|valid]
        recbole-derrd doctor
        python run_recbole_derrd.py [the same as run]
 
@@ -34,7 +34,7 @@ commands:
   run       train (or find) the teacher and the plain student, distil, evaluate; without arguments the quick start
   compress  make the run's teacher smaller without any training (SVD, bits, codebooks): what a student must beat
   benchmark run a grid of models, distillers, sizes and seeds; what is recorded already is skipped
-  report    make tables, tests and plots from a folder of records; html is one file with everything in it
+  report    make tables, tests and plots from folders of records; html is one file with everything in it
   doctor    print versions against the tested ranges and say what is wrong
 
 Any RecBole key is an option (--embedding_size=16 --epochs=50). Priority: command line > config files > defaults.
@@ -104,8 +104,8 @@ def run(arguments: Sequence[str], *, compressed: bool = False) -> int:
     return 0
 
 
-def _file_and_options(command: str, example: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """Return (the one file or folder, ``--key=value`` arguments); ``--key value`` is spelt out."""
+def _names_and_options(command: str, example: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return (files or folders, at least one; ``--key=value`` arguments); ``--key value`` is spelt out."""
     names: list[str] = []
     options: list[str] = []
     pending = list(arguments)
@@ -119,16 +119,21 @@ def _file_and_options(command: str, example: str, arguments: Sequence[str]) -> t
             options.append(f"{argument}={pending.pop(0)}")
         else:
             raise DistillError(f"{argument} needs a value, e.g. {argument}=VALUE.")
-    if len(names) != 1:
-        raise DistillError(f"'{command}' needs {'one name' if names else 'a name'}: recbole-derrd {command} {example}")
-    return names[0], options
+    if not names:
+        raise DistillError(f"'{command}' needs a name: recbole-derrd {command} {example}")
+    return names, options
+
+
+_A_BENCHMARK = "configs/benchmark/quick.yaml"
 
 
 def benchmark(arguments: Sequence[str]) -> int:
     """Run what is left of a benchmark."""
     from recbole_derrd.benchmark.plan import read_plan
 
-    file, options = _file_and_options("benchmark", "configs/benchmark/quick.yaml", arguments)
+    (file, *more), options = _names_and_options("benchmark", _A_BENCHMARK, arguments)
+    if more:
+        raise DistillError(f"'benchmark' needs one name: recbole-derrd benchmark {_A_BENCHMARK}")
     plan = read_plan(file, options)
     from recbole_derrd.benchmark.runner import run_benchmark
 
@@ -139,8 +144,8 @@ _REPORT_OPTIONS = ("format", "out", "plots", "baseline", "split", "metric")
 
 
 def report(arguments: Sequence[str]) -> int:
-    """Make a report of a folder of records: printed, or written where ``--out`` says; HTML beside the records."""
-    folder, options = _file_and_options("report", "records/", arguments)
+    """Make a report of folders of records: printed, or written where ``--out`` says; HTML of one beside its records."""
+    names, options = _names_and_options("report", "records/", arguments)
     given: dict[str, str] = {}
     for argument in options:
         key, _, value = argument.lstrip("-").partition("=")
@@ -153,6 +158,8 @@ def report(arguments: Sequence[str]) -> int:
     kind = given.get("format", "md")
     if kind not in FORMATS:
         raise DistillError(f"--format cannot be '{kind}'. It is one of: {', '.join(FORMATS)}.")
+    if kind == "html" and len(names) > 1 and "out" not in given:
+        raise DistillError("An HTML report of several folders needs a place: --out=FILE.html.")
     split = given.get("split", "test")
     if split not in SPLITS:
         raise DistillError(f"--split cannot be '{split}'. It is one of: {', '.join(SPLITS)}.")
@@ -160,10 +167,16 @@ def report(arguments: Sequence[str]) -> int:
     beside = Path(given["out"]).parent if "out" in given else None
     metric = given["metric"].lower() if "metric" in given else None
     text = report_of(
-        Path(folder), kind, baseline=given.get("baseline"), plots=plots, split=split, metric=metric, beside=beside
+        [Path(name) for name in names],
+        kind,
+        baseline=given.get("baseline"),
+        plots=plots,
+        split=split,
+        metric=metric,
+        beside=beside,
     )
     if "out" in given or kind == "html":
-        write_report(text, Path(given.get("out") or Path(folder) / "report.html"))
+        write_report(text, Path(given.get("out") or Path(names[0]) / "report.html"))
     else:
         print(text, end="")
     return 0

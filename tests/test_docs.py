@@ -13,6 +13,8 @@ from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
 from recbole_derrd.options.benchmark import BenchmarkOptions
 from recbole_derrd.options.compress import CompressOptions
 from recbole_derrd.report import seeds_table
+from recbole_derrd.report.plots import as_svg, figures_of
+from recbole_derrd.report.records import records_of
 from recbole_derrd.report.rows import groups_of
 from recbole_derrd.report.tables import spread
 from recbole_derrd.report.write import report_of
@@ -130,6 +132,22 @@ def test_the_table_beside_the_paper_is_that_of_its_records(page: str, request: p
         (ROOT / page).write_text(expected, encoding="utf-8")
         return
     assert text == expected, "run pytest tests/test_docs.py --regen"
+
+
+PICTURE = ROOT / "docs" / "results" / "citeulike-bytes-per-item.svg"
+
+
+def test_the_picture_of_citeulike_is_that_of_its_records(request: pytest.FixtureRequest) -> None:
+    """`recbole-derrd report docs/results/citeulike-bpr docs/results/citeulike-best --plots=FOLDER` draws it."""
+    pytest.importorskip("matplotlib")
+    records, _ = records_of(*(ROOT / "docs" / "results" / name for name in ("citeulike-bpr", "citeulike-best")))
+    (group,) = groups_of(records)
+    drawn = as_svg(dict(figures_of(group))["ndcg10-against-bytes_per_item"]) + "\n"
+    if request.config.getoption("--regen"):
+        PICTURE.write_text(drawn, encoding="utf-8")
+    # Another matplotlib draws another file with the same names in the same order, best first.
+    shown, expected = (re.findall(r"<text[^>]*>([^<]+)</text>", text) for text in (PICTURE.read_text("utf-8"), drawn))
+    assert shown == expected and len(shown) > len(group.rows), "run pytest tests/test_docs.py --regen"
 
 
 def test_every_folder_of_a_benchmarks_records_has_its_report_in_a_page() -> None:

@@ -10,10 +10,9 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
-from synthetic_records import made, synthetic, written
+from synthetic_records import synthetic, written
 
 from recbole_derrd.cli import main
 from recbole_derrd.errors import DataError, OptionError
@@ -128,27 +127,15 @@ def test_without_matplotlib_there_are_tables(tmp_path: Path, monkeypatch: pytest
         report_of(folder, "md", plots=tmp_path / "plots")
 
 
-@pytest.mark.parametrize("kind", ["md", "tex"])
-def test_plots_beside_a_text(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib")
-    folder = written(tmp_path / "records", synthetic())
-    assert main(["report", str(folder), f"--format={kind}", f"--plots={tmp_path / 'plots'}"]) == 0
-    files = list((tmp_path / "plots").iterdir())
-    assert len(files) == 6 and all(str(file) in capsys.readouterr().out for file in files[:1])
-
-
-def test_plots_are_found_from_where_the_report_lies_and_none_takes_anothers_name(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    named = [made("DE", 1, 0.4), made("RRD", 1, 0.5)]
-    for record, cell in zip(named, ("DE", "DE+")):
-        record["benchmark"]["cell"] = cell
-    folder, out = written(tmp_path / "records", named), tmp_path / "my notes" / "report.md"
-    out.parent.mkdir()
-    plots = tmp_path / "my notes" / "all plots"
-    assert main(["report", str(folder), f"--out={out}", f"--plots={plots}"]) == 0
-    links = re.findall(r"!\[.*?\]\((\S*?)\)", out.read_text(encoding="utf-8"))
-    assert len(links) == len(set(links)) == len(list(plots.iterdir())) == 6
-    assert all((out.parent / unquote(link)).is_file() for link in links)
+def test_several_folders_are_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = synthetic()
+    folders = [written(tmp_path / "a", records[:5]), written(tmp_path / "b", records[5:])]
+    assert main(["report", *map(str, folders)]) == 0
+    together = capsys.readouterr().out
+    assert together == report_of(written(tmp_path / "all", records), "md")
+    assert "| DE |" in together and "| RRD |" in together
+    assert main(["report", *map(str, folders), "--format=html"]) == 2 and "--out=" in capsys.readouterr().err
+    assert not (folders[0] / "report.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from recbole_derrd.errors import OptionError
+from recbole_derrd.metrics import bigger_is_better
 from recbole_derrd.report.rows import SPLITS, Group, Row
 
 _MARKERS = "osD^vPX*<>hp"
-_LEGEND_ROWS = 14
 
 
 def can_plot() -> bool:
@@ -50,11 +50,22 @@ def figures_of(group: Group) -> list[tuple[str, Any]]:
     return [(name, figure) for name, figure in drawn if figure is not None]
 
 
-def _figure(width: float = 7.0, height: float = 4.2) -> tuple[Any, Any]:
+def _figure(rows: int = 0, width: float = 7.0, height: float = 4.2) -> tuple[Any, Any]:
+    """Return a figure and its axes; names of many rows have room beside them."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, max(height, 0.3 + 0.21 * rows)), layout="constrained")
     return figure, figure.add_subplot()
+
+
+def _name_rows(figure: Any, axes: Any, heights: list[float]) -> None:
+    """Name the rows beside the plot, from top to bottom as they lie in it."""
+    handles, labels = axes.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda place: -heights[place])
+    figure.legend(
+        [handles[place] for place in order], [labels[place] for place in order], loc="outside right upper",
+        fontsize="small", frameon=False,
+    )  # fmt: skip
 
 
 def learning_curves(group: Group) -> Any | None:
@@ -62,7 +73,8 @@ def learning_curves(group: Group) -> Any | None:
     rows = [row for row in group.ordered() if any(entry.get("valid_scores") for entry in row.distinct())]
     if not rows:
         return None
-    figure, axes = _figure()
+    figure, axes = _figure(len(rows), width=9.0)
+    last = []
     for place, row in enumerate(rows):
         colour = f"C{place % 10}"
         curves = [entry["valid_scores"] for entry in row.distinct() if entry.get("valid_scores")]
@@ -72,35 +84,50 @@ def learning_curves(group: Group) -> Any | None:
         epochs = [point[0] for point in curves[0][:shortest]]
         means = [statistics.fmean(curve[step][1] for curve in curves) for step in range(shortest)]
         marker = _MARKERS[place % len(_MARKERS)] if shortest == 1 else None
-        axes.plot(epochs, means, color=colour, label=row.label, linewidth=1.6, marker=marker)
+        # Ten colours, then the same ten in another style.
+        style = "-:"[place // 10 % 2]
+        axes.plot(epochs, means, style, color=colour, label=row.label, linewidth=1.6, marker=marker)
+        last.append(means[-1])
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"{group.chosen_by}, validation split")
-    if len(rows) <= _LEGEND_ROWS:
-        axes.legend(fontsize="small")
+    _name_rows(figure, axes, last)
     return figure
 
 
 def against(group: Group, name: str, label: str) -> Any | None:
-    """Plot each row's quality against its size or latency, with the standard deviation over seeds."""
+    """Plot each row's quality against its size or latency, with the standard deviation over seeds.
+
+    Distilled rows are filled, the others hollow; the grey line is the best to be had within that size or latency.
+    """
     rows = [row for row in group.ordered() if row.number(name) and row.values(group.headline)]
     if not rows:
         return None
-    figure, axes = _figure()
-    for place, row in enumerate(rows):
+    figure, axes = _figure(len(rows), width=9.0)
+    points = [(row.number(name) or 0.0, row.mean(group.headline) or 0.0) for row in rows]
+    axes.step(*zip(*front(points, bigger_is_better(group.headline))), where="post", color="0.8", zorder=0)
+    for place, (row, point) in enumerate(zip(rows, points)):
         values = row.values(group.headline)
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         axes.errorbar(
-            row.number(name), statistics.fmean(values), yerr=spread, fmt=_MARKERS[place % len(_MARKERS)],
-            color=f"C{place % 10}", label=row.label, capsize=3,
+            *point, yerr=spread, fmt=_MARKERS[place % len(_MARKERS)],
+            color=f"C{place % 10}", mfc=None if row.distilled else "white", label=row.label, capsize=3,
         )  # fmt: skip
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
     axes.set_xlabel(label)
     axes.set_ylabel(f"{group.headline}, {SPLITS[group.split]} split")
-    if len(rows) <= _LEGEND_ROWS:
-        axes.legend(fontsize="small")
+    _name_rows(figure, axes, [height for _, height in points])
     return figure
+
+
+def front(points: list[tuple[float, float]], bigger: bool) -> list[tuple[float, float]]:
+    """Return the points that nothing of their cost or less is better than, from the cheapest on."""
+    front: list[tuple[float, float]] = []
+    for cost, quality in sorted(points, key=lambda point: (point[0], -point[1] if bigger else point[1])):
+        if not front or (quality > front[-1][1] if bigger else quality < front[-1][1]):
+            front.append((cost, quality))
+    return front
 
 
 def _plain_ticks(axis: Any) -> None:

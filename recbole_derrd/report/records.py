@@ -74,16 +74,20 @@ def _are(values: Any, kind: type) -> bool:
     return isinstance(values, list) and all(isinstance(value, kind) for value in values)
 
 
-def records_of(folder: Path) -> tuple[list[dict[str, Any]], list[Path]]:
-    """Return what :func:`read_records` returns; there must be something in it.
+def records_of(*folders: Path) -> tuple[list[dict[str, Any]], list[Path]]:
+    """Return what :func:`read_records` returns, of all folders; there must be something in each.
 
     Raises:
         DataError: there is no such folder, or no record in it.
     """
-    if not Path(folder).is_dir():
-        raise DataError(f"There is no folder '{folder}'. Give the folder that holds the records of your runs.")
-    records, damaged = read_records(folder)
-    if not records:
-        unread = f", only {len(damaged)} damaged files" if damaged else ""
-        raise DataError(f"There is no record in '{folder}'{unread}. Each run writes one into its record_dir.")
+    records, damaged = [], []
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise DataError(f"There is no folder '{folder}'. Give the folder that holds the records of your runs.")
+        own, torn = read_records(folder)
+        if not own:
+            unread = f", only {len(torn)} damaged files" if torn else ""
+            raise DataError(f"There is no record in '{folder}'{unread}. Each run writes one into its record_dir.")
+        records += own
+        damaged += torn
     return records, damaged

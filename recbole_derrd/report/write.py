@@ -1,8 +1,9 @@
-"""A report from a folder of records, in one of three formats."""
+"""A report from folders of records, in one of three formats."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Callable
 from urllib.parse import quote
@@ -27,7 +28,7 @@ FORMATS = ("md", "tex", "html")
 
 
 def report_of(
-    folder: Path,
+    folders: Path | Sequence[Path],
     kind: str,
     *,
     baseline: str | None = None,
@@ -36,10 +37,10 @@ def report_of(
     metric: str | None = None,
     beside: Path | None = None,
 ) -> str:
-    """Return the report of a folder of records.
+    """Return the report of a folder of records, or of several together.
 
     Args:
-        folder: the records; its sub-folders are read as well.
+        folders: the records; their sub-folders are read as well.
         kind: "md", "tex" or "html".
         baseline: name of the row to test against; the best baseline if None.
         plots: folder that plots are written to, for md (SVG) and tex (PDF); in HTML they are in the page.
@@ -50,7 +51,8 @@ def report_of(
     Raises:
         DistillError: there are no records, or the baseline or the metric is unknown.
     """
-    records, damaged = records_of(folder)
+    among = [folders] if isinstance(folders, Path) else list(folders)
+    records, damaged = records_of(*among)
     groups = groups_of(records, split, metric)
     metrics = {name for group in groups for name in group.metrics}
     if metric is not None and metric not in metrics:
@@ -61,7 +63,7 @@ def report_of(
     sheets = [_sheets(group, baseline) for group in groups]
     warnings = [f"The record '{path}' is damaged and left out." for path in damaged]
     if kind == "html":
-        return html_page(f"Report of {folder}", groups, sheets, warnings)
+        return html_page(f"Report of {', '.join(map(str, among))}", groups, sheets, warnings)
     drawn = _plots(groups, plots, "svg" if kind == "md" else "pdf") if plots is not None else [[] for _ in groups]
     named = [[_link(path, beside) for path in paths] for paths in drawn]
     return (_markdown if kind == "md" else _latex)(groups, sheets, named, warnings)

@@ -1,0 +1,63 @@
+"""Plots of small synthetic records: what is named in them, and where they lie."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_records import made, synthetic, written
+
+from recbole_derrd.cli import main
+from recbole_derrd.report.plots import figures_of, front
+from recbole_derrd.report.rows import groups_of
+
+
+@pytest.mark.parametrize("kind", ["md", "tex"])
+def test_plots_beside_a_text(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    folder = written(tmp_path / "records", synthetic())
+    assert main(["report", str(folder), f"--format={kind}", f"--plots={tmp_path / 'plots'}"]) == 0
+    files = list((tmp_path / "plots").iterdir())
+    assert len(files) == 6 and all(str(file) in capsys.readouterr().out for file in files[:1])
+
+
+def test_plots_are_found_from_where_the_report_lies_and_none_takes_anothers_name(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    named = [made("DE", 1, 0.4), made("RRD", 1, 0.5)]
+    for record, cell in zip(named, ("DE", "DE+")):
+        record["benchmark"]["cell"] = cell
+    folder, out = written(tmp_path / "records", named), tmp_path / "my notes" / "report.md"
+    out.parent.mkdir()
+    plots = tmp_path / "my notes" / "all plots"
+    assert main(["report", str(folder), f"--out={out}", f"--plots={plots}"]) == 0
+    links = re.findall(r"!\[.*?\]\((\S*?)\)", out.read_text(encoding="utf-8"))
+    assert len(links) == len(set(links)) == len(list(plots.iterdir())) == 6
+    assert all((out.parent / unquote(link)).is_file() for link in links)
+
+
+def test_every_row_of_a_plot_is_named_beside_it_from_top_to_bottom(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (group,) = groups_of(made(f"M{place}", 1, 0.4 + place / 1000) for place in range(25))
+    for name, figure in figures_of(group):
+        if not name.startswith("experts"):
+            (legend,) = figure.legends
+            named = [text.get_text() for text in legend.get_texts()]
+            assert [one for one in named if one.startswith("M")] == [f"M{place}" for place in reversed(range(25))]
+            assert sorted(named) == sorted(row.label for row in group.rows.values())
+
+
+points = st.tuples(st.integers(1, 5), st.integers(0, 5)).map(lambda pair: (float(pair[0]), float(pair[1])))
+
+
+@given(st.lists(points, min_size=1), st.booleans())
+def test_the_front_is_the_best_within_each_cost(drawn: list[tuple[float, float]], bigger: bool) -> None:
+    best = max if bigger else min
+    line = front(drawn, bigger)
+    assert line == sorted(set(line))
+    for cost, _ in drawn:
+        within = best(quality for other, quality in drawn if other <= cost)
+        assert [quality for other, quality in line if other <= cost][-1] == within
