@@ -70,6 +70,17 @@ def test_cells_seeds_and_grid_are_multiplied_out(tmp_path: Path) -> None:
     assert [str(cell) for cell in alone.cells][:3] == ["plain, seed 1", "DE-RRD, seed 1", "plain, seed 2"]
 
 
+def test_only_some_cells_are_run_as_they_would_be_among_all(tmp_path: Path, said: list[str]) -> None:
+    whole, some = plan_of(tmp_path), plan_of(tmp_path, "--only=[RRD]")
+    assert some.cells == [cell for cell in whole.cells if cell.name == "RRD"] and len(some.cells) == 2
+    assert runner.run_benchmark(some, [], said.append) == 0
+    assert len(read_records(whole.record_dir)[0]) == 2 and runner.recorded(whole, said.append) == {
+        cell.key for cell in some.cells
+    }
+    with pytest.raises(OptionError, match=r"unknown cell 'RDD'. Did you mean 'RRD'\?"):
+        plan_of(tmp_path, "--only=[RDD]")
+
+
 def test_what_the_seeds_vary(tmp_path: Path) -> None:
     def second_seed(**changes: Any) -> Any:
         return next(cell for cell in plan_of(tmp_path, **changes).cells if cell.seed == 2)

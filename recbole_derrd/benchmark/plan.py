@@ -107,6 +107,7 @@ def read_plan(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
             # A cell that was killed goes on; where there is nothing to go on from, it begins.
             cells.append(Cell(cell_name, seed, {"resume": True, "show_progress": False, **whole}, key, ours))
     _refuse_same(cells)
+    cells = _chosen(cells, options.only)
     # Seed after seed: a benchmark that is stopped has whole tables of the first ones.
     cells.sort(key=lambda cell: seeds.index(cell.seed))
     return Plan(name, record_dir, options, cells)
@@ -143,6 +144,15 @@ def _seeds(options: BenchmarkOptions) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise OptionError(f"seeds holds a number twice: {seeds}.")
     return list(seeds)
+
+
+def _chosen(cells: list[Cell], names: list[Any]) -> list[Cell]:
+    """Return the cells with these names, of all seeds; all where there are none."""
+    known = {cell.name for cell in cells}
+    for name in map(str, names):
+        if name not in known:
+            raise OptionError(f"'only' names the unknown cell '{name}'.{did_you_mean(name, known)}")
+    return [cell for cell in cells if not names or cell.name in map(str, names)]
 
 
 def _refuse_given(place: str, settings: Mapping[str, Any]) -> None:

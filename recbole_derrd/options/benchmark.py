@@ -38,4 +38,5 @@ class BenchmarkOptions(Options):
     )
     record_dir: str | None = option(None, "Folder of the records; records/<name> if none.", kind=Text)
     jobs: int = option(1, "Cells that run at once, each in a process with its share of the threads.", low=1)
+    only: list[Any] = option([], "Cells to run, by name, e.g. [DE, RRD]; all if empty.")
     dry: bool = option(False, "Only say which cells there are and which are recorded.")
