@@ -50,7 +50,7 @@ def git_commit() -> str | None:
             timeout=5,
             check=True,
         )
-        top, commit = answer.stdout.split()
+        top, commit = answer.stdout.splitlines()
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
     # A virtual environment inside somebody's repository must not lend us that repository's commit.

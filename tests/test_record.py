@@ -19,6 +19,7 @@ def test_records_never_overwrite_each_other(tmp_path: Path) -> None:
 
 def test_the_commit_is_that_of_this_package_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment inside somebody's repository must not lend us its commit."""
+    tmp_path = tmp_path / "my tree"
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run(["git", "-C", str(tmp_path), *identity, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
