@@ -39,7 +39,7 @@ _SMALL: dict[str, dict[str, Any]] = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--regen", action="store_true", help="write docs/models.md from what test_every_model.py sees")
+    parser.addoption("--regen", action="store_true", help="write what is generated in the documentation")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import statistics
 from pathlib import Path
 
 import pytest
@@ -12,12 +10,6 @@ import pytest
 from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
 from recbole_derrd.options.benchmark import BenchmarkOptions
 from recbole_derrd.options.compress import CompressOptions
-from recbole_derrd.report import seeds_table
-from recbole_derrd.report.plots import as_svg, figures_of
-from recbole_derrd.report.records import records_of
-from recbole_derrd.report.rows import groups_of
-from recbole_derrd.report.tables import spread
-from recbole_derrd.report.write import report_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,162 +39,6 @@ def test_the_options_page_is_up_to_date(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--regen"):
         page.write_text(options_page(), encoding="utf-8")
     assert page.read_text(encoding="utf-8") == options_page()
-
-
-def results_table(name: str) -> str:
-    """The table of the records that lie in docs/results/<name>/."""
-    files = sorted((ROOT / "docs" / "results" / name).glob("*.json"))
-    return seeds_table([json.loads(file.read_text(encoding="utf-8")) for file in files])
-
-
-@pytest.mark.parametrize(
-    ("page", "records"),
-    [
-        ("README.md", "quickstart"),
-        ("docs/results/quickstart.md", "quickstart"),
-        ("docs/results/quickstart.md", "quickstart-rrd"),
-        ("docs/results/quickstart.md", "quickstart-de"),
-        ("docs/results/ml-100k.md", "ml-100k-lightgcn"),
-        ("docs/results/ml-100k.md", "ml-100k-neumf"),
-    ],
-)
-def test_numbers_in_pages_are_those_of_their_records(page: str, records: str) -> None:
-    """A number in a page comes from a record that a stated command made."""
-
-    def plain(text: str) -> str:
-        # Versions of tabulate pad cells differently.
-        return re.sub(r"[ \-:]+", " ", text)
-
-    text = plain((ROOT / page).read_text(encoding="utf-8"))
-    for line in results_table(records).splitlines():
-        assert plain(line) in text, line
-
-
-#: What `recbole-derrd report docs/results/FOLDER --baseline=ROW --split=SPLIT` prints stands between comments.
-REPORT = re.compile(
-    r"(<!-- report (\S+?)(?:, of the (valid) split)?(?:, against (.+?))? -->\n)(.*?)(<!-- end of report -->)", re.DOTALL
-)
-PAGES = [page for page in sorted((ROOT / "docs" / "results").glob("*.md")) if "<!-- report " in page.read_text("utf-8")]
-
-
-def reported(match: re.Match[str]) -> str:
-    """The report of a folder of records, its headings below the page's."""
-    text = report_of(ROOT / "docs" / "results" / match[2], "md", baseline=match[4], split=match[3] or "test")
-    return match[1] + "\n" + re.sub("^## ", "### ", text, flags=re.MULTILINE) + "\n" + match[6]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_reports_in_pages_are_those_of_their_records(page: Path, request: pytest.FixtureRequest) -> None:
-    text = page.read_text(encoding="utf-8")
-    expected = REPORT.sub(reported, text)
-    if request.config.getoption("--regen"):
-        page.write_text(expected, encoding="utf-8")
-        return
-    assert text == expected, "run pytest tests/test_docs.py --regen"
-
-
-#: NDCG@5 and Hit@5 of DE-RRD's table 2 (CIKM 2020), CiteULike, BPR.
-PAPER = {
-    "Teacher": (0.3970, 0.5135), "Student alone": (0.3319, 0.4441), "RD": (0.3395, 0.4533), "CD": (0.3404, 0.4550),
-    "RRD": (0.3461, 0.4622), "DE": (0.3625, 0.4817), "DE-RRD": (0.3632, 0.4843), "IR-RRD": None,
-}  # fmt: skip
-BESIDE = re.compile(r"(<!-- beside the paper -->\n).*?(<!-- end of table -->)", re.DOTALL)
-
-
-def beside_the_paper() -> str:
-    """Our numbers beside the paper's, from the records."""
-    files = sorted((ROOT / "docs" / "results" / "citeulike-bpr").glob("*.json"))
-    (group,) = groups_of(json.loads(file.read_text(encoding="utf-8")) for file in files)
-    rows = {row.label: row for row in group.rows.values()}
-    lines = ["| | seeds | NDCG@5 here | in the paper | Hit@5 here | in the paper |", "|---|--:|--:|--:|--:|--:|"]
-    for name, published in PAPER.items():
-        own = [spread(rows[name].values(metric)) for metric in ("ndcg@5", "hit@5")]
-        theirs = ["-", "-"] if published is None else [f"{value:.4f}" for value in published]
-        seeds = "" if name == "Teacher" else len(rows[name].distinct())
-        lines.append(f"| {name} | {seeds} | {own[0]} | {theirs[0]} | {own[1]} | {theirs[1]} |")
-    return "\n".join(lines)
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/results/citeulike-bpr.md"])
-def test_the_table_beside_the_paper_is_that_of_its_records(page: str, request: pytest.FixtureRequest) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    expected, count = BESIDE.subn(lambda match: f"{match[1]}\n{beside_the_paper()}\n\n{match[2]}", text)
-    assert count == 1
-    if request.config.getoption("--regen"):
-        (ROOT / page).write_text(expected, encoding="utf-8")
-        return
-    assert text == expected, "run pytest tests/test_docs.py --regen"
-
-
-PICTURE = ROOT / "docs" / "results" / "citeulike-bytes-per-item.svg"
-
-
-def test_the_picture_of_citeulike_is_that_of_its_records(request: pytest.FixtureRequest) -> None:
-    """`recbole-derrd report docs/results/citeulike-bpr docs/results/citeulike-best --plots=FOLDER` draws it."""
-    pytest.importorskip("matplotlib")
-    records, _ = records_of(*(ROOT / "docs" / "results" / name for name in ("citeulike-bpr", "citeulike-best")))
-    (group,) = groups_of(records)
-    drawn = as_svg(dict(figures_of(group))["ndcg10-against-bytes_per_item"]) + "\n"
-    if request.config.getoption("--regen"):
-        PICTURE.write_text(drawn, encoding="utf-8")
-    # Another matplotlib draws another file with the same names in the same order, best first.
-    shown, expected = (re.findall(r"<text[^>]*>([^<]+)</text>", text) for text in (PICTURE.read_text("utf-8"), drawn))
-    assert shown == expected and len(shown) > len(group.rows), "run pytest tests/test_docs.py --regen"
-
-
-def test_every_folder_of_a_benchmarks_records_has_its_report_in_a_page() -> None:
-    shown = {match[2] for page in PAGES for match in REPORT.finditer(page.read_text(encoding="utf-8"))}
-    files = (ROOT / "docs" / "results").glob("*/*.json")
-    benchmarks = {file.parent.name for file in files if json.loads(file.read_text(encoding="utf-8")).get("benchmark")}
-    assert benchmarks == shown and len(shown) > 1
-
-
-def test_the_rows_of_wide_students_are_those_of_their_records() -> None:
-    page = (ROOT / "docs" / "results" / "citeulike-bpr.md").read_text(encoding="utf-8")
-    files = sorted((ROOT / "docs" / "results" / "citeulike-wide").glob("*.json"))
-    assert len(files) == 3
-    for file in files:
-        entry = json.loads(file.read_text(encoding="utf-8"))["distilled"]
-        shown = [f"{entry['test'][metric]:.4f}" for metric in ("ndcg@5", "ndcg@10", "hit@5")]
-        assert f"| {entry['bytes_per_item']:.0f} | {' | '.join(shown)} |" in page
-
-
-def test_the_rows_of_real_data_are_those_of_their_records() -> None:
-    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
-    files = sorted((ROOT / "docs" / "results" / "scale-real").glob("*.json"))
-    assert len(files) == 4
-    for file in files:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        models, seconds = [record[role] for role in ("teacher", "student", "distilled")], record["seconds"]
-        cells = [
-            f"{record['dataset']}, {record['model']}",
-            f"{seconds['teacher']:,.0f} ({models[0]['epochs']})",
-            f"{seconds['knowledge']:.0f}",
-            f"{seconds['student']:,.0f} ({models[1]['epochs']})",
-            f"{seconds['distilled']:,.0f} ({models[2]['epochs']})",
-            f"{statistics.median(seconds['epochs']):.1f}",
-            f"{record['peak_rss_bytes'] / 2**30:.1f}",
-            *(f"{model['test']['recall@20']:.4f} / {model['test']['ndcg@20']:.4f}" for model in models),
-        ]
-        assert "| " + " | ".join(cells) + " |" in page
-
-
-def test_the_rows_of_hetcomps_cost_are_those_of_its_record() -> None:
-    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
-    record = json.loads((ROOT / "docs" / "results" / "scale" / "hetcomp.json").read_text(encoding="utf-8"))
-    assert len(record["rows"]) == 4 and record["command"] in page
-    for row in record["rows"]:
-        seconds, peaks = row["seconds"], row["peak_bytes"]
-        cells = [
-            f"{row['users']:,} x {row['items']:,}",
-            f"{row['bytes_on_disk'] / 1e6:.0f}",
-            f"{seconds['lists']:.0f}",
-            *(f"{seconds[stage]:.1f}" for stage in ("order", "schedule", "merge")),
-            *(f"{1e3 * seconds[stage]:.0f}" for stage in ("phase 1", "phase 2", "drawn")),
-            *(f"{peaks[stage] / 2**20:.0f}" for stage in ("lists", "schedule", "phase 2", "drawn")),
-            f"{row['bytes_of_a_matrix'] / 2**20:,.0f}",
-        ]
-        assert "| " + " | ".join(cells) + " |" in page
 
 
 def test_the_readme_gives_its_two_commands_on_its_first_screen() -> None:
