@@ -63,13 +63,21 @@ def read_readme() -> str:
 setup(
     name="recbole_derrd",
     version=read_version(),
-    description="Knowledge distillation (DE, RRD, IR-RRD, HetComp and more) for RecBole's general recommenders",
+    description="Knowledge distillation (DE, RRD, IR-RRD, HetComp, MKD and more) for RecBole's general recommenders",
     long_description=read_readme(),
     long_description_content_type="text/markdown",
     author="The recbole_derrd authors",
     license="MIT",
     license_files=["LICENSE"],
-    keywords=["recommender systems", "knowledge distillation", "model compression", "RecBole", "DE-RRD", "HetComp"],
+    keywords=[
+        "recommender systems",
+        "knowledge distillation",
+        "model compression",
+        "RecBole",
+        "DE-RRD",
+        "HetComp",
+        "MKD",
+    ],
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

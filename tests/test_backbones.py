@@ -179,7 +179,7 @@ def test_vectors_of_some_are_rows_of_all(name: str, built: Any) -> None:
             torch.testing.assert_close(backbone.item_vectors(items, hint), backbone.item_vectors(None, hint)[items])
     with pytest.raises(OptionError, match=f"{name} has no hint layer 'nonsense'. It has: {backbone.hints[0]}"):
         backbone.user_vectors(USERS, "nonsense")
-    with pytest.raises(OptionError, match="set de_hint to one of them"):
+    with pytest.raises(OptionError, match="has no hint layer"):
         backbone.item_vectors(items, "nonsense")
 
 

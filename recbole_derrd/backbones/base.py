@@ -95,9 +95,7 @@ class Backbone:
         if hint is None:
             return self.hints[0]
         if hint not in self.hints:
-            raise OptionError(
-                f"{self.name} has no hint layer '{hint}'. It has: {', '.join(self.hints)}; set de_hint to one of them."
-            )
+            raise OptionError(f"{self.name} has no hint layer '{hint}'. It has: {', '.join(self.hints)}.")
         return hint
 
     @property
@@ -107,7 +105,7 @@ class Backbone:
 
     def _without_vectors(self) -> str:
         return (
-            f"{self.name} has no user and item vectors, so DE cannot use it (as teacher or as student). "
+            f"{self.name} has no user and item vectors, so DE, NKD and CPD cannot use it (as teacher or student). "
             "Use distillers that need scores only: [rrd]."
         )
 

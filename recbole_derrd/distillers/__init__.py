@@ -6,12 +6,15 @@ import importlib
 
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.cd import CollaborativeDistillation
+from recbole_derrd.distillers.cpd import ConsistentPreferenceDistillation
 from recbole_derrd.distillers.de import DistillationExperts
 from recbole_derrd.distillers.hetcomp import HeterogeneousDistillation
 from recbole_derrd.distillers.ir_rrd import ItemSideRankingDistillation
 from recbole_derrd.distillers.listwise import ListwiseDistillation
+from recbole_derrd.distillers.nkd import NeighbourhoodDistillation
 from recbole_derrd.distillers.rd import RankingDistillation
 from recbole_derrd.distillers.rrd import RelaxedRankingDistillation
+from recbole_derrd.distillers.sld import SoftLabelDistillation
 
 #: Built-in methods by their name in ``distillers``.
 DISTILLERS: dict[str, type[Distiller]] = {
@@ -22,6 +25,9 @@ DISTILLERS: dict[str, type[Distiller]] = {
     "rd": RankingDistillation,
     "ir_rrd": ItemSideRankingDistillation,
     "hetcomp": HeterogeneousDistillation,
+    "nkd": NeighbourhoodDistillation,
+    "cpd": ConsistentPreferenceDistillation,
+    "sld": SoftLabelDistillation,
 }
 
 
@@ -37,14 +43,17 @@ def distiller_class(name: str) -> type[Distiller]:
 __all__ = [
     "DISTILLERS",
     "CollaborativeDistillation",
+    "ConsistentPreferenceDistillation",
     "DistillationExperts",
     "Distiller",
     "HeterogeneousDistillation",
     "ItemSideRankingDistillation",
     "ListwiseDistillation",
     "Need",
+    "NeighbourhoodDistillation",
     "RankingDistillation",
     "RelaxedRankingDistillation",
+    "SoftLabelDistillation",
     "StepBatch",
     "distiller_class",
 ]

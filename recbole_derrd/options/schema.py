@@ -53,6 +53,17 @@ def share_of_users() -> Any:
     )
 
 
+def share_of_entities() -> Any:
+    """Declare the share of a batch's users and items that a method looks at."""
+    return option(
+        1.0,
+        "Share of a batch's distinct users and items that the term looks at, drawn anew each step; below 1 is faster, "
+        "with the same term on average.",
+        above=0,
+        high=1,
+    )
+
+
 def in_blocks_of_users() -> Any:
     """Declare the switch of a term over the whole catalogue that is computed together with its gradients."""
     return option(True, "Compute the term and its gradients together, some users at a time; equal within rounding.")

@@ -13,7 +13,7 @@ from recbole_derrd.data import Data
 from recbole_derrd.distillers import Need, distiller_class
 from recbole_derrd.errors import OptionError
 from recbole_derrd.models import missing_package, model_class
-from recbole_derrd.options import DEOptions
+from recbole_derrd.options import HintOptions
 from recbole_derrd.teacher import TeacherSpec, teacher_specs
 from recbole_derrd.teacher.search import check_search
 from recbole_derrd.warm_start import can_start, check_start_size
@@ -181,16 +181,17 @@ def check_hints(config: DistillConfig, teachers: list[str]) -> None:
     Raises:
         OptionError: a layer is unknown.
     """
-    options = config.method_options.get("de")
-    if not isinstance(options, DEOptions):
-        return
-    for key, models, layers in (
-        ("de_hint", [config["model"]], options.layers()),
-        ("de_teacher_hint", teachers, options.teacher_layers()),
-    ):
-        hints = list(dict.fromkeys(hint for model in models for hint in adapter_of(model_class(model)).hints))
-        for layer in layers:
-            if layer is not None and layer not in hints:
-                raise OptionError(
-                    f"{' or '.join(models)} has no hint layer '{layer}' ({key}). It has: {', '.join(hints)}."
-                )
+    for options in config.method_options.values():
+        if not isinstance(options, HintOptions):
+            continue
+        for key, models, layers in (
+            ("hint", [config["model"]], options.layers()),
+            ("teacher_hint", teachers, options.teacher_layers()),
+        ):
+            hints = list(dict.fromkeys(hint for model in models for hint in adapter_of(model_class(model)).hints))
+            for layer in layers:
+                if layer is not None and layer not in hints:
+                    raise OptionError(
+                        f"{' or '.join(models)} has no hint layer '{layer}' ({options.prefix}{key}). It has: "
+                        f"{', '.join(hints)}."
+                    )

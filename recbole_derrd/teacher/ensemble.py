@@ -208,6 +208,10 @@ class EnsembleKnowledge(Knowledge):
         """Return the vectors of the best teacher that has any [n, d]; see :meth:`Knowledge.vectors`."""
         return self.members[self.leader or 0].vectors(side, hint)
 
+    def neighbours(self, side: str, count: int, components: int, hint: str | None = None) -> np.ndarray[Any, Any]:
+        """Return those of the best teacher that has vectors; see :meth:`Knowledge.neighbours`."""
+        return self.members[self.leader or 0].neighbours(side, count, components, hint)
+
     def score_vectors(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Return those of the best teacher whose scores are dot products; see :meth:`Knowledge.score_vectors`."""
         return self.members[self.starter or 0].score_vectors()

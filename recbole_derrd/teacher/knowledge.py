@@ -22,6 +22,7 @@ from recbole_derrd.randomness import kept_random_state
 from recbole_derrd.teacher.importance import Importance
 from recbole_derrd.teacher.writing import (
     listed_scores,
+    write_neighbours,
     write_observed_ranks,
     write_top_items,
     write_top_scores,
@@ -136,6 +137,32 @@ class Knowledge:
         return self._array(
             f"{side}-vectors-{hint or 'default'}", lambda path: write_vectors(path, self.teacher, side, hint)
         )
+
+    def neighbours(self, side: str, count: int, components: int, hint: str | None = None) -> np.ndarray[Any, Any]:
+        """Return each user's or item's ``count`` nearest others, nearest first, by the teacher's vectors.
+
+        Args:
+            side: "user" or "item".
+            count: below the number of users or items.
+            components: principal components of the vectors that distances are taken in.
+            hint: the teacher's hint layer; its first if None.
+
+        Returns:
+            [n, count] int32, memory-mapped; row 0 is padding.
+        """
+        vectors = self.vectors(side, hint)
+        layer = hint or next(iter(self.teacher_hints), None) or "default"
+        width = min(components, vectors.shape[1])
+        shown = f"Nearest {side}s" if self._how["progress"] else ""
+        found = self._array(
+            f"{side}-neighbours-{layer}-{count}-{width}",
+            lambda path: write_neighbours(path, vectors, count, width, self.teacher.device, progress=shown),
+        )
+        if found.shape != (len(vectors), count) or found.dtype != np.int32:
+            raise DataError(
+                f"The teacher's neighbours in '{self.folder}' are damaged. Remove that folder; they are made anew."
+            )
+        return found
 
     def score_vectors(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Return vectors of all users and of all items whose dot products are scores: for teachers that score so."""

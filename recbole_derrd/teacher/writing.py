@@ -21,6 +21,7 @@ from recbole_derrd.errors import DataError
 from recbole_derrd.processes import is_first, own_range, wait_for_all
 from recbole_derrd.teacher.array_file import ArrayFile
 from recbole_derrd.teacher.exact import DIVERGED, ExactSearch
+from recbole_derrd.teacher.neighbours import entities_at_once, nearest, principal_components
 from recbole_derrd.teacher.search import ApproximateSearch
 from recbole_derrd.teacher.users import UserSearch, swapped
 
@@ -183,6 +184,32 @@ def _ranks_within(backbone: Backbone, history: History, low: int, high: int) -> 
     order = order.gather(1, empty.gather(1, order).to(torch.uint8).argsort(dim=1, stable=True))
     ranks = torch.empty_like(order).scatter_(1, order, torch.arange(1, held.shape[1] + 1).expand_as(order))
     return ranks.numpy()[held].astype(np.int32)
+
+
+@torch.no_grad()
+def write_neighbours(
+    path: Path, vectors: np.ndarray[Any, Any], count: int, components: int, device: torch.device, *, progress: str
+) -> About:
+    """Write the ids of each entity's nearest others, nearest first [n, count], int32; row 0 is padding.
+
+    Args:
+        path: where to.
+        vectors: of all entities, the padding id's first [n, d].
+        count: neighbours of each.
+        components: principal components that distances are taken in.
+        device: where they are computed.
+        progress: what the bar is called; none is shown if empty.
+    """
+    file = _made(path, len(vectors), count)
+    real = principal_components(torch.from_numpy(vectors[1:]).to(device), components)
+    # Distances stay as they are, and are rounded less.
+    real = real - real.mean(dim=0)
+    at_once = entities_at_once(len(real), device)
+    start, stop = own_range(len(real))
+    for low in tqdm(range(start, stop, at_once), desc=progress, ncols=100, disable=not progress):
+        found = nearest(real, low, min(low + at_once, stop), count)
+        file.write(low + 1, (found + 1).to(torch.int32).cpu().numpy())
+    return _about(file, components=components)
 
 
 @torch.no_grad()

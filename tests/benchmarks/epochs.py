@@ -37,6 +37,7 @@ from recbole_derrd.trainer import trainer_for
 METHODS: dict[str, list[str]] = {
     "RRD": ["rrd"], "DE": ["de"], "DE-RRD": ["de", "rrd"],
     "CD": ["cd"], "RD": ["rd"], "IR-RRD": ["ir_rrd"], "listwise": ["listwise"],
+    "NKD": ["nkd"], "CPD": ["cpd"], "SLD": ["sld"],
 }  # fmt: skip
 
 
@@ -45,7 +46,8 @@ def settings(given: argparse.Namespace, size: int, distillers: list[str], fast: 
     return {
         "data_path": given.data_path, "load_col": {"inter": ["user_id", "item_id"]}, "embedding_size": size,
         "train_batch_size": 1024, "distillers": distillers, "checkpoint_dir": temporary, "show_progress": False,
-        "de_temperature_start": given.temperature, "gpu_id": given.gpu_id, "fast": fast, "n_layers": 2,
+        "de_temperature_start": given.temperature, "cpd_temperature_start": given.temperature,
+        "cpd_sample": given.de_sample, "gpu_id": given.gpu_id, "fast": fast, "n_layers": 2,
         "de_sample": given.de_sample, "listwise_top_n": given.listwise_top_n,
         "ir_rrd_max_items": given.ir_rrd_max_items, "rd_start_epoch": 0,
         "benchmark_filename": ["train", "valid", "test"] if given.benchmark_filename else None,
@@ -169,8 +171,12 @@ def main() -> None:
     parser.add_argument("--student_size", type=int, default=20)
     parser.add_argument("--teacher_size", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--temperature", type=float, default=1.0, help="DE's first temperature; small is late training")
-    parser.add_argument("--de_sample", type=float, default=1.0, help="share of a batch's entities that DE looks at")
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, help="DE's and CPD's first temperature; small is late"
+    )
+    parser.add_argument(
+        "--de_sample", type=float, default=1.0, help="share of a batch's entities that DE and CPD look at"
+    )
     parser.add_argument("--methods", default=",".join(METHODS), help="which students with distillation to measure")
     parser.add_argument("--listwise_top_n", type=int, default=0, help="the teacher's list that listwise reads")
     parser.add_argument("--ir_rrd_max_items", type=int, default=0, help="items a step of IR-RRD")

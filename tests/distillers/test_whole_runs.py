@@ -1,4 +1,4 @@
-"""CD, RD, IR-RRD, HetComp and listwise distillation in whole runs: interrupted and resumed, and in two processes."""
+"""The methods beside DE and RRD in whole runs: interrupted and resumed, and in two processes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import torch
 from recbole_derrd import run_recbole_derrd
 from recbole_derrd.model import DistilledMixin
 
-from .test_every_backbone import METHODS, SETTINGS
+from .test_every_backbone import BY_VECTORS, METHODS, SETTINGS
 
 
 def more(tmp_path: Path, folder: str) -> dict[str, Any]:
     """Return settings under which every draw of the methods is made, writing under a folder of their own."""
     home = tmp_path / folder
     return {
-        **SETTINGS, "distillers": list(METHODS), "epochs": 5, "checkpoint_step": 1, "latency_users": 0,
+        **SETTINGS, "distillers": [*METHODS, *BY_VECTORS], "epochs": 5, "checkpoint_step": 1, "latency_users": 0,
         "checkpoint_dir": str(home / "saved"), "record_dir": str(home / "records"), "compare_student": False,
         "cache_dir": str(tmp_path / "cache"), "learning_rate": 0.01,
         "listwise_sample": 0.5, "cd_sample": 0.5, "rd_sample": 0.5, "rd_start_epoch": 2, "ir_rrd_max_items": 5,
-        "hetcomp_sample": 0.5, "hetcomp_remainder": 5,
+        "hetcomp_sample": 0.5, "hetcomp_remainder": 5, "sld_sample": 0.5, "nkd_sample": 0.5, "cpd_sample": 0.5,
     }  # fmt: skip
 
 

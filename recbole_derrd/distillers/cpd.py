@@ -1,0 +1,208 @@
+r"""Consistent Preference Distillation (CPD): MKD's middle layer, and Preference-Consistent KD (PCKD) after it.
+
+Zhangchi Zhu, Wei Zhang: "From Input to Output: A Multi-layer Knowledge Distillation Framework for Compressing
+Recommendation Models", arXiv 2311.04549, 2023, and its second version, "Preference-Consistent Knowledge Distillation
+for Recommender System", TKDE 37(4), 2025. A map P of the student's vectors to the teacher's that is learned beside the
+student may put a user's items into another order than the student has them in; what is learned behind it then does not
+come back. So P is asked to keep the order of some items A_u of each user's list of the teacher's, drawn once an epoch:
+
+    pre_ui = <h_s(u), h_s(i)>,  post_ui = <P_U(h_s(u)), P_I(h_s(i))>,      the student's vectors without a gradient
+    R_list = sum_u H(softmax(pre_uA / tau), softmax(post_uA / tau)),       H(q, p) = - sum_i q_i log p_i
+    R_pair = sum_u -log sigmoid((post_ui - post_uj) (pre_ui - pre_uj)),    i, j the first two of A_u
+    L_CPD = L_feature + alpha_list R_list + alpha_pair R_pair
+
+over the batch's distinct users; the regularisers teach P alone. L_feature is DE's (``cpd_feature: experts``, the later
+code), or the sum of 1 - cos(P(h_s), h_t) over a batch's entities as NKD has it, P then the mean of small networks
+scaled to length 1 (``cosine``, the first code).
+
+Paper and code: the papers' equations were not accessible; this is the code that the authors published, early and late.
+In the first code R_pair is max(0, -(post_ui - post_uj) (pre_ui - pre_uj)) (``cpd_pairs: hinge``), of an observed and a
+negative item. The later code takes a user once for each row of the batch, and leaves training items in the lists; here
+a batch's users count once, as in every method of this plugin, and lists hold unobserved items. Lists from the student's
+own ranking, which that code can draw from instead, are left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recbole_derrd.backbones import Backbone
+from recbole_derrd.data import History
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share, epoch_seed
+from recbole_derrd.distillers.de import DistillationExperts, gumbel_noise
+from recbole_derrd.distillers.listwise import listwise_loss, teacher_mass
+from recbole_derrd.distillers.nkd import direction_errors
+from recbole_derrd.distillers.projector import Hints
+from recbole_derrd.distillers.unobserved import without_padding
+from recbole_derrd.errors import OptionError
+from recbole_derrd.options import CPDOptions
+from recbole_derrd.sampling import sample_top_positions
+from recbole_derrd.teacher import Knowledge
+
+#: Entries of the lists that are drawn from at once; bounds the memory of drawing to some 20 MB.
+_DRAWN_AT_ONCE = 1 << 19
+
+
+def list_inconsistency(before: Tensor, after: Tensor, tau: float) -> Tensor:
+    r"""Return each user's H(softmax(pre / tau), softmax(post / tau)).
+
+    Args:
+        before: pre [n, Q]; no gradient goes to it.
+        after: post [n, Q].
+        tau: temperature.
+
+    Returns:
+        [n]; at best the entropy of softmax(pre / tau).
+    """
+    return listwise_loss(after, teacher_mass(before.detach(), tau), tau)
+
+
+def pair_inconsistency(before: Tensor, after: Tensor, form: str = "logistic") -> Tensor:
+    r"""Return each user's loss of one pair, of d = (post_i - post_j) (pre_i - pre_j): below 0 where P turns it.
+
+    Args:
+        before: pre of two items [n, 2]; no gradient goes to it.
+        after: post of the same [n, 2].
+        form: "logistic": -log sigmoid(d); "hinge": max(0, -d).
+
+    Returns:
+        [n], at least 0.
+    """
+    products = (after[:, 0] - after[:, 1]) * (before[:, 0] - before[:, 1]).detach()
+    return (-products).relu() if form == "hinge" else -functional.logsigmoid(products)
+
+
+class _Experts(DistillationExperts):
+    """DE, whose maps are looked at from outside as well."""
+
+    def vectors(self, side: str, ids: Tensor) -> Tensor:
+        read = self.student.user_vectors if side == "user" else self.student.item_vectors
+        return read(ids, self.layers[0]).float()
+
+    def mapped(self, side: str, ids: Tensor, vectors: Tensor) -> Tensor:
+        bank, teacher = self.banks[0][side], self.targets[0][side].index_select(0, ids)
+        noise = gumbel_noise((len(ids), self.options.num_experts), self.generator)
+        mapped: Tensor = bank(vectors, bank.choose(teacher, self.tau, noise, self.options.fused))
+        return mapped
+
+
+class _Directions(Distiller):
+    """The sum of 1 - cos(P(h_s), h_t) over a batch's entities."""
+
+    def __init__(self, options: CPDOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
+        super().__init__(options, knowledge, student, seed)
+        self.hints = Hints(student, knowledge, student.layer(options.hint), options.teacher_hint)
+        self.vectors = self.hints.vectors
+        self.projectors: Any = self.hints.projectors(options, seed)
+        self.to(student.device)
+
+    def mapped(self, side: str, ids: Tensor, vectors: Tensor) -> Tensor:
+        return functional.normalize(self.projectors[side](vectors, self.generator), dim=1)
+
+    def _error_sum(self, side: str, ids: Tensor) -> Tensor:
+        projected = self.projectors[side](self.vectors(side, ids), self.generator)
+        return direction_errors(projected, self.hints.targets[side].index_select(0, ids)).sum()
+
+    def forward(self, batch: StepBatch) -> Tensor:
+        assert batch.positives is not None and batch.negatives is not None
+        share = self.options.sample
+        users, user_scale = drawn_share(batch.users, share, self.generator)
+        items, item_scale = drawn_share(torch.cat([batch.positives, batch.negatives]), share, self.generator)
+        with torch.autocast(device_type=self.student.device.type, enabled=False):
+            total = user_scale * self._error_sum("user", users) + 0.5 * item_scale * self._error_sum("item", items)
+        return total / batch.rows
+
+
+class ConsistentPreferenceDistillation(Distiller):
+    """CPD as a loss term; see the file's head for the formula."""
+
+    name = "cpd"
+    options_class = CPDOptions
+    needs = frozenset({Need.VECTORS, Need.TOP_ITEMS})
+
+    def __init__(self, options: CPDOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
+        """Read the teacher's lists and vectors, and make the maps.
+
+        Raises:
+            OptionError: a hint layer is unknown, or some user has too few unobserved items.
+        """
+        super().__init__(options, knowledge, student, seed)
+        self.check(options, knowledge.history)
+        self.maps: Any = (
+            _Experts(options.of_experts(), knowledge, student, seed)
+            if options.feature == "experts"
+            else _Directions(options, knowledge, student, seed)
+        )
+        # One stream of noise, whose state a training checkpoint keeps.
+        self.maps.generator = self.generator
+        self.lists = torch.from_numpy(knowledge.top_items(options.top_n))
+        unobserved = knowledge.history.n_items - 1 - torch.from_numpy(knowledge.history.lengths)
+        self.list_lengths = unobserved.clamp(max=self.lists.shape[1])
+        #: Items of each user whose order is to be kept [n_users, Q], anew in each epoch.
+        self.items: Tensor | None = None
+
+    @classmethod
+    def check(cls, options: CPDOptions, history: History) -> None:
+        """Refuse to draw more items than some user has not seen."""
+        fewest = history.n_items - 1 - int(history.lengths[1:].max())
+        if fewest < 2:
+            raise OptionError(
+                f"A user has only {fewest} unobserved items, too few to have an order. Filter such users out "
+                "(user_inter_num_interval)."
+            )
+        if fewest < options.q:
+            raise OptionError(
+                f"cpd_q = {options.q} is more than the catalogue allows: one user has only {fewest} unobserved items. "
+                f"Lower cpd_q to {fewest}, or filter users (user_inter_num_interval)."
+            )
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Draw the epoch's items for all users, and set the temperature."""
+        self.maps.begin_epoch(epoch)
+        # Drawn on the CPU, so that a GPU run draws the same items.
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
+        q, (n_users, width) = self.options.q, self.lists.shape
+        items = torch.zeros(n_users, q, dtype=torch.int32)
+        at_once = max(1, _DRAWN_AT_ONCE // width)
+        for start in range(1, n_users, at_once):
+            rows = slice(start, min(start + at_once, n_users))
+            places = sample_top_positions(self.list_lengths[rows], q, self.options.sharpness, width, generator)
+            items[rows] = self.lists[rows].gather(1, places)
+        self.items = items.to(self.student.device)
+
+    def _inconsistency_sum(self, users: Tensor) -> Tensor:
+        options = self.options
+        assert self.items is not None
+        # An item that many users have drawn is mapped once.
+        items, places = self.items.index_select(0, users).long().unique(return_inverse=True)
+        with torch.no_grad():
+            own_users, own_items = self.maps.vectors("user", users), self.maps.vectors("item", items)
+            before = torch.bmm(own_items[places], own_users.unsqueeze(2)).squeeze(2)
+        mapped_users = self.maps.mapped("user", users, own_users)
+        mapped_items = self.maps.mapped("item", items, own_items)
+        after = torch.bmm(mapped_items[places], mapped_users.unsqueeze(2)).squeeze(2)
+        total = torch.zeros((), device=self.student.device)
+        if options.list_weight:
+            total = total + options.list_weight * list_inconsistency(before, after, options.tau).sum()
+        if options.pair_weight:
+            pairs = pair_inconsistency(before[:, :2], after[:, :2], options.pairs)
+            total = total + options.pair_weight * pairs.sum()
+        return total
+
+    def forward(self, batch: StepBatch) -> Tensor:
+        """Return L_CPD of the batch divided by its rows; float32 under mixed precision as well."""
+        if self.items is None:
+            raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
+        if batch.positives is None or batch.negatives is None:
+            raise OptionError("CPD needs the items of a batch, and this model is trained on whole users. Use [rrd].")
+        present = StepBatch(without_padding(batch.users), batch.positives, batch.negatives, batch.rows)
+        loss: Tensor = self.maps(present)
+        if not self.options.list_weight and not self.options.pair_weight:
+            return loss
+        users, scale = drawn_share(present.users, self.options.sample, self.generator)
+        with torch.autocast(device_type=self.student.device.type, enabled=False):
+            return loss + scale * self._inconsistency_sum(users) / batch.rows

@@ -1,0 +1,135 @@
+r"""Neighbourhood Knowledge Distillation (NKD): MKD's input layer.
+
+Zhangchi Zhu, Wei Zhang: "From Input to Output: A Multi-layer Knowledge Distillation Framework for Compressing
+Recommendation Models", arXiv 2311.04549, 2023. The teacher's K nearest entities of each entity e are its neighbours,
+the same in the whole training. In each step e is mixed with one of them, b, in the student and in the teacher alike,
+and the student's mixture, mapped to the teacher's width by P, is to point where the teacher's does:
+
+    s~ = r_s * h_s(e) + (1 - r_s) * h_s(b),    t~ = r_t * h_t(e) + (1 - r_t) * h_t(b),    b drawn from the K
+    l(e) = 1 - cos(P(s~), t~)
+    L_NKD = sum_{users} l(u) + 1/2 (sum_{positives} l(i) + sum_{negatives} l(j))       over a batch's distinct entities
+
+with a P for users and one for items, and shares r_s, r_t drawn anew for each entity and step (``nkd_mixing``).
+Neighbours are nearest by Euclidean distance, in the teacher's first principal components where its vectors are wider.
+
+Paper and code: the paper's equations were not accessible; this is the code that its authors published later, which has
+the method alone and never as a part of MKD. It reads LightGCN's propagated vectors, where the paper speaks of the input
+layer: here the tables are the default (``nkd_hint: final`` for the former). Two of its ways of mixing are left out, one
+share drawn for a whole batch and one for a dimension.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recbole_derrd.backbones import Backbone
+from recbole_derrd.data import History
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share
+from recbole_derrd.distillers.projector import SIDES, Hints
+from recbole_derrd.distillers.unobserved import without_padding
+from recbole_derrd.errors import OptionError
+from recbole_derrd.options import NKDOptions
+from recbole_derrd.teacher import Knowledge
+
+
+def mixed(own: Tensor, neighbours: Tensor, share: Tensor) -> Tensor:
+    """Return r * own + (1 - r) * neighbours of vectors [n, d], for shares r [n, d], [n, 1] or a number."""
+    return neighbours + share * (own - neighbours)
+
+
+def drawn_mixing(mixing: str, own_share: float, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Draw the entity's own share r of each mixture, on the generator's device.
+
+    Args:
+        mixing: "soft": U(0, 2 a) for each number, which may be above 1; "hard": 1 with probability a, else 0, for each
+            number; "entity": U(0, 1), one an entity; "constant": a.
+        own_share: a.
+        shape: of the vectors (n, d).
+        generator: source of randomness; "constant" draws nothing.
+
+    Returns:
+        [n, d], [n, 1] or [].
+    """
+    if mixing == "constant":
+        return torch.tensor(own_share, device=generator.device)
+    wanted = (shape[0], 1) if mixing == "entity" else shape
+    uniform = torch.rand(wanted, generator=generator, device=generator.device)
+    if mixing == "hard":
+        return (uniform < own_share).float()
+    return uniform if mixing == "entity" else 2 * own_share * uniform
+
+
+def direction_errors(projected: Tensor, targets: Tensor) -> Tensor:
+    r"""Return each row's 1 - cos(x, t) [n]: 0 where they point the same way, 2 at worst, 1 where one of them is 0.
+
+    Args:
+        projected: x [n, d].
+        targets: t [n, d].
+    """
+    return 1 - functional.cosine_similarity(projected, targets, dim=1)
+
+
+class NeighbourhoodDistillation(Distiller):
+    """NKD as a loss term; see the file's head for the formula."""
+
+    name = "nkd"
+    options_class = NKDOptions
+    needs = frozenset({Need.VECTORS})
+
+    def __init__(self, options: NKDOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
+        """Read the teacher's vectors and neighbours, and make a map for the users and one for the items.
+
+        Raises:
+            OptionError: a hint layer is unknown, or there are fewer entities than neighbours.
+        """
+        super().__init__(options, knowledge, student, seed)
+        self.check(options, knowledge.history)
+        # The method is about the input layer; graph models call theirs so.
+        layer = student.layer(options.hint or ("ego" if "ego" in student.hints else None))
+        self.hints = Hints(student, knowledge, layer, options.teacher_hint)
+        self.neighbours: dict[str, Tensor] = {}
+        for side in SIDES:
+            found = knowledge.neighbours(side, options.neighbours, options.components, self.hints.teacher_layer)
+            self.neighbours[side] = torch.from_numpy(found).to(student.device)
+        self.projectors: Any = self.hints.projectors(options, seed)
+        self.to(student.device)
+
+    @classmethod
+    def check(cls, options: NKDOptions, history: History) -> None:
+        """Refuse more neighbours than there are others."""
+        for side, count in (("users", history.n_users - 1), ("items", history.n_items - 1)):
+            if options.neighbours > count - 1:
+                raise OptionError(
+                    f"nkd_neighbours = {options.neighbours} is more than the data have: there are {count} {side}. "
+                    f"Lower it to {count - 1} or less."
+                )
+
+    def _error_sum(self, side: str, ids: Tensor) -> Tensor:
+        options, targets = self.options, self.hints.targets[side]
+        others = self.neighbours[side].index_select(0, ids)
+        column = torch.randint(others.shape[1], (len(ids), 1), generator=self.generator, device=ids.device)
+        other = others.gather(1, column).squeeze(1).long()
+
+        def mixture(own: Tensor, neighbours: Tensor) -> Tensor:
+            share = drawn_mixing(options.mixing, options.own_share, (len(own), own.shape[1]), self.generator)
+            return mixed(own, neighbours, share)
+
+        vectors = mixture(self.hints.vectors(side, ids), self.hints.vectors(side, other))
+        projected = self.projectors[side](vectors, self.generator)
+        wanted = mixture(targets.index_select(0, ids), targets.index_select(0, other))
+        return direction_errors(projected, wanted).sum()
+
+    def forward(self, batch: StepBatch) -> Tensor:
+        """Return L_NKD of the batch divided by its rows; float32 under mixed precision as well."""
+        if batch.positives is None or batch.negatives is None:
+            raise OptionError("NKD needs the items of a batch, and this model is trained on whole users. Use [rrd].")
+        share = self.options.sample
+        users, user_scale = drawn_share(without_padding(batch.users), share, self.generator)
+        items, item_scale = drawn_share(torch.cat([batch.positives, batch.negatives]), share, self.generator)
+        with torch.autocast(device_type=self.student.device.type, enabled=False):
+            total = user_scale * self._error_sum("user", users) + 0.5 * item_scale * self._error_sum("item", items)
+        return total / batch.rows

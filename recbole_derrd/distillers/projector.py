@@ -1,0 +1,133 @@
+"""The map from the student's vectors to the teacher's that NKD and CPD learn: the mean of small networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_derrd.backbones import Backbone
+from recbole_derrd.distillers.base import epoch_seed
+from recbole_derrd.teacher import Knowledge
+
+SIDES = ("user", "item")
+
+
+def _whole(values: Tensor) -> Tensor:
+    return values
+
+
+def mean_of_networks(
+    vectors: Tensor,
+    first: Tensor,
+    first_bias: Tensor,
+    second: Tensor,
+    second_bias: Tensor,
+    drop: Callable[[Tensor], Tensor] = _whole,
+) -> Tensor:
+    r"""Return 1/E sum_e (relu(x_e W1_e + b1_e) W2_e + b2_e).
+
+    Args:
+        vectors: inputs x, of each network its own [E, n, d_s].
+        first: W1 [E, d_s, h].
+        first_bias: b1 [E, h].
+        second: W2 [E, h, d_t].
+        second_bias: b2 [E, d_t].
+        drop: applied to the input of each layer.
+
+    Returns:
+        [n, d_t].
+    """
+    hidden = torch.baddbmm(first_bias.unsqueeze(1), drop(vectors), first).relu()
+    return torch.baddbmm(second_bias.unsqueeze(1), drop(hidden), second).mean(dim=0)
+
+
+def dropped(values: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Set a share of the numbers to 0 and scale the others up, so that they stay on average."""
+    if not share:
+        return values
+    kept = torch.rand(values.shape, generator=generator, device=generator.device) >= share
+    return values * kept / (1 - share)
+
+
+class MeanProjector(nn.Module):
+    """E networks of two layers, for the users or the items, with dropout before each layer.
+
+    Args:
+        student_size: width of the student's vectors.
+        teacher_size: width of the teacher's vectors.
+        num_experts: E.
+        hidden_size: units between the layers; half the teacher's size if None.
+        dropout: share of the numbers that are dropped before each layer.
+        generator: source of the initial weights, which are drawn as torch.nn.Linear draws those of its layers.
+    """
+
+    def __init__(
+        self,
+        student_size: int,
+        teacher_size: int,
+        num_experts: int,
+        hidden_size: int | None,
+        dropout: float,
+        generator: torch.Generator,
+    ) -> None:
+        """Draw the weights."""
+        super().__init__()
+        hidden = hidden_size or max(1, teacher_size // 2)
+
+        def uniform(fan_in: int, *shape: int) -> nn.Parameter:
+            bound = 1 / math.sqrt(fan_in)
+            return nn.Parameter(torch.empty(num_experts, *shape).uniform_(-bound, bound, generator=generator))
+
+        self.dropout = dropout
+        self.first, self.first_bias = uniform(student_size, student_size, hidden), uniform(student_size, hidden)
+        self.second, self.second_bias = uniform(hidden, hidden, teacher_size), uniform(hidden, teacher_size)
+
+    def forward(self, vectors: Tensor, generator: torch.Generator) -> Tensor:
+        """Return vectors of the teacher's width [n, d_t] for the student's [n, d_s]."""
+        every = vectors.expand(len(self.first), *vectors.shape)
+        parts = (self.first, self.first_bias, self.second, self.second_bias)
+        return mean_of_networks(every, *parts, drop=lambda values: dropped(values, self.dropout, generator))
+
+
+class Hints:
+    """The vectors of both sides that a student and its teacher are compared at.
+
+    Args:
+        student: the student.
+        knowledge: what the teacher knows.
+        layer: the student's hint layer.
+        teacher_layer: the teacher's; the same as the student's where it has that one, else its first, if None.
+    """
+
+    def __init__(self, student: Backbone, knowledge: Knowledge, layer: str, teacher_layer: str | None) -> None:
+        """Read the teacher's vectors."""
+        self.student, self.layer = student, layer
+        #: The teacher's hint layer; None is its first.
+        self.teacher_layer = teacher_layer or (layer if layer in knowledge.teacher_hints else None)
+        # Plain tensors, no buffers: buffers would reach the checkpoint and be broadcast at every distributed step.
+        self.targets = {
+            side: torch.from_numpy(knowledge.vectors(side, self.teacher_layer)).to(student.device) for side in SIDES
+        }
+
+    def vectors(self, side: str, ids: Tensor) -> Tensor:
+        """Return the student's vectors [n, d_s], float32."""
+        read = self.student.user_vectors if side == "user" else self.student.item_vectors
+        return read(ids, self.layer).float()
+
+    def projectors(self, options: Any, seed: int) -> nn.ModuleDict:
+        """Return a :class:`MeanProjector` for each side, by these options."""
+        # Another stream than the noise's, which starts at the seed itself.
+        initial = torch.Generator().manual_seed(epoch_seed(seed, -1))
+        one = torch.ones(1, dtype=torch.int64, device=self.student.device)
+        with torch.no_grad():
+            sizes = {side: (self.vectors(side, one).shape[1], self.targets[side].shape[1]) for side in SIDES}
+        return nn.ModuleDict(
+            {
+                side: MeanProjector(*size, options.num_experts, options.hidden_size, options.dropout, initial)
+                for side, size in sizes.items()
+            }
+        )

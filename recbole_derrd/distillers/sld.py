@@ -1,0 +1,105 @@
+r"""Soft Label Distillation (SLD): MKD's output layer, a reconstruction.
+
+Zhangchi Zhu, Wei Zhang: "From Input to Output: A Multi-layer Knowledge Distillation Framework for Compressing
+Recommendation Models", arXiv 2311.04549, 2023: soft labels for the student that consider the predictions of both. K
+interesting items of each user are drawn from the teacher's list and L from the rest of the catalogue, once an epoch, as
+RRD draws them; over these K + L items A
+
+    q = softmax(((1 - w) t_A + w s_A) / tau),    without a gradient
+    L_SLD = - sum_u sum_{i in A} q_i log softmax(s_A / tau)_i
+
+over the batch's distinct users, s and t being the student's and the teacher's logits.
+
+Paper and code: the paper's formula was not accessible. w = 0 (``sld_student_share``, the default) is what the authors'
+later code has as a comment; what it runs is the Plackett-Luce likelihood of the K items alone, which is RRD with
+``rrd_l: 0`` (and ``rrd_k: 100``). w > 0 is our reading of "both".
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recbole_derrd.backbones import Backbone
+from recbole_derrd.data import History
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share
+from recbole_derrd.distillers.listwise import listwise_loss
+from recbole_derrd.distillers.rrd import RelaxedRankingDistillation
+from recbole_derrd.distillers.unobserved import without_padding
+from recbole_derrd.errors import DataError, OptionError
+from recbole_derrd.options import RRDOptions, SLDOptions
+from recbole_derrd.teacher import Knowledge
+
+
+def soft_labels(teacher: Tensor, student: Tensor, student_share: float, temperature: float) -> Tensor:
+    r"""Return q = softmax(((1 - w) t + w s) / tau) of logits [n, m], without a gradient.
+
+    Args:
+        teacher: logits t; -inf for items that the teacher ranks behind all others, which get no label.
+        student: logits s.
+        student_share: w, below 1.
+        temperature: tau.
+    """
+    mixture = (1 - student_share) * teacher.detach() + student_share * student.detach()
+    return (mixture / temperature).softmax(dim=1)
+
+
+class SoftLabelDistillation(Distiller):
+    """SLD as a loss term; see the file's head for the formula."""
+
+    name = "sld"
+    options_class = SLDOptions
+    needs = frozenset({Need.TOP_ITEMS, Need.SCORES})
+
+    def __init__(self, options: SLDOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
+        """Read the teacher's lists and check that every user has enough items.
+
+        Raises:
+            OptionError: some user has fewer than K + L unobserved items.
+        """
+        super().__init__(options, knowledge, student, seed)
+        self.check(options, knowledge.history)
+        same = {key: getattr(options, key) for key in ("k", "l", "top_n", "sharpness")}
+        # Only its draws are wanted; what RRD itself says of the student's ways stays as it is.
+        self.drawing = RelaxedRankingDistillation(RRDOptions(fused=student.fused, **same), knowledge, student, seed)
+        #: The teacher's logits of each user's drawn items [n_users, K + L], anew in each epoch.
+        self.logits: Tensor | None = None
+
+    @classmethod
+    def check(cls, options: SLDOptions, history: History) -> None:
+        """Refuse to draw more items than some user has not seen."""
+        wanted = options.k + options.l
+        fewest = history.n_items - 1 - int(history.lengths[1:].max())
+        if fewest < 1:
+            raise OptionError(
+                "A user has interacted with every item, so there is nothing left to label. Filter such users out "
+                "(user_inter_num_interval)."
+            )
+        if fewest < wanted:
+            raise OptionError(
+                f"sld_k + sld_l = {wanted} is more than the catalogue allows: one user has only {fewest} unobserved "
+                f"items. Lower sld_k and sld_l to {fewest} together, or filter users (user_inter_num_interval)."
+            )
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Draw the epoch's items for all users, and ask the teacher for their scores."""
+        self.drawing.begin_epoch(epoch)
+        assert self.drawing.items is not None
+        items, n_users = self.drawing.items.cpu(), self.knowledge.n_users
+        logits = torch.zeros(items.shape)
+        logits[1:] = self.knowledge.scores(torch.arange(1, n_users), items[1:].long())
+        if (logits.isnan() | logits.isposinf()).any():
+            raise DataError("The teacher's scores hold NaN or inf; train the teacher anew with a lower learning_rate.")
+        self.logits = logits.to(self.student.device)
+
+    def forward(self, batch: StepBatch) -> Tensor:
+        """Return the distinct users' L_SLD divided by the batch's rows, in float32."""
+        if self.drawing.items is None or self.logits is None:
+            raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
+        users, scale = drawn_share(without_padding(batch.users), self.options.sample, self.generator)
+        scores = self.student.score(users, self.drawing.items.index_select(0, users).long())
+        with torch.autocast(device_type=self.student.device.type, enabled=False):
+            scores, temperature = scores.float(), self.options.temperature
+            teacher = self.logits.index_select(0, users)
+            labels = soft_labels(teacher, scores, self.options.student_share, temperature)
+            return scale * listwise_loss(scores, labels, temperature).sum() / batch.rows

@@ -1,0 +1,48 @@
+"""Nearest neighbours among a teacher's users or items, exactly, some at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recbole_derrd.teacher.exact import _CPU_SCORES, _FEWEST_USERS, _SCORES
+from recbole_derrd.topn import top_scores
+
+
+def principal_components(vectors: Tensor, count: int) -> Tensor:
+    """Return the first principal components of vectors [n, d] less their mean: [n, min(count, d)], float32.
+
+    As many as there are dimensions only turn the vectors, so the vectors themselves are returned.
+    """
+    if count >= vectors.shape[1]:
+        return vectors
+    centred = vectors.double() - vectors.double().mean(dim=0)
+    # Ascending by what they explain.
+    directions = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -count:]
+    return (centred @ directions).float()
+
+
+def entities_at_once(count: int, device: torch.device) -> int:
+    """Return how many of so many entities are compared with all others at once."""
+    return max(_FEWEST_USERS, (_CPU_SCORES if device.type == "cpu" else _SCORES) // count)
+
+
+def nearest(vectors: Tensor, start: int, stop: int, count: int) -> Tensor:
+    """Return the ``count`` rows that are nearest to each of the rows start .. stop - 1, by Euclidean distance.
+
+    |x - y|^2 = |x|^2 - 2 (<x, y> - |y|^2 / 2), so what is largest in the brackets is nearest. A row is no neighbour of
+    its own; of several at one distance any may be taken.
+
+    Args:
+        vectors: [n, d], float32.
+        start: the first row.
+        stop: behind the last.
+        count: below n.
+
+    Returns:
+        Rows [stop - start, count], nearest first, int64.
+    """
+    closeness = torch.addmm(vectors.square().sum(dim=1), vectors[start:stop], vectors.T, beta=-0.5)
+    rows = torch.arange(stop - start, device=vectors.device)
+    closeness[rows, rows + start] = -torch.inf
+    return top_scores(closeness, count)[1]

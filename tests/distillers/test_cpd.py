@@ -1,0 +1,293 @@
+"""Consistent Preference Distillation: formula on plain floats, gradients, what it implies, known values, training."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import recbole_derrd.distillers.cpd as cpd_module
+from recbole_derrd.distillers import ConsistentPreferenceDistillation, DistillationExperts, StepBatch
+from recbole_derrd.distillers.cpd import list_inconsistency, pair_inconsistency
+from recbole_derrd.errors import OptionError
+from recbole_derrd.options import CPDOptions
+
+from .contract import LossContract, World, make_world, some_rows, step
+
+SIZES: dict[str, Any] = {"q": 4, "top_n": 10, "sharpness": 3.0, "tau": 0.7, "num_experts": 3, "dropout": 0.0}
+
+
+def build(world: World, seed: int = 5, epoch: int = 0, **options: Any) -> ConsistentPreferenceDistillation:
+    """Build the method with small sizes."""
+    distiller = ConsistentPreferenceDistillation(
+        CPDOptions(**{**SIZES, **options}), world.knowledge, world.student, seed
+    )
+    distiller.begin_epoch(epoch)
+    return distiller
+
+
+def naive_list(before: list[float], after: list[float], tau: float) -> float:
+    """Return H(softmax(before / tau), softmax(after / tau)) of plain floats."""
+
+    def softmax(values: list[float]) -> list[float]:
+        powers = [math.exp((value - max(values)) / tau) for value in values]
+        return [power / sum(powers) for power in powers]
+
+    return -sum(q * math.log(p) for q, p in zip(softmax(before), softmax(after)))
+
+
+def naive_pair(before: list[float], after: list[float], form: str) -> float:
+    """Return the loss of the first two of plain floats."""
+    product = (after[0] - after[1]) * (before[0] - before[1])
+    return max(0.0, -product) if form == "hinge" else math.log(1 + math.exp(-product))
+
+
+def naive_regulariser(distiller: ConsistentPreferenceDistillation, world: World, users: list[int]) -> float:
+    """Return what is added to the feature loss of these users, user by user and item by item."""
+    options, maps, total = distiller.options, distiller.maps, 0.0
+    assert distiller.items is not None
+    for user in users:
+        listed = distiller.items[user].tolist()
+        before, after = [], []
+        with torch.no_grad():
+            own = world.student.model.users.weight[[user]]
+            mapped = maps.mapped("user", torch.tensor([user]), own)
+            for item in listed:
+                other = world.student.model.items.weight[[item]]
+                before.append((own @ other.T).item())
+                after.append((mapped @ maps.mapped("item", torch.tensor([item]), other).T).item())
+        total += options.list_weight * naive_list(before, after, options.tau)
+        total += options.pair_weight * naive_pair(before, after, options.pairs)
+    return total
+
+
+class _Contract(LossContract):
+    """What both kinds of feature loss owe."""
+
+    method = "cpd"
+
+
+class TestCPD(_Contract):
+    """The five kinds of test for CPD."""
+
+    base_options: ClassVar[dict[str, Any]] = SIZES
+
+    # Reference loops
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"list_weight": 0.7},
+            {"list_weight": 0.0, "pair_weight": 0.4},
+            {"list_weight": 0.0, "pair_weight": 0.4, "pairs": "hinge"},
+            {"list_weight": 0.3, "pair_weight": 0.2, "tau": 2.0},
+        ],
+    )
+    def test_reference_regulariser(self, world: World, options: dict[str, Any]) -> None:
+        """Prevents items of another user, maps of the wrong side, and pairs that are not the first two.
+
+        Without noise: DE's choice by noise is tested with DE, and here an item that two users drew has one choice.
+        """
+        for feature in ("cosine", "experts"):
+            distiller = build(world, epoch=1, feature=feature, num_experts=1, **options)
+            plain = build(world, epoch=1, feature=feature, num_experts=1, list_weight=0.0, pair_weight=0.0)
+            plain.load_state_dict(distiller.state_dict())
+            for batch in (self.batch, step([12, 2, 7], [3], [4], rows=3)):
+                expected = naive_regulariser(distiller, world, batch.users.tolist()) / batch.rows
+                assert (distiller(batch) - plain(batch)).item() == pytest.approx(expected, rel=1e-4)
+
+    def test_reference_feature_losses(self, world: World) -> None:
+        """With experts it is DE's term, of the same seed; with cosine the mean of the entities' directions."""
+        nothing = {"list_weight": 0.0, "pair_weight": 0.0}
+        distiller = build(world, **nothing)
+        experts = DistillationExperts(distiller.options.of_experts(), world.knowledge, world.student, 5)
+        experts.begin_epoch(0)
+        assert torch.equal(distiller(self.batch), experts(self.batch))
+        directions = build(world, feature="cosine", **nothing)
+        total = 0.0
+        for side, weight, ids in (("user", 1.0, [1, 3, 4]), ("item", 0.5, [2, 7, 9, 5, 7])):
+            mine, theirs = (getattr(one.model, f"{side}s").weight for one in (world.student, world.teacher))
+            for entity in ids:
+                mapped = directions.maps.mapped(side, torch.tensor([entity]), mine[[entity]])
+                total += weight * (1 - torch.cosine_similarity(mapped, theirs[[entity]]).item())
+        assert directions(self.batch).item() == pytest.approx(total / 8, rel=1e-4)
+
+    # Gradients
+
+    @pytest.mark.parametrize("form", ["list", "logistic", "hinge"])
+    def test_gradcheck_what_is_mapped(self, form: str) -> None:
+        generator = torch.Generator().manual_seed(2)
+        before, after = torch.randn(2, 3, 2, generator=generator, dtype=torch.float64)
+        before.requires_grad_()
+
+        def loss(after: torch.Tensor) -> torch.Tensor:
+            if form == "list":
+                return list_inconsistency(before, after, 0.7)
+            return pair_inconsistency(before, after, form)
+
+        assert torch.autograd.gradcheck(loss, (after.requires_grad_(),))
+        loss(after).sum().backward()
+        assert before.grad is None, "the order that is to be kept is no variable"
+
+    @pytest.mark.parametrize("feature", ["experts", "cosine"])
+    def test_gradcheck_regulariser_teaches_the_map_alone(self, world: World, feature: str) -> None:
+        """A student that could move its vectors would do that instead of keeping the map in order."""
+        whole = build(world, feature=feature, list_weight=1.0, pair_weight=1.0, num_experts=1)
+        plain = build(world, feature=feature, list_weight=0.0, pair_weight=0.0, num_experts=1)
+        plain.load_state_dict(whole.state_dict())
+        found = []
+        for distiller in (plain, whole):
+            world.student.model.zero_grad()
+            distiller.zero_grad()
+            distiller(self.batch).backward()
+            tables = [table.weight.grad.clone() for table in (world.student.model.users, world.student.model.items)]
+            found.append((tables, [part.grad.clone() for part in distiller.parameters() if part.grad is not None]))
+        for one, other in zip(found[0][0], found[1][0]):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8)
+        assert any(not torch.allclose(one, other) for one, other in zip(found[0][1], found[1][1]))
+
+    # Invariants
+
+    @given(st.lists(st.floats(-9, 9), min_size=2, max_size=6), st.floats(0.05, 5), st.floats(-5, 5))
+    @settings(max_examples=60, deadline=None)
+    def test_invariant_shifts_change_nothing_and_the_same_order_is_best(
+        self, row: list[float], tau: float, shift: float
+    ) -> None:
+        before = torch.tensor([row], dtype=torch.float64)
+        after = before.flip(1)
+        loss = list_inconsistency(before, after, tau)
+        torch.testing.assert_close(list_inconsistency(before, after + shift, tau), loss, rtol=1e-6, atol=1e-6)
+        assert (list_inconsistency(before, before, tau) <= loss + 1e-9).all()
+
+    @given(st.floats(-9, 9), st.floats(-9, 9))
+    @settings(max_examples=60, deadline=None)
+    def test_invariant_a_turned_pair_costs_more(self, before: float, after: float) -> None:
+        """And a pair costs the same whichever of the two comes first."""
+        one, other = (
+            torch.tensor([[before, 0.0]], dtype=torch.float64),
+            torch.tensor([[after, 0.0]], dtype=torch.float64),
+        )
+        for form in ("logistic", "hinge"):
+            loss, turned = pair_inconsistency(one, other, form), pair_inconsistency(one, -other, form)
+            assert loss >= 0 and ((turned >= loss) if before * after >= 0 else (loss >= turned))
+            torch.testing.assert_close(pair_inconsistency(one.flip(1), other.flip(1), form), loss)
+
+    def test_invariant_huge_scores_stay_finite(self) -> None:
+        before, after = torch.tensor([[1e3, -1e3]]), torch.tensor([[-1e3, 1e3]]).requires_grad_()
+        loss = list_inconsistency(before, after, 0.01) + pair_inconsistency(before, after)
+        loss.sum().backward()
+        assert torch.isfinite(loss).all() and after.grad is not None and torch.isfinite(after.grad).all()
+
+    # Golden values
+
+    def test_golden_equal_scores(self) -> None:
+        """Origin: a map that tells nothing apart costs ln Q a list and ln 2 a pair; the hinge costs nothing."""
+        before = torch.tensor([[3.0, 1.0, 2.0, 0.0, 5.0]])
+        assert list_inconsistency(before, torch.zeros(1, 5), 0.1).item() == pytest.approx(math.log(5))
+        assert pair_inconsistency(before[:, :2], torch.zeros(1, 2)).item() == pytest.approx(math.log(2))
+        assert pair_inconsistency(before[:, :2], torch.zeros(1, 2), "hinge").item() == 0
+
+    def test_golden_pairs_by_hand(self) -> None:
+        """By hand: differences 2 and -3: the product is -6, the hinge 6, the logistic ln(1 + e^6) = 6.002476."""
+        before, after = torch.tensor([[3.0, 1.0]]), torch.tensor([[0.0, 3.0]])
+        assert pair_inconsistency(before, after, "hinge").item() == 6
+        assert pair_inconsistency(before, after).item() == pytest.approx(6.002476, abs=1e-5)
+
+    def test_golden_list_by_hand(self) -> None:
+        """By hand: of (1, 0) the softmax is (e, 1)/(1+e); after it is turned: ln(1+e) - 1/(1+e) = 1.044320."""
+        loss = list_inconsistency(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), 1.0)
+        assert loss.item() == pytest.approx(1.044320, abs=1e-6)
+
+    # Optimisation
+
+    @pytest.mark.parametrize("feature", ["experts", "cosine"])
+    @pytest.mark.parametrize("options", [{"list_weight": 5.0}, {"list_weight": 0.0, "pair_weight": 5.0}], ids=str)
+    def test_optimisation_the_map_keeps_the_order(self, world: World, feature: str, options: dict[str, Any]) -> None:
+        """Without the regulariser the same steps leave more than twice as many pairs turned."""
+        turned = []
+        for chosen in ({"list_weight": 0.0}, options):
+            distiller = build(world, feature=feature, num_experts=1, **chosen)
+            users = torch.arange(1, 13)
+            batch = step(users.tolist(), list(range(1, 41)), [], rows=12)
+            optimizer = torch.optim.Adam(distiller.parameters(), lr=0.02)
+            for _ in range(60):
+                optimizer.zero_grad()
+                distiller(batch).backward()
+                optimizer.step()
+            maps, items = distiller.maps, torch.arange(1, 41)
+            with torch.no_grad():
+                own, other = (table.weight[1:] for table in (world.student.model.users, world.student.model.items))
+                before = own @ other.T
+                after = maps.mapped("user", users, own) @ maps.mapped("item", items, other).T
+            listed = distiller.items[1:].long() - 1  # type: ignore[index]
+            pairs = [part.gather(1, listed)[:, :2].diff(dim=1) for part in (before, after)]
+            turned.append((pairs[0] * pairs[1] < 0).float().mean().item())
+        assert turned[1] < turned[0] / 2
+
+
+class TestCPDByDirections(_Contract):
+    """The contract with the first code's feature loss."""
+
+    base_options: ClassVar[dict[str, Any]] = {**SIZES, "feature": "cosine", "pair_weight": 0.1, "dropout": 0.1}
+
+
+class TestDrawing:
+    """The epoch's items of all users."""
+
+    @pytest.mark.parametrize("at_once", [1 << 19, 1])
+    def test_items_are_of_the_teachers_list(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+    ) -> None:
+        monkeypatch.setattr(cpd_module, "_DRAWN_AT_ONCE", at_once)
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+        items = build(world).items
+        assert items is not None
+        for user in range(1, 13):
+            drawn, order = items[user].tolist(), world.teacher_order(user)[:10]
+            places = [order.index(item) for item in drawn]
+            assert places == sorted(set(places))
+
+    def test_resumed_run_draws_what_an_uninterrupted_one_draws(self, tmp_path: Path) -> None:
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+        through = build(world)
+        for epoch in range(1, 4):
+            through.begin_epoch(epoch)
+        assert torch.equal(through.items, build(world, epoch=3).items)  # type: ignore[arg-type]
+        assert not torch.equal(through.items, build(world, epoch=2).items)  # type: ignore[arg-type]
+        assert through.maps.tau == build(world, epoch=3).maps.tau < 1
+
+    @pytest.mark.parametrize("feature", ["experts", "cosine"])
+    def test_its_noise_is_in_the_state_that_a_checkpoint_keeps(self, tmp_path: Path, feature: str) -> None:
+        """The student keeps the state of the method's own generator; the maps draw from no other."""
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+        distiller = build(world, feature=feature, dropout=0.2, sample=0.5)
+        distiller(_Contract.batch)
+        state = distiller.generator.get_state()
+        first = distiller(_Contract.batch).item()
+        again = build(world, feature=feature, dropout=0.2, sample=0.5, seed=6)
+        again.load_state_dict(distiller.state_dict())
+        again.items = distiller.items
+        again.generator.set_state(state)
+        assert again(_Contract.batch).item() == first
+
+    @pytest.mark.parametrize(("unobserved", "words"), [(3, "cpd_q = 4 is more.*Lower cpd_q to 3"), (1, "too few")])
+    def test_too_few_is_refused(self, tmp_path: Path, unobserved: int, words: str) -> None:
+        world = make_world(tmp_path, [[1, 2], list(range(1, 31 - unobserved))], n_items=31)
+        with pytest.raises(OptionError, match=words):
+            build(world)
+
+    def test_options_against_each_other(self) -> None:
+        with pytest.raises(OptionError, match="cpd_top_n = 3 is shorter than cpd_q = 5"):
+            CPDOptions(top_n=3)
+        with pytest.raises(OptionError, match="the temperature falls"):
+            CPDOptions(temperature_start=0.1, temperature_end=0.2)
+
+    def test_a_model_of_whole_users_is_refused(self, tmp_path: Path) -> None:
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+        with pytest.raises(OptionError, match="trained on whole users"):
+            build(world)(StepBatch(torch.tensor([1]), None, None, 1))
