@@ -101,6 +101,15 @@ def test_vectors_are_those_of_the_best_teacher_that_has_any(tiny_settings: Setti
     assert np.array_equal(knowledge.vectors("item"), knowledge.members[best].vectors("item"))
 
 
+def test_neighbours_are_the_best_teachers_and_lie_with_it(tiny_settings: Settings) -> None:
+    """Beside the ensemble's lists they would be found again when another teacher has come to lead."""
+    _, _, _, knowledge = several(tiny_settings("BPR"))
+    leader = knowledge.members[knowledge.leader or 0]
+    found = knowledge.neighbours("item", 3, 150)
+    assert (found == leader.neighbours("item", 3, 150)).all()
+    assert list(leader.folder.glob("item-neighbours-*")) and not list(knowledge.folder.glob("item-neighbours-*"))
+
+
 def test_one_teacher_is_in_memory_at_a_time(tiny_settings: Settings) -> None:
     _, _, teachers, knowledge = several(tiny_settings("BPR"))
     assert all(teacher._data is None for teacher in teachers), "nor are the data of all"

@@ -8,7 +8,7 @@ come back. So P is asked to keep the order of some items A_u of each user's list
 
     pre_ui = <h_s(u), h_s(i)>,  post_ui = <P_U(h_s(u)), P_I(h_s(i))>,      the student's vectors without a gradient
     R_list = sum_u H(softmax(pre_uA / tau), softmax(post_uA / tau)),       H(q, p) = - sum_i q_i log p_i
-    R_pair = sum_u -log sigmoid((post_ui - post_uj) (pre_ui - pre_uj)),    i, j the first two of A_u
+    R_pair = sum_u -log sigmoid((post_ui - post_uj) (pre_ui - pre_uj)),    i, j the two best ranked of A_u
     L_CPD = L_feature + alpha_list R_list + alpha_pair R_pair
 
 over the batch's distinct users; the regularisers teach P alone. L_feature is DE's (``cpd_feature: experts``, the later
@@ -18,8 +18,8 @@ scaled to length 1 (``cosine``, the first code).
 Paper and code: the papers' equations were not accessible; this is the code that the authors published, early and late.
 In the first code R_pair is max(0, -(post_ui - post_uj) (pre_ui - pre_uj)) (``cpd_pairs: hinge``), of an observed and a
 negative item. The later code takes a user once for each row of the batch, and leaves training items in the lists; here
-a batch's users count once, as in every method of this plugin, and lists hold unobserved items. Lists from the student's
-own ranking, which that code can draw from instead, are left out.
+a batch's users count once, as in every method of this plugin, and lists hold unobserved items. That code can draw A_u
+from the student's own ranking, uniformly, or from the batch instead; these are left out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_shar
 from recbole_derrd.distillers.de import DistillationExperts, gumbel_noise
 from recbole_derrd.distillers.listwise import listwise_loss, teacher_mass
 from recbole_derrd.distillers.nkd import direction_errors
-from recbole_derrd.distillers.projector import Hints
+from recbole_derrd.distillers.projector import HintVectors
 from recbole_derrd.distillers.unobserved import without_padding
 from recbole_derrd.errors import OptionError
 from recbole_derrd.options import CPDOptions
@@ -95,9 +95,9 @@ class _Directions(Distiller):
 
     def __init__(self, options: CPDOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
         super().__init__(options, knowledge, student, seed)
-        self.hints = Hints(student, knowledge, student.layer(options.hint), options.teacher_hint)
+        self.hints = HintVectors(student, knowledge, student.layer(options.hint), options.teacher_hint)
         self.vectors = self.hints.vectors
-        self.projectors: Any = self.hints.projectors(options, seed)
+        self.projectors: Any = self.hints.projectors(options, seed, lambda student, teacher: (student + teacher) // 2)
         self.to(student.device)
 
     def mapped(self, side: str, ids: Tensor, vectors: Tensor) -> Tensor:
@@ -163,6 +163,8 @@ class ConsistentPreferenceDistillation(Distiller):
     def begin_epoch(self, epoch: int) -> None:
         """Draw the epoch's items for all users, and set the temperature."""
         self.maps.begin_epoch(epoch)
+        if self.items is not None and not self._regularised:
+            return
         # Drawn on the CPU, so that a GPU run draws the same items.
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
         q, (n_users, width) = self.options.q, self.lists.shape
@@ -173,6 +175,10 @@ class ConsistentPreferenceDistillation(Distiller):
             places = sample_top_positions(self.list_lengths[rows], q, self.options.sharpness, width, generator)
             items[rows] = self.lists[rows].gather(1, places)
         self.items = items.to(self.student.device)
+
+    @property
+    def _regularised(self) -> bool:
+        return bool(self.options.list_weight or self.options.pair_weight)
 
     def _inconsistency_sum(self, users: Tensor) -> Tensor:
         options = self.options
@@ -201,7 +207,7 @@ class ConsistentPreferenceDistillation(Distiller):
             raise OptionError("CPD needs the items of a batch, and this model is trained on whole users. Use [rrd].")
         present = StepBatch(without_padding(batch.users), batch.positives, batch.negatives, batch.rows)
         loss: Tensor = self.maps(present)
-        if not self.options.list_weight and not self.options.pair_weight:
+        if not self._regularised:
             return loss
         users, scale = drawn_share(present.users, self.options.sample, self.generator)
         with torch.autocast(device_type=self.student.device.type, enabled=False):

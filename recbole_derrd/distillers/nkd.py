@@ -14,8 +14,8 @@ Neighbours are nearest by Euclidean distance, in the teacher's first principal c
 
 Paper and code: the paper's equations were not accessible; this is the code that its authors published later, which has
 the method alone and never as a part of MKD. It reads LightGCN's propagated vectors, where the paper speaks of the input
-layer: here the tables are the default (``nkd_hint: final`` for the former). Two of its ways of mixing are left out, one
-share drawn for a whole batch and one for a dimension.
+layer: here the tables are the default, of a graph teacher as well (``nkd_hint: final``, ``nkd_teacher_hint: final`` for
+the former). Its ways of mixing by one share for a whole step, for a dimension, or both, are left out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch.nn import functional
 from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share
-from recbole_derrd.distillers.projector import SIDES, Hints
+from recbole_derrd.distillers.projector import SIDES, HintVectors
 from recbole_derrd.distillers.unobserved import without_padding
 from recbole_derrd.errors import OptionError
 from recbole_derrd.options import NKDOptions
@@ -90,12 +90,13 @@ class NeighbourhoodDistillation(Distiller):
         self.check(options, knowledge.history)
         # The method is about the input layer; graph models call theirs so.
         layer = student.layer(options.hint or ("ego" if "ego" in student.hints else None))
-        self.hints = Hints(student, knowledge, layer, options.teacher_hint)
+        tables = "ego" if "ego" in knowledge.teacher_hints and layer not in knowledge.teacher_hints else None
+        self.hints = HintVectors(student, knowledge, layer, options.teacher_hint or tables)
         self.neighbours: dict[str, Tensor] = {}
         for side in SIDES:
             found = knowledge.neighbours(side, options.neighbours, options.components, self.hints.teacher_layer)
             self.neighbours[side] = torch.from_numpy(found).to(student.device)
-        self.projectors: Any = self.hints.projectors(options, seed)
+        self.projectors: Any = self.hints.projectors(options, seed, lambda _, teacher: teacher // 2)
         self.to(student.device)
 
     @classmethod
@@ -104,8 +105,8 @@ class NeighbourhoodDistillation(Distiller):
         for side, count in (("users", history.n_users - 1), ("items", history.n_items - 1)):
             if options.neighbours > count - 1:
                 raise OptionError(
-                    f"nkd_neighbours = {options.neighbours} is more than the data have: there are {count} {side}. "
-                    f"Lower it to {count - 1} or less."
+                    f"nkd_neighbours = {options.neighbours} is more than the data have: of {count} {side} each has "
+                    f"{count - 1} others. Lower it, or use more data."
                 )
 
     def _error_sum(self, side: str, ids: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class MeanProjector(nn.Module):
         student_size: width of the student's vectors.
         teacher_size: width of the teacher's vectors.
         num_experts: E.
-        hidden_size: units between the layers; half the teacher's size if None.
+        hidden: units between the layers.
         dropout: share of the numbers that are dropped before each layer.
         generator: source of the initial weights, which are drawn as torch.nn.Linear draws those of its layers.
     """
@@ -70,13 +70,12 @@ class MeanProjector(nn.Module):
         student_size: int,
         teacher_size: int,
         num_experts: int,
-        hidden_size: int | None,
+        hidden: int,
         dropout: float,
         generator: torch.Generator,
     ) -> None:
         """Draw the weights."""
         super().__init__()
-        hidden = hidden_size or max(1, teacher_size // 2)
 
         def uniform(fan_in: int, *shape: int) -> nn.Parameter:
             bound = 1 / math.sqrt(fan_in)
@@ -93,7 +92,7 @@ class MeanProjector(nn.Module):
         return mean_of_networks(every, *parts, drop=lambda values: dropped(values, self.dropout, generator))
 
 
-class Hints:
+class HintVectors:
     """The vectors of both sides that a student and its teacher are compared at.
 
     Args:
@@ -118,8 +117,14 @@ class Hints:
         read = self.student.user_vectors if side == "user" else self.student.item_vectors
         return read(ids, self.layer).float()
 
-    def projectors(self, options: Any, seed: int) -> nn.ModuleDict:
-        """Return a :class:`MeanProjector` for each side, by these options."""
+    def projectors(self, options: Any, seed: int, hidden: Callable[[int, int], int]) -> nn.ModuleDict:
+        """Return a :class:`MeanProjector` for each side.
+
+        Args:
+            options: the method's options.
+            seed: the method's seed.
+            hidden: units between the layers by (student's, teacher's size), where the options name none.
+        """
         # Another stream than the noise's, which starts at the seed itself.
         initial = torch.Generator().manual_seed(epoch_seed(seed, -1))
         one = torch.ones(1, dtype=torch.int64, device=self.student.device)
@@ -127,7 +132,9 @@ class Hints:
             sizes = {side: (self.vectors(side, one).shape[1], self.targets[side].shape[1]) for side in SIDES}
         return nn.ModuleDict(
             {
-                side: MeanProjector(*size, options.num_experts, options.hidden_size, options.dropout, initial)
+                side: MeanProjector(
+                    *size, options.num_experts, options.hidden_size or max(1, hidden(*size)), options.dropout, initial
+                )
                 for side, size in sizes.items()
             }
         )

@@ -30,6 +30,9 @@ from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.options import RRDOptions, SLDOptions
 from recbole_derrd.teacher import Knowledge
 
+#: Labels that the teacher is asked for at once; bounds the memory of asking to some 50 MB.
+_LABELS_AT_ONCE = 1 << 21
+
 
 def soft_labels(teacher: Tensor, student: Tensor, student_share: float, temperature: float) -> Tensor:
     r"""Return q = softmax(((1 - w) t + w s) / tau) of logits [n, m], without a gradient.
@@ -87,7 +90,10 @@ class SoftLabelDistillation(Distiller):
         assert self.drawing.items is not None
         items, n_users = self.drawing.items.cpu(), self.knowledge.n_users
         logits = torch.zeros(items.shape)
-        logits[1:] = self.knowledge.scores(torch.arange(1, n_users), items[1:].long())
+        at_once = max(1, _LABELS_AT_ONCE // items.shape[1])
+        for start in range(1, n_users, at_once):
+            stop = min(start + at_once, n_users)
+            logits[start:stop] = self.knowledge.scores(torch.arange(start, stop), items[start:stop].long())
         if (logits.isnan() | logits.isposinf()).any():
             raise DataError("The teacher's scores hold NaN or inf; train the teacher anew with a lower learning_rate.")
         self.logits = logits.to(self.student.device)

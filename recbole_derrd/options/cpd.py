@@ -38,12 +38,14 @@ class CPDOptions(HintOptions):
     num_experts: int = option(30, "Experts for users, and as many for items (E).", low=1, high=1000)
     hidden_size: int | None = option(
         None,
-        "Hidden units of an expert; DE's default with experts, half the teacher's size with cosine, if none.",
+        "Hidden units of an expert; (student size + teacher size) // 2 if none.",
         low=1,
         kind=(int, type(None)),
     )
-    dropout: float = option(0.1, "Dropout before each layer of the small networks (cosine).", low=0, high=0.9)
-    temperature_start: float = option(1.0, "Temperature of the experts' choice at the first epoch.", above=0)
+    dropout: float = option(0.1, "Dropout before each layer of the small networks (feature: cosine).", low=0, high=0.9)
+    temperature_start: float = option(
+        1.0, "Temperature of the experts' choice at the first epoch (feature: experts).", above=0
+    )
     temperature_end: float = option(1e-10, "Temperature that the schedule falls to.", above=0)
     temperature_epochs: int = option(1000, "Epochs of the geometric fall, whatever `epochs` is.", low=1)
     sample: float = share_of_entities()

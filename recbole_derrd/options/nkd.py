@@ -25,7 +25,9 @@ class NKDOptions(HintOptions):
         choices=("soft", "hard", "entity", "constant"),
     )
     own_share: float = option(0.5, "Share of the entity itself, on average (a); mixing: entity has 0.5.", low=0, high=1)
-    num_experts: int = option(5, "Small networks whose mean maps the student's vectors to the teacher's (E).", low=1)
+    num_experts: int = option(
+        5, "Small networks whose mean maps the student's vectors to the teacher's (E).", low=1, high=1000
+    )
     hidden_size: int | None = option(
         None, "Hidden units of such a network; half the teacher's size if none.", low=1, kind=(int, type(None))
     )

@@ -1,4 +1,4 @@
-"""Nearest neighbours among a teacher's users or items, exactly, some at a time."""
+"""Nearest neighbours among a teacher's users or items: all are compared with all, some at a time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from torch import Tensor
 from recbole_derrd.teacher.exact import _CPU_SCORES, _FEWEST_USERS, _SCORES
 from recbole_derrd.topn import top_scores
 
+#: Vectors that are in double precision at once.
+_ROWS_AT_ONCE = 1 << 16
+
 
 def principal_components(vectors: Tensor, count: int) -> Tensor:
     """Return the first principal components of vectors [n, d] less their mean: [n, min(count, d)], float32.
@@ -16,10 +19,14 @@ def principal_components(vectors: Tensor, count: int) -> Tensor:
     """
     if count >= vectors.shape[1]:
         return vectors
-    centred = vectors.double() - vectors.double().mean(dim=0)
+    mean = vectors.mean(dim=0, dtype=torch.float64)
+    scatter = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=vectors.device)
+    for part in vectors.split(_ROWS_AT_ONCE):
+        centred = part.double() - mean
+        scatter.addmm_(centred.T, centred)
     # Ascending by what they explain.
-    directions = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -count:]
-    return (centred @ directions).float()
+    directions = torch.linalg.eigh(scatter).eigenvectors[:, -count:].float()
+    return (vectors - mean.float()) @ directions
 
 
 def entities_at_once(count: int, device: torch.device) -> int:
@@ -27,22 +34,24 @@ def entities_at_once(count: int, device: torch.device) -> int:
     return max(_FEWEST_USERS, (_CPU_SCORES if device.type == "cpu" else _SCORES) // count)
 
 
-def nearest(vectors: Tensor, start: int, stop: int, count: int) -> Tensor:
+def nearest(vectors: Tensor, start: int, stop: int, count: int, squares: Tensor | None = None) -> Tensor:
     """Return the ``count`` rows that are nearest to each of the rows start .. stop - 1, by Euclidean distance.
 
     |x - y|^2 = |x|^2 - 2 (<x, y> - |y|^2 / 2), so what is largest in the brackets is nearest. A row is no neighbour of
-    its own; of several at one distance any may be taken.
+    its own; of several at one distance, within float32's rounding, any may be taken.
 
     Args:
         vectors: [n, d], float32.
         start: the first row.
         stop: behind the last.
         count: below n.
+        squares: |y|^2 of all rows [n], where they are known.
 
     Returns:
         Rows [stop - start, count], nearest first, int64.
     """
-    closeness = torch.addmm(vectors.square().sum(dim=1), vectors[start:stop], vectors.T, beta=-0.5)
+    squares = vectors.square().sum(dim=1) if squares is None else squares
+    closeness = torch.addmm(squares, vectors[start:stop], vectors.T, beta=-0.5)
     rows = torch.arange(stop - start, device=vectors.device)
     closeness[rows, rows + start] = -torch.inf
     return top_scores(closeness, count)[1]

@@ -204,10 +204,11 @@ def write_neighbours(
     real = principal_components(torch.from_numpy(vectors[1:]).to(device), components)
     # Distances stay as they are, and are rounded less.
     real = real - real.mean(dim=0)
+    squares = real.square().sum(dim=1)
     at_once = entities_at_once(len(real), device)
     start, stop = own_range(len(real))
     for low in tqdm(range(start, stop, at_once), desc=progress, ncols=100, disable=not progress):
-        found = nearest(real, low, min(low + at_once, stop), count)
+        found = nearest(real, low, min(low + at_once, stop), count, squares)
         file.write(low + 1, (found + 1).to(torch.int32).cpu().numpy())
     return _about(file, components=components)
 

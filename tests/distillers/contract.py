@@ -105,6 +105,12 @@ def some_rows(n_users: int, n_items: int, most: int, seed: int = 0) -> list[list
     ]
 
 
+def assert_share_is_unbiased(whole: Any, part: Any, batch: StepBatch, draws: int = 300) -> None:
+    """Say that a term over a share of a batch, drawn anew each step, is on average the term over all of it."""
+    means = [sum(built(batch).item() for _ in range(draws)) / draws for built in (whole, part)]
+    assert means[1] == pytest.approx(means[0], rel=0.15)
+
+
 def step(users: Sequence[int], positives: Sequence[int], negatives: Sequence[int], rows: int = 1) -> StepBatch:
     """Return a batch of these distinct entities."""
     as_ids = lambda ids: torch.tensor(list(ids), dtype=torch.int64)  # noqa: E731

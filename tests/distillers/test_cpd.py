@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 import recbole_derrd.distillers.cpd as cpd_module
 from recbole_derrd.distillers import ConsistentPreferenceDistillation, DistillationExperts, StepBatch
 from recbole_derrd.distillers.cpd import list_inconsistency, pair_inconsistency
+from recbole_derrd.distillers.de import gumbel_noise, mixed_experts, selection_weights
 from recbole_derrd.errors import OptionError
 from recbole_derrd.options import CPDOptions
 
-from .contract import LossContract, World, make_world, some_rows, step
+from .contract import LossContract, World, assert_share_is_unbiased, make_world, some_rows, step
 
 SIZES: dict[str, Any] = {"q": 4, "top_n": 10, "sharpness": 3.0, "tau": 0.7, "num_experts": 3, "dropout": 0.0}
 
@@ -116,6 +117,19 @@ class TestCPD(_Contract):
                 mapped = directions.maps.mapped(side, torch.tensor([entity]), mine[[entity]])
                 total += weight * (1 - torch.cosine_similarity(mapped, theirs[[entity]]).item())
         assert directions(self.batch).item() == pytest.approx(total / 8, rel=1e-4)
+
+    def test_reference_the_map_is_the_expert_that_is_chosen_now(self, world: World) -> None:
+        """By the entity's own teacher's vector, with noise, at the temperature of the epoch."""
+        distiller = build(world, epoch=6, temperature_epochs=10, temperature_end=0.01)
+        maps, users = distiller.maps, torch.tensor([7, 2, 11])
+        assert maps.tau == pytest.approx(0.1)
+        bank, own = maps.banks[0]["user"], world.student.model.users.weight[users]
+        generator = torch.Generator()
+        generator.set_state(distiller.generator.get_state())
+        noise = gumbel_noise((3, 3), generator)
+        weights = selection_weights(bank.logits(world.teacher.model.users.weight[users]), 0.1, noise)
+        layers = (bank.first, bank.first_bias, bank.second, bank.second_bias)
+        torch.testing.assert_close(maps.mapped("user", users, own), mixed_experts(own, weights, *layers))
 
     # Gradients
 
@@ -251,6 +265,56 @@ class TestDrawing:
             drawn, order = items[user].tolist(), world.teacher_order(user)[:10]
             places = [order.index(item) for item in drawn]
             assert places == sorted(set(places))
+
+    def test_users_with_short_lists_draw_no_padding(self, tmp_path: Path) -> None:
+        world = make_world(tmp_path, [[1, 2], list(range(1, 30)), [3]], n_items=41)
+        for epoch in range(5):
+            items = build(world, epoch=epoch, top_n=30, sharpness=1000.0).items
+            assert items is not None and (items[1:] > 0).all() and not items[0].any()
+            assert not set(items[2].tolist()) & world.seen(2)
+
+    @pytest.mark.parametrize("feature", ["experts", "cosine"])
+    def test_a_share_of_users_is_unbiased(self, tmp_path: Path, feature: str) -> None:
+        """Of the feature loss, of either side, and of the regulariser."""
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+        for batch, weight in (
+            (step([1, 3, 4], [], []), 0.0),
+            (step([], [2, 7], [5]), 0.0),
+            (step([1, 3], [], []), 50.0),
+        ):
+            chosen = {"feature": feature, "num_experts": 1, "list_weight": weight}
+            whole, part = (build(world, sample=share, **chosen) for share in (1.0, 0.34))
+            assert_share_is_unbiased(whole, part, batch)
+
+    @pytest.mark.parametrize("feature", ["experts", "cosine"])
+    def test_layers(self, tmp_path: Path, feature: str) -> None:
+        """Those of student and teacher that were asked for, by the loss and by what is mapped."""
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+        users = torch.tensor([3, 5])
+        usual, twice, other = (
+            build(world, feature=feature, **options) for options in ({}, {"hint": "twice"}, {"teacher_hint": "twice"})
+        )
+        found = usual.maps.vectors("user", users)
+        assert torch.equal(twice.maps.vectors("user", users), 2 * found)
+        assert torch.equal(other.maps.vectors("user", users), found)
+        targets = [
+            built.maps.targets[0]["item"] if feature == "experts" else built.maps.hints.targets["item"]
+            for built in (usual, twice, other)
+        ]
+        assert torch.equal(targets[1], 2 * targets[0]) and torch.equal(targets[2], 2 * targets[0])
+
+    def test_directions_are_mapped_to_length_one(self, tmp_path: Path) -> None:
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+        maps = build(world, feature="cosine").maps
+        assert maps.projectors["user"].first.shape == (3, 4, 5), "(4 + 6) // 2 units"
+        mapped = maps.mapped("user", torch.tensor([1, 2]), torch.randn(2, 4))
+        torch.testing.assert_close(mapped.norm(dim=1), torch.ones(2))
+
+    def test_without_regularisers_nothing_is_drawn_again(self, tmp_path: Path) -> None:
+        distiller = build(make_world(tmp_path, some_rows(12, 41, 10), n_items=41), list_weight=0.0, pair_weight=0.0)
+        before = distiller.items
+        distiller.begin_epoch(3)
+        assert distiller.items is before and distiller.maps.tau < 1
 
     def test_resumed_run_draws_what_an_uninterrupted_one_draws(self, tmp_path: Path) -> None:
         world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)

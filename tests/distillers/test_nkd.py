@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import recbole_derrd.distillers.nkd as nkd_module
 from recbole_derrd.distillers import NeighbourhoodDistillation
 from recbole_derrd.distillers.nkd import direction_errors, drawn_mixing, mixed
 from recbole_derrd.distillers.projector import MeanProjector, dropped, mean_of_networks
 from recbole_derrd.errors import OptionError
 from recbole_derrd.options import NKDOptions
 
-from .contract import LossContract, TinyBackbone, World, make_world, some_rows, step
+from .contract import LossContract, TinyBackbone, World, assert_share_is_unbiased, make_world, some_rows, step
 
 SIZES: dict[str, Any] = {"neighbours": 3, "num_experts": 2, "dropout": 0.0}
 
@@ -219,12 +220,75 @@ class TestNKD(LossContract):
         assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
 
 
+class CubedBackbone(TinyBackbone):
+    """Another hint layer, in which others are near."""
+
+    hints = ("embedding", "cubed")
+
+    def _users(self, users: Tensor | None, layer: str) -> Tensor:
+        vectors = super()._users(users, "embedding")
+        return vectors**3 if layer == "cubed" else vectors
+
+    def _items(self, items: Tensor | None, layer: str) -> Tensor:
+        vectors = super()._items(items, "embedding")
+        return vectors**3 if layer == "cubed" else vectors
+
+
+class GraphBackbone(TinyBackbone):
+    """Calls its layers as graph models do."""
+
+    hints = ("final", "ego")
+
+
 class TestKnowing:
     """What is refused, and what is read."""
 
+    def test_neighbours_are_of_the_layer_and_the_components_that_were_asked_for(self, tmp_path: Path) -> None:
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41, teacher_hints=CubedBackbone.hints)
+        world.teacher.__class__ = CubedBackbone
+        built = [build(world, **options) for options in ({}, {"components": 2}, {"teacher_hint": "cubed"})]
+        known = [
+            world.knowledge.neighbours("item", 3, *asked)
+            for asked in ((150,), (2,), (150, "cubed"), (150, "embedding"))
+        ]
+        assert [distiller.neighbours["item"].tolist() for distiller in built] == [part.tolist() for part in known[:3]]
+        assert (known[0] == known[3]).all() and (known[1] != known[0]).any() and (known[2] != known[0]).any()
+
+    @pytest.mark.parametrize("mixing", ["soft", "hard", "entity"])
+    def test_student_and_teacher_are_mixed_by_shares_of_their_own(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mixing: str
+    ) -> None:
+        shares = []
+
+        def watched(own: Tensor, neighbours: Tensor, share: Tensor) -> Tensor:
+            shares.append(share)
+            return mixed(own, neighbours, share)
+
+        monkeypatch.setattr(nkd_module, "mixed", watched)
+        build(make_world(tmp_path, some_rows(12, 41, 10), n_items=41), mixing=mixing)(LossContract.batch)
+        assert len(shares) == 4
+        for student, teacher in (shares[:2], shares[2:]):
+            width = min(student.shape[1], teacher.shape[1])
+            assert not torch.equal(student[:, :width], teacher[:, :width])
+
+    def test_networks_have_the_sizes_and_the_dropout_that_were_asked_for(self, tmp_path: Path) -> None:
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+        usual, wide = build(world).projectors["user"], build(world, hidden_size=7, num_experts=3).projectors["user"]
+        assert usual.first.shape == (2, 4, 3) and usual.second.shape == (2, 3, 6), "half the teacher's 6 between"
+        assert wide.first.shape == (3, 4, 7) and wide.second.shape == (3, 7, 6)
+        still, moving = (build(world, mixing="constant", own_share=1.0, dropout=share) for share in (0.0, 0.4))
+        assert still(LossContract.batch) == still(LossContract.batch)
+        assert moving(LossContract.batch) != moving(LossContract.batch)
+
+    def test_a_share_of_both_sides_is_unbiased(self, tmp_path: Path) -> None:
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+        for batch in (step([1, 3, 4], [], []), step([], [2, 7, 9], [5, 7])):
+            whole, part = (build(world, mixing="constant", own_share=1.0, sample=share) for share in (1.0, 0.34))
+            assert_share_is_unbiased(whole, part, batch)
+
     def test_more_neighbours_than_others(self, tmp_path: Path) -> None:
         world = make_world(tmp_path, some_rows(4, 9, 3), n_items=9)
-        with pytest.raises(OptionError, match=r"there are 4 users\. Lower it to 3"):
+        with pytest.raises(OptionError, match="of 4 users each has 3 others"):
             build(world, neighbours=4)
         assert torch.isfinite(build(world, neighbours=3)(step([1, 2], [1], [2])))
 
@@ -248,12 +312,13 @@ class TestKnowing:
             NKDOptions(hint="gmf+mlp")
 
     def test_the_input_layer_of_a_graph_model_is_its_tables(self, tmp_path: Path) -> None:
-        class Graph(TinyBackbone):
-            hints = ("final", "ego")
-
-        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
-        world.student.__class__ = Graph
+        world = make_world(tmp_path / "student", some_rows(12, 41, 10), n_items=41)
+        world.student.__class__ = GraphBackbone
         assert build(world).hints.layer == "ego" and build(world, hint="final").hints.layer == "final"
+        world = make_world(tmp_path / "teacher", some_rows(12, 41, 10), n_items=41, teacher_hints=GraphBackbone.hints)
+        world.teacher.__class__ = GraphBackbone
+        assert build(world).hints.teacher_layer == "ego"
+        assert build(world, teacher_hint="final").hints.teacher_layer == "final"
 
     def test_a_model_of_whole_users_is_refused(self, tmp_path: Path) -> None:
         world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)

@@ -11,13 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import recbole_derrd.distillers.sld as sld_module
 from recbole_derrd.distillers import SoftLabelDistillation
 from recbole_derrd.distillers.listwise import listwise_loss
 from recbole_derrd.distillers.sld import soft_labels
 from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.options import SLDOptions
 
-from .contract import LossContract, World, make_world, some_rows, step
+from .contract import LossContract, World, assert_share_is_unbiased, make_world, some_rows, step
 
 SIZES: dict[str, Any] = {"k": 4, "l": 6, "top_n": 10, "sharpness": 3.0, "temperature": 0.7}
 
@@ -217,11 +218,31 @@ class TestDrawing:
         with pytest.raises(OptionError, match="sld_top_n = 3 is shorter than sld_k = 4"):
             SLDOptions(k=4, top_n=3)
 
-    def test_a_teacher_that_has_diverged(self, tmp_path: Path) -> None:
+    def test_the_teachers_answers_are_the_same_in_any_blocks(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+        whole = build(world).logits
+        monkeypatch.setattr(sld_module, "_LABELS_AT_ONCE", 25)
+        assert whole is not None and torch.equal(build(world).logits, whole)  # type: ignore[arg-type]
+
+    def test_how_items_are_drawn_is_its_own_business(self, tmp_path: Path) -> None:
+        """Drawing as RRD does must not take RRD's options, or change how the student is asked."""
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+        world.student.fused = False
+        assert build(world).drawing.options.sharpness == 3.0 and not world.student.fused
+
+    def test_a_share_of_users_is_unbiased(self, tmp_path: Path) -> None:
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+        assert_share_is_unbiased(build(world), build(world, sample=0.34), LossContract.batch)
+
+    @pytest.mark.parametrize("value", [torch.nan, torch.inf])
+    def test_a_teacher_that_has_diverged(self, tmp_path: Path, value: float) -> None:
         world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
         distiller = build(world)
         with torch.no_grad():
-            world.teacher.model.items.weight[3] = torch.nan
+            world.teacher.model.items.weight[3] = 0
+            world.teacher.model.items.weight[3, 0] = value
         with pytest.raises(DataError, match="train the teacher anew"):
             for epoch in range(20):
                 distiller.begin_epoch(epoch)
