@@ -172,6 +172,20 @@ def test_the_rows_of_wide_students_are_those_of_their_records() -> None:
         assert f"| {entry['bytes_per_item']:.0f} | {' | '.join(shown)} |" in page
 
 
+def test_the_rows_of_sizes_are_those_of_their_records() -> None:
+    page = (RESULTS / "citeulike-sizes.md").read_text(encoding="utf-8")
+    records, _ = records_of(RESULTS / "citeulike-sizes")
+    (group,) = groups_of(records)
+    rows = {row.label: row for row in group.rows.values()}
+    teacher = rows["Teacher"]
+    for size, ours, published in ((20, "DE-RRD", 0.94), (100, "DE-RRD, embedding_size=100", 1.01),
+                                  (200, "DE-RRD, embedding_size=200", 1.03)):  # fmt: skip
+        plain, distilled = rows[f"Student alone (embedding_size={size})"], rows[ours]
+        ratio = (distilled.mean("hit@5") or 0) / (teacher.mean("hit@5") or 1)
+        scores = [f"{row.mean('ndcg@5'):.4f}" for row in (plain, distilled, teacher)]
+        assert f" | {ratio:.2f} | {published:.2f} | {' | '.join(scores)} |" in page
+
+
 def test_the_rows_of_real_data_are_those_of_their_records() -> None:
     page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
     files = sorted((RESULTS / "scale-real").glob("*.json"))
