@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
-from recbole_derrd.errors import DataError, TrainingError
+from recbole_derrd.errors import DataError, OptionError, TrainingError
 from recbole_derrd.options import Options
 from recbole_derrd.randomness import kept_random_state
 from recbole_derrd.teacher import Knowledge
@@ -132,6 +132,30 @@ def at_rest(student: Backbone) -> Iterator[None]:
 def epoch_seed(seed: int, epoch: int) -> int:
     """Return a seed of its own for each epoch, so that a resumed run draws what an uninterrupted one draws."""
     return (seed * 1_000_003 + (epoch + 2) * 7_919) % (2**63 - 1)
+
+
+def drawn_entities(
+    method: str, batch: StepBatch, share: float, generator: torch.Generator
+) -> list[tuple[str, Tensor, float]]:
+    """Return (side, ids, weight of their sum) of a batch's users and items, for methods that sum over both.
+
+    Items weigh half, as users have one of each; an item that is positive and negative counts twice. Of a share of them,
+    drawn anew, the weighted sums are those of all on average.
+
+    Args:
+        method: its name, for the error.
+        batch: the step's entities; the padding user among them is left out.
+        share: above 0, at most 1.
+        generator: source of randomness.
+
+    Raises:
+        OptionError: the batch has users only.
+    """
+    if batch.positives is None or batch.negatives is None:
+        raise OptionError(f"{method} needs the items of a batch, and this model is trained on whole users. Use [rrd].")
+    users, user_scale = drawn_share(batch.users[batch.users > 0], share, generator)
+    items, item_scale = drawn_share(torch.cat([batch.positives, batch.negatives]), share, generator)
+    return [("user", users, user_scale), ("item", items, 0.5 * item_scale)]
 
 
 def drawn_share(ids: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, float]:

@@ -32,7 +32,7 @@ from torch.nn import functional
 
 from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share, epoch_seed
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_entities, drawn_share, epoch_seed
 from recbole_derrd.distillers.de import DistillationExperts, gumbel_noise
 from recbole_derrd.distillers.listwise import listwise_loss, teacher_mass
 from recbole_derrd.distillers.nkd import direction_errors
@@ -108,12 +108,10 @@ class _Directions(Distiller):
         return direction_errors(projected, self.hints.targets[side].index_select(0, ids)).sum()
 
     def forward(self, batch: StepBatch) -> Tensor:
-        assert batch.positives is not None and batch.negatives is not None
-        share = self.options.sample
-        users, user_scale = drawn_share(batch.users, share, self.generator)
-        items, item_scale = drawn_share(torch.cat([batch.positives, batch.negatives]), share, self.generator)
+        total = torch.zeros((), device=self.student.device)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
-            total = user_scale * self._error_sum("user", users) + 0.5 * item_scale * self._error_sum("item", items)
+            for side, ids, weight in drawn_entities("CPD", batch, self.options.sample, self.generator):
+                total = total + weight * self._error_sum(side, ids)
         return total / batch.rows
 
 
@@ -203,12 +201,9 @@ class ConsistentPreferenceDistillation(Distiller):
         """Return L_CPD of the batch divided by its rows; float32 under mixed precision as well."""
         if self.items is None:
             raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        if batch.positives is None or batch.negatives is None:
-            raise OptionError("CPD needs the items of a batch, and this model is trained on whole users. Use [rrd].")
-        present = StepBatch(without_padding(batch.users), batch.positives, batch.negatives, batch.rows)
-        loss: Tensor = self.maps(present)
+        loss: Tensor = self.maps(batch)
         if not self._regularised:
             return loss
-        users, scale = drawn_share(present.users, self.options.sample, self.generator)
+        users, scale = drawn_share(without_padding(batch.users), self.options.sample, self.generator)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             return loss + scale * self._inconsistency_sum(users) / batch.rows

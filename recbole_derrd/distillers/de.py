@@ -25,10 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from recbole_derrd.backbones import Backbone
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share, epoch_seed
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_entities, epoch_seed
 from recbole_derrd.distillers.experts import expert_error_sum
 from recbole_derrd.distillers.selection import chosen_weights
-from recbole_derrd.errors import OptionError
 from recbole_derrd.options import DEOptions
 from recbole_derrd.teacher import Knowledge
 
@@ -227,18 +226,12 @@ class DistillationExperts(Distiller):
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return L_DE of the batch divided by its rows; float32 under mixed precision as well."""
-        if batch.positives is None or batch.negatives is None:
-            raise OptionError("DE needs the items of a batch, and this model is trained on whole users. Use [rrd].")
-        share = self.options.sample
-        users, user_scale = drawn_share(batch.users, share, self.generator)
-        items, item_scale = drawn_share(torch.cat([batch.positives, batch.negatives]), share, self.generator)
+        entities = drawn_entities("DE", batch, self.options.sample, self.generator)
         total = torch.zeros((), device=self.student.device)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             for layer, banks, targets in zip(self.layers, self.banks, self.targets):
-                vectors = self.student.user_vectors(users, layer).float()
-                wanted = targets["user"].index_select(0, users)
-                total = total + user_scale * self._error_sum(banks["user"], vectors, wanted)
-                vectors = self.student.item_vectors(items, layer).float()
-                wanted = targets["item"].index_select(0, items)
-                total = total + 0.5 * item_scale * self._error_sum(banks["item"], vectors, wanted)
+                for side, ids, weight in entities:
+                    read = self.student.user_vectors if side == "user" else self.student.item_vectors
+                    wanted = targets[side].index_select(0, ids)
+                    total = total + weight * self._error_sum(banks[side], read(ids, layer).float(), wanted)
         return total / batch.rows

@@ -28,9 +28,8 @@ from torch.nn import functional
 
 from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_entities
 from recbole_derrd.distillers.projector import SIDES, HintVectors
-from recbole_derrd.distillers.unobserved import without_padding
 from recbole_derrd.errors import OptionError
 from recbole_derrd.options import NKDOptions
 from recbole_derrd.teacher import Knowledge
@@ -126,11 +125,8 @@ class NeighbourhoodDistillation(Distiller):
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return L_NKD of the batch divided by its rows; float32 under mixed precision as well."""
-        if batch.positives is None or batch.negatives is None:
-            raise OptionError("NKD needs the items of a batch, and this model is trained on whole users. Use [rrd].")
-        share = self.options.sample
-        users, user_scale = drawn_share(without_padding(batch.users), share, self.generator)
-        items, item_scale = drawn_share(torch.cat([batch.positives, batch.negatives]), share, self.generator)
+        total = torch.zeros((), device=self.student.device)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
-            total = user_scale * self._error_sum("user", users) + 0.5 * item_scale * self._error_sum("item", items)
+            for side, ids, weight in drawn_entities("NKD", batch, self.options.sample, self.generator):
+                total = total + weight * self._error_sum(side, ids)
         return total / batch.rows
