@@ -172,6 +172,22 @@ def test_the_rows_of_wide_students_are_those_of_their_records() -> None:
         assert f"| {entry['bytes_per_item']:.0f} | {' | '.join(shown)} |" in page
 
 
+def test_the_rows_of_plain_neumfs_are_those_of_their_records() -> None:
+    page = (RESULTS / "citeulike-bpr-neumf.md").read_text(encoding="utf-8")
+    records, _ = records_of(RESULTS / "citeulike-neumf-tuning")
+    found = [record["distilled"] for record in records]
+    trained, _ = records_of(RESULTS / "citeulike-bpr-neumf")
+    found.append(trained[0]["student"])
+    assert len(found) == 4
+    for entry in found:
+        settings = entry["settings"]
+        decay = {0.0: "0", 1e-7: "1e-7"}.get(settings["weight_decay"], "9.8e-7")
+        scores = [entry["valid"]["ndcg@10"], entry["test"]["ndcg@10"], entry["test"]["ndcg@5"]]
+        assert (
+            f"| {settings['mf_embedding_size']} | {decay} | {' | '.join(f'{score:.4f}' for score in scores)} |" in page
+        )
+
+
 def test_the_rows_of_sizes_are_those_of_their_records() -> None:
     page = (RESULTS / "citeulike-sizes.md").read_text(encoding="utf-8")
     records, _ = records_of(RESULTS / "citeulike-sizes")
