@@ -24,7 +24,7 @@ _USAGE = """Knowledge distillation for RecBole: a small recommender learns from 
 
 usage: recbole-derrd [run] [-m MODEL] [-d DATASET] [--config_files="A.yaml B.yaml"] [--key=value ...]
        recbole-derrd compress --compress_method=svd|quantized|product [the same as run]
-       recbole-derrd benchmark FILE.yaml [--jobs=N] [--dry=True] [--key=value ...]
+       recbole-derrd benchmark FILE.yaml [--jobs=N] [--dry=True] [--only=[CELL, ...]] [--key=value ...]
        recbole-derrd report FOLDER [FOLDER ...] [--format=md|tex|html] [--out=FILE] [--plots=FOLDER]
                             [--baseline=ROW] [--metric=NAME] [--split=test|valid]
        recbole-derrd doctor

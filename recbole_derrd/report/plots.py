@@ -123,11 +123,11 @@ def against(group: Group, name: str, label: str) -> Any | None:
 
 def front(points: list[tuple[float, float]], bigger: bool) -> list[tuple[float, float]]:
     """Return the points that nothing of their cost or less is better than, from the cheapest on."""
-    front: list[tuple[float, float]] = []
+    line: list[tuple[float, float]] = []
     for cost, quality in sorted(points, key=lambda point: (point[0], -point[1] if bigger else point[1])):
-        if not front or (quality > front[-1][1] if bigger else quality < front[-1][1]):
-            front.append((cost, quality))
-    return front
+        if not line or (quality > line[-1][1] if bigger else quality < line[-1][1]):
+            line.append((cost, quality))
+    return line
 
 
 def _plain_ticks(axis: Any) -> None:
