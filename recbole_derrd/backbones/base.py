@@ -62,6 +62,10 @@ class Backbone:
         """Return the items' vectors [n, d]; of all items where none are named."""
         raise OptionError(self._without_vectors())
 
+    def vectors(self, side: str, ids: Tensor | None = None, hint: str | None = None) -> Tensor:
+        """Return :meth:`user_vectors` or :meth:`item_vectors`, by side: "user" or "item"."""
+        return self.user_vectors(ids, hint) if side == "user" else self.item_vectors(ids, hint)
+
     @classmethod
     def catalogue_at_once(cls, model: type[Any]) -> bool:
         """Return whether :meth:`score_all` gives at once what this model class has no ``full_sort_predict`` for."""

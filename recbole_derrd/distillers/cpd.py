@@ -34,9 +34,10 @@ from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_entities, drawn_share, epoch_seed
 from recbole_derrd.distillers.de import DistillationExperts, gumbel_noise
+from recbole_derrd.distillers.hint_vectors import HintVectors
 from recbole_derrd.distillers.listwise import listwise_loss, teacher_mass
 from recbole_derrd.distillers.nkd import direction_errors
-from recbole_derrd.distillers.projector import HintVectors
+from recbole_derrd.distillers.projector import projectors_of
 from recbole_derrd.distillers.unobserved import without_padding
 from recbole_derrd.errors import OptionError
 from recbole_derrd.options import CPDOptions
@@ -80,8 +81,7 @@ class _Experts(DistillationExperts):
     """DE, whose maps are looked at from outside as well."""
 
     def vectors(self, side: str, ids: Tensor) -> Tensor:
-        read = self.student.user_vectors if side == "user" else self.student.item_vectors
-        return read(ids, self.layers[0]).float()
+        return self.hints[0].vectors(side, ids)
 
     def mapped(self, side: str, ids: Tensor, vectors: Tensor) -> Tensor:
         bank, teacher = self.banks[0][side], self.targets[0][side].index_select(0, ids)
@@ -97,7 +97,7 @@ class _Directions(Distiller):
         super().__init__(options, knowledge, student, seed)
         self.hints = HintVectors(student, knowledge, student.layer(options.hint), options.teacher_hint)
         self.vectors = self.hints.vectors
-        self.projectors: Any = self.hints.projectors(options, seed, lambda student, teacher: (student + teacher) // 2)
+        self.projectors: Any = projectors_of(self.hints, options, seed, lambda mine, theirs: (mine + theirs) // 2)
         self.to(student.device)
 
     def mapped(self, side: str, ids: Tensor, vectors: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from recbole_derrd.backbones import Backbone
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_entities, epoch_seed
 from recbole_derrd.distillers.experts import expert_error_sum
+from recbole_derrd.distillers.hint_vectors import HintVectors
 from recbole_derrd.distillers.selection import chosen_weights
 from recbole_derrd.options import DEOptions
 from recbole_derrd.teacher import Knowledge
@@ -182,33 +183,16 @@ class DistillationExperts(Distiller):
         teacher_layers = options.teacher_layers()
         if len(teacher_layers) == 1:
             teacher_layers = teacher_layers * len(self.layers)
+        self.hints = [HintVectors(student, knowledge, *pair) for pair in zip(self.layers, teacher_layers)]
+        self.targets = [hints.targets for hints in self.hints]
         # Another stream than the noise's, which starts at the seed itself.
         initial = torch.Generator().manual_seed(epoch_seed(seed, -1))
-        self.banks: Any = nn.ModuleList()
-        self.targets: list[dict[str, Tensor]] = []
-        for layer, teacher_layer in zip(self.layers, teacher_layers):
-            wanted = teacher_layer or self._same_layer(layer)
-            targets = {side: self._target(side, wanted) for side in ("user", "item")}
-            with torch.no_grad():
-                one = torch.ones(1, dtype=torch.int64, device=student.device)
-                sizes = {
-                    "user": student.user_vectors(one, layer).shape[1],
-                    "item": student.item_vectors(one, layer).shape[1],
-                }
-            banks = {
-                side: ExpertBank(sizes[side], targets[side].shape[1], options, initial) for side in ("user", "item")
-            }
-            self.banks.append(nn.ModuleDict(banks))
-            self.targets.append(targets)
+        self.banks: Any = nn.ModuleList(
+            nn.ModuleDict({side: ExpertBank(*sizes, options, initial) for side, sizes in hints.sizes().items()})
+            for hints in self.hints
+        )
         self.tau = options.temperature_start
         self.to(student.device)
-
-    def _same_layer(self, layer: str) -> str | None:
-        return layer if layer in self.knowledge.teacher_hints else None
-
-    def _target(self, side: str, layer: str | None) -> Tensor:
-        # A plain tensor, no buffer: buffers would reach the checkpoint and be broadcast at every distributed step.
-        return torch.from_numpy(self.knowledge.vectors(side, layer)).to(self.student.device)
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the epoch's temperature."""
@@ -229,9 +213,8 @@ class DistillationExperts(Distiller):
         entities = drawn_entities("DE", batch, self.options.sample, self.generator)
         total = torch.zeros((), device=self.student.device)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
-            for layer, banks, targets in zip(self.layers, self.banks, self.targets):
+            for hints, banks in zip(self.hints, self.banks):
                 for side, ids, weight in entities:
-                    read = self.student.user_vectors if side == "user" else self.student.item_vectors
-                    wanted = targets[side].index_select(0, ids)
-                    total = total + weight * self._error_sum(banks[side], read(ids, layer).float(), wanted)
+                    wanted = hints.targets[side].index_select(0, ids)
+                    total = total + weight * self._error_sum(banks[side], hints.vectors(side, ids), wanted)
         return total / batch.rows

@@ -29,7 +29,8 @@ from torch.nn import functional
 from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_entities
-from recbole_derrd.distillers.projector import SIDES, HintVectors
+from recbole_derrd.distillers.hint_vectors import SIDES, HintVectors
+from recbole_derrd.distillers.projector import projectors_of
 from recbole_derrd.errors import OptionError
 from recbole_derrd.options import NKDOptions
 from recbole_derrd.teacher import Knowledge
@@ -95,7 +96,7 @@ class NeighbourhoodDistillation(Distiller):
         for side in SIDES:
             found = knowledge.neighbours(side, options.neighbours, options.components, self.hints.teacher_layer)
             self.neighbours[side] = torch.from_numpy(found).to(student.device)
-        self.projectors: Any = self.hints.projectors(options, seed, lambda _, teacher: teacher // 2)
+        self.projectors: Any = projectors_of(self.hints, options, seed, lambda _, teacher: teacher // 2)
         self.to(student.device)
 
     @classmethod

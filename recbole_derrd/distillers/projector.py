@@ -9,11 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_derrd.backbones import Backbone
 from recbole_derrd.distillers.base import epoch_seed
-from recbole_derrd.teacher import Knowledge
-
-SIDES = ("user", "item")
+from recbole_derrd.distillers.hint_vectors import HintVectors
 
 
 def _whole(values: Tensor) -> Tensor:
@@ -92,49 +89,22 @@ class MeanProjector(nn.Module):
         return mean_of_networks(every, *parts, drop=lambda values: dropped(values, self.dropout, generator))
 
 
-class HintVectors:
-    """The vectors of both sides that a student and its teacher are compared at.
+def projectors_of(hints: HintVectors, options: Any, seed: int, hidden: Callable[[int, int], int]) -> nn.ModuleDict:
+    """Return a :class:`MeanProjector` for each side.
 
     Args:
-        student: the student.
-        knowledge: what the teacher knows.
-        layer: the student's hint layer.
-        teacher_layer: the teacher's; the same as the student's where it has that one, else its first, if None.
+        hints: the vectors that are mapped, and what they are mapped to.
+        options: the method's options.
+        seed: the method's seed.
+        hidden: units between the layers by (student's, teacher's size), where the options name none.
     """
-
-    def __init__(self, student: Backbone, knowledge: Knowledge, layer: str, teacher_layer: str | None) -> None:
-        """Read the teacher's vectors."""
-        self.student, self.layer = student, layer
-        #: The teacher's hint layer; None is its first.
-        self.teacher_layer = teacher_layer or (layer if layer in knowledge.teacher_hints else None)
-        # Plain tensors, no buffers: buffers would reach the checkpoint and be broadcast at every distributed step.
-        self.targets = {
-            side: torch.from_numpy(knowledge.vectors(side, self.teacher_layer)).to(student.device) for side in SIDES
+    # Another stream than the noise's, which starts at the seed itself.
+    initial = torch.Generator().manual_seed(epoch_seed(seed, -1))
+    return nn.ModuleDict(
+        {
+            side: MeanProjector(
+                *size, options.num_experts, options.hidden_size or max(1, hidden(*size)), options.dropout, initial
+            )
+            for side, size in hints.sizes().items()
         }
-
-    def vectors(self, side: str, ids: Tensor) -> Tensor:
-        """Return the student's vectors [n, d_s], float32."""
-        read = self.student.user_vectors if side == "user" else self.student.item_vectors
-        return read(ids, self.layer).float()
-
-    def projectors(self, options: Any, seed: int, hidden: Callable[[int, int], int]) -> nn.ModuleDict:
-        """Return a :class:`MeanProjector` for each side.
-
-        Args:
-            options: the method's options.
-            seed: the method's seed.
-            hidden: units between the layers by (student's, teacher's size), where the options name none.
-        """
-        # Another stream than the noise's, which starts at the seed itself.
-        initial = torch.Generator().manual_seed(epoch_seed(seed, -1))
-        one = torch.ones(1, dtype=torch.int64, device=self.student.device)
-        with torch.no_grad():
-            sizes = {side: (self.vectors(side, one).shape[1], self.targets[side].shape[1]) for side in SIDES}
-        return nn.ModuleDict(
-            {
-                side: MeanProjector(
-                    *size, options.num_experts, options.hidden_size or max(1, hidden(*size)), options.dropout, initial
-                )
-                for side, size in sizes.items()
-            }
-        )
+    )

@@ -150,12 +150,12 @@ class Knowledge:
         Returns:
             [n, count] int32, memory-mapped; row 0 is padding.
         """
+        hint = hint or next(iter(self.teacher_hints), None)
         vectors = self.vectors(side, hint)
-        layer = hint or next(iter(self.teacher_hints), None) or "default"
         width = min(components, vectors.shape[1])
         shown = f"Nearest {side}s" if self._how["progress"] else ""
         found = self._array(
-            f"{side}-neighbours-{layer}-{count}-{width}",
+            f"{side}-neighbours-{hint or 'default'}-{count}-{width}",
             lambda path: write_neighbours(path, vectors, count, width, self.teacher.device, progress=shown),
         )
         if found.shape != (len(vectors), count) or found.dtype != np.int32:

@@ -34,7 +34,7 @@ def entities_at_once(count: int, device: torch.device) -> int:
     return max(_FEWEST_USERS, (_CPU_SCORES if device.type == "cpu" else _SCORES) // count)
 
 
-def nearest(vectors: Tensor, start: int, stop: int, count: int, squares: Tensor | None = None) -> Tensor:
+def nearest(vectors: Tensor, start: int, stop: int, count: int, squares: Tensor) -> Tensor:
     """Return the ``count`` rows that are nearest to each of the rows start .. stop - 1, by Euclidean distance.
 
     |x - y|^2 = |x|^2 - 2 (<x, y> - |y|^2 / 2), so what is largest in the brackets is nearest. A row is no neighbour of
@@ -45,12 +45,11 @@ def nearest(vectors: Tensor, start: int, stop: int, count: int, squares: Tensor 
         start: the first row.
         stop: behind the last.
         count: below n.
-        squares: |y|^2 of all rows [n], where they are known.
+        squares: |y|^2 of all rows [n].
 
     Returns:
         Rows [stop - start, count], nearest first, int64.
     """
-    squares = vectors.square().sum(dim=1) if squares is None else squares
     closeness = torch.addmm(squares, vectors[start:stop], vectors.T, beta=-0.5)
     rows = torch.arange(stop - start, device=vectors.device)
     closeness[rows, rows + start] = -torch.inf

@@ -54,8 +54,7 @@ def _about(file: ArrayFile, **more: Any) -> About:
 def write_vectors(path: Path, backbone: Backbone, side: str, hint: str | None) -> About:
     """Write the vectors of all users or items [n, d], float32."""
     with backbone.shared():
-        read = backbone.user_vectors if side == "user" else backbone.item_vectors
-        vectors = read(None, hint).float().cpu().numpy()
+        vectors = backbone.vectors(side, None, hint).float().cpu().numpy()
     # In parts: the answers for all entries at once would be a quarter of the vectors again.
     if not all(np.isfinite(part).all() for part in np.array_split(vectors, max(1, len(vectors) >> 16))):
         raise DataError("The teacher's vectors hold values that are not finite numbers; train the teacher anew.")
