@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, Callable
 
@@ -15,6 +16,7 @@ from recbole_derrd import quick_start
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.distillers import DISTILLERS
+from recbole_derrd.distillers.rrd import relaxed_ranking_loss
 from recbole_derrd.errors import OptionError
 from recbole_derrd.model import build_student, distilled, step_batch
 from recbole_derrd.models import model_class
@@ -132,6 +134,47 @@ def test_pointwise_batches_split_by_label(tiny_settings: Settings) -> None:
     assert entities.positives.tolist() == sorted(set(items[label == 1].tolist()))
     assert entities.negatives.tolist() == sorted(set(items[label == 0].tolist()))
     assert entities.rows == len(batch) and entities.users.tolist() == sorted(set(batch[student.USER_ID].tolist()))
+
+
+def test_at_the_authors_scale_training_is_that_by_sums(tiny_settings: Settings) -> None:
+    """The settings of docs/methods.md, "To the authors' scale"."""
+    rows, weight, decay, rate = 32, 0.3, 0.001, 0.01
+    scaled = {"train_batch_size": rows, "base_weight": rows, "rrd_weight": weight * rows, "weight_decay": decay}
+    settings = tiny_settings("BPR", **SMALL, distillers=["rrd"], teacher={"embedding_size": 16}, learning_rate=rate)
+    _, data, student = student_of({**settings, **scaled}, "BPR")
+    published = copy.deepcopy(student)
+    term = student.distillers[0]
+    student.begin_epoch(0)
+    ours, theirs = (torch.optim.Adam(model.parameters(), lr=rate, weight_decay=decay) for model in (student, published))
+    full = [batch for batch in data.train if len(batch) == rows]
+    assert len(full) > 5
+    for batch in full:
+        ours.zero_grad()
+        sum(student.calculate_loss(batch)).backward()
+        ours.step()
+        theirs.zero_grad()
+        users, (positive, negative) = batch["user_id"], (batch["item_id"], batch["neg_item_id"])
+        factors, table = published.user_embedding.weight, published.item_embedding.weight
+        margins = (factors[users] * (table[positive] - table[negative])).sum(dim=1)
+        loss = -torch.log(1e-10 + margins.sigmoid()).sum()
+        for user in users.unique().tolist():
+            scores = table[term.items[user].long()] @ factors[user]
+            loss = loss + weight * relaxed_ranking_loss(scores[None, :4], scores[None, 4:]).sum()
+        loss.backward()
+        theirs.step()
+    for one, other in zip(student.parameters(), published.parameters()):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["BPR", "NeuMF", "MultiVAE"])
+def test_the_padding_user_and_item_take_no_part_in_a_step(tiny_settings: Settings, model: str) -> None:
+    """Loaders of whole users list user 0; a distiller would train on its row."""
+    _, data, student = student_of(tiny_settings(model), model)
+    batch = next(iter(data.train))
+    batch[student.USER_ID][0] = 0
+    entities = step_batch(student, batch)
+    assert entities.users.tolist() == sorted(set(batch[student.USER_ID].tolist()) - {0})
+    assert entities.rows == len(batch)
 
 
 def test_the_teacher_is_no_part_of_the_student_and_stays_as_it_was(tiny_settings: Settings) -> None:

@@ -18,8 +18,10 @@ scaled to length 1 (``cosine``, the first code).
 Paper and code: the papers' equations were not accessible; this is the code that the authors published, early and late.
 In the first code R_pair is max(0, -(post_ui - post_uj) (pre_ui - pre_uj)) (``cpd_pairs: hinge``), of an observed and a
 negative item. The later code takes a user once for each row of the batch, and leaves training items in the lists; here
-a batch's users count once, as in every method of this plugin, and lists hold unobserved items. That code can draw A_u
-from the student's own ranking, uniformly, or from the batch instead; these are left out.
+a batch's users count once, as in every method of this plugin, and lists hold unobserved items. R_pair of that code
+takes the first two drawn items, not the two best ranked, and its temperature in epoch e of P has the exponent e / P
+where this has (e - 1) / P. That code can draw A_u from the student's own ranking, uniformly, or from the batch instead;
+these are left out.
 """
 
 from __future__ import annotations

@@ -14,11 +14,13 @@ over the batch's distinct users, s being the student's logits. The weights carry
 where c_r counts, of Q unobserved items drawn for the user, those that the student scores above pi_r: rhat_r estimates
 the rank that the student gives pi_r, from 0, among the I items of the catalogue. Items that it has in place already
 weigh nothing; a user who has all of them in place has no term. Before the epoch ``rd_start_epoch`` w = a. The Q items
-are drawn once an epoch for all users, each draw on its own.
+are drawn once an epoch for all users, each draw on its own. A drawn item that is one of the K has that item's score to
+the bit, so that it is never above itself.
 
 Paper and code: the paper weighs the terms (1 - alpha) L_base + alpha L_RD, the code L_base + alpha L_RD, and so does
 this. The paper normalises the product a b, the code leaves that switch off, re-implementations have it on; so it is on
 here (``rd_normalise``). Ranks are from 0 on both sides, as in the code; some re-implementations add 1 to rhat_r alone.
+The code's rank is floor(I' c_r / Q), where I' counts the padding item too; here it is floor((I - 1) c_r / Q).
 The code's sum is a mean over the batch's rows; this one is over its distinct users, divided by its rows.
 """
 
@@ -74,6 +76,22 @@ def estimated_ranks(scores: Tensor, negatives: Tensor, n_items: int) -> Tensor:
     return torch.div((n_items - 1) * above, count, rounding_mode="floor").to(scores.dtype)
 
 
+def places_in_lists(lists: Tensor, drawn: Tensor) -> Tensor:
+    """Return the position of each drawn item in its row's list, -1 where it is not in it.
+
+    Args:
+        lists: distinct items [n, K].
+        drawn: items [n, Q], of the lists' type.
+
+    Returns:
+        [n, Q] int16 up to K = 32,767, else int64.
+    """
+    ordered, order = lists.sort(dim=1)
+    at = torch.searchsorted(ordered, drawn.contiguous()).clamp(max=lists.shape[1] - 1)
+    places = order.gather(1, at).masked_fill(ordered.gather(1, at) != drawn, -1)
+    return places.to(torch.int16) if lists.shape[1] <= torch.iinfo(torch.int16).max else places
+
+
 def dynamic_weights(ranks: Tensor, mu: float) -> Tensor:
     """Return b_r = tanh(max(mu (rhat_r - r), 0)) of estimated ranks [n, K]."""
     gap = ranks - torch.arange(ranks.shape[1], dtype=ranks.dtype, device=ranks.device)
@@ -108,6 +126,8 @@ class RankingDistillation(Distiller):
         self.unobserved = Unobserved(knowledge.history)
         #: Unobserved items of each user [n_users, Q], anew in each epoch with dynamic weights; None before.
         self.negatives: Tensor | None = None
+        #: Where these are in the user's list [n_users, Q], -1 where they are not.
+        self.places: Tensor | None = None
 
     @classmethod
     def check(cls, options: RDOptions, history: History) -> None:
@@ -128,7 +148,7 @@ class RankingDistillation(Distiller):
     def begin_epoch(self, epoch: int) -> None:
         """Draw the epoch's unobserved items for all users."""
         if epoch < self.options.start_epoch:
-            self.negatives = None
+            self.negatives = self.places = None
             return
         # Drawn on the CPU, so that a GPU run draws the same items.
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
@@ -137,12 +157,16 @@ class RankingDistillation(Distiller):
         for start, stop in self.unobserved.blocks(count):
             items[start:stop] = self.unobserved.independent(start, stop, count, generator).to(torch.int32)
         self.negatives = items.to(self.student.device)
+        self.places = places_in_lists(self.lists, self.negatives)
 
     @torch.no_grad()
     def _weights(self, users: Tensor, scores: Tensor) -> Tensor:
-        if self.negatives is None:
+        if self.negatives is None or self.places is None:
             return self.position
         negatives = self.student.score(users, self.negatives.index_select(0, users).long()).float()
+        # Two products of different shapes round differently: of an item in both, one score counts.
+        places = self.places.index_select(0, users).long()
+        negatives = torch.where(places < 0, negatives, scores.detach().gather(1, places.clamp(min=0)))
         ranks = estimated_ranks(scores.detach(), negatives, self.knowledge.history.n_items - 1)
         return hybrid_weights(self.position, dynamic_weights(ranks, self.options.mu), self.options.normalise)
 

@@ -235,6 +235,15 @@ class TestDrawing:
         assert found[ranked[-1]] == 0  # the worst of all never wins
         assert stats.chisquare([found[item] for item in ranked[:-1]], expected).pvalue > 0.01
 
+    @pytest.mark.parametrize("guide", ["student", "teacher"])
+    def test_rank_r_is_drawn_alike_where_good_items_have_small_ids(self, world: World, guide: str) -> None:
+        """Popular items come first in a file and get small ids; a draw in the order of the ids would pair them so."""
+        for model in (world.student.model, world.teacher.model):
+            with torch.no_grad():
+                model.users.weight.zero_()[:, 0] = 1.0
+                model.items.weight[:, 0] = -torch.arange(61.0)
+        self.test_rank_r_is_drawn_in_proportion_to_one_minus_r_over_n(world, guide, 0)
+
     def test_uniform(self, world: World) -> None:
         user = 4
         distiller = build(world, guide="uniform")

@@ -221,6 +221,21 @@ class TestDrawing:
             assert set(row[:2]) <= set(order[:4]) and not set(row[2:]) & set(order[:4])
             assert [user for user in order if user in row[:2]] == row[:2]
 
+    def test_each_side_has_its_own_sharpness(self, world: World) -> None:
+        """At a small one the best are drawn each time, at a large one others too; the sides differ in it."""
+        best_users = build(world, interesting="topk").user_side.items[1:, :4]
+        _, best_of_items = sides(build(world, interesting="topk"))
+        for sharp, others in (("item", "user"), ("user", "item")):
+            options = {"sharpness": 0.01, "item_sharpness": 100.0}
+            if sharp == "item":
+                options = {"sharpness": 100.0, "item_sharpness": 0.01}
+            items, users = sides(build(world, **options))
+            same = {
+                "user": torch.equal(items[1:, :4], best_users),
+                "item": torch.equal(users[1:, :2], best_of_items[1:, :2]),
+            }
+            assert same == {sharp: True, others: False}
+
     def test_resumed_run_draws_what_an_uninterrupted_one_draws(self, world: World) -> None:
         through = build(world)
         for epoch in range(1, 8):

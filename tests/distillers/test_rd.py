@@ -17,6 +17,7 @@ from recbole_derrd.distillers.rd import (
     dynamic_weights,
     estimated_ranks,
     hybrid_weights,
+    places_in_lists,
     position_weights,
     weighted_positive_loss,
 )
@@ -91,6 +92,33 @@ class TestRD(LossContract):
         negatives = torch.randint(0, 5, (6, 8), generator=generator).float()
         above = (negatives.unsqueeze(1) > mine.unsqueeze(2)).sum(dim=2)
         assert torch.equal(estimated_ranks(mine, negatives, 101), (100 * above / 8).floor())
+
+    def test_reference_places(self) -> None:
+        """Each drawn item's position by a plain search."""
+        generator = torch.Generator().manual_seed(2)
+        lists = torch.stack([torch.randperm(12, generator=generator)[:5] + 1 for _ in range(6)]).int()
+        drawn = torch.randint(1, 13, (6, 9), generator=generator).int()
+        expected = [
+            [row.index(item) if item in row else -1 for item in wanted]
+            for row, wanted in zip(lists.tolist(), drawn.tolist())
+        ]
+        assert places_in_lists(lists, drawn).tolist() == expected
+
+    @pytest.mark.parametrize("noise", [1e-6, -1e-6])
+    def test_reference_an_item_is_never_above_itself(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, noise: float
+    ) -> None:
+        """The student's products round differently from call to call; an item that is drawn from the list does not."""
+        distiller = build(world, negatives=200)
+        expected = naive_forward(distiller, world, self.batch)
+        score, calls = world.student.score, []
+
+        def rounded(users: Any, items: Any) -> Any:
+            calls.append(noise)
+            return score(users, items) + sum(calls)
+
+        monkeypatch.setattr(world.student, "score", rounded)
+        assert distiller(self.batch).item() == pytest.approx(expected, rel=1e-4)
 
     # Gradients
 
