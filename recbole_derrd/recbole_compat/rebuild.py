@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recbole_derrd.recbole_compat.arrays import array_of, array_of_buffer, bytes_of, number_type, scalar_of
 from recbole_derrd.recbole_compat.placeholders import Described, Inert, Named, StorageAt
-from recbole_derrd.recbole_compat.refusals import MalformedError
+from recbole_derrd.recbole_compat.refusals import MalformedError, RefusedError
 from recbole_derrd.recbole_compat.tensors import Storages, device_of, layout_of, number_type_of, shape_of, sparse
 
 #: Modules whose classes occur in a stock checkpoint; of these nothing is made.
@@ -83,25 +83,34 @@ class Rebuilder:
             number = number_type_of(described)
             return Inert(described.path) if number is None else number
         if kind is Described:
-            maker = _MAKERS.get(described.maker.path)
-            return Inert(described.maker.path) if maker is None else maker(self, described)
+            return self.object(described)
         raise MalformedError("it holds a storage without a tensor" if kind is StorageAt else "it holds a strange value")
+
+    def object(self, described: Described) -> Any:
+        """Return what a call describes, or what stands in for it."""
+        path = described.maker.path
+        if path not in _MAKERS:
+            return Inert(path)
+        try:
+            return _MAKERS[path](self, described)
+        except (RefusedError, torch.cuda.OutOfMemoryError):
+            raise
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise MalformedError(f"it describes '{path}' in another way than its library") from error
 
     def dictionary(self, items: Any) -> dict[Any, Any]:
         """Return a dict of what keys and values describe."""
         return {self.value(key): self.value(value) for key, value in items}
 
-    def arguments(self, described: Described) -> list[Any]:
-        """Return the arguments of a call that has nothing but arguments."""
+    def arguments(self, described: Described, start: int = 0) -> list[Any]:
+        """Return the arguments, from some place on, of a call that has nothing but arguments."""
         if described.state or described.items or described.members:
-            raise MalformedError(f"it describes '{described.maker.path}' in another way than torch")
-        return [self.value(argument) for argument in described.arguments]
+            raise MalformedError(f"it describes '{described.maker.path}' in another way than its library")
+        return [self.value(argument) for argument in described.arguments[start:]]
 
 
 def _tensor(make: Rebuilder, described: Described) -> Tensor:
-    at, *rest = described.arguments or (None,)
-    rest = make.arguments(Described(described.maker, tuple(rest)))
-    return make.storages.tensor(at, *rest)
+    return make.storages.tensor(*described.arguments[:1], *make.arguments(described, start=1))
 
 
 def _parameter(make: Rebuilder, described: Described) -> Tensor:

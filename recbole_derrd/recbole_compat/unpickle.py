@@ -19,11 +19,9 @@ Admits = Callable[[str, str], bool]
 
 _PROTOCOLS = range(2, 6)
 _MOST_STEPS = 10_000_000
-_LONGEST_NUMBER = 255
 # Larger integers have the hashes of smaller ones, so that a file could fill a dict with equal hashes.
 _LARGEST_KEY = 1 << 60
 
-_CONSTANTS: dict[bytes, Any] = {pickle.NONE: None, pickle.NEWTRUE: True, pickle.NEWFALSE: False}
 # Numbers in a row, such as those of a list, are read at once: an opcode and its number, as an expression and in parts.
 _NUMBERS = {
     code: (re.compile(b"(?:%b.{%d})+" % (re.escape(code), struct.calcsize(form) - 1), re.DOTALL), struct.Struct(form))
@@ -34,12 +32,6 @@ _NUMBERS = {
         (pickle.BINFLOAT, ">xd"),
     )
 }
-# What stands before a text, bytes or a whole number of some length, and how this length is written.
-_TEXTS = {pickle.SHORT_BINUNICODE: "<B", pickle.BINUNICODE: "<I", pickle.BINUNICODE8: "<Q"}
-_BYTES = {pickle.SHORT_BINBYTES: "<B", pickle.BINBYTES: "<I", pickle.BINBYTES8: "<Q", pickle.BYTEARRAY8: "<Q"}
-_TUPLES = {pickle.EMPTY_TUPLE: 0, pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
-_PUTS = {pickle.BINPUT: "<B", pickle.LONG_BINPUT: "<I"}
-_GETS = {pickle.BINGET: "<B", pickle.LONG_BINGET: "<I"}
 
 
 def describe(content: bytes, admits: Admits) -> Any:
@@ -75,37 +67,17 @@ class _Interpreter:
             raise MalformedError("its pickle is of a protocol that torch does not write")
         self.at = 2
         for _ in range(_MOST_STEPS):
-            code = self.content[self.at : self.at + 1]
-            if code == pickle.STOP:
+            code = self.content[self.at]
+            self.at += 1
+            if code == _STOP:
                 if len(self.stack) != 1 or self.marked:
                     break
                 return self.stack[0]
-            self.step(code)
-        raise MalformedError("its pickle does not end as it should")
-
-    def step(self, code: bytes) -> None:
-        """Interpret one opcode, or a row of numbers."""
-        if code in _NUMBERS:
-            self.numbers(code)
-            return
-        self.at += 1
-        operation = _OPERATIONS.get(code)
-        if operation is not None:
+            operation = _OPERATIONS.get(code)
+            if operation is None:
+                raise MalformedError(f"its pickle has the opcode {bytes([code])!r}, which torch does not write")
             operation(self)
-        elif code in _CONSTANTS:
-            self.stack.append(_CONSTANTS[code])
-        elif code in _TEXTS:
-            self.stack.append(str(self.block(_TEXTS[code]), "utf-8", "surrogatepass"))
-        elif code in _BYTES:
-            self.stack.append(self.block(_BYTES[code]))
-        elif code in _TUPLES:
-            self.tuple_of(_TUPLES[code])
-        elif code in _PUTS:
-            self.memo[self.number(_PUTS[code])] = self.stack[-1]
-        elif code in _GETS:
-            self.stack.append(self.memo[self.number(_GETS[code])])
-        else:
-            raise MalformedError(f"its pickle has the opcode {code!r}, which torch does not write")
+        raise MalformedError("its pickle does not end as it should")
 
     # -- numbers and bytes
 
@@ -126,11 +98,16 @@ class _Interpreter:
     def numbers(self, code: bytes) -> None:
         """Read one number or many in a row."""
         expression, form = _NUMBERS[code]
-        found = expression.match(self.content, self.at)
+        start = self.at - 1
+        found = expression.match(self.content, start)
         if found is None:
             raise MalformedError("its pickle is cut short")
-        self.stack.extend(value for (value,) in form.iter_unpack(self.view[self.at : found.end()]))
         self.at = found.end()
+        self.stack.extend(value for (value,) in form.iter_unpack(self.view[start : self.at]))
+
+    def text(self, form: str) -> None:
+        """Read a text."""
+        self.stack.append(str(self.block(form), "utf-8", "surrogatepass"))
 
     def whole_number(self) -> None:
         """Read a whole number of any size."""
@@ -140,7 +117,11 @@ class _Interpreter:
         """Skip a frame's length: it only says how much to read ahead."""
         self.number("<Q")
 
-    # -- containers
+    # -- containers, and what is referred to again
+
+    def keep(self, place: int) -> None:
+        """Keep the last value to be referred to again."""
+        self.memo[place] = self.stack[-1]
 
     def pair(self) -> list[Any]:
         """Take the last two values."""
@@ -270,26 +251,56 @@ def _check_key(key: Any) -> None:
             raise MalformedError("its pickle has a key that is too large")
 
 
-_OPERATIONS: dict[bytes, Callable[[_Interpreter], None]] = {
-    pickle.FRAME: _Interpreter.frame,
-    pickle.LONG1: _Interpreter.whole_number,
-    pickle.MARK: _Interpreter.mark,
-    pickle.MEMOIZE: lambda self: self.memo.__setitem__(len(self.memo), self.stack[-1]),
-    pickle.TUPLE: _Interpreter.marked_tuple,
-    pickle.EMPTY_LIST: lambda self: self.stack.append([]),
-    pickle.EMPTY_DICT: lambda self: self.stack.append({}),
-    pickle.EMPTY_SET: lambda self: self.stack.append(set()),
-    pickle.APPEND: lambda self: self.append([self.stack.pop()]),
-    pickle.APPENDS: lambda self: self.append(self.since_mark()),
-    pickle.SETITEM: lambda self: self.add_items(self.pair()),
-    pickle.SETITEMS: lambda self: self.add_items(self.since_mark()),
-    pickle.ADDITEMS: _Interpreter.add_members,
-    pickle.FROZENSET: _Interpreter.frozen_set,
-    pickle.GLOBAL: lambda self: self.named(self.line(), self.line()),
-    pickle.STACK_GLOBAL: lambda self: self.named(*self.pair()),
-    pickle.REDUCE: _Interpreter.described,
-    pickle.NEWOBJ: _Interpreter.described,
-    pickle.NEWOBJ_EX: _Interpreter.described_with_keywords,
-    pickle.BUILD: _Interpreter.state,
-    pickle.BINPERSID: _Interpreter.storage,
-}
+def _by_code(operations: dict[bytes, Callable[[_Interpreter], None]]) -> dict[int, Callable[[_Interpreter], None]]:
+    return {code[0]: operation for code, operation in operations.items()}
+
+
+_STOP = pickle.STOP[0]
+# The opcodes that Python's pickler writes by protocols 2 to 5, but for those of objects that hold themselves.
+_OPERATIONS = _by_code(
+    {
+        pickle.NONE: lambda self: self.stack.append(None),
+        pickle.NEWTRUE: lambda self: self.stack.append(True),
+        pickle.NEWFALSE: lambda self: self.stack.append(False),
+        pickle.BININT: lambda self: self.numbers(pickle.BININT),
+        pickle.BININT1: lambda self: self.numbers(pickle.BININT1),
+        pickle.BININT2: lambda self: self.numbers(pickle.BININT2),
+        pickle.BINFLOAT: lambda self: self.numbers(pickle.BINFLOAT),
+        pickle.LONG1: _Interpreter.whole_number,
+        pickle.SHORT_BINUNICODE: lambda self: self.text("<B"),
+        pickle.BINUNICODE: lambda self: self.text("<I"),
+        pickle.BINUNICODE8: lambda self: self.text("<Q"),
+        pickle.SHORT_BINBYTES: lambda self: self.stack.append(self.block("<B")),
+        pickle.BINBYTES: lambda self: self.stack.append(self.block("<I")),
+        pickle.BINBYTES8: lambda self: self.stack.append(self.block("<Q")),
+        pickle.BYTEARRAY8: lambda self: self.stack.append(self.block("<Q")),
+        pickle.EMPTY_TUPLE: lambda self: self.stack.append(()),
+        pickle.TUPLE1: lambda self: self.tuple_of(1),
+        pickle.TUPLE2: lambda self: self.tuple_of(2),
+        pickle.TUPLE3: lambda self: self.tuple_of(3),
+        pickle.TUPLE: _Interpreter.marked_tuple,
+        pickle.EMPTY_LIST: lambda self: self.stack.append([]),
+        pickle.APPEND: lambda self: self.append([self.stack.pop()]),
+        pickle.APPENDS: lambda self: self.append(self.since_mark()),
+        pickle.EMPTY_DICT: lambda self: self.stack.append({}),
+        pickle.SETITEM: lambda self: self.add_items(self.pair()),
+        pickle.SETITEMS: lambda self: self.add_items(self.since_mark()),
+        pickle.EMPTY_SET: lambda self: self.stack.append(set()),
+        pickle.ADDITEMS: _Interpreter.add_members,
+        pickle.FROZENSET: _Interpreter.frozen_set,
+        pickle.MARK: _Interpreter.mark,
+        pickle.FRAME: _Interpreter.frame,
+        pickle.MEMOIZE: lambda self: self.keep(len(self.memo)),
+        pickle.BINPUT: lambda self: self.keep(self.number("<B")),
+        pickle.LONG_BINPUT: lambda self: self.keep(self.number("<I")),
+        pickle.BINGET: lambda self: self.stack.append(self.memo[self.number("<B")]),
+        pickle.LONG_BINGET: lambda self: self.stack.append(self.memo[self.number("<I")]),
+        pickle.GLOBAL: lambda self: self.named(self.line(), self.line()),
+        pickle.STACK_GLOBAL: lambda self: self.named(*self.pair()),
+        pickle.REDUCE: _Interpreter.described,
+        pickle.NEWOBJ: _Interpreter.described,
+        pickle.NEWOBJ_EX: _Interpreter.described_with_keywords,
+        pickle.BUILD: _Interpreter.state,
+        pickle.BINPERSID: _Interpreter.storage,
+    }
+)
