@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import collections
-import functools
 import io
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,101 +15,8 @@ from recbole.config import Config
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.files import replacing_file
 from recbole_derrd.models import general_models, recbole_ancestor
+from recbole_derrd.recbole_compat import Inert, read_archive
 from recbole_derrd.settings import candidate_count
-
-#: Modules whose classes occur in a stock checkpoint; they are replaced by inert stand-ins, never imported.
-_INERT_MODULES = ("recbole.", "yaml.", "scipy.sparse", "pathlib")
-
-_REBUILDERS = {
-    ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch._utils", "_rebuild_parameter"),
-    ("torch._utils", "_rebuild_sparse_tensor"),
-    ("torch.serialization", "_get_layout"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("_codecs", "encode"),
-}
-# C types: a hostile file cannot alter them. EASE keeps a numpy.matrix, which holds nothing that an array does not.
-_TYPES: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch", "Size"): torch.Size,
-    ("torch", "device"): torch.device,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "matrix"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-}
-
-
-class Inert:
-    """Stands in for an object of a checkpoint that this plugin does not need; keeps its state, does nothing."""
-
-    def __new__(cls, *_: Any, **__: Any) -> Inert:
-        """Accept any arguments."""
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        """Keep nothing of the arguments."""
-
-    def __setstate__(self, state: Any) -> None:
-        """Keep the state for whoever wants to read it."""
-        self.state = state
-
-    def __reduce__(self) -> Any:
-        """Refuse to be saved again."""
-        raise CheckpointError("A part of a checkpoint that was not loaded cannot be saved again.")
-
-
-class _CarriesCodeError(pickle.UnpicklingError):
-    """The file asks for something outside the short list of what a checkpoint needs."""
-
-
-@functools.cache
-def _rebuilder(module: str, name: str) -> Any:
-    import importlib
-
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError:  # numpy 1 and numpy 2 name this module differently
-        other = (
-            module.replace("numpy._core", "numpy.core")
-            if "_core" in module
-            else module.replace("numpy.core", "numpy._core")
-        )
-        return getattr(importlib.import_module(other), name)
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _TYPES:
-            return _TYPES[module, name]
-        if (module, name) in _REBUILDERS:
-            # A fresh object each time, so that a file cannot alter the function itself.
-            return functools.partial(_rebuilder(module, name))
-        if module == "torch" and "." not in name and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
-        if "." not in name and (module + ".").startswith(_INERT_MODULES):
-            return type(name, (Inert,), {"__module__": __name__})
-        raise _CarriesCodeError(f"{module}.{name}")
-
-
-class _PickleModule:
-    """What ``torch.load`` asks of its ``pickle_module``."""
-
-    Unpickler = _Unpickler
-
-    @staticmethod
-    def load(file: io.BufferedIOBase, **options: Any) -> Any:
-        return _Unpickler(file, **options).load()
-
-
-def _is_plain_archive(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        # constants.pkl marks TorchScript, which torch.load would run.
-        return not any(entry.endswith("constants.pkl") for entry in archive.namelist())
 
 
 def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -126,27 +29,7 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     Raises:
         CheckpointError: the file is missing, no checkpoint, truncated, or asks for code.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint file '{path}'. Check the path.")
-    try:
-        if not _is_plain_archive(path):
-            raise CheckpointError(
-                f"'{path}' is not a RecBole checkpoint, or only a part of one. Give the .pth file of a training."
-            )
-        # Torch's weights-only reader refuses stock RecBole's files; ours admits a few names, none of which runs code.
-        content = torch.load(path, map_location=device, weights_only=False, pickle_module=_PickleModule)
-    except _CarriesCodeError as error:
-        raise CheckpointError(
-            f"'{path}' asks to load '{error}', which no RecBole checkpoint needs and which could run code. "
-            "It was not loaded; use a checkpoint from a source that you trust."
-        ) from error
-    except CheckpointError:
-        raise
-    except Exception as error:
-        raise CheckpointError(
-            f"'{path}' is damaged and cannot be read: {' '.join(str(error).split())[:200]}"
-        ) from error
+    content = read_archive(path, device)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
         raise CheckpointError(f"'{path}' is no RecBole checkpoint: it has no 'state_dict'.")
     content["config"] = _settings(content.get("config"))
@@ -254,8 +137,8 @@ def read_plain(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]
         CheckpointError: the file is damaged or was not written by this plugin.
     """
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:
+        content = read_archive(path, device)
+    except CheckpointError as error:
         raise CheckpointError(
             f"'{path}' is damaged or no training checkpoint of this plugin. Remove it to start the run anew."
         ) from error

@@ -13,6 +13,7 @@ from recbole_derrd.errors import CheckpointError
 from recbole_derrd.processes import from_each, is_first, rank, wait_for_all, world_size
 from recbole_derrd.randomness import random_state, set_random_state
 from recbole_derrd.training.attributes import kept_attributes, put_back
+from recbole_derrd.training.fitting import fitting_values, refuse_other_weights
 
 #: Parameters under this name belong to distillation and never reach the student's checkpoint.
 DISTILLERS = "distillers"
@@ -179,17 +180,8 @@ def load_weights(model: Any, checkpoint: dict[str, Any], source: str | Path) -> 
     Raises:
         CheckpointError: the weights are of another shape or another model.
     """
-    try:
-        missing, unexpected = model.load_state_dict(checkpoint["state_dict"], strict=False)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"The weights in '{source}' do not fit {type(model).__name__} with these settings and data: "
-            f"{' '.join(str(error).split())[:300]}"
-        ) from error
-    missing = [name for name in missing if not name.startswith(DISTILLERS + ".")]
-    if missing or unexpected:
-        raise CheckpointError(
-            f"'{source}' is not a checkpoint of {type(model).__name__} with these settings: "
-            f"missing {missing[:3] or 'nothing'}, unexpected {unexpected[:3] or 'nothing'}."
-        )
-    model.load_other_parameter(checkpoint.get("other_parameter"))
+    own = {name: value for name, value in model.state_dict().items() if not name.startswith(DISTILLERS + ".")}
+    refuse_other_weights(own, checkpoint["state_dict"], type(model).__name__, source)
+    values = fitting_values(model, checkpoint.get("other_parameter") or {}, source)
+    model.load_state_dict(checkpoint["state_dict"], strict=False)
+    model.load_other_parameter(values)
