@@ -100,6 +100,8 @@ setup(
         "ann": ["faiss-cpu>=1.8,<2"],
         # Plots of `recbole-derrd report`.
         "plots": ["matplotlib>=3.7,<4"],
+        # RecBole's HyperTuning; from 0.2.6 on hyperopt hands RecBole's exhaustive search another kind of generator.
+        "tune": ["hyperopt>=0.2.5,<0.2.6"],
     },
     entry_points={"console_scripts": ["recbole-derrd = recbole_derrd.cli:main"]},
 )

@@ -16,7 +16,7 @@ from recbole_derrd.errors import DistillError, did_you_mean
 from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
 from recbole_derrd.options.benchmark import BenchmarkOptions
 from recbole_derrd.options.compress import CompressOptions
-from recbole_derrd.settings import file_names
+from recbole_derrd.settings import file_names, read_settings
 
 _COMMANDS = ("run", "compress", "benchmark", "report", "doctor")
 
@@ -85,6 +85,17 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return files, others
 
 
+#: What RecBole's own script takes where no data set is given; it comes with RecBole.
+_DATASET = "ml-100k"
+
+
+def _names_data(files: Sequence[str], arguments: Sequence[str]) -> bool:
+    """Return whether the command line or a config file names a data set."""
+    return any(argument.startswith("--dataset=") for argument in arguments) or any(
+        "dataset" in read_settings(file) for file in files
+    )
+
+
 def run(arguments: Sequence[str], *, compressed: bool = False) -> int:
     """Run one experiment, or compress its teacher."""
     files, others = _split(arguments)
@@ -95,7 +106,11 @@ def run(arguments: Sequence[str], *, compressed: bool = False) -> int:
     else:
         from recbole_derrd.quick_start import run_recbole_derrd as experiment
 
-    record = experiment(config_file_list=files, command_line=others)
+    notes = []
+    if not _names_data(files, others):
+        others.append(f"--dataset={_DATASET}")
+        notes.append(f"No dataset is given, so {_DATASET} is taken, as RecBole's own script does.")
+    record = experiment(config_file_list=files, command_line=others, notes=notes)
     if not logging.getLogger().isEnabledFor(logging.INFO):
         # A quiet log is no reason to leave without an answer.
         from recbole_derrd.report import run_table

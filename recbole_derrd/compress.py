@@ -22,8 +22,9 @@ from recbole_derrd.options.compress import CompressOptions
 from recbole_derrd.processes import meeting_of
 from recbole_derrd.record import write_record
 from recbole_derrd.report import run_table
+from recbole_derrd.running import purpose
 from recbole_derrd.running.checks import check_run
-from recbole_derrd.running.frame import deprecations_hidden, own_log, own_threads, say
+from recbole_derrd.running.frame import Notes, deprecations_hidden, own_log, own_threads, say
 from recbole_derrd.running.outcome import record_of
 from recbole_derrd.settings import config_files
 from recbole_derrd.teacher import Teacher, only_spec
@@ -35,6 +36,7 @@ def run_compressed(
     config_file_list: Iterable[str | Path] | None = None,
     config_dict: Mapping[str, Any] | None = None,
     command_line: Iterable[str] = (),
+    notes: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Train, find or load the teacher of a run, compress it, evaluate it and write the record.
 
@@ -47,6 +49,7 @@ def run_compressed(
         config_file_list: YAML files, later ones win.
         config_dict: settings over the files.
         command_line: arguments ``--key=value`` over everything.
+        notes: sentences for the log, the table and the record, of what the caller has decided.
 
     Returns:
         The record, as written to ``record_dir``: an ordinary one whose ``distilled`` is the compressed teacher.
@@ -70,10 +73,12 @@ def run_compressed(
     if meeting_of(config) is not None:
         raise OptionError("A teacher is compressed by one process: take out nproc and world_size.")
     with own_log(config), own_threads(config.run_options.threads, 1), deprecations_hidden():
-        return _run(config)
+        return _run(config, list(notes))
 
 
-def _run(config: DistillConfig) -> dict[str, Any]:
+def _run(config: DistillConfig, given: list[str]) -> dict[str, Any]:
+    notes = Notes()
+    notes.add([*given, *purpose.of_settings(config)])
     started = time.perf_counter()
     options = config.compress_options
     data = prepare_data(config)
@@ -86,6 +91,7 @@ def _run(config: DistillConfig) -> dict[str, Any]:
     seconds = time.perf_counter() - begun
     product = judge_tables(teacher.config, data, tables, role="compressed", seconds=seconds)
     record = record_of(teacher.config, data, [teacher.trained], None, None, product, time.perf_counter() - started)
+    record["warnings"] = list(notes)
     record["seed"] = config["seed"]
     record["distilled"]["params"] = tables.users.size * (data.history.n_users + data.history.n_items)
     record["distilled"]["bytes_per_item"] = tables.items.bytes_a_row

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,15 @@ import recbole
 from recbole.config import Config
 from recbole.utils import InputType, ModelType
 
-from recbole_derrd.errors import OptionError, did_you_mean, nearest
+from recbole_derrd.errors import OptionError
+from recbole_derrd.known_keys import unknown_keys
 from recbole_derrd.models import model_class, name_of, recbole_ancestor
 from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
 from recbole_derrd.options.compress import CompressOptions
+from recbole_derrd.options.filters import check_counts, check_threshold, check_values
+from recbole_derrd.options.methods import method_names, unknown_method
 from recbole_derrd.options.recbole import RecBoleOptions
+from recbole_derrd.options.recbole_keys import NOT_THE_TEACHERS
 from recbole_derrd.processes import is_first, join
 from recbole_derrd.settings import (
     Loader,
@@ -32,42 +35,8 @@ from recbole_derrd.settings import (
 
 PROPERTIES = Path(__file__).parent / "properties"
 
-# Keys that RecBole reads though no default file of its names them.
-_READ_BY_RECBOLE = frozenset(
-    """
-    model dataset config_files config_file nproc world_size ip port offset group_offset local_rank neg_sampling
-    training_neg_sample_num log_wandb saved single_spec device fields seq_separator field_separator
-    numerical_features discretization kg_reverse_r entity_kg_num_interval relation_kg_num_interval eval_type
-    preload_weight warm_up_step m_step pretrain_epochs save_step train_stage pre_model_path transform
-    """.split()
-)
-
 #: Models that RecBole trains on whole users, not on pairs (a table of its data loaders).
 WHOLE_USER_MODELS = frozenset("MultiDAE MultiVAE MacridVAE CDAE ENMF RaCT RecVAE DiffRec LDiffRec".split())
-
-
-# What must be the same for teacher and student, or their rows of the table could not be compared.
-_NOT_THE_TEACHERS = frozenset(
-    """
-    dataset eval_args metrics topk valid_metric metric_decimal_place repeatable benchmark_filename threshold
-    filter_inter_by_user_or_item user_inter_num_interval item_inter_num_interval val_interval rm_dup_inter
-    data_path checkpoint_dir
-    """.split()
-)
-
-
-@functools.cache
-def _recbole_keys() -> frozenset[str]:
-    """Every key that some default file of RecBole names, and those that only its code names."""
-    from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
-
-    found = set(_READ_BY_RECBOLE)
-    properties = Path(recbole.__file__).parent / "properties"
-    for file in (properties / "overall.yaml", properties / "dataset" / "sample.yaml", *properties.glob("model/*.yaml")):
-        found.update(re.findall(r"^([A-Za-z_]\w*)\s*:", file.read_text(encoding="utf-8"), re.M))
-    for group in (general_arguments, training_arguments, evaluation_arguments, dataset_arguments):
-        found.update(group)
-    return frozenset(found)
 
 
 def method_options(name: str) -> type[Options]:
@@ -75,29 +44,12 @@ def method_options(name: str) -> type[Options]:
     if name in METHOD_OPTIONS:
         return METHOD_OPTIONS[name]
     if "." not in name:
-        raise OptionError(
-            f"Unknown distiller '{name}'.{did_you_mean(name, METHOD_OPTIONS)}"
-            " A method of your own is given by its dotted path, package.module.Class."
-        )
+        raise OptionError(unknown_method(name, METHOD_OPTIONS))
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute).options_class
     except (ImportError, AttributeError, ValueError) as error:
         raise OptionError(f"Cannot load the distiller '{name}': {error}.") from error
-
-
-def _names(distillers: Any) -> list[str]:
-    """Read the distillers: a list of names, or names in one string."""
-    if isinstance(distillers, str):
-        distillers = distillers.replace(",", " ").split()
-    if distillers is None:
-        return []
-    if not isinstance(distillers, (list, tuple)) or not all(isinstance(name, str) for name in distillers):
-        raise OptionError(f"distillers must be a list of names, e.g. [de, rrd], but is {distillers!r}.")
-    for name in distillers:
-        if distillers.count(name) > 1:
-            raise OptionError(f"The distiller '{name}' is given twice. To make it stronger, raise its weight.")
-    return list(distillers)
 
 
 def _typed(value: Any, *, inside: bool) -> Any:
@@ -137,6 +89,8 @@ class DistillConfig(Config):
     ) -> None:
         """Build and check the configuration."""
         self._typed = typed
+        #: Keys that nobody is known to read, by their place in the settings ("" is the run itself).
+        self.unknown_keys: dict[str, list[str]] = {}
         self._command_line = list(command_line)
         try:
             super().__init__(model, dataset, config_files(config_file_list), dict(config_dict or {}))
@@ -151,6 +105,7 @@ class DistillConfig(Config):
             }
         )
         self._check_evaluation()
+        self._check_filters()
         self._check_negatives()
         self._check_saved()
         self._check_model_keys()
@@ -234,7 +189,9 @@ class DistillConfig(Config):
     def _load_internal_config_dict(self, model: str, model_class: type[Any], dataset: str) -> None:
         known = recbole_ancestor(model)
         super()._load_internal_config_dict(known, model_class, dataset)
-        distillers = self.external_config_dict["distillers"] = _names(self.external_config_dict.get("distillers"))
+        self.distillers_given = "distillers" in self.external_config_dict
+        distillers = method_names(self.external_config_dict.get("distillers"), METHOD_OPTIONS)
+        self.external_config_dict["distillers"] = distillers
         if self.external_config_dict.get("teacher", {}) is None:
             self.external_config_dict["teacher"] = {}
         named = {name: method_options(name) for name in distillers}
@@ -247,7 +204,7 @@ class DistillConfig(Config):
         own = PROPERTIES / "model" / f"{known}.yaml"
         if own.exists():
             self.internal_config_dict.update(read_settings(own))
-        self._refuse_misspelt(self.external_config_dict, "")
+        self._refuse_unread(self.external_config_dict, "")
         teacher = self.external_config_dict.get("teacher")
         if isinstance(teacher, dict):
             if "model" in teacher:
@@ -260,11 +217,11 @@ class DistillConfig(Config):
                 self._refuse_in_teacher(keys, f" in number {index + 1} of 'teachers'")
 
     def _refuse_in_teacher(self, teacher: Mapping[str, Any], place: str) -> None:
-        self._refuse_misspelt(teacher, place)
+        self._refuse_unread(teacher, place)
         for key in teacher:
             if key in self.parameters["Distillation"]:
                 raise OptionError(f"'{key}'{place} is an option of the run, not of a teacher: take it out there.")
-            if key in _NOT_THE_TEACHERS and teacher[key] != self.external_config_dict.get(key, teacher):
+            if key in NOT_THE_TEACHERS and teacher[key] != self.external_config_dict.get(key, teacher):
                 raise OptionError(
                     f"'{key}' must be the same for teacher and student, or they could not be compared: set it for the "
                     f"run, not{place}."
@@ -293,6 +250,12 @@ class DistillConfig(Config):
                 f"valid_metric '{self['valid_metric']}' is not measured. It must be one of metrics {metrics} at one of "
                 f"topk {cutoffs}, e.g. {metrics[0]}@{cutoffs[0]}."
             )
+
+    def _check_filters(self) -> None:
+        for key in ("user_inter_num_interval", "item_inter_num_interval"):
+            check_counts(key, self[key])
+        check_values(self["val_interval"])
+        check_threshold(self["threshold"])
 
     def _check_negatives(self) -> None:
         given = self["train_neg_sample_args"] or {}
@@ -331,26 +294,24 @@ class DistillConfig(Config):
             if counts and isinstance(value, (int, float)) and value < 0:
                 raise OptionError(f"{key} of {self.model} must not be negative, but is {value}; RecBole has {default}.")
 
-    def _refuse_misspelt(self, settings: Mapping[str, Any], place: str) -> None:
-        ours = set(self.parameters["Distillation"])
-        known = ours | _recbole_keys() | set(self.internal_config_dict)
+    def _refuse_unread(self, settings: Mapping[str, Any], place: str) -> None:
+        """Refuse keys that are misspelt or no longer read; keep those that nobody is known to read."""
+        if self._typed:
+            # Those of a derived model were looked at with the run's.
+            return
+        external = self.external_config_dict
+        several = external.get("teachers")
+        entries = several if isinstance(several, list) else []
+        named = [one.get("model") if isinstance(one, dict) else one for one in entries]
         prefixes = (CompressOptions.prefix, *(group.prefix for group in METHOD_OPTIONS.values() if group.prefix))
-        for key in settings:
-            if not isinstance(key, str):
-                raise OptionError(f"The key {key!r}{place} is not a name; RecBole's keys are names.")
-            if key in known or key.startswith("alias_of_"):
-                continue
-            if key.startswith(prefixes):
-                family = [name for name in ours if name.startswith(key.split("_")[0])]
-                raise OptionError(f"Unknown option '{key}'{place}.{did_you_mean(key, family)}")
-            if key.startswith("teacher_") and key[len("teacher_") :] in known:
-                name = key[len("teacher_") :]
-                raise OptionError(
-                    f"Unknown option '{key}'. Write it as a key of 'teacher': --teacher='{{{name}: ...}}'."
-                )
-            match = nearest(key, known, cutoff=0.8)
-            if match:
-                raise OptionError(f"Unknown option '{key}'{place}. Did you mean '{match}'?")
+        self.unknown_keys[place] = unknown_keys(
+            settings,
+            place,
+            ours=self.parameters["Distillation"],
+            prefixes=prefixes,
+            also=self.internal_config_dict,
+            models=[name for name in (self.model, external.get("teacher_model"), *named) if isinstance(name, str)],
+        )
 
     def derived(self, model: str, settings: Mapping[str, Any], *, teacher: bool = False) -> DistillConfig:
         """Return the configuration of a plain model on the same data: the user's settings, these on top."""

@@ -36,6 +36,13 @@ TESTED = (
     Bounds("tensorboard", ">=2.5.0", "nobody has tried it with this package"),
 )
 
+# The extras of setup.py, which are looked at where they are installed.
+OPTIONAL = (
+    Bounds("faiss-cpu", ">=1.8,<2", "nobody has tried it with this package"),
+    Bounds("matplotlib", ">=3.7,<4", "nobody has tried it with this package"),
+    Bounds("hyperopt", ">=0.2.5,<0.2.6", "RecBole's exhaustive search ends in an error from 0.2.6 on"),
+)
+
 
 class Finding(NamedTuple):
     """One line of the table; `advice` is empty where all is well."""
@@ -110,6 +117,8 @@ def cuda() -> tuple[str, bool]:
 def doctor() -> int:
     """Print versions against the tested ranges, then what to do; return 0 if all is well and 1 otherwise."""
     findings = [judge(tested, installed_version(tested.name)) for tested in TESTED]
+    extras = [(extra, installed_version(extra.name)) for extra in OPTIONAL]
+    findings += [judge(extra, version) for extra, version in extras if version is not None]
     advice = [finding.advice for finding in findings if finding.advice]
     print(table(findings))
     for sentence in advice:

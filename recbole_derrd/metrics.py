@@ -1,6 +1,10 @@
-"""RecBole's metrics: which way is better, and how much of a gap is recovered."""
+"""RecBole's metrics: which way is better, how much of a gap is recovered, and what is noise."""
 
 from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
 
 #: RecBole's metrics that are better when they are small.
 _SMALLER_IS_BETTER = frozenset({"rmse", "mae", "logloss", "averagepopularity", "giniindex"})
@@ -11,15 +15,42 @@ def bigger_is_better(metric: str) -> bool:
     return metric.partition("@")[0].lower() not in _SMALLER_IS_BETTER
 
 
-def gap_recovered(teacher: float, student: float, distilled: float, *, bigger: bool = True) -> float | None:
-    """Return (distilled - student) / (teacher - student): 1 closes the gap. None where the teacher is not better.
+def gap_recovered(
+    teacher: float, student: float, distilled: float, *, bigger: bool = True, error: float | None = None
+) -> float | None:
+    """Return (distilled - student) / (teacher - student): 1 closes the gap.
+
+    None where the teacher is not better, or by no more than noise.
 
     Args:
         teacher: the teacher's value of a metric.
         student: that of the plain student.
         distilled: that of the distilled student.
         bigger: whether larger values of the metric are better.
+        error: standard error of teacher - student, if it is known.
     """
     gap = teacher - student
     better = gap > 0 if bigger else gap < 0
-    return (distilled - student) / gap if better else None
+    noise = error is not None and within_noise(gap, error)
+    return (distilled - student) / gap if better and not noise else None
+
+
+def within_noise(difference: float, error: float) -> bool:
+    """Return whether a difference is smaller than twice its standard error."""
+    return abs(difference) < 2 * error
+
+
+def paired_error(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
+    """Return the standard error of the difference of two means, from the means of the same groups of users.
+
+    None where there are fewer than two groups, or the groups are not the same.
+    """
+    if len(ours) != len(theirs) or len(ours) < 2:
+        return None
+    differences = [one - other for one, other in zip(ours, theirs)]
+    return statistics.stdev(differences) / math.sqrt(len(differences))
+
+
+def percent(share: float | None) -> str:
+    """Write a share, "-" where there is none; never "-0 %"."""
+    return "-" if share is None else f"{round(100 * share)} %"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+import inspect
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +179,24 @@ def _own_class(path: str) -> type[Any]:
         raise OptionError(f"Cannot load the model '{path}': {error}.") from error
     if not (isinstance(found, type) and issubclass(found, GeneralRecommender)):
         raise OptionError(f"'{path}' is no model class: it must be a subclass of RecBole's GeneralRecommender.")
+    return found
+
+
+def own_classes(kind: type[Any]) -> list[type[Any]]:
+    """Return those classes that a model is derived from, itself among them, which are the user's."""
+    theirs = ("recbole", "recbole_derrd", "torch", "builtins")
+    return [one for one in kind.__mro__ if one.__module__.partition(".")[0] not in theirs]
+
+
+def own_sources(kind: type[Any]) -> list[str]:
+    """Return the source of the user's own modules behind a model, as far as there is any."""
+    found = []
+    for one in own_classes(kind):
+        # A notebook's module has no source, but its classes may have one.
+        for owner in (sys.modules.get(one.__module__), one):
+            with contextlib.suppress(OSError, TypeError):
+                found.append(inspect.getsource(owner))  # type: ignore[arg-type]
+                break
     return found
 
 

@@ -21,8 +21,9 @@ from recbole_derrd.model import build_student
 from recbole_derrd.processes import from_first, is_first, meeting_of, start
 from recbole_derrd.record import write_record
 from recbole_derrd.report import run_table
+from recbole_derrd.running import purpose
 from recbole_derrd.running.checks import check_data, check_run
-from recbole_derrd.running.frame import deprecations_hidden, own_log, own_threads, say
+from recbole_derrd.running.frame import Notes, deprecations_hidden, own_log, own_threads, say
 from recbole_derrd.running.outcome import record_of
 from recbole_derrd.running.storing import check_storing, store_student
 from recbole_derrd.running.teaching import (
@@ -47,6 +48,7 @@ def run_recbole_derrd(
     config_file_list: Iterable[str | Path] | None = None,
     config_dict: Mapping[str, Any] | None = None,
     command_line: Iterable[str] = (),
+    notes: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Train (or find) teacher and plain student, distil, evaluate, and write the record.
 
@@ -56,6 +58,7 @@ def run_recbole_derrd(
         config_file_list: YAML files, later ones win.
         config_dict: settings over the files.
         command_line: arguments ``--key=value`` over everything.
+        notes: sentences for the log, the table and the record, of what the caller has decided.
 
     Returns:
         The record, as written to ``record_dir``.
@@ -71,20 +74,20 @@ def run_recbole_derrd(
         raise OptionError("compress_method compresses a teacher without training: use 'recbole-derrd compress'.")
     meeting = meeting_of(config)
     if meeting is None:
-        return _in_this_process(config)
+        return _in_this_process(config, list(notes))
     # What is said of the processes on the command line goes over a dict; here it is settled.
     others = [argument for argument in arguments if argument.lstrip("-").partition("=")[0] not in meeting]
-    path = start(_one_of_several, meeting["nproc"], model, dataset, files, {**settings, **meeting}, others)
+    path = start(_one_of_several, meeting["nproc"], model, dataset, files, {**settings, **meeting}, others, list(notes))
     if path is None:
         # The first process, which writes the record, runs on another machine.
         return {}
     return {**json.loads(Path(path).read_text(encoding="utf-8")), "path": path}
 
 
-def _in_this_process(config: DistillConfig) -> dict[str, Any]:
+def _in_this_process(config: DistillConfig, notes: list[str]) -> dict[str, Any]:
     threads = own_threads(config.run_options.threads, int(config["nproc"] or 1))
     with own_log(config), threads, deprecations_hidden():
-        return _run(config)
+        return _run(config, notes)
 
 
 def _one_of_several(
@@ -94,21 +97,25 @@ def _one_of_several(
     files: list[str | Path],
     settings: dict[str, Any],
     arguments: list[str],
+    notes: list[str],
 ) -> str:
     """Do a whole run as one of its processes; the path of the record."""
     config = DistillConfig(model, dataset, files, {**settings, "local_rank": local_rank}, arguments)
-    return str(_in_this_process(config)["path"])
+    return str(_in_this_process(config, notes)["path"])
 
 
-def _run(config: DistillConfig) -> dict[str, Any]:
+def _run(config: DistillConfig, given: list[str]) -> dict[str, Any]:
     options = config.run_options
     logger = getLogger()
     logger.info(config)
+    notes = Notes()
+    notes.add([*given, *purpose.of_settings(config)])
     started = time.perf_counter()
 
     data = prepare_data(config)
     logger.info(data.dataset)
     check_data(config, data)
+    notes.add(purpose.of_data(config, data))
     teachers = teachers_of(config, data) if options.distillers else []
     plain = None
     if options.distillers and options.compare_student:
@@ -120,23 +127,30 @@ def _run(config: DistillConfig) -> dict[str, Any]:
     taught = [teacher.trained for teacher in teachers]
     if knowledge is not None and len(teachers) > 1:
         taught.insert(0, judged(config, teachers, knowledge, data))
+    if taught:
+        notes.add(purpose.of_models(config, taught[0], plain))
     product = _train_student(config, data, knowledge)
     if knowledge is not None:
         knowledge.forget_teacher()
     stored = None
     if options.store_bits:
         stored = store_student(config, data, product.model, Path(product.trainer.saved_model_file))
-    record = record_of(config, data, taught, plain, knowledge, product, time.perf_counter() - started, stored)
+    record = record_of(config, data, taught, plain, knowledge, product, time.perf_counter() - started, stored, notes)
     name = "-".join([config["model"], config["dataset"], *(options.distillers or ["plain"]), f"seed{config['seed']}"])
     name = name.replace("/", "_")
     path = from_first(write_record(record, Path(options.record_dir), name) if is_first() else None)
     record["path"] = str(path)
-    logger.info(set_color("Result", "yellow") + f":\n\n{run_table(record)}\n")
-    logger.info(
-        set_color("Student", "yellow") + f": {record['checkpoints']['student']} (an ordinary RecBole checkpoint)"
-    )
-    logger.info(set_color("Record", "yellow") + f":  {path}")
+    _say_result(record)
     return record
+
+
+def _say_result(record: dict[str, Any]) -> None:
+    for what, said in (
+        ("Result", f":\n\n{run_table(record)}\n"),
+        ("Student", f": {record['checkpoints']['student']} (an ordinary RecBole checkpoint)"),
+        ("Record", f":  {record['path']}"),
+    ):
+        getLogger().info(set_color(what, "yellow") + said)
 
 
 def objective_function(
@@ -207,7 +221,9 @@ def _train_alone(
         # All that is asked of it is on disk by now.
         knowledge.forget_teacher()
     logger = getLogger()
-    logger.info(set_color("Distilling", "yellow") + f" {' + '.join(config.run_options.distillers) or 'nothing'} into:")
+    methods = " + ".join(config.run_options.distillers)
+    what = ("Distilling", f" {methods} into:") if methods else ("Training", f" {config['model']} without distillation:")
+    logger.info(set_color(what[0], "yellow") + what[1])
     logger.info(model)
     trainer = trainer_for(config, model, checkpoint=checkpoint, role="distilled")
     trainer.extra["derrd"] = {

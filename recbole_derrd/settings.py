@@ -73,7 +73,7 @@ def read_command_line(arguments: Iterable[str]) -> dict[str, Any]:
         if not argument.startswith("--") or "=" not in argument:
             raise OptionError(f"Cannot read the argument '{argument}'. Options are given as --key=value.")
         key, _, value = argument[2:].partition("=")
-        if not re.fullmatch(r"\w+", key):
+        if not re.fullmatch(r"\w[\w-]*", key):
             hint = (
                 f" Keys of a dict are given as one value: --{key.split('.')[0]}='{{key: value}}'." if "." in key else ""
             )

@@ -22,6 +22,7 @@ from recbole_derrd.backbones import backbone_of
 from recbole_derrd.batches import CatalogueSizedLoader
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.errors import CheckpointError, TrainingError
+from recbole_derrd.evaluation.by_groups import GroupingEvaluator
 from recbole_derrd.evaluation.candidates import CandidateLoader
 from recbole_derrd.evaluation.collector import PlainValuesCollector
 from recbole_derrd.faults import FAULTS, is_of_the_model, refusal
@@ -80,6 +81,7 @@ class TrainerMixin(SavingMixin):
         if config["log_wandb"]:
             self.wandblogger = TrainingLogger(config, role, self._loss_means)
         self.eval_collector = PlainValuesCollector(config, quick="ranking" in self._fast)
+        self.evaluator = GroupingEvaluator(config)
         self.as_built = marks_of(model)
         self.epoch_seconds: list[float] = []
         #: [epoch, score] of each validation.

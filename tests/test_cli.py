@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from synthetic_records import synthetic, written
 
 from recbole_derrd import __version__
 from recbole_derrd.cli import main
+from recbole_derrd.errors import DistillError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -168,6 +170,31 @@ def test_help_answers_without_torch_in_under_a_second() -> None:
         seconds.append(time.perf_counter() - started)
     assert "--rrd_weight" in answer.stdout and "--teacher_checkpoint" in answer.stdout
     assert min(seconds) < 1
+
+
+@pytest.mark.parametrize("command", ["run", "compress"])
+def test_without_a_data_set_it_is_recboles_own_and_said(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, Any]] = []
+
+    def experiment(**arguments: Any) -> dict[str, Any]:
+        given.append(arguments)
+        raise DistillError("enough")
+
+    monkeypatch.setattr("recbole_derrd.quick_start.run_recbole_derrd", experiment)
+    monkeypatch.setattr("recbole_derrd.compress.run_compressed", experiment)
+    named = tmp_path / "named.yaml"
+    named.write_text("dataset: tiny\n", encoding="utf-8")
+    assert main([command, "--model=LightGCN"]) == 2
+    assert main([command, "--model=LightGCN", "--dataset=tiny"]) == 2
+    assert main([command, "--model=LightGCN", f"--config_files={named}"]) == 2
+    assert [one["command_line"] for one in given] == [
+        ["--model=LightGCN", "--dataset=ml-100k"], ["--model=LightGCN", "--dataset=tiny"], ["--model=LightGCN"]
+    ]  # fmt: skip
+    assert [one["notes"] for one in given] == [
+        ["No dataset is given, so ml-100k is taken, as RecBole's own script does."], [], []
+    ]  # fmt: skip
 
 
 def test_the_script_and_the_module_answer_alike(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from recbole_derrd import doctor as doctor_module
-from recbole_derrd.doctor import TESTED, doctor, installed_version, judge
+from recbole_derrd.doctor import OPTIONAL, TESTED, doctor, installed_version, judge
 
 SETUP = Path(__file__).resolve().parent.parent / "setup.py"
 RANGES = {tested.name: SpecifierSet(tested.range) for tested in TESTED}
@@ -50,6 +50,18 @@ def ranges_in_setup() -> dict[str, SpecifierSet]:
     return ranges
 
 
+def ranges_in_extras() -> dict[str, SpecifierSet]:
+    """The extras of setup.py, but for those of its own tests."""
+    ranges: dict[str, SpecifierSet] = {}
+    for node in ast.walk(ast.parse(SETUP.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.keyword) and node.arg == "extras_require" and isinstance(node.value, ast.Dict):
+            for lines in node.value.values:
+                for line in ast.literal_eval(lines) if isinstance(lines, ast.List) else ():
+                    requirement = Requirement(line)
+                    ranges[canonicalize_name(requirement.name)] = requirement.specifier
+    return ranges
+
+
 def ranges_in_recbole() -> dict[str, SpecifierSet]:
     """What recbole's own metadata asks for; brackets around old-style ranges are dropped by Requirement."""
     requirements = [Requirement(line) for line in metadata.requires("recbole") or []]
@@ -59,7 +71,7 @@ def ranges_in_recbole() -> dict[str, SpecifierSet]:
 def fake(monkeypatch: pytest.MonkeyPatch, changes: dict[str, str | None]) -> None:
     """Let the doctor see the good versions with some changed, and a working torch without a GPU."""
     versions: dict[str, str | None] = {**GOOD, **changes}
-    monkeypatch.setattr(doctor_module, "installed_version", versions.__getitem__)
+    monkeypatch.setattr(doctor_module, "installed_version", versions.get)
     monkeypatch.setattr(doctor_module, "cuda", lambda: ("CUDA is not available.", True))
 
 
@@ -74,6 +86,19 @@ def test_rows_beyond_setup_come_from_recbole() -> None:
     assert beyond == {"ray", "tensorboard"}
     in_recbole = ranges_in_recbole()
     assert {name: RANGES[name] for name in beyond} == {name: in_recbole[name] for name in beyond}
+
+
+def test_extras_are_those_of_setup_and_looked_at_where_they_are_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert {extra.name: SpecifierSet(extra.range) for extra in OPTIONAL} == ranges_in_extras()
+    fake(monkeypatch, {"hyperopt": "0.3.0"})
+    assert doctor() == 1
+    shown = capsys.readouterr().out
+    assert "exhaustive search" in shown and 'Run: pip install "hyperopt>=0.2.5,<0.2.6"' in shown
+    assert "matplotlib" not in shown and "faiss" not in shown, "what is not installed is not missed"
+    fake(monkeypatch, {"hyperopt": "0.2.5"})
+    assert doctor() == 0
 
 
 def test_all_good(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

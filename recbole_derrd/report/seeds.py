@@ -8,7 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_derrd.metrics import bigger_is_better, gap_recovered
+from recbole_derrd.metrics import bigger_is_better, gap_recovered, percent
 from recbole_derrd.report.table import ROLES
 from recbole_derrd.report.tables import spread
 
@@ -41,12 +41,13 @@ def _gap(records: list[dict[str, Any]]) -> str:
     bigger = bigger_is_better(metric)
     values = {role: [record[role]["test"][metric] for record in records] for role, _ in ROLES}
     means = {role: statistics.fmean(numbers) for role, numbers in values.items()}
-    gap = gap_recovered(means["teacher"], means["student"], means["distilled"], bigger=bigger)
+    # Several seeds show their own spread; of one there is its users'.
+    error = (records[0].get("gap_error") or {}).get(metric) if len(records) == 1 else None
+    gap = gap_recovered(means["teacher"], means["student"], means["distilled"], bigger=bigger, error=error)
     pairs = zip(values["distilled"], values["student"])
     wins = sum((ours > plain) if bigger else (ours < plain) for ours, plain in pairs)
-    share = "-" if gap is None else f"{100 * gap:.0f} %"
     return (
-        f"Gap recovered ({metric}, of the means): {share}. Distilled beats plain in {wins} "
+        f"Gap recovered ({metric}, of the means): {percent(gap)}. Distilled beats plain in {wins} "
         f"of {len(records)} seeds ({', '.join(str(record['seed']) for record in records)}; each seed has its own split "
         "and its own teacher)."
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from recbole_derrd.metrics import percent
 from recbole_derrd.report.rows import stored_as
 
 ROLES = (("teacher", "Teacher"), ("student", "Student alone"), ("distilled", "Distilled student"))
@@ -21,12 +22,8 @@ def shown_size(count: float, unit: str) -> str:
     return f"{count:.0f} {unit}"
 
 
-def _percent(gap: float | None) -> str:
-    return "-" if gap is None else f"{100 * gap:.0f} %"
-
-
 def run_table(record: dict[str, Any]) -> str:
-    """Return teacher, plain student and distilled student side by side: test metrics, gap, size and speed."""
+    """Return teacher, plain student and distilled student side by side: test metrics, gap, size, speed; then notes."""
     titles = dict(ROLES)
     if not record.get("distillers"):
         # Nothing was distilled: a compressed teacher, or plain training.
@@ -41,23 +38,36 @@ def run_table(record: dict[str, Any]) -> str:
         rows.append((f"The same {stored_as(record['stored'])}", record["stored"], "stored"))
         gaps["stored"] = record["stored"].get("gap_recovered")
     metrics = list(record["distilled"]["test"])[:_SHOWN]
-    head = ["", "model", *metrics, "gap recovered", "parameters", "size", "one user (ms)", "users/s"]
-    body = []
-    for title, entry, role in rows:
-        latency = (record.get("latency") or {}).get(role) or entry.get("latency")
-        body.append(
-            [
-                title,
-                entry["model"],
-                *(f"{entry['test'].get(metric, float('nan')):.4f}" for metric in metrics),
-                _percent((gaps[role] or {}).get(record["valid_metric"])) if role in gaps else "",
-                shown_size(entry["params"], "").strip(),
-                shown_size(entry["bytes"], "B"),
-                f"{latency['p50_ms']:.2f}" if latency else "-",
-                f"{latency['users_per_second']:,.0f}" if latency else "-",
-            ]
-        )
+    head = [
+        "",
+        "model",
+        *metrics,
+        f"gap recovered ({record['valid_metric']})",
+        "parameters",
+        "size",
+        "one user (ms)",
+        "users/s",
+    ]
+    body = [
+        [title, *_line(record, entry, role, metrics, (gaps[role] or {}) if role in gaps else None)]
+        for title, entry, role in rows
+    ]
     table = tabulate(body, headers=head, disable_numparse=True, colalign=("left", "left", *["right"] * (len(head) - 2)))
-    return (
-        f"{record['dataset']}, test split, {record['protocol']['mode']['test']} ranking, seed {record['seed']}\n{table}"
-    )
+    title = f"{record['dataset']}, test split, {record['protocol']['mode']['test']} ranking, seed {record['seed']}"
+    return "\n".join([title, table, *(f"Note: {warning}" for warning in record.get("warnings") or ())])
+
+
+def _line(
+    record: dict[str, Any], entry: dict[str, Any], role: str, metrics: list[str], gap: dict[str, float | None] | None
+) -> list[str]:
+    """Return a model's cells but for its title; ``gap`` is None of models that are not to recover any."""
+    latency = (record.get("latency") or {}).get(role) or entry.get("latency")
+    return [
+        entry["model"],
+        *(f"{entry['test'].get(metric, float('nan')):.4f}" for metric in metrics),
+        "" if gap is None else percent(gap.get(record["valid_metric"])),
+        shown_size(entry["params"], "").strip(),
+        shown_size(entry["bytes"], "B"),
+        f"{latency['p50_ms']:.2f}" if latency else "-",
+        f"{latency['users_per_second']:,.0f}" if latency else "-",
+    ]

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from recbole.utils import FeatureType
 
 from recbole_derrd.backbones import BACKBONES, VectorBackbone, adapter_of
 from recbole_derrd.config import WHOLE_USER_MODELS, DistillConfig
@@ -14,6 +15,7 @@ from recbole_derrd.distillers import Need, distiller_class
 from recbole_derrd.errors import OptionError
 from recbole_derrd.models import missing_package, model_class
 from recbole_derrd.options import HintOptions
+from recbole_derrd.options.filters import check_column
 from recbole_derrd.teacher import TeacherSpec, teacher_specs
 from recbole_derrd.teacher.search import check_search
 from recbole_derrd.warm_start import can_start, check_start_size
@@ -115,6 +117,7 @@ def check_data(config: DistillConfig, data: Data) -> None:
     Raises:
         OptionError: what is wrong and what to do.
     """
+    _check_columns(config, data)
     run, most = config.run_options, data.history.n_items - 1
     if run.warm_start != "none" and config["embedding_size"] > min(most, data.history.n_users - 1):
         raise OptionError(
@@ -130,6 +133,16 @@ def check_data(config: DistillConfig, data: Data) -> None:
                 f"each teacher and may hold fewer: set ensemble_top_n to {listed} or more, or lower "
                 f"{options.prefix}top_n."
             )
+
+
+def _check_columns(config: DistillConfig, data: Data) -> None:
+    """Refuse parts of val_interval that do not go with their column's type, which only the data tell."""
+    types = data.dataset.field2type
+    for column, wanted in (config["val_interval"] or {}).items():
+        # A column of numbers that threshold has read is there no more.
+        if column in types or column in (config["threshold"] or {}):
+            kind = types.get(column, FeatureType.FLOAT)
+            check_column(column, wanted, numeric=kind in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ))
 
 
 def _refuse_unwritable(key: str, folder: Path) -> None:

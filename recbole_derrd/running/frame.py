@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from logging import getLogger
 from pathlib import Path
 
@@ -65,6 +65,17 @@ def own_threads(threads: int, processes: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
+
+
+class Notes(list[str]):
+    """Sentences that are logged as warnings and that the run's table repeats."""
+
+    def add(self, sentences: Iterable[str]) -> None:
+        """Log and keep what has not been said yet."""
+        for sentence in sentences:
+            if sentence not in self:
+                self.append(sentence)
+                getLogger().warning(sentence)
 
 
 def say(trained: TrainedModel, who: str) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from recbole_derrd.atomic_files import data_files
@@ -25,7 +26,7 @@ from recbole_derrd.processes import is_first
 from recbole_derrd.record import git_commit, peak_rss_bytes, versions
 from recbole_derrd.report.records import SCHEMA
 from recbole_derrd.teacher import Knowledge
-from recbole_derrd.trained.measured import Product, TrainedModel, own_settings
+from recbole_derrd.trained.measured import Product, TrainedModel, gap_errors, own_settings
 
 #: Options of a run that change its result and that few runs set.
 _SELDOM = ("warm_start", "distill_seed", "teacher_versions", "knowledge_search")
@@ -41,6 +42,7 @@ def record_of(
     product: Product,
     seconds: float,
     stored: dict[str, Any] | None = None,
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the record of a run: every number that its tables and plots are made from.
 
@@ -53,6 +55,7 @@ def record_of(
         product: the student that the run has made.
         seconds: how long the run took.
         stored: what there is to say of the student in few bits.
+        warnings: what the settings ask for in vain.
     """
     teacher = taught[0] if taught else None
     options = config.run_options
@@ -105,6 +108,7 @@ def record_of(
         },
         **({} if stored is None else {"stored": stored}),
         "gap_recovered": gaps,
+        "gap_error": gap_errors(teacher, plain) if teacher and plain else None,
         "expert_choice": expert_choice(product.model, data.history.lengths),
         "search_recall": knowledge.search_recall if knowledge else None,
         "seconds": {
@@ -129,6 +133,7 @@ def record_of(
             **{key: getattr(options, key) for key in _SELDOM if getattr(options, key) != getattr(_USUAL, key)},
             **{key: value for group in config.method_options.values() for key, value in group.to_keys().items()},
         },
+        "warnings": list(warnings),
         "command": command_line(),
         "fast": sorted(config.fast),
         "versions": versions(),
@@ -141,8 +146,15 @@ def _gaps(
 ) -> dict[str, float | None] | None:
     if teacher is None or plain is None:
         return None
+    errors = gap_errors(teacher, plain)
     return {
-        metric: gap_recovered(teacher.test[metric], plain.test[metric], value, bigger=bigger_is_better(metric))
+        metric: gap_recovered(
+            teacher.test[metric],
+            plain.test[metric],
+            value,
+            bigger=bigger_is_better(metric),
+            error=errors.get(metric),
+        )
         for metric, value in test.items()
     }
 

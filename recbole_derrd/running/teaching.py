@@ -171,6 +171,7 @@ def judged(config: DistillConfig, teachers: Sequence[Teacher], knowledge: Knowle
             "ensemble_importance": repr(knowledge.importance),
         },
         bytes_per_item=None if None in sizes else sum(size for size in sizes if size is not None),
+        test_groups=found.test_groups,
         found=found.found,
     )
     if is_first():

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import inspect
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ from recbole_derrd.backbones import adapter_of
 from recbole_derrd.batches import columns_beside
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Fingerprint
-from recbole_derrd.models import model_class
+from recbole_derrd.models import model_class, own_sources
 from recbole_derrd.options.run import FAST_ROUNDED
 from recbole_derrd.processes import world_size
 from recbole_derrd.settings import candidate_count
@@ -59,25 +56,13 @@ def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = Non
         rounded.remove("scores")
     own = "." in config["model"]
     if own:
-        settings["source"] = repr(_source(kind))
+        # A name says nothing of what a class, and what it calls, do today.
+        settings["source"] = repr(own_sources(kind))
     if own or columns_beside(config):
         # The fingerprint is of pairs and labels alone.
         settings["files"] = repr(data_files(config))
     content = [CACHE_FORMAT, config["model"], settings, rounded, world_size(), dataclasses.asdict(fingerprint), more]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
-
-
-def _source(kind: type[Any]) -> list[str]:
-    """Return the source of the user's own modules: a name says nothing of what a class, and what it calls, do today."""
-    found = []
-    for one in kind.__mro__:
-        if one.__module__.partition(".")[0] not in ("recbole", "recbole_derrd", "torch", "builtins"):
-            # A notebook's module has no source, but its classes may have one.
-            for owner in (sys.modules.get(one.__module__), one):
-                with contextlib.suppress(OSError, TypeError):
-                    found.append(inspect.getsource(owner))  # type: ignore[arg-type]
-                    break
-    return found
 
 
 def judged_by(config: DistillConfig) -> list[str]:

@@ -12,6 +12,7 @@ from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data
 from recbole_derrd.evaluation import Latency, bytes_per_item, measure_latency, model_bytes, parameter_count
 from recbole_derrd.files import replacing_file
+from recbole_derrd.metrics import paired_error
 from recbole_derrd.processes import from_first, is_first
 from recbole_derrd.trained.building import freeze
 from recbole_derrd.trained.keys import judged_by
@@ -46,6 +47,8 @@ class TrainedModel:
     bytes_per_item: float | None = None
     valid_scores: list[list[float]] = dataclasses.field(default_factory=list)
     judged_by: list[str] = dataclasses.field(default_factory=list)
+    #: Of each test metric that is a mean over users, its means over groups of them.
+    test_groups: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     found: bool = False
 
     def summary(self) -> dict[str, Any]:
@@ -91,7 +94,7 @@ def own_settings(config: DistillConfig) -> dict[str, Any]:
 _OF_THE_MACHINE = ("data_path", "checkpoint_dir", "ip", "port", "offset", "group_offset", "local_rank")
 _STORED = tuple(field.name for field in dataclasses.fields(TrainedModel) if field.name != "found")
 # Entries of earlier versions lack these; they are no reason to train anew.
-_LATER: dict[str, Any] = {"bytes_per_item": None, "valid_scores": [], "judged_by": []}
+_LATER: dict[str, Any] = {"bytes_per_item": None, "valid_scores": [], "judged_by": [], "test_groups": {}}
 
 
 def store_result(result: TrainedModel, folder: Path) -> None:
@@ -126,10 +129,23 @@ def _read(entry: Path, checkpoint: Path) -> TrainedModel | None:
 def both_splits(
     trainer: Any, config: DistillConfig, data: Data, valid: Any = None
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Evaluate a trainer's model as it is: on the validation split, unless training did, and on the test split."""
+    """Evaluate a trainer's model as it is: on the validation split, unless training did, and on the test split.
+
+    The test metrics' means over groups of users are left in the trainer's evaluator.
+    """
     show = {"load_best_model": False, "show_progress": config["show_progress"]}
     valid = trainer.evaluate(data.valid, **show) if valid is None else valid
-    return plain_metrics(valid), plain_metrics(trainer.evaluate(data.test, **show))
+    with trainer.evaluator.grouping():
+        return plain_metrics(valid), plain_metrics(trainer.evaluate(data.test, **show))
+
+
+def gap_errors(teacher: TrainedModel, student: TrainedModel) -> dict[str, float]:
+    """Return the standard error over users of teacher - student, of each test metric for which it is known."""
+    errors = {
+        metric: paired_error(groups, student.test_groups.get(metric, []))
+        for metric, groups in teacher.test_groups.items()
+    }
+    return {metric: error for metric, error in errors.items() if error is not None}
 
 
 def measured(
@@ -137,6 +153,7 @@ def measured(
 ) -> TrainedModel:
     """Evaluate, freeze and measure a trained model."""
     valid, test = both_splits(trainer, config, data, valid)
+    groups = trainer.evaluator.groups
     seconds = time.perf_counter() - started
     model = freeze(trainer.model)
     return TrainedModel(
@@ -155,4 +172,5 @@ def measured(
         bytes_per_item=bytes_per_item(model),
         valid_scores=trainer.valid_scores,
         judged_by=judged_by(config),
+        test_groups=groups,
     )

@@ -129,7 +129,12 @@ def _judged_anew(known: TrainedModel, config: DistillConfig, data: Data, role: s
     trainer.load_best()
     valid, test = both_splits(trainer, config, data)
     result = dataclasses.replace(
-        known, valid=valid, test=test, judged_by=judged_by(config), settings=own_settings(config)
+        known,
+        valid=valid,
+        test=test,
+        judged_by=judged_by(config),
+        settings=own_settings(config),
+        test_groups=trainer.evaluator.groups,
     )
     with building_folder(_entry_of_metrics(config, data.fingerprint)) as folder:
         store_result(result, folder)

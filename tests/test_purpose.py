@@ -1,0 +1,165 @@
+"""Runs that cannot show what they ask for say so: at the start, under the table, in the record."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Callable
+
+import pytest
+import torch
+
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.quick_start import run_recbole_derrd
+from recbole_derrd.report import run_table
+from recbole_derrd.running.purpose import of_data, of_models, of_settings
+from recbole_derrd.trained.measured import TrainedModel
+
+Settings = Callable[..., dict[str, Any]]
+ROOT = Path(__file__).resolve().parent.parent
+LARGE = {"embedding_size": 16}
+_SAME = "a BPR of the student's own size"
+
+
+def made(settings: dict[str, Any], model: str = "BPR") -> DistillConfig:
+    return DistillConfig(model, "tiny", config_dict=settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"distillers": ["rrd"]}, _SAME + " and settings"),
+        ({"distillers": ["rrd"], "teacher": {"seed": 3}, "split_seed": 1}, _SAME + " and settings"),
+        ({"distillers": ["rrd"], "teacher": {"learning_rate": 0.1}}, _SAME + ":"),
+        ({"distillers": ["rrd"], "teacher": {"embedding_size": 4}}, "embedding_size 4 is smaller than the student's 8"),
+        ({"distillers": ["rrd"], "teacher": LARGE, "rrd_weight": 0}, "rrd has no effect, since rrd_weight is 0"),
+        ({"distillers": ["hetcomp"], "teacher": LARGE, "teacher_versions": 1}, "teacher_versions is 1"),
+        ({"distillers": ["hetcomp"], "teachers": [{"checkpoint": "x.pth"}]}, "all teachers are brought"),
+        ({"distillers": ["rrd"], "teacher": LARGE, "threshold": {"rating": 9}}, 'val_interval: {rating: "[9,inf)"}'),
+        ({"distillers": ["rrd"], "teacher": LARGE, "candidates_seed": 1}, "'candidates_seed' has no effect"),
+        ({"distillers": ["rrd"], "teacher": LARGE, "foo": 1, "bar": 1}, "do not know 'foo' and 'bar', so"),
+        ({"distillers": ["rrd"], "teacher": {**LARGE, "foo": 1}}, "do not know 'foo' in 'teacher', so"),
+        ({"distillers": ["rrd"], "teacher": LARGE, "device": "cuda:7"}, "device: cuda:7 has no effect"),
+        ({"distillers": ["rrd"], "teacher": LARGE, "valid_metric_bigger": False}, "valid_metric decides"),
+        (
+            {"distillers": ["rrd"], "teacher": LARGE, "valid_neg_sample_args": {"distribution": "uniform"}},
+            "the mode in eval_args decides",
+        ),
+        ({"teacher": LARGE}, "plain RecBole training, and 'teacher' is not used"),
+        ({}, "No distillers are given"),
+    ],
+)  # fmt: skip
+def test_settings_without_a_point_are_named(tiny_settings: Settings, given: dict[str, Any], words: str) -> None:
+    (said,) = of_settings(made(tiny_settings("BPR", **given)))
+    assert words in said
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"distillers": []},
+        {"distillers": ["rrd"], "teacher": LARGE},
+        {"distillers": ["rrd"], "teacher_model": "LightGCN"},
+        {"distillers": ["rrd"], "store_bits": 4},
+        {"distillers": ["rrd"], "teachers": ["BPR", {"model": "BPR", "seed": 3}]},
+        {"distillers": ["hetcomp"], "teacher": LARGE, "teacher_versions": 1, "hetcomp_trajectory": False},
+        {"distillers": ["rrd"], "teacher": LARGE, "candidates_seed": 1, "eval_args": {"mode": "fixed9"}},
+        {"distillers": ["rrd"], "teacher": LARGE, "valid_metric_bigger": True, "device": "cpu"},
+        {"distillers": ["rrd"], "teacher": LARGE, "base_weight": 0, "user_inter_num_interval": "[0,inf)"},
+    ],
+)
+def test_settings_with_a_point_are_not(tiny_settings: Settings, given: dict[str, Any]) -> None:
+    if given.get("device") and torch.cuda.is_available():
+        pytest.skip("RecBole takes the GPU")
+    assert of_settings(made(tiny_settings("BPR", **given))) == []
+
+
+def test_no_shipped_configuration_asks_for_anything_in_vain() -> None:
+    runs = sorted(path for path in ROOT.glob("configs/**/*.yaml") if path.parent.name != "benchmark")
+    assert len(runs) > 5
+    assert {path.name: said for path in runs if (said := of_settings(DistillConfig(config_file_list=[path])))} == {}
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "read"),
+    [
+        ("BPR", {}, False),
+        ("NeuMF", {}, False),
+        ("NeuMF", {"train_neg_sample_args": None}, True),
+        ("MultiVAE", {"train_neg_sample_args": None}, False),
+        ("BPR", {"eval_args": {"mode": {"valid": "full", "test": "labeled"}}}, True),
+    ],
+)
+def test_a_threshold_counts_where_labels_are_read(
+    tiny_settings: Settings, model: str, given: dict[str, Any], read: bool
+) -> None:
+    said = of_settings(made(tiny_settings(model, distillers=[], threshold={"rating": 4}, **given), model))
+    assert said == [] if read else "threshold: {rating: 4} has no effect" in said[0]
+
+
+def of_tiny_data(labels: list[int]) -> Any:
+    feat = {"label": torch.tensor(labels)}
+    return SimpleNamespace(dataset=SimpleNamespace(inter_feat=feat), history=SimpleNamespace(n_users=31))
+
+
+def test_labels_of_one_kind_are_named(tiny_settings: Settings) -> None:
+    more = {"distillers": [], "threshold": {"rating": 9}, "eval_args": {"mode": "labeled"}, "metrics": ["AUC"]}
+    config = made(tiny_settings("NeuMF", **more, topk=[5], valid_metric="AUC"), "NeuMF")
+    assert "makes no interaction positive" in of_data(config, of_tiny_data([0, 0]))[0]
+    assert "makes all interactions positive" in of_data(config, of_tiny_data([1, 1]))[0]
+    assert of_data(config, of_tiny_data([1, 0])) == []
+
+
+def test_a_share_of_less_than_one_user_is_named(tiny_settings: Settings) -> None:
+    config = made(tiny_settings("BPR", distillers=["de", "rrd"], teacher=LARGE, de_sample=0.03, rrd_sample=0.04))
+    (said,) = of_data(config, of_tiny_data([]))
+    assert said.startswith("de_sample = 0.03 is less than one user of a batch")
+
+
+def trained(model: str, params: int, score: float, groups: list[float] | None = None) -> TrainedModel:
+    scores, named = {"ndcg@5": score}, {} if groups is None else {"ndcg@5": groups}
+    return TrainedModel(
+        model, "k", Path("m"), params, 4 * params, scores, scores, 1.0, [], None, {}, test_groups=named
+    )  # fmt: skip
+
+
+def test_a_teacher_that_turns_out_weak_is_named(tiny_settings: Settings) -> None:
+    config = made(tiny_settings("BPR", distillers=["rrd"], teacher_checkpoint="x.pth"))
+    student = trained("BPR", 100, 0.3, [0.3, 0.2, 0.4])
+    assert of_models(config, trained("BPR", 200, 0.4), student) == []
+    assert of_models(config, trained("BPR", 200, 0.4, [0.4, 0.3, 0.5]), student) == []
+    assert of_models(config, trained("ItemKNN", 0, 0.4), student) == []
+    assert of_models(config, trained("BPR", 200, 0.2), None) == []
+    (small,) = of_models(config, trained("BPR", 100, 0.4), student)
+    assert "100 parameters and the student 100, both BPR" in small
+    (worse,) = of_models(config, trained("BPR", 200, 0.3), student)
+    assert "no better than the plain student, 0.3000 to 0.3000 in ndcg@5 on the validation split" in worse
+    (noise,) = of_models(config, trained("BPR", 200, 0.31, [0.5, 0.1, 0.33]), student)
+    assert "0.0100 in ndcg@5, is within the noise" in noise
+
+
+def test_a_metric_that_is_better_small_has_its_teacher_below(tiny_settings: Settings) -> None:
+    more = {"metrics": ["NDCG", "AveragePopularity"], "valid_metric": "AveragePopularity@5"}
+    config = made(tiny_settings("BPR", distillers=["rrd"], teacher=LARGE, **more))
+    low, high = (
+        dataclasses.replace(trained("BPR", size, 0.0), valid={"averagepopularity@5": value}, test={})
+        for size, value in ((200, 3.0), (100, 4.0))
+    )
+    assert of_models(config, low, high) == []
+    assert "no better" in of_models(config, high, dataclasses.replace(low, params=50))[0]
+
+
+def test_a_run_repeats_it_under_its_table_and_in_its_record(
+    tiny_settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = {"distillers": "RRD", "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "foo": 1, "record_dir": str(tmp_path / "r")}
+    record = run_recbole_derrd("BPR", "tiny", config_dict=tiny_settings("BPR", **more), notes=["Said before."])
+    said = record["warnings"]
+    assert said[0] == "Said before." and "'foo'" in said[1] and _SAME in said[2]
+    # The teacher is the plain student, trained once more: no better, and no difference at all.
+    assert "no better than the plain student" in said[3] and len(said) == 4
+    assert record["gap_error"] == {"ndcg@5": 0.0, "recall@5": 0.0} and record["gap_recovered"]["ndcg@5"] is None
+    shown = run_table(record)
+    assert [line for line in shown.splitlines() if line.startswith("Note: ")] == [f"Note: {one}" for one in said]
+    assert all(caplog.text.count(one) == (2 if record["distilled"] is None else 1) for one in said if one != said[0])
