@@ -17,6 +17,7 @@ import yaml
 from recbole.config import Config
 
 from recbole_derrd.errors import CheckpointError
+from recbole_derrd.file_kinds import fault_of_checkpoint_path
 from recbole_derrd.files import replacing_file
 from recbole_derrd.models import general_models, recbole_ancestor
 from recbole_derrd.settings import candidate_count
@@ -127,8 +128,9 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         CheckpointError: the file is missing, no checkpoint, truncated, or asks for code.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint file '{path}'. Check the path.")
+    fault = fault_of_checkpoint_path(path)
+    if fault:
+        raise CheckpointError(fault)
     try:
         if not _is_plain_archive(path):
             raise CheckpointError(
