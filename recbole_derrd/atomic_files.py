@@ -53,7 +53,7 @@ def file_digest(file: str | Path) -> str | None:
     return _file_digest(str(Path(file).resolve()), stat.st_size, stat.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=4096)
 def _file_digest(file: str, size: int, written: int) -> str:
     return content_digest(file)[:16]
 

@@ -13,6 +13,7 @@ import yaml
 from recbole.config import Config
 
 from recbole_derrd.errors import CheckpointError
+from recbole_derrd.file_kinds import fault_of_checkpoint_path
 from recbole_derrd.files import replacing_file
 from recbole_derrd.models import general_models, recbole_ancestor
 from recbole_derrd.recbole_compat import Inert, read_archive
@@ -29,6 +30,10 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     Raises:
         CheckpointError: the file is missing, no checkpoint, truncated, or asks for code.
     """
+    path = Path(path)
+    fault = fault_of_checkpoint_path(path)
+    if fault:
+        raise CheckpointError(fault)
     content = read_archive(path, device)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
         raise CheckpointError(f"'{path}' is no RecBole checkpoint: it has no 'state_dict'.")

@@ -18,6 +18,7 @@ from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.models import missing_package, model_class
+from recbole_derrd.named_files import named_files
 from recbole_derrd.options.compress import CompressOptions
 from recbole_derrd.processes import meeting_of
 from recbole_derrd.record import write_record
@@ -93,6 +94,8 @@ def _run(config: DistillConfig, given: list[str]) -> dict[str, Any]:
     record = record_of(teacher.config, data, [teacher.trained], None, None, product, time.perf_counter() - started)
     record["warnings"] = list(notes)
     record["seed"] = config["seed"]
+    record["split_seed"] = config.run_options.split_seed
+    record["data"]["named_files"] = named_files(config.external_config_dict)
     record["distilled"]["params"] = tables.users.size * (data.history.n_users + data.history.n_items)
     record["distilled"]["bytes_per_item"] = tables.items.bytes_a_row
     record["compression"] = _summary(config, tables, seconds)

@@ -213,7 +213,7 @@ class DistillConfig(Config):
         teachers = self.external_config_dict.get("teachers")
         for index, one in enumerate(teachers if isinstance(teachers, list) else ()):
             if isinstance(one, dict):
-                keys = {key: value for key, value in one.items() if key not in ("model", "checkpoint")}
+                keys = {key: value for key, value in one.items() if key not in ("model", "checkpoint", "trusted")}
                 self._refuse_in_teacher(keys, f" in number {index + 1} of 'teachers'")
 
     def _refuse_in_teacher(self, teacher: Mapping[str, Any], place: str) -> None:

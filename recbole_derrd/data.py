@@ -43,6 +43,8 @@ class Fingerprint:
             return "its users or items, or their order, are others"
         if self.train != other.train:
             return "its training interactions are others (another split or seed), so it may have seen the test items"
+        if self.valid != other.valid:
+            return "its validation interactions are others, so its best epoch may have been chosen by the test items"
         return None
 
 
@@ -79,6 +81,12 @@ class Data:
     candidates: str | None = None
     #: The file that keeps them.
     candidates_file: Path | None = None
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """What a checkpoint says of the data that its model was trained on."""
+        counts = {"users": self.history.n_users - 1, "items": self.history.n_items - 1}
+        return {"fingerprint": dataclasses.asdict(self.fingerprint), **counts}
 
 
 def _digest(*arrays: np.ndarray[Any, Any]) -> str:
@@ -205,7 +213,10 @@ def prepare_data(config: DistillConfig) -> Data:
             getLogger().info(
                 f"Held-out items of the {phase} split are ranked among {count} candidates a user, kept in '{kept_in}'."
             )
-    return Data(dataset, train, judged["valid"], judged["test"], history, fingerprint, digest, file)
+    data = Data(dataset, train, judged["valid"], judged["test"], history, fingerprint, digest, file)
+    # A trainer that is given this loader writes it into its checkpoints.
+    train.seen = data.seen
+    return data
 
 
 def _created(config: DistillConfig) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class DistillError(Exception):
@@ -38,3 +40,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = sorted(set(known))
     match = nearest(word, known)
     return f" Did you mean '{match}'?" if match else f" Known are: {', '.join(known)}."
+
+
+def shown(value: Any) -> str:
+    """Return a value that was read from a file as short text, however large or deep it is."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 80
+    short.maxlevel = 4
+    try:
+        return short.repr(value)
+    except ValueError:  # Python writes no number of thousands of digits.
+        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__

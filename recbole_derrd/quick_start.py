@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from recbole_derrd.distillers import Need, distiller_class
 from recbole_derrd.errors import OptionError
 from recbole_derrd.files import locked, remove_file
 from recbole_derrd.model import build_student
+from recbole_derrd.named_files import with_contents
 from recbole_derrd.processes import from_first, is_first, meeting_of, start
 from recbole_derrd.record import write_record
 from recbole_derrd.report import run_table
@@ -183,7 +183,10 @@ def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | Non
     if knowledge is None:
         knowledge = Knowledge(Path(), _no_teacher, data.history)
     methods = "-".join(config.run_options.distillers) or "plain"
-    method_settings = [(name, sorted(options.to_keys().items())) for name, options in config.method_options.items()]
+    method_settings = [
+        (name, sorted(with_contents(name, options.to_keys()).items()))
+        for name, options in config.method_options.items()
+    ]
     key = content_key(
         config,
         data.fingerprint,
@@ -226,10 +229,7 @@ def _train_alone(
     logger.info(set_color(what[0], "yellow") + what[1])
     logger.info(model)
     trainer = trainer_for(config, model, checkpoint=checkpoint, role="distilled")
-    trainer.extra["derrd"] = {
-        "fingerprint": dataclasses.asdict(data.fingerprint),
-        "distillers": config.run_options.distillers,
-    }
+    trainer.extra["derrd"] = {**data.seen, "distillers": config.run_options.distillers}
     if not goes_on:
         # Were it left, a run killed before its own first one would be resumed from an earlier run's end.
         if is_first():

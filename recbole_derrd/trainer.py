@@ -125,6 +125,8 @@ class TrainerMixin(SavingMixin):
     ) -> tuple[float, dict[str, float] | None]:
         """Train as RecBole does, leaving a training checkpoint every ``checkpoint_step`` validations."""
         self._train_data, self._batches = train_data, max(len(train_data), 1)
+        if hasattr(train_data, "seen"):
+            self.extra.setdefault("derrd", train_data.seen)
         validations = 0
 
         def after_validation(epoch: int, score: float) -> None:

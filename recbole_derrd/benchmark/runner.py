@@ -18,6 +18,7 @@ from recbole_derrd.atomic_files import data_files
 from recbole_derrd.benchmark.plan import Cell, Plan
 from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.files import locked
+from recbole_derrd.named_files import named_files
 from recbole_derrd.report.records import read_records
 
 _POLL_SECONDS = 0.1
@@ -61,14 +62,19 @@ def recorded(plan: Plan, say: Callable[[str], None]) -> set[str]:
         say(f"The record '{path}' is damaged and counts as missing.")
     cells, found, today = {cell.key: cell for cell in plan.cells}, set(), {}
     for record in records:
-        key, before = str((record.get("benchmark") or {}).get("key")), record["data"].get("files")
+        key = str((record.get("benchmark") or {}).get("key"))
+        before = {**(record["data"].get("files") or {}), **(record["data"].get("named_files") or {})}
         if key in cells and before:
             settings = cells[key].settings
             place = json.dumps([settings.get("data_path"), settings.get("dataset")], default=str)
             if place not in today:
                 today[place] = _files_of(settings)
-            if today[place] and any(today[place].get(name) != content for name, content in before.items()):
-                say(f"The data have changed since '{record['path']}' was recorded; it counts as missing.")
+            now = today[place] and {**today[place], **named_files(settings)}
+            changed = [name for name, content in before.items() if now and now.get(name) != content]
+            if changed:
+                say(
+                    f"The data have changed since '{record['path']}' was recorded ({changed[0]}); it counts as missing."
+                )
                 continue
         found.add(key)
     return found

@@ -28,6 +28,11 @@ class RunOptions(Options):
     teacher_checkpoint: str | None = option(
         None, "A trained teacher: our checkpoint or a stock RecBole .pth file.", kind=Text
     )
+    teacher_trusted: bool = option(
+        False,
+        "Take a brought teacher without proof that it has seen this run's split alone; the record says so. In "
+        "teachers: trusted, beside checkpoint.",
+    )
     teachers: list[Any] = option(
         [],
         "Several teachers, each a RecBole model, or its keys with model or checkpoint among them: [BPR, {model: "
@@ -148,6 +153,11 @@ class RunOptions(Options):
             for key in ("model", "checkpoint"):
                 if not isinstance(own.get(key, ""), str):
                     raise OptionError(f"'{key}' of teacher number {index + 1} must be a text, but is {own[key]!r}.")
+            if not isinstance(own.get("trusted", False), bool) or ("trusted" in own and "checkpoint" not in own):
+                raise OptionError(
+                    f"'trusted' of teacher number {index + 1} stands beside a checkpoint and is True or False: a "
+                    "teacher that is trained here has seen this run's split."
+                )
             if own in known:
                 raise OptionError(
                     f"The teacher {entry!r} is given twice. Take it out, or give it another seed and the run a "

@@ -21,6 +21,7 @@ from recbole_derrd.evaluation import (
     parameter_count,
 )
 from recbole_derrd.metrics import bigger_is_better, gap_recovered
+from recbole_derrd.named_files import named_files
 from recbole_derrd.options import RunOptions
 from recbole_derrd.processes import is_first
 from recbole_derrd.record import git_commit, peak_rss_bytes, versions
@@ -90,6 +91,7 @@ def record_of(
             "training_interactions": interactions,
             "fingerprint": dataclasses.asdict(data.fingerprint),
             "files": data_files(config) if is_first() else {},
+            "named_files": named_files(config.external_config_dict) if is_first() else {},
         },
         "teacher": teacher.summary() if teacher else None,
         "teachers": [{**one.summary(), "latency": _plain(one.latency)} for one in taught[1:]],

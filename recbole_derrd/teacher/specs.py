@@ -7,7 +7,7 @@ from typing import Any
 
 from recbole_derrd.checkpoint import read_checkpoint
 from recbole_derrd.config import DistillConfig
-from recbole_derrd.errors import CheckpointError, OptionError
+from recbole_derrd.errors import CheckpointError, OptionError, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +18,13 @@ class TeacherSpec:
         model: its RecBole model; the checkpoint's, or else the student's, if None.
         settings: RecBole keys that differ from the student's.
         checkpoint: file of a trained teacher; it is trained or found if None.
+        trusted: whether that file is taken without proof that its model has seen this run's split alone.
     """
 
     model: str | None
     settings: dict[str, Any]
     checkpoint: str | None
+    trusted: bool = False
 
     def name(self, config: DistillConfig) -> str:
         """Return the RecBole model of this teacher.
@@ -44,8 +46,10 @@ class TeacherSpec:
     def brought_name(self, config: DistillConfig, settings: dict[str, Any]) -> str:
         """Return the model that a checkpoint's settings name, which the user must not contradict."""
         found = settings.get("model")
-        if not isinstance(found, str):
-            found = None
+        if found is not None and not (isinstance(found, str) and 0 < len(found) <= 200 and found.isprintable()):
+            raise CheckpointError(
+                f"The settings in '{self.checkpoint}' name no model, but {shown(found)}. Give another checkpoint."
+            )
         if found and self.model and found != self.model:
             raise CheckpointError(
                 f"The teacher '{self.checkpoint}' is a {found}, not a {self.model}. "
@@ -64,13 +68,16 @@ def teacher_specs(config: DistillConfig) -> list[TeacherSpec]:
     """Return what a configuration says of its teachers, in its order; ``teacher`` holds for all that are trained."""
     options = config.run_options
     if not options.teachers:
-        return [TeacherSpec(options.teacher_model, options.teacher, options.teacher_checkpoint)]
+        return [
+            TeacherSpec(options.teacher_model, options.teacher, options.teacher_checkpoint, options.teacher_trusted)
+        ]
     specs = []
     for entry in options.teachers:
         own = {"model": entry} if isinstance(entry, str) else dict(entry)
         model, checkpoint = own.pop("model", None), own.pop("checkpoint", None)
+        trusted = own.pop("trusted", options.teacher_trusted)
         shared = {} if checkpoint else options.teacher
-        specs.append(TeacherSpec(model, {**shared, **own}, checkpoint))
+        specs.append(TeacherSpec(model, {**shared, **own}, checkpoint, trusted))
     return specs
 
 

@@ -14,17 +14,19 @@ from recbole.utils import dataset_arguments
 from recbole_derrd.atomic_files import content_digest
 from recbole_derrd.backbones import Backbone, adapter_of, backbone_of
 from recbole_derrd.checkpoint import read_checkpoint
-from recbole_derrd.config import DistillConfig, model_settings
+from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data, prepare_data
 from recbole_derrd.errors import CheckpointError, DataError
 from recbole_derrd.models import model_class
+from recbole_derrd.teacher.brought import brought_settings, seed_of
 from recbole_derrd.teacher.specs import TeacherSpec, only_spec
 from recbole_derrd.trained.building import load_model
-from recbole_derrd.trained.judged import find_judged, judge_checkpoint, refuse_other_data
+from recbole_derrd.trained.judged import find_judged, judge_checkpoint
 from recbole_derrd.trained.keys import content_key
 from recbole_derrd.trained.measured import TrainedModel
 from recbole_derrd.trained.plain import find_trained, train_or_find
 from recbole_derrd.trained.retrace import earlier_versions
+from recbole_derrd.trained.same_split import proof_of_split
 
 #: Settings that may give a teacher another split; so may its seed, unless the run has a split_seed.
 _OF_THE_DATA = frozenset(dataset_arguments)
@@ -69,14 +71,19 @@ class Teacher:
             data = cls._prepared(own, student_data)
             kept = versions if _by_epochs(own) else 1
             return cls(own, train_or_find(own, data, role="teacher", versions=kept), student_data, data)
-        path = Path(spec.checkpoint)
+        return cls._of_checkpoint(config, student_data, spec)
+
+    @classmethod
+    def _of_checkpoint(cls, config: DistillConfig, student_data: Data, spec: TeacherSpec) -> Teacher:
+        path = Path(str(spec.checkpoint))
         content = read_checkpoint(path)
         own = _brought(config, spec, content)
-        found = find_judged(own, student_data.fingerprint, path)
+        proof = proof_of_split(content, own, student_data.fingerprint, path, trusted=spec.trusted)
+        found = find_judged(own, student_data.fingerprint, path, proof)
         if found is not None:
             return cls(own, found, student_data)
         data = cls._prepared(own, student_data)
-        return cls(own, judge_checkpoint(own, data, path, content), student_data, data)
+        return cls(own, judge_checkpoint(own, data, path, content, proof), student_data, data)
 
     @staticmethod
     def check(config: DistillConfig, student_data: Data, spec: TeacherSpec) -> str:
@@ -87,10 +94,8 @@ class Teacher:
             DataError: its settings give another split than the student's.
         """
         if spec.checkpoint is not None:
-            path = Path(spec.checkpoint)
-            content = read_checkpoint(path)
-            refuse_other_data(content, _brought(config, spec, content), student_data.fingerprint, path)
-            return content_digest(path)
+            Teacher._of_checkpoint(config, student_data, spec)
+            return content_digest(spec.checkpoint)
         own = config.derived(spec.name(config), spec.settings, teacher=True)
         seeded = "seed" in spec.settings and config.run_options.split_seed is None
         if (seeded or _OF_THE_DATA & spec.settings.keys()) and find_trained(own, student_data.fingerprint) is None:
@@ -161,12 +166,12 @@ class Teacher:
 def _brought(config: DistillConfig, spec: TeacherSpec, content: dict[str, Any]) -> DistillConfig:
     """Return the configuration of a teacher that the user brings: what its file says of the model goes first."""
     name = spec.brought_name(config, content["config"])
-    described = {
-        key: content["config"][key]
-        for key in model_settings(name).keys() & content["config"].keys()
-        if isinstance(content["config"][key], (int, float, str, bool, list, dict))
-    }
-    return config.derived(name, {**described, **spec.settings}, teacher=True)
+    settings = brought_settings(name, content, str(spec.checkpoint), spec.settings)
+    seed = seed_of(content)
+    if "seed" not in settings and seed not in (None, config["seed"]):
+        split_seed = config.run_options.split_seed
+        settings.update(seed=seed, split_seed=config["seed"] if split_seed is None else split_seed)
+    return config.derived(name, settings, teacher=True)
 
 
 def _by_epochs(config: DistillConfig) -> bool:

@@ -28,7 +28,7 @@ def build_model(config: DistillConfig, data: Data, kind: type[Any] | None = None
     kind = kind or model_class(config["model"])
     try:
         return kind(config, data.train._dataset).to(config["device"])
-    except (*FAULTS, OSError) as error:
+    except (*FAULTS, OSError, MemoryError) as error:
         raise refusal(config, "build", error) from error
 
 

@@ -15,26 +15,40 @@ from recbole_derrd.files import building_folder, locked
 from recbole_derrd.randomness import kept_random_state
 from recbole_derrd.trained.building import build_model
 from recbole_derrd.trained.keys import content_key, entry_of, judged_by
-from recbole_derrd.trained.measured import TrainedModel, measured, store_result, stored_result
+from recbole_derrd.trained.measured import TrainedModel, measured, plain_metrics, store_result, stored_result
+from recbole_derrd.trained.same_split import IF_TRUSTED, SCORE, refuse_other_sizes
+from recbole_derrd.trained.valid_score import Comparison, compared, measured_alike, rounding_of, told_by
 from recbole_derrd.trainer import trainer_for
 from recbole_derrd.training.saving import load_weights
 
+#: Raised whenever what shows a brought model's split changes, so that it is looked at anew.
+_PROOFS = 1
 
-def _judged_entry(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path) -> tuple[str, Path]:
+
+def _judged_entry(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path, proof: str) -> tuple[str, Path]:
     """Return the key of the model and the folder of what is measured of it."""
     digest = content_digest(checkpoint)
     return (
         content_key(config, fingerprint, digest),
-        entry_of(config, content_key(config, fingerprint, [digest, judged_by(config)])),
+        entry_of(config, content_key(config, fingerprint, [digest, judged_by(config), _PROOFS, proof])),
     )
 
 
-def find_judged(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path) -> TrainedModel | None:
-    """Return what an earlier run measured of this very file on these data; no data are read for it."""
-    return stored_result(_judged_entry(config, fingerprint, checkpoint)[1], checkpoint)
+def find_judged(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path, proof: str) -> TrainedModel | None:
+    """Return what an earlier run measured of this very file on these data; no data are read for it.
+
+    Args:
+        config: the model's configuration.
+        fingerprint: of this run's data.
+        checkpoint: the model's file.
+        proof: what shows that it has seen this run's split, see :func:`proof_of_split`.
+    """
+    return stored_result(_judged_entry(config, fingerprint, checkpoint, proof)[1], checkpoint)
 
 
-def judge_checkpoint(config: DistillConfig, data: Data, checkpoint: Path, content: dict[str, Any]) -> TrainedModel:
+def judge_checkpoint(
+    config: DistillConfig, data: Data, checkpoint: Path, content: dict[str, Any], proof: str
+) -> TrainedModel:
     """Evaluate a model that the user brings, so that it stands in the table like one trained here.
 
     Args:
@@ -42,22 +56,68 @@ def judge_checkpoint(config: DistillConfig, data: Data, checkpoint: Path, conten
         data: the data of this configuration.
         checkpoint: the model's file.
         content: what :func:`read_checkpoint` has read from it.
+        proof: what shows that it has seen this run's split, see :func:`proof_of_split`.
+
+    Raises:
+        CheckpointError: it is of other data, or not what its file says.
     """
-    refuse_other_data(content, config, data.fingerprint, checkpoint)
-    key, entry = _judged_entry(config, data.fingerprint, checkpoint)
+    key, entry = _judged_entry(config, data.fingerprint, checkpoint, proof)
     with locked(entry, "measures this teacher"):
-        found = find_judged(config, data.fingerprint, checkpoint)
+        found = find_judged(config, data.fingerprint, checkpoint, proof)
         if found is not None:
             return found
         started = time.perf_counter()
         model = build_model(config, data)
+        refuse_other_sizes(model, content, checkpoint)
         load_weights(model, content, checkpoint)
         trainer = trainer_for(config, model, checkpoint=checkpoint, role="teacher")
         trainer.eval_collector.data_collect(data.train)
-        result = measured(config, key, checkpoint, trainer, data, None, started)
+        valid, shown_by = None, {"by": proof}
+        if proof == SCORE:
+            valid, comparison = _same_score(config, data, trainer, content, checkpoint)
+            shown_by.update(comparison.summary())
+        result = measured(config, key, checkpoint, trainer, data, valid, started)
+        result = dataclasses.replace(result, split_check=shown_by)
         with building_folder(entry) as folder:
             store_result(result, folder)
     return result
+
+
+def _same_score(
+    config: DistillConfig, data: Data, trainer: Any, content: dict[str, Any], checkpoint: Path
+) -> tuple[dict[str, float] | None, Comparison]:
+    """Return the validation metrics, where they were measured, and how the file's score compares.
+
+    Raises:
+        CheckpointError: both scores, and what to do.
+    """
+    told = told_by(content)
+    if isinstance(told, str):
+        raise CheckpointError(
+            f"Nothing shows that the teacher '{checkpoint}' has seen this run's split and none of its held-out items: "
+            f"{told}. Give a file that RecBole saved with a validation split. {IF_TRUSTED}"
+        )
+    valid = None
+    if measured_alike(config, told):
+        valid = plain_metrics(trainer.evaluate(data.valid, load_best_model=False, show_progress=False))
+        here = valid[told.metric]
+        if abs(here - told.value) <= rounding_of(told):
+            return valid, Comparison(told, here, here, here)
+    with kept_random_state():
+        comparison = compared(config, data, trainer.model, told, checkpoint)
+    if not comparison.agree:
+        raise CheckpointError(
+            f"The teacher '{checkpoint}' was not trained on this run's split: its file says {told.metric} = "
+            f"{told.value:.{told.decimals}f} on the validation split (best_valid_score), and on this run's it has "
+            f"{comparison.here:.{told.decimals}f}{_far(comparison)}. It may have seen held-out items, or its users and "
+            f"items are numbered otherwise (rows in another order). Use the very data that it was trained on, or train "
+            f"one here (teacher_model). {IF_TRUSTED}"
+        )
+    return valid, comparison
+
+
+def _far(comparison: Comparison) -> str:
+    return f"; chance and rounding explain {comparison.low:.4f} to {comparison.high:.4f}"
 
 
 def judge_model(config: DistillConfig, data: Data, name: str, *, more: Any, build: Callable[[], Any]) -> TrainedModel:
@@ -90,58 +150,3 @@ def judge_model(config: DistillConfig, data: Data, name: str, *, more: Any, buil
         with building_folder(entry) as folder:
             store_result(result, folder)
     return result
-
-
-# What a stock checkpoint's settings say of its split: a difference in any of these is another split.
-_SPLIT_KEYS = (
-    "dataset", "seed", "eval_args", "benchmark_filename", "threshold", "val_interval", "user_inter_num_interval",
-    "item_inter_num_interval", "filter_inter_by_user_or_item", "rm_dup_inter",
-)  # fmt: skip
-
-
-def refuse_other_data(
-    content: dict[str, Any], config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path
-) -> None:
-    """Refuse a model that the user brings and that was trained on other data.
-
-    Args:
-        content: what :func:`read_checkpoint` has read from it.
-        config: the model's configuration.
-        fingerprint: of this run's data.
-        checkpoint: the model's file.
-
-    Raises:
-        CheckpointError: what differs, and what to do.
-    """
-    settings = content["config"]
-    if settings.get("dataset") not in (None, config["dataset"]):
-        raise CheckpointError(
-            f"The teacher '{checkpoint}' was trained on the data set '{settings['dataset']}', this run uses "
-            f"'{config['dataset']}'. Give a teacher of the same data."
-        )
-    ours = content.get("derrd")
-    theirs = ours.get("fingerprint") if isinstance(ours, dict) else None
-    if isinstance(theirs, dict) and theirs.keys() == dataclasses.asdict(fingerprint).keys():
-        difference = Fingerprint(**theirs).difference(fingerprint)
-        if difference:
-            raise CheckpointError(
-                f"The teacher '{checkpoint}' was not trained on this run's data: {difference}. "
-                "Use the teacher's own seed, eval_args and filters, or another teacher."
-            )
-        return
-    # A split in order of time, or one that is given, does not depend on the seed.
-    drawn = config["eval_args"]["order"] == "RO" and not config["benchmark_filename"]
-    for key in _SPLIT_KEYS if drawn else [key for key in _SPLIT_KEYS if key != "seed"]:
-        theirs, here = settings.get(key), config[key]
-        if key == "seed" and config.run_options.split_seed is not None:
-            # A stock model's seed drew its split; ours here is drawn by another.
-            here = config.run_options.split_seed
-        if key == "eval_args" and isinstance(theirs, dict):
-            theirs, here = (
-                {part: args.get(part) for part in ("split", "order", "group_by")} for args in (theirs, here)
-            )
-        if key in settings and theirs != here:
-            raise CheckpointError(
-                f"The teacher '{checkpoint}' was trained with {key} = {theirs}, this run has {here}: another split, so "
-                f"the teacher may have seen the test items. Set {key} to the teacher's value."
-            )

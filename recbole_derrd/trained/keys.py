@@ -13,7 +13,8 @@ from recbole_derrd.backbones import adapter_of
 from recbole_derrd.batches import columns_beside
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Fingerprint
-from recbole_derrd.models import model_class, own_sources
+from recbole_derrd.models import model_class, own_sources, recbole_ancestor
+from recbole_derrd.named_files import with_contents
 from recbole_derrd.options.run import FAST_ROUNDED
 from recbole_derrd.processes import world_size
 from recbole_derrd.settings import candidate_count
@@ -36,6 +37,8 @@ _JUDGED_BY = frozenset({"metrics", "topk"})
 def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = None) -> str:
     """Return the key of a model: its settings, the data, the format, and ``more``; not what it is judged by.
 
+    Where a setting names a file, what the file holds is in the key and not its name.
+
     But for candidates that RecBole draws anew each time: two evaluations would not go together in one table.
     """
     ours = set(config.parameters.get("Distillation", ()))
@@ -43,7 +46,9 @@ def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = Non
     drawn_anew = any(mode.startswith(("uni", "pop")) for mode in modes)
     without = _WITHOUT_EFFECT if drawn_anew else _WITHOUT_EFFECT | _JUDGED_BY
     settings = {
-        key: repr(value) for key, value in config.final_config_dict.items() if key not in without and key not in ours
+        key: repr(with_contents(key, value))
+        for key, value in config.final_config_dict.items()
+        if key not in without and key not in ours
     }
     if any(candidate_count(mode) for mode in modes):
         file = config.run_options.candidates_file
@@ -61,6 +66,9 @@ def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = Non
     if own or columns_beside(config):
         # The fingerprint is of pairs and labels alone.
         settings["files"] = repr(data_files(config))
+    if recbole_ancestor(config["model"]) == "LDiffRec" and config["n_cate"] != 1:
+        # RecBole's one file that no setting names.
+        settings["item_emb"] = repr(file_digest(Path(config["data_path"]) / "item_emb.npy"))
     content = [CACHE_FORMAT, config["model"], settings, rounded, world_size(), dataclasses.asdict(fingerprint), more]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
 

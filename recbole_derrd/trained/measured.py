@@ -49,6 +49,8 @@ class TrainedModel:
     judged_by: list[str] = dataclasses.field(default_factory=list)
     #: Of each test metric that is a mean over users, its means over groups of them.
     test_groups: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    #: Of a model that the user brought: what shows that it has seen this run's split.
+    split_check: dict[str, Any] | None = None
     found: bool = False
 
     def summary(self) -> dict[str, Any]:
@@ -66,7 +68,12 @@ class TrainedModel:
             "valid_scores": self.valid_scores,
             "found": self.found,
             "settings": self.settings,
+            **({} if self.split_check is None else self._brought()),
         }
+
+    def _brought(self) -> dict[str, Any]:
+        check = self.split_check or {}
+        return {"trusted": check.get("by") == "trusted", "split_check": check}
 
 
 def plain_metrics(metrics: Any) -> dict[str, float]:
@@ -94,7 +101,7 @@ def own_settings(config: DistillConfig) -> dict[str, Any]:
 _OF_THE_MACHINE = ("data_path", "checkpoint_dir", "ip", "port", "offset", "group_offset", "local_rank")
 _STORED = tuple(field.name for field in dataclasses.fields(TrainedModel) if field.name != "found")
 # Entries of earlier versions lack these; they are no reason to train anew.
-_LATER: dict[str, Any] = {"bytes_per_item": None, "valid_scores": [], "judged_by": [], "test_groups": {}}
+_LATER: dict[str, Any] = {"bytes_per_item": None, "valid_scores": [], "judged_by": [], "split_check": None, "test_groups": {}}
 
 
 def store_result(result: TrainedModel, folder: Path) -> None:

@@ -96,7 +96,6 @@ def _trained_in(folder: Path, config: DistillConfig, data: Data, key: str, role:
     getLogger().info(set_color("Training", "yellow") + f" the {role or 'model'}, until it is done in {folder}:")
     getLogger().info(model)
     trainer = trainer_for(config, model, checkpoint=folder / MODEL, role=role)
-    trainer.extra["derrd"] = {"fingerprint": dataclasses.asdict(data.fingerprint)}
     if trainer.training_file.exists():
         trainer.resume_checkpoint(trainer.training_file)
         started -= sum(trainer.epoch_seconds)

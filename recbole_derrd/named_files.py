@@ -1,0 +1,94 @@
+"""Files that settings name: a model that was built from one is another model once the file holds something else."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from recbole_derrd.atomic_files import file_digest
+from recbole_derrd.errors import OptionError
+
+#: Settings that say where things lie or how they are called; what is read from there has a part of its own in a key.
+_PLACES = frozenset(
+    """
+    model dataset data_path checkpoint_dir record_dir cache_dir config_files dataset_save_path dataloaders_save_path
+    wandb_project state benchmark teacher_model
+    """.split()
+)
+#: Of a folder with more files than these, sizes and times stand for their content.
+_MOST_FILES = 1000
+
+
+def with_contents(key: str, value: Any) -> Any:
+    """Return a setting's value with what a file holds in the place of its name, wherever it names one.
+
+    Args:
+        key: the setting.
+        value: its value; lists and dicts are gone through.
+
+    Raises:
+        OptionError: a file that is named cannot be read.
+    """
+    if type(value) is dict:
+        return {name: with_contents(f"{key}.{name}", one) for name, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(with_contents(key, one) for one in value)
+    digest = _digest(key, value)
+    return value if digest is None else f"content {digest}"
+
+
+def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return a hash of each file or folder that settings name, by its name.
+
+    Raises:
+        OptionError: one cannot be read.
+    """
+    found = {}
+    for key, value in _leaves(settings):
+        digest = _digest(key, value)
+        if digest is not None:
+            found[os.fspath(value)] = digest
+    return found
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, one in value.items():
+            yield from _leaves(one, str(name))
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _leaves(one, key)
+    else:
+        yield key, value
+
+
+def _digest(key: str, value: Any) -> str | None:
+    """Return a hash of what the file or folder holds that a value names; None where it names none."""
+    if key in _PLACES or not isinstance(value, (str, os.PathLike)):
+        return None
+    path = os.fspath(value)
+    try:
+        if os.path.isfile(path):
+            return file_digest(path)
+        # A dot or a slash is a separator more often than a folder.
+        folder = isinstance(path, str) and path.strip("./\\ ") and os.path.isdir(path)
+        return _folder_digest(Path(path)) if folder else None
+    except OSError as error:
+        raise OptionError(
+            f"Cannot read '{error.filename or path}', which the setting '{key}' names: {error.strerror or error}. "
+            "What is trained depends on it: make it readable, or take it out."
+        ) from error
+
+
+def _folder_digest(folder: Path) -> str:
+    files = sorted(Path(place) / name for place, _, names in os.walk(folder) for name in names)
+    files = [file for file in files if file.is_file()]
+    digest = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        content = file_digest(file) if len(files) <= _MOST_FILES else f"{stat.st_size} {stat.st_mtime_ns}"
+        digest.update(f"{file.relative_to(folder)}\0{content}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,86 @@
+"""A model is found again where the files that its settings name hold what they held, wherever they lie."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from recbole_derrd.config import DistillConfig
+from recbole_derrd.data import Fingerprint
+from recbole_derrd.errors import OptionError
+from recbole_derrd.named_files import named_files, with_contents
+from recbole_derrd.trained.keys import content_key
+
+Settings = Callable[..., dict[str, Any]]
+SPLIT = Fingerprint("i", "t", "v", "s")
+
+
+@pytest.mark.parametrize("nest", [lambda file: file, lambda file: ["a", file], lambda file: {"a": {"b": (file,)}}])
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("NeuMF", "mf_pretrain_path"), ("NAIS", "pretrain_path"), ("RaCT", "pre_model_path"), ("BPR", "my_table")],
+)
+def test_the_key_follows_what_a_named_file_holds(
+    tiny_settings: Settings, tmp_path: Path, model: str, name: str, nest: Callable[[Any], Any]
+) -> None:
+    def key(file: Path) -> str:
+        return content_key(
+            DistillConfig(model, "tiny", config_dict=tiny_settings(model, **{name: nest(str(file))})), SPLIT
+        )
+
+    file, other = tmp_path / "one.npz", tmp_path / "moved.npz"
+    missing = key(file)
+    file.write_bytes(b"old")
+    old = key(file)
+    file.write_bytes(b"new content")
+    new = key(file)
+    assert len({missing, old, new}) == 3
+    other.write_bytes(b"new content")
+    assert key(other) == new, "a file that is moved is the same"
+
+
+def test_settings_that_name_no_file_have_the_keys_that_they_had(tiny_settings: Settings) -> None:
+    for value in ("text", ["a", 3, None], {"a": ("b", 1.5)}, 7, "x" * 10_000, "a\0b", "", "."):
+        assert with_contents("key", value) is value or with_contents("key", value) == value
+
+
+def test_names_are_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "table.npy").write_bytes(b"1")
+    assert named_files({"own": "table.npy"}) == {}
+    monkeypatch.chdir(tmp_path)
+    assert list(named_files({"own": "table.npy", "dataset": "table.npy"})) == ["table.npy"]
+    assert named_files({"own": Path("table.npy")}) == named_files({"own": {"deep": ["table.npy"]}})
+
+
+def test_a_folder_is_what_its_files_hold(tmp_path: Path) -> None:
+    folder = tmp_path / "vectors"
+    (folder / "deep").mkdir(parents=True)
+    keys = [with_contents("own", str(folder))]
+    for name, content in (("a", "1"), ("deep/b", "2"), ("deep/b", "33"), ("c", "1")):
+        (folder / name).write_text(content)
+        keys.append(with_contents("own", str(folder)))
+    (folder / "a").rename(folder / "d")
+    keys.append(with_contents("own", str(folder)))
+    assert len(set(keys)) == len(keys)
+    # Where the run itself writes is no input.
+    assert with_contents("checkpoint_dir", str(folder)) == str(folder)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert named_files({"own": str(tmp_path / "pipe")}) == {}
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "table.npy"
+    file.write_bytes(b"1")
+
+    def denied(_: Any) -> str:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr("recbole_derrd.named_files.file_digest", denied)
+    with pytest.raises(OptionError, match=r"table.npy', which the setting 'own' names: Permission denied"):
+        with_contents("own", str(file))
