@@ -6,9 +6,11 @@ import contextlib
 import logging
 import os
 import select
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from recbole_derrd import __version__
@@ -16,6 +18,7 @@ from recbole_derrd.errors import DistillError, did_you_mean
 from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
 from recbole_derrd.options.benchmark import BenchmarkOptions
 from recbole_derrd.options.compress import CompressOptions
+from recbole_derrd.process_faults import sentence_of
 from recbole_derrd.settings import file_names, read_settings
 
 _COMMANDS = ("run", "compress", "benchmark", "report", "doctor")
@@ -197,24 +200,82 @@ def report(arguments: Sequence[str]) -> int:
     return 0
 
 
+class _StoppedError(KeyboardInterrupt):
+    """A signal that asks the process to end; everything is left as Ctrl-C leaves it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _stop(number: int, _: object) -> None:
+    # Who asks twice does not want to wait.
+    signal.signal(number, signal.SIG_DFL)
+    raise _StoppedError(number)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the process as Ctrl-C does, unless they are ignored (nohup) or somebody's else."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    alone = threading.current_thread() is threading.main_thread()
+    taken = [number for number in numbers if alone and signal.getsignal(number) == signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _open_streams() -> None:
+    """Give the process the three standard streams: where one is closed, the next file to be opened would be it."""
+    with contextlib.suppress(OSError):
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        # A terminal without ± shows a ? instead of a traceback.
+        with contextlib.suppress(AttributeError, ValueError):
+            getattr(sys, name).reconfigure(errors="replace")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answer the command line; return the exit code.
 
-    0, 1 (doctor found something), 2 (the user's to mend), 130 (interrupted) or 141 (nobody reads on).
+    0, 1 (doctor found something, or a defect of this program), 2 (the user's to mend), 130, 143 or 129 (stopped by
+    Ctrl-C, SIGTERM or SIGHUP) or 141 (nobody reads on).
     """
-    # A terminal without ± shows a ? instead of a traceback.
-    with contextlib.suppress(AttributeError):
-        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    _open_streams()
     try:
-        code = _answer(list(sys.argv[1:] if arguments is None else arguments))
+        with _stopped_by_signals():
+            code = _answer(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except BrokenPipeError:
         if not _nobody_reads_on():
             raise
-        # Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_output()
         return 141
+    except OSError as error:
+        _say(f"Cannot write to the standard output: {error.strerror or error}.")
+        _let_go_of_output()
+        return 2
     return code
+
+
+def _let_go_of_output() -> None:
+    # Python would complain once more when it flushes at its end.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(message: str) -> None:
+    # Where nothing can be said, the exit code must do.
+    with contextlib.suppress(OSError, ValueError):
+        print(f"recbole-derrd: {message}", file=sys.stderr)
 
 
 def _nobody_reads_on() -> bool:
@@ -222,10 +283,19 @@ def _nobody_reads_on() -> bool:
     try:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), select.POLLERR)
+        poll.register(sys.stderr.fileno(), select.POLLERR)
     except (AttributeError, OSError, ValueError):
         # Windows has no poll; a stdout that is no file has no reader.
         return False
     return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _output_is_full() -> bool:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
 
 
 def _answer(arguments: list[str]) -> int:
@@ -253,15 +323,40 @@ def _answer(arguments: list[str]) -> int:
     except DistillError as error:
         if any(argument.lower() == "--state=debug" for argument in arguments):
             traceback.print_exc()
-        print(f"recbole-derrd: {error}", file=sys.stderr)
+        _say(str(error))
         return 2
-    except KeyboardInterrupt:
-        if command == "benchmark":
-            print("recbole-derrd: stopped. The same command goes on where it was.", file=sys.stderr)
-            return 130
-        print(
-            "recbole-derrd: stopped. The same command with --resume=True goes on from the last training checkpoint; "
-            "without it, a training that was interrupted begins anew, and only finished models are found again.",
-            file=sys.stderr,
+    except KeyboardInterrupt as error:
+        return _stopped(command, getattr(error, "number", signal.SIGINT))
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and _output_is_full()):
+            raise
+        return _failed(error, arguments)
+
+
+def _stopped(command: str, number: int) -> int:
+    if command == "benchmark":
+        _say("stopped. The same command goes on where it was.")
+    elif command in ("run", "compress"):
+        _say(
+            "stopped. The same command with --resume=True goes on from the last training checkpoint; without it, a "
+            "training that was interrupted begins anew, and only finished models are found again."
         )
-        return 130
+    else:
+        _say("stopped.")
+    return 128 + number
+
+
+def _failed(error: Exception, arguments: Sequence[str]) -> int:
+    """Say what ended the program: the machine's refusals in a sentence, a defect with all that helps to find it."""
+    sentence = sentence_of(error)
+    if sentence is None or any(argument.lower() == "--state=debug" for argument in arguments):
+        with contextlib.suppress(OSError, ValueError):
+            traceback.print_exc()
+    if sentence is None:
+        _say(
+            "this should not have happened. Unless it is an error of a model or a method of your own, please report "
+            "it, with the lines above, your settings, and what 'recbole-derrd doctor' prints."
+        )
+        return 1
+    _say(sentence)
+    return 2

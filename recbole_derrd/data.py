@@ -21,6 +21,7 @@ from recbole_derrd.config import DistillConfig
 from recbole_derrd.errors import DataError
 from recbole_derrd.evaluation.candidates import among_candidates, candidates_digest, kept_candidates
 from recbole_derrd.faults import FAULTS
+from recbole_derrd.process_faults import refuse_limit
 from recbole_derrd.processes import together
 from recbole_derrd.settings import candidate_count
 
@@ -149,6 +150,7 @@ def prepare_data(config: DistillConfig) -> Data:
             _with_generator(loader, config["seed"])
         splits = {name: _pairs(loader) for name, loader in (("training", train), ("validation", valid), ("test", test))}
     except (*FAULTS, OSError, EOFError, pickle.UnpicklingError) as error:
+        refuse_limit(error)
         fault = fault_of(config)
         if fault:
             raise DataError(f"The data set '{config['dataset']}' cannot be read: {fault}") from error
@@ -262,4 +264,5 @@ def _candidates(
     users, items = (torch.from_numpy(np.concatenate(part)) for part in zip(*splits.values()))
     key = _digest(np.array(f"{dataclasses.asdict(fingerprint)} {count} {seed}".encode()))[:16]
     file = Path(config.run_options.candidates_file or config.cache_dir / f"candidates-{config['dataset']}-{key}.npy")
-    return file, kept_candidates(file, users, items, dataset.user_num, dataset.item_num, count, seed)
+    own = config.run_options.candidates_file is not None
+    return file, kept_candidates(file, users, items, dataset.user_num, dataset.item_num, count, seed, own=own)

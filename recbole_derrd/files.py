@@ -10,6 +10,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from logging import getLogger
 from pathlib import Path
@@ -22,7 +23,7 @@ from recbole_derrd.processes import from_first, is_first, wait_for_all
 # What the disk or the folder is to blame for; any other error within a block is the block's own.
 _CANNOT_WRITE = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
-    errno.ENOTEMPTY, errno.EFBIG, errno.EIO,
+    errno.ENOTEMPTY, errno.EFBIG, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG,
 }  # fmt: skip
 # What file systems without locks answer, some network file systems for one.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
@@ -106,6 +107,19 @@ def remove_file(target: Path) -> None:
     """
     with _blaming_the_disk(target):
         target.unlink(missing_ok=True)
+
+
+def remove_entry(target: Path) -> None:
+    """Remove a folder or a file that was found unusable, if it is there; a link itself, not what it leads to.
+
+    Raises:
+        DistillError: the folder cannot be written.
+    """
+    with _blaming_the_disk(target):
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
 
 
 def _publish_folder(folder: Path, target: Path, *, unless_there: bool = False) -> None:
@@ -224,9 +238,11 @@ def locked(target: Path, doing: str, *also: Path) -> Iterator[bool]:
         wait_for_all()
         return
     target = Path(target)
-    lock = FileLock(str(target.with_name(f".{target.name}.lock")))
+    file = target.with_name(f".{target.name}.lock")
+    lock = FileLock(str(file))
     with _blaming_the_disk(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_foreign_lock(file)
         waited = _acquire(lock, f"Another run {doing} ({target}). Waiting until it ends.")
     try:
         # Without locks, a partial file may be that of a run which still writes it.
@@ -236,6 +252,25 @@ def locked(target: Path, doing: str, *also: Path) -> Iterator[bool]:
         wait_for_all()
     finally:
         lock.release()
+
+
+def _refuse_foreign_lock(file: Path) -> None:
+    """Refuse a lock file that no run has left: locking empties the file, also one that a link leads to.
+
+    Raises:
+        DistillError: what it is.
+    """
+    try:
+        status = os.lstat(file)
+    except FileNotFoundError:
+        return
+    what = None
+    if not stat.S_ISREG(status.st_mode):
+        what = "a link" if stat.S_ISLNK(status.st_mode) else "no regular file"
+    elif status.st_size:
+        what = f"a file of {status.st_size} bytes"
+    if what is not None:
+        raise DistillError(f"'{file}' should be an empty lock file, and is {what}. Remove it, and start the run again.")
 
 
 def _acquire(lock: BaseFileLock, notice: str) -> bool:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
+import multiprocessing.util
 import os
+import shutil
+import signal
 import socket
 import sys
 import threading
@@ -17,11 +21,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recbole_derrd.errors import DistillError, OptionError
+from recbole_derrd.process_faults import sentence_of
 
 # An optimizer's first step imports the last.
 _SLOW_IMPORTS = ("torch", "recbole.trainer", "torch._dynamo")
+#: Seconds for a process to go when it is asked to.
+_GRACE = 5.0
 #: How long a process waits for the others, e.g. while the first of them finds the teacher's lists.
 _PATIENCE = datetime.timedelta(hours=24)
+#: Folders of sockets of processes that this one has started; Python removes them where a process ends by itself.
+_SOCKETS: set[str] = set()
 
 
 def together() -> bool:
@@ -151,24 +160,44 @@ def join(local_rank: int, settings: dict[str, Any]) -> torch.device:
     return device
 
 
-def _end_with_the_parent() -> None:
+def remove_sockets() -> None:
+    """Remove what processes that this one has started would leave if all were killed now."""
+    for folder in _SOCKETS:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_with_the_parent(left: str | None) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
+    if left is not None:
+        # A killed parent could not remove it.
+        shutil.rmtree(left, ignore_errors=True)
     os._exit(1)
 
 
 def _started(
-    local_rank: int, work: Callable[..., Any], arguments: tuple[Any, ...], answers: Any, environment: dict[str, str]
+    local_rank: int,
+    work: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    answers: Any,
+    environment: dict[str, str],
+    left: str | None,
 ) -> None:
     # That of the process which it was forked from may be older.
     os.environ.update(environment)
     # Its parent may be killed, and its files are then the next run's.
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    threading.Thread(target=_end_with_the_parent, args=(left,), daemon=True).start()
     try:
         answer = work(local_rank, *arguments)
-    except DistillError as error:
-        answers.put((False, str(error)))
+    except KeyboardInterrupt:
+        # Torch would take it for a good end.
+        os._exit(128 + signal.SIGINT)
+    except Exception as error:
+        sentence = str(error) if isinstance(error, DistillError) else sentence_of(error)
+        if sentence is None or isinstance(error, ConnectionError):
+            raise
+        answers.put((False, sentence))
         # At once: the interpreter's own end would wait for the other processes.
         os._exit(2)
     if is_first():
@@ -208,19 +237,33 @@ def start(work: Callable[..., str], processes: int, *arguments: Any) -> str | No
     from torch.multiprocessing.spawn import ProcessException, start_processes
 
     method = _start_method()
+    # Where the sockets of the process lie that the others are forked from.
+    left = multiprocessing.util.get_temp_dir() if method == "forkserver" else None
+    _SOCKETS.update([left] if left else [])
     # A pipe: both ends are open before the processes start, and an answer is shorter than its buffer.
     answers = multiprocessing.get_context(method).SimpleQueue()
     failure: Exception | None = None
+    known = set(multiprocessing.active_children())
+    files: list[str] = []
     try:
-        start_processes(
+        context = start_processes(
             _started,
-            args=(work, arguments, answers, dict(os.environ)),
+            args=(work, arguments, answers, dict(os.environ), left),
             nprocs=processes,
-            join=True,
+            join=False,
             start_method=method,
         )
+        files = list(getattr(context, "error_files", ()))
+        while not context.join():
+            pass
     except ProcessException as error:
         failure = error
+    finally:
+        ended = [process for process in multiprocessing.active_children() if process not in known]
+        _end(ended)
+        for file in files:
+            with contextlib.suppress(OSError):
+                os.unlink(file)
     while not answers.empty():
         well, answer = answers.get()
         if not well:
@@ -228,8 +271,36 @@ def start(work: Callable[..., str], processes: int, *arguments: Any) -> str | No
         if failure is None:
             return str(answer)
     if failure is not None:
-        raise DistillError(
-            f"A process of this run has ended: {str(failure).strip().splitlines()[-1].rstrip('.')}. With resume: True "
-            "the same command goes on from the last training checkpoint."
-        ) from failure
+        raise _ended_early(failure, [process.exitcode for process in context.processes]) from failure
     return None
+
+
+def _end(processes: list[Any]) -> None:
+    """End processes that are still there: one that is stopped must not wait for them."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(_GRACE)
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _ended_early(failure: Exception, codes: list[int | None]) -> Exception:
+    """Return the error that says why processes have ended: the first to go takes the others along."""
+    goes_on = "With resume: True the same command goes on from the last training checkpoint."
+    # SIGTERM is how the others are ended.
+    killed = [(rank, -code) for rank, code in enumerate(codes) if code is not None and code < 0]
+    killed.sort(key=lambda one: one[1] == signal.SIGTERM)
+    reason = str(failure).strip().splitlines()[-1].rstrip(".")
+    if killed and (killed[0][1] != signal.SIGTERM or "signal" in reason):
+        number = killed[0][1]
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        memory = ", as the system does where memory runs out" if name == "SIGKILL" else ""
+        return DistillError(
+            f"Process {killed[0][0]} of this run was ended by {name}{memory}; the others were ended with it. {goes_on}"
+        )
+    known = ("DistillError", "exit code", "onnection closed", "onnection reset", "eer closed", "roken pipe")
+    if any(word in reason for word in known):
+        return DistillError(f"A process of this run has ended: {reason}. {goes_on}")
+    return RuntimeError(f"A process of this run has failed:\n{failure}")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import signal
 import time
 from typing import Any
 
@@ -79,4 +80,18 @@ def fail(local_rank: int, settings: dict[str, Any]) -> str:
     DistillConfig("BPR", "tiny", config_dict={**settings, "local_rank": local_rank})
     if local_rank == 1:
         raise DistillError("The second process has no more disk.")
+    return str(from_each(0))
+
+
+def die(local_rank: int, settings: dict[str, Any], how: str) -> str:
+    """Let the second process end without a word, or in an error, while the first one waits for it."""
+    quiet()
+    DistillConfig("BPR", "tiny", config_dict={**settings, "local_rank": local_rank})
+    if local_rank == 1:
+        if how == "memory":
+            raise MemoryError("Unable to allocate 3.2 GiB")
+        if how == "defect":
+            raise ZeroDivisionError("our fault")
+        os.kill(os.getpid(), getattr(signal, how))
+        time.sleep(600)
     return str(from_each(0))

@@ -157,8 +157,78 @@ def test_the_file_is_written_read_and_refused_for_other_data(tiny_settings: Sett
     with pytest.raises(DataError, match="20 a user for 30 users, this run needs 7"):
         prepared(tiny_settings, candidates_file=str(file), eval_args=other)
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(DataError, match="no candidates to read"):
+    with pytest.raises(DataError, match=r"candidates\.npy' cannot be used: it has 200 bytes"):
         prepared(tiny_settings, candidates_file=str(file))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda array, seen: np.zeros_like(array), "row 1 holds 0, and items go from 1 to 40"),
+        (lambda array, seen: with_value(array, 4, 2, 41), "row 4 holds 41"),
+        (lambda array, seen: with_value(array, 4, 2, -1), "row 4 holds -1"),
+        (lambda array, seen: with_value(array, 3, 1, array[3, 0]), "row 3 holds"),
+        (lambda array, seen: with_value(array, 2, 0, max(seen[2])), "row 2 holds"),
+        (lambda array, seen: array[:-1], "20 a user for 29 users, this run needs 20 for 30"),
+        (lambda array, seen: array[:, :7], "7 a user"),
+        (lambda array, seen: array.astype(float), "it holds float64"),
+        (lambda array, seen: array[0], "shape"),
+        (lambda array, seen: np.int32(3), "shape"),
+        (lambda array, seen: array.astype(str), "not numbers"),
+    ],
+)
+def test_a_users_own_file_is_refused_with_row_and_value(
+    tiny_settings: Settings, tmp_path: Path, change: Callable[..., Any], words: str
+) -> None:
+    file = tmp_path / "own.npy"
+    _, data = prepared(tiny_settings)
+    np.save(file, change(data.test.candidates.numpy(), seen_of(data)))
+    with pytest.raises(DataError) as caught:
+        prepared(tiny_settings, candidates_file=str(file))
+    assert words in str(caught.value) and "own.npy" in str(caught.value)
+    content = file.read_bytes()
+    with pytest.raises(DataError):
+        prepared(tiny_settings, candidates_file=str(file))
+    assert file.read_bytes() == content, "a file of the user's own stays as it is"
+
+
+def with_value(array: Any, row: int, column: int, value: int) -> Any:
+    changed = array.copy()
+    changed[row, column] = value
+    return changed
+
+
+def test_a_users_own_file_may_hold_other_integers(tiny_settings: Settings, tmp_path: Path) -> None:
+    _, data = prepared(tiny_settings)
+    for number, kind in enumerate((np.int64, np.uint16, ">i4")):
+        np.save(tmp_path / f"{number}.npy", np.asfortranarray(data.test.candidates.numpy().astype(kind)))
+        _, own = prepared(tiny_settings, candidates_file=str(tmp_path / f"{number}.npy"))
+        assert torch.equal(own.test.candidates, data.test.candidates) and own.candidates == data.candidates
+
+
+def test_damaged_candidates_of_the_cache_are_drawn_anew(
+    tiny_settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, data = prepared(tiny_settings)
+    file = data.candidates_file
+    assert file is not None
+    whole, description = file.read_bytes(), file.with_name(f"{file.name}.json")
+    changed = data.test.candidates.numpy().copy()
+    changed[1:, 0] = changed[1:, 0] ^ 1  # mostly items that may stand there as well
+    np.save(file, changed)
+    damages = [file.read_bytes(), whole[:-1], whole[:50], b"", whole + b"1", bytes(len(whole))]
+    for content in damages:
+        file.write_bytes(content)
+        caplog.clear()
+        _, again = prepared(tiny_settings)
+        assert torch.equal(again.test.candidates, data.test.candidates) and file.read_bytes() == whole
+        assert str(file) in caplog.text and "drawn anew" in caplog.text
+    description.unlink()
+    prepared(tiny_settings)
+    assert description.is_file()
+    caplog.clear()
+    prepared(tiny_settings)
+    assert "drawn anew" not in caplog.text
 
 
 def test_too_many_candidates_are_refused(tiny_settings: Settings) -> None:

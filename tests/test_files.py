@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from recbole_derrd.errors import DistillError
-from recbole_derrd.files import building_folder, locked, replacing_file, working_folder, working_name
+from recbole_derrd.files import (
+    building_folder,
+    locked,
+    remove_entry,
+    replacing_file,
+    working_folder,
+    working_name,
+)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -142,3 +149,46 @@ def test_a_file_system_without_locks_is_said_and_used(
 def test_what_fails_elsewhere_while_a_folder_is_worked_in_is_not_said_of_it(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="other disk"), working_folder(tmp_path / "entry", anew=True, marker="m"):
         raise OSError(errno.ENOSPC, "other disk")
+
+
+@pytest.mark.parametrize("what", ["link", "dangling link", "folder", "pipe", "content"])
+def test_a_lock_file_that_no_run_has_left_is_refused(tmp_path: Path, what: str) -> None:
+    """Locking empties the file: through a link that would be somebody else's."""
+    lock, other = tmp_path / ".target.lock", tmp_path / "other"
+    other.write_text("somebody else's")
+    if what == "link":
+        lock.symlink_to(other)
+    elif what == "dangling link":
+        lock.symlink_to(tmp_path / "nowhere")
+    elif what == "folder":
+        lock.mkdir()
+    elif what == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.write_text("content")
+    with (
+        pytest.raises(DistillError, match=r"\.target\.lock' should be an empty lock file"),
+        locked(tmp_path / "target", "x"),
+    ):
+        pass
+    assert other.read_text() == "somebody else's" and not (tmp_path / "nowhere").exists()
+    assert what != "content" or lock.read_text() == "content"
+
+
+def test_an_empty_lock_file_of_an_earlier_run_is_taken(tmp_path: Path) -> None:
+    (tmp_path / ".target.lock").write_text("")
+    with locked(tmp_path / "target", "x") as waited:
+        assert not waited
+
+
+def test_what_is_unusable_is_removed_and_what_a_link_leads_to_is_not(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "file").write_text("x")
+    (tmp_path / "link").symlink_to(folder)
+    for name in ("link", "nowhere"):
+        remove_entry(tmp_path / name)
+    assert (folder / "file").is_file() and not (tmp_path / "link").is_symlink()
+    remove_entry(folder / "file")
+    remove_entry(folder)
+    assert not folder.exists()

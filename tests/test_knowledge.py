@@ -393,27 +393,6 @@ class TestOnDisk:
         assert loaded == [1]
         assert len([path for path in tmp_path.iterdir() if path.suffix != ".lock"]) == 1  # no partial folder is left
 
-    @pytest.mark.parametrize(
-        "damage",
-        [
-            lambda content: content[:-40],
-            lambda content: content[:20],
-            lambda content: b"no array at all" * 20,
-            pytest.param(
-                lambda content: b"",
-            ),
-        ],
-        ids=["end cut off", "header cut off", "other content", "empty"],
-    )
-    def test_damaged_array_names_the_folder(self, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-        """The message must say what to remove; a traceback from numpy does not."""
-        open_knowledge(tmp_path, TableTeacher(table())).top_items(4)
-        (array,) = tmp_path.rglob("array.npy")
-        array.write_bytes(damage(array.read_bytes()))
-        with pytest.raises(DataError) as caught:
-            open_knowledge(tmp_path, TableTeacher(table())).top_items(4)
-        assert str(array.parent) in str(caught.value)
-
     def test_removing_the_folder_makes_it_anew(self, tmp_path: Path) -> None:
         """What the message for a damaged array promises."""
         lists = open_knowledge(tmp_path, TableTeacher(table())).top_items(4).tolist()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Callable
 
 import in_processes
 import pytest
 import torch
+from torch.multiprocessing.spawn import ProcessContext
 
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
@@ -78,8 +82,48 @@ def test_an_error_of_one_process_ends_all(tiny_settings: Settings) -> None:
         start(in_processes.fail, 2, {**tiny_settings("BPR"), **meeting()})
 
 
-def test_processes_end_with_a_killed_parent() -> None:
-    """They would go on writing what the next run reads."""
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("SIGKILL", "Process 1 of this run was ended by SIGKILL, as the system does where memory runs out"),
+        ("SIGTERM", "was ended by SIGTERM"),
+        ("SIGINT", "A process of this run has ended"),
+        ("memory", "The memory is not enough: Unable to allocate 3.2 GiB"),
+    ],
+)
+def test_the_end_of_one_process_ends_all_and_is_said(
+    tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, words: str
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(DistillError) as caught:
+        start(in_processes.die, 2, {**tiny_settings("BPR"), **meeting()}, how)
+    assert words in str(caught.value)
+    assert not multiprocessing.active_children() and not list(tmp_path.glob("pytorch-errorfile-*"))
+
+
+def test_a_defect_in_a_process_keeps_its_traceback(
+    tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback.*in die.*our fault"):
+        start(in_processes.die, 2, {**tiny_settings("BPR"), **meeting()}, "defect")
+    assert not list(tmp_path.glob("pytorch-errorfile-*"))
+
+
+def test_an_interrupted_start_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python itself would wait at its end for processes that nobody tells to stop."""
+
+    def interrupted(self: Any, timeout: Any = None, grace_period: Any = None) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ProcessContext, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start(in_processes.linger, 2)
+    assert not multiprocessing.active_children()
+
+
+def test_processes_end_with_a_killed_parent(tmp_path: Path) -> None:
+    """They would go on writing what the next run reads; and they remove what it has left."""
     tests = Path(__file__).parent
     code = f"""
 import sys
@@ -88,12 +132,15 @@ import in_processes
 from recbole_derrd.processes import start
 start(in_processes.linger, 2)
 """
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
     assert parent.stdout is not None
     assert sorted(parent.stdout.readline() for _ in range(2)) == ["0 is here\n", "1 is here\n"]
+    assert list(tmp_path.glob("pymp-*")) or sys.platform != "linux"
     parent.kill()
     # The pipe ends with the last process that holds it.
     parent.communicate(timeout=30)
+    assert not list(tmp_path.glob("pymp-*"))
 
 
 def test_a_whole_run_in_two_processes(tiny_settings: Settings, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import random
+import zipfile
 from pathlib import Path
 from typing import Any, Callable
 
@@ -12,6 +15,9 @@ import torch
 from recbole_derrd.backbones import backbone_of
 from recbole_derrd.checkpoint import read_checkpoint
 from recbole_derrd.compression import load_tables
+from recbole_derrd.compression.file import save_tables
+from recbole_derrd.compression.recipe import Tables
+from recbole_derrd.compression.tables import ProductTable, QuantizedTable
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
 from recbole_derrd.errors import CheckpointError, OptionError
@@ -173,3 +179,84 @@ def test_a_bad_file_is_a_sentence(stored: Any, tmp_path: Path) -> None:
     np.savez(tmp_path / "code.npz", format=np.array([object()], dtype=object))
     with pytest.raises(CheckpointError, match="damaged, or no file"):
         load_tables(tmp_path / "code.npz")
+
+
+def some_tables() -> Tables:
+    """A table of each kind that a file may hold."""
+    draw = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 4, (7, 2), generator=draw, dtype=torch.uint8)
+    users = QuantizedTable.of(torch.randn(5, 6, generator=draw), 3)
+    return Tables(users, ProductTable(codes, torch.randn(4, 6, generator=draw)))
+
+
+def content_of(tables: Tables) -> list[torch.Tensor]:
+    return [*tables.users.arrays().values(), *tables.items.arrays().values(), tables.users.rows(), tables.items.rows()]
+
+
+def test_flipped_bits_and_truncations_of_a_stored_file_are_found(tmp_path: Path) -> None:
+    """A file is read as it was written, or it is a sentence."""
+    path, draw = tmp_path / "tables.npz", random.Random(2)
+    save_tables(some_tables(), path)
+    whole, wanted, refused = path.read_bytes(), content_of(load_tables(path)), 0
+    assert all(torch.equal(one, two) for one, two in zip(wanted, content_of(some_tables())))
+    for case in range(300):
+        changed = bytearray(whole)
+        if case % 5 == 4:
+            del changed[draw.randrange(len(changed)) :]
+        else:
+            changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
+        path.write_bytes(changed)
+        try:
+            found = content_of(load_tables(path))
+        except CheckpointError as error:
+            assert "tables.npz" in str(error)
+            refused += 1
+            continue
+        assert all(torch.equal(one, two) for one, two in zip(wanted, found)), case
+    assert refused > 150
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("user_shape", [9, 6], "6 dimensions of 9 bits"),
+        ("user_shape", [3, 0], "0 dimensions"),
+        ("user_shape", [3, 10**15], "not those of so many"),
+        ("user_shape", [3], "user_shape"),
+        ("user_shape", [3.5, 6.0], "user_shape"),
+        ("user_scales", np.full(5, np.nan, np.float16), "no finite number"),
+        ("user_scales", np.ones(5, np.float32), "user_scales is float32"),
+        ("user_unit", np.zeros((1, 1), np.float32), "user_unit"),
+        ("user_packed", np.zeros((5, 3), np.int64), "user_packed is int64"),
+        ("item_codes", np.full((7, 2), 9, np.uint8), "centres that there are not"),
+        ("item_codes", np.zeros((0, 2), np.uint8), "item_codes"),
+        ("item_centres", np.zeros((4, 5), np.float32), "users have 6 dimensions and items 5"),
+        ("format", [[[1]]], "no stored vectors of format 1"),
+    ],
+)
+def test_a_stored_file_with_wrong_values_is_a_sentence(tmp_path: Path, name: str, value: Any, words: str) -> None:
+    path = tmp_path / "tables.npz"
+    save_tables(some_tables(), path)
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files}
+    np.savez(path, **{**arrays, name: np.asarray(value)})
+    with pytest.raises(CheckpointError, match=r"tables\.npz") as caught:
+        load_tables(path)
+    assert words in str(caught.value)
+
+
+def test_an_archive_that_unpacks_to_much_or_claims_a_huge_array_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "tables.npz"
+    save_tables(some_tables(), path)
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files}
+    np.savez_compressed(path, **arrays)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_tables(path)
+    head = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 1 << 20)}
+    np.lib.format.write_array_header_1_0(head, header)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("user_vectors.npy", head.getvalue())
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_tables(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recbole_derrd.checkpoint import write_stock_checkpoint
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
+from recbole_derrd.errors import CheckpointError
 from recbole_derrd.running.teaching import knowledge_of
 from recbole_derrd.teacher import Teacher
 from recbole_derrd.trained import retrace
@@ -165,11 +168,36 @@ def test_a_closed_form_has_one_version(tiny_settings: Settings, model: str, own:
     assert len(lists) == 1 and not (teacher.trained.checkpoint.parent / VERSIONS).exists()
 
 
+@pytest.mark.parametrize("damage", ["cut", "exchanged"])
+def test_kept_weights_that_are_damaged_are_trained_again(
+    tiny_settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    settings = tiny_settings("BPR", epochs=9, stopping_step=20, learning_rate=0.01)
+    _, wanted = trajectory({**settings, "checkpoint_dir": f"{settings['checkpoint_dir']}-whole"})
+    config = DistillConfig("BPR", "tiny", config_dict={**settings, "distillers": ["hetcomp"], **SMALL})
+    Teacher.of(config, prepare_data(config), versions=4)
+    first, *_, last = sorted((tmp_path / "saved" / "cache").rglob("epoch-*.pth"))
+    first.write_bytes(first.read_bytes()[:-500] if damage == "cut" else last.read_bytes())
+    _, found = trajectory(settings)
+    assert np.array_equal(found, wanted)
+    assert str(first) in caplog.text and "trained once more" in caplog.text
+
+
+@pytest.mark.parametrize("epoch", ["x", -3, 10**18, [1], 1.5])
+def test_an_epoch_that_no_training_has_is_a_sentence(
+    tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: Any
+) -> None:
+    file = tmp_path / "model.pth"
+    write_stock_checkpoint(file, {"state_dict": {}, "epoch": epoch})
+    with pytest.raises(CheckpointError, match=r"model\.pth' is damaged"):
+        retrace._best_epoch(SimpleNamespace(checkpoint=file, epochs=[0.1] * 9))  # type: ignore[arg-type]
+
+
 def test_only_some_epochs(tmp_path: Path) -> None:
     versions = Versions(tmp_path, only=[2, 5])
     assert [epoch for epoch in range(1, 9) if versions.wants(epoch)] == [2, 5]
     for epoch in (1, 2, 5):
-        versions.path(epoch).write_text("")
+        write_stock_checkpoint(versions.path(epoch), {"state_dict": {}, "epoch": epoch - 1})
     assert versions.whole([2, 5]) and not versions.whole([2, 3])
     versions.reduce([5])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-5.pth"]

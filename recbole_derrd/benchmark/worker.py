@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from recbole_derrd.errors import DistillError
+from recbole_derrd.process_faults import sentence_of
 
 
 def _end_with_the_benchmark() -> None:
     sys.stdin.read()
+    processes = sys.modules.get("recbole_derrd.processes")
+    if processes is not None:
+        processes.remove_sockets()
     if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
         # The cell's own processes are in this group as well.
         os.killpg(os.getpgrp(), signal.SIGKILL)
@@ -54,8 +58,11 @@ def main() -> int:
     sys.argv = list(job["command"])
     try:
         run_cell(job["settings"], compressed=job["compressed"])
-    except DistillError as error:
-        print(f"recbole-derrd: {error}", file=sys.stderr)
+    except Exception as error:
+        sentence = str(error) if isinstance(error, DistillError) else sentence_of(error)
+        if sentence is None:
+            raise
+        print(f"recbole-derrd: {sentence}", file=sys.stderr)
         return 2
     return 0
 

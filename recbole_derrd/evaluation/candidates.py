@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from recbole_derrd.errors import DataError
 from recbole_derrd.files import replacing_file
 from recbole_derrd.processes import from_first, is_first
 from recbole_derrd.sampling import exclusion_keys, sample_outside
+from recbole_derrd.stored_arrays import DamagedFileError, checksum, read_array, sealed, unsealed
 
 #: Users whose candidates are drawn at once; bounds the memory of drawing.
 _DRAWN_AT_ONCE = 8192
@@ -61,39 +63,113 @@ def draw_candidates(users: Tensor, items: Tensor, n_users: int, n_items: int, co
     return candidates
 
 
-def kept_candidates(file: Path, *drawing: Any) -> Tensor:
+def kept_candidates(file: Path, *drawing: Any, own: bool = True) -> Tensor:
     """Return the candidates of a file; where there is none, draw them (see :func:`draw_candidates`) and keep them.
 
+    Args:
+        file: the file.
+        drawing: what :func:`draw_candidates` takes.
+        own: whether the user has named the file. Another is this plugin's, named after what it was drawn from: it is
+            checked against its checksum, and drawn anew where it is damaged.
+
     Raises:
-        DataError: the file is damaged or of other data.
+        DataError: the user's file is damaged or of other data.
     """
     users, items, n_users, n_items, count, _ = drawing
-    if from_first(not file.is_file()):
-        candidates = draw_candidates(*drawing)
-        if is_first():
-            with replacing_file(file) as partial, open(partial, "wb") as content:
-                np.save(content, candidates.numpy())
-        return candidates
+    if from_first(not file.exists()):
+        return _drawn(file, drawing, own)
     try:
-        stored = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        stored = read_array(file)
+        if not own:
+            _refuse_other_content(file)
+        return _checked(stored, users, items, n_users, n_items, count)
+    except DamagedFileError as error:
+        if not own:
+            if is_first():
+                getLogger().warning(f"The candidates in '{file}' are damaged: {error}. They are drawn anew.")
+            return _drawn(file, drawing, own)
         raise DataError(
-            f"There are no candidates to read in '{file}'. If a run has drawn them there, remove the file and they are "
-            "drawn anew; if not, correct candidates_file."
+            f"The candidates in '{file}' cannot be used: {error}. If a run has drawn them there, remove the file and "
+            "they are drawn anew; if not, correct candidates_file."
         ) from error
-    if stored.shape != (n_users, count) or stored.dtype != np.int32 or stored.max() >= n_items:
-        raise DataError(
-            f"The candidates in '{file}' are {stored.shape[-1]} a user for {len(stored) - 1} users, this run needs "
-            f"{count} for {n_users - 1}. Give the file of these data and this mode, or none."
-        )
-    candidates = torch.from_numpy(stored)
-    pairs = users * n_items + items
-    listed = candidates[1:].long() + torch.arange(1, n_users).unsqueeze(1) * n_items
-    if torch.isin(pairs, listed.reshape(-1)).any():
-        raise DataError(
-            f"The candidates in '{file}' hold items that users have interacted with: they are of other data."
-        )
+
+
+def _description(file: Path) -> Path:
+    return file.with_name(f"{file.name}.json")
+
+
+def _refuse_other_content(file: Path) -> None:
+    if unsealed(_description(file)).get("checksum") != checksum(file):
+        raise DamagedFileError("its content is not what was written (checksum)")
+
+
+def _drawn(file: Path, drawing: tuple[Any, ...], own: bool) -> Tensor:
+    candidates = draw_candidates(*drawing)
+    if is_first():
+        with replacing_file(file) as partial:
+            with open(partial, "wb") as content:
+                np.save(content, candidates.numpy())
+            if not own:
+                # First: another run must not find candidates without it.
+                with replacing_file(_description(file)) as description:
+                    description.write_text(sealed({"checksum": checksum(partial)}), encoding="ascii")
     return candidates
+
+
+def _checked(
+    stored: np.ndarray[Any, Any], users: Tensor, items: Tensor, n_users: int, n_items: int, count: int
+) -> Tensor:
+    """Return candidates as int32, if each user has so many distinct items that are in no split of theirs.
+
+    Raises:
+        DamagedFileError: which row and value are wrong.
+    """
+    if stored.dtype.kind not in "iu":
+        raise DamagedFileError(f"it holds {stored.dtype}, and items are whole numbers (RecBole's internal ids)")
+    if stored.shape != (n_users, count):
+        held = f"{stored.shape[1]} a user for {len(stored) - 1} users" if stored.ndim == 2 else f"shape {stored.shape}"
+        raise DamagedFileError(
+            f"it holds {held}, this run needs {count} for {n_users - 1}, and a row 0 for the padding user"
+        )
+    own = stored[1:]
+    wrong = (own < 1) | (own >= n_items)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise DamagedFileError(f"row {row + 1} holds {own[row, column]}, and items go from 1 to {n_items - 1}")
+    pairs = np.sort(users.numpy().astype(np.int64) * n_items + items.numpy())
+    for start in range(1, n_users, _DRAWN_AT_ONCE):
+        stop = min(start + _DRAWN_AT_ONCE, n_users)
+        low, high = np.searchsorted(pairs, [start * n_items, stop * n_items])
+        _refuse_repeated_or_known(stored[start:stop], start, pairs[low:high], n_items)
+    candidates = torch.zeros(n_users, count, dtype=torch.int32)
+    candidates[1:] = torch.from_numpy(own.astype(np.int32))
+    return candidates
+
+
+def _refuse_repeated_or_known(
+    rows: np.ndarray[Any, Any], start: int, pairs: np.ndarray[Any, Any], n_items: int
+) -> None:
+    """Refuse an item that is twice in a user's row, or among what users have interacted with.
+
+    Args:
+        rows: candidates of users ``start``, ``start + 1`` ... [n, N].
+        start: the first user.
+        pairs: user * n_items + item of each of these users' interactions.
+        n_items: number of items, padding included.
+    """
+    ordered = np.sort(rows.astype(np.int64), axis=1)
+    twice = ordered[:, 1:] == ordered[:, :-1]
+    if twice.any():
+        row, column = np.argwhere(twice)[0]
+        raise DamagedFileError(f"row {start + row} holds {ordered[row, column]} twice")
+    # Users ascend and so do the items of each, so the keys are in order as a whole.
+    keys = (ordered + np.arange(start, start + len(rows))[:, None] * n_items).ravel()
+    known = keys[np.minimum(np.searchsorted(keys, pairs), len(keys) - 1)] == pairs
+    if known.any():
+        row, item = divmod(int(pairs[known][0]), n_items)
+        raise DamagedFileError(
+            f"row {row} holds {item}, one of the items that users have interacted with: the file is of other data"
+        )
 
 
 def candidates_digest(candidates: Tensor) -> str:

@@ -112,7 +112,9 @@ class RunOptions(Options):
         "list.",
         kind=(str, list),
     )
-    threads: int = option(0, "CPU threads of torch; 0 leaves it its choice. One is fastest for small data.", low=0)
+    threads: int = option(
+        0, "CPU threads of torch; 0 leaves it its choice. One is fastest for small data.", low=0, high=1024
+    )
     resume: bool = option(False, "Go on from the training checkpoint of an interrupted run, if there is one.")
     checkpoint_step: int = option(10, "Validations between two training checkpoints.", low=1)
     distill_seed: int | None = option(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
-import json
 import time
 from collections.abc import Iterator, Sequence
+from logging import getLogger
 from pathlib import Path
 from typing import Any, Callable
 
@@ -16,9 +17,20 @@ from torch import Tensor
 from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
 from recbole_derrd.errors import DataError
-from recbole_derrd.files import building_folder, locked
-from recbole_derrd.processes import from_first, is_first
+from recbole_derrd.files import building_folder, locked, remove_entry
+from recbole_derrd.processes import from_first, is_first, wait_for_all
 from recbole_derrd.randomness import kept_random_state
+from recbole_derrd.stored_arrays import DamagedFileError
+from recbole_derrd.teacher.array_checks import (
+    ARRAY,
+    Expected,
+    describe,
+    fault_of_lists,
+    fault_of_ranks,
+    fault_of_scores,
+    fault_of_vectors,
+    verified,
+)
 from recbole_derrd.teacher.importance import Importance
 from recbole_derrd.teacher.writing import (
     listed_scores,
@@ -45,7 +57,8 @@ class Knowledge:
 
     Lists and vectors are ``.npy`` files under ``folder``, opened memory-mapped, written once and atomically. No
     users x items array is made on any path: the lists are built ``chunk`` users at a time and written as they come, so
-    that memory does not grow with the number of users.
+    that memory does not grow with the number of users. An array is checked when it is first opened; one that is damaged
+    is made anew.
 
     Args:
         folder: where the arrays are kept; named after the teacher's content key.
@@ -94,6 +107,8 @@ class Knowledge:
         self._forget = forget
         self._teacher: Backbone | None = None
         self._how: dict[str, Any] = {"chunk": chunk, "progress": show_progress}
+        #: What is said beside each array that this process has checked.
+        self._about: dict[str, dict[str, Any]] = {}
 
     @property
     def n_users(self) -> int:
@@ -135,8 +150,13 @@ class Knowledge:
         """
         hint = hint or next(iter(self.teacher_hints), None)
         return self._array(
-            f"{side}-vectors-{hint or 'default'}", lambda path: write_vectors(path, self.teacher, side, hint)
+            f"{side}-vectors-{hint or 'default'}",
+            lambda path: write_vectors(path, self.teacher, side, hint),
+            Expected(np.float32, self._entities(side), None, fault_of_vectors),
         )
+
+    def _entities(self, side: str) -> int:
+        return self.n_users if side == "user" else self.n_items
 
     def neighbours(self, side: str, count: int, components: int, hint: str | None = None) -> np.ndarray[Any, Any]:
         """Return each user's or item's ``count`` nearest others, nearest first, by the teacher's vectors.
@@ -154,15 +174,11 @@ class Knowledge:
         vectors = self.vectors(side, hint)
         width = min(components, vectors.shape[1])
         shown = f"Nearest {side}s" if self._how["progress"] else ""
-        found = self._array(
+        return self._array(
             f"{side}-neighbours-{hint or 'default'}-{count}-{width}",
             lambda path: write_neighbours(path, vectors, count, width, self.teacher.device, progress=shown),
+            _lists(len(vectors), count, len(vectors), own=True),
         )
-        if found.shape != (len(vectors), count) or found.dtype != np.int32:
-            raise DataError(
-                f"The teacher's neighbours in '{self.folder}' are damaged. Remove that folder; they are made anew."
-            )
-        return found
 
     def score_vectors(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Return vectors of all users and of all items whose dot products are scores: for teachers that score so."""
@@ -183,12 +199,9 @@ class Knowledge:
             lambda path: write_top_items(
                 path, self.teacher, self.history, count, approximate=self.search == "faiss", **self._how
             ),
+            _lists(self.n_users, count, self.n_items),
         )
-        if lists.shape != (self.n_users, count) or lists.dtype != np.int32:
-            raise DataError(
-                f"The teacher's lists in '{self.folder}' are damaged. Remove that folder; they are made anew."
-            )
-        self.search_recall = self._recall(name)
+        self.search_recall = self._about[name].get("recall")
         return lists
 
     def top_users(self, count: int) -> np.ndarray[Any, Any]:
@@ -201,15 +214,11 @@ class Knowledge:
             [n_items, count] int32, memory-mapped.
         """
         count = min(count, self.n_users - 1)
-        lists = self._array(
+        return self._array(
             f"top-users-{count}",
             lambda path: write_top_users(path, self.teacher, self.history, count, **self._how),
+            _lists(self.n_items, count, self.n_users),
         )
-        if lists.shape != (self.n_items, count) or lists.dtype != np.int32:
-            raise DataError(
-                f"The teacher's lists in '{self.folder}' are damaged. Remove that folder; they are made anew."
-            )
-        return lists
 
     def top_scores(self, count: int) -> np.ndarray[Any, Any]:
         """Return the teacher's logits of each user's ``count`` best items, where :meth:`top_items` has them.
@@ -221,12 +230,8 @@ class Knowledge:
         """
         lists = self.top_items(count)
         name = f"top-scores-{lists.shape[1]}" + ("" if self.search == "exact" else f"-{self.search}")
-        scores = self._array(name, lambda path: write_top_scores(path, self.teacher, lists))
-        if scores.shape != lists.shape or scores.dtype != np.float32:
-            raise DataError(
-                f"The teacher's scores in '{self.folder}' are damaged. Remove that folder; they are made anew."
-            )
-        return scores
+        expected = Expected(np.float32, len(lists), lists.shape[1], fault_of_scores)
+        return self._array(name, lambda path: write_top_scores(path, self.teacher, lists), expected)
 
     def trajectories(self, count: int) -> list[np.ndarray[Any, Any]]:
         """Return how each teacher came to its lists: one array a teacher, of :meth:`top_items` for each version.
@@ -239,11 +244,8 @@ class Knowledge:
         """
         count = min(count, self.n_items - 1)
         name = f"trajectory-{self._version_count}-{count}"
-        lists = self._array(name, lambda path: self._write_trajectory(path, count))
-        if len(lists) % self.n_users or lists.shape[1] != count or lists.dtype != np.int32:
-            raise DataError(
-                f"The teacher's lists in '{self.folder}' are damaged. Remove that folder; they are made anew."
-            )
+        expected = _lists(self.n_users, count, self.n_items, repeated=True)
+        lists = self._array(name, lambda path: self._write_trajectory(path, count), expected)
         return [lists.reshape(-1, self.n_users, count)]
 
     def _write_trajectory(self, path: Path, count: int) -> dict[str, Any]:
@@ -257,56 +259,82 @@ class Knowledge:
         Returns:
             [interactions] int32 for each teacher, in the order of ``history.items``, memory-mapped.
         """
-        ranks = self._array("observed-ranks", lambda path: write_observed_ranks(path, self.teacher, self.history))
-        if ranks.shape != (len(self.history.items), 1) or ranks.dtype != np.int32:
-            raise DataError(
-                f"The teacher's ranks in '{self.folder}' are damaged. Remove that folder; they are made anew."
-            )
+        fault = functools.partial(fault_of_ranks, most=int(self.history.lengths.max()))
+        ranks = self._array(
+            "observed-ranks",
+            lambda path: write_observed_ranks(path, self.teacher, self.history),
+            Expected(np.int32, len(self.history.items), 1, fault),
+        )
         return [ranks[:, 0]]
 
     def scores(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the teacher's logits [n, K] of items [n, K] for users [n], computed in chunks of users."""
         return listed_scores(self.teacher, users, items)
 
-    def _recall(self, name: str) -> float | None:
-        try:
-            about = json.loads((self.folder / f"{name}-v{FORMAT}" / "about.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None  # lists are whole without it
-        recall = about.get("recall")
-        return None if recall is None else float(recall)
-
-    def _array(self, name: str, build: Callable[[Path], dict[str, Any]]) -> np.ndarray[Any, Any]:
-        """Open an array; ``build`` writes it to a path where it is missing, and returns what is to be said of it."""
+    def _array(self, name: str, build: Callable[[Path], dict[str, Any]], expected: Expected) -> np.ndarray[Any, Any]:
+        """Open an array; where it is missing or damaged, ``build`` writes it to a path and describes it."""
         entry = self.folder / f"{name}-v{FORMAT}"
-        if not self._made(entry):
-            started = time.perf_counter()
-            with locked(entry, "asks this teacher for what it knows"), kept_random_state():
-                if not self._made(entry):
-                    self._build(entry, build)
-            self.seconds += time.perf_counter() - started
+        if name not in self._about:
+            about, fault = self._look(entry, expected)
+            if about is None:
+                if fault and is_first():
+                    getLogger().warning(
+                        f"The teacher's knowledge in '{entry}' is damaged: {fault}. It is not used, and made anew."
+                    )
+                about = self._make(entry, build, expected)
+            self._about[name] = about
         try:
             # Copy-on-write: torch wants writable memory, the file stays as it is.
-            return np.load(entry / "array.npy", mmap_mode="c", allow_pickle=False)
+            return np.load(entry / ARRAY, mmap_mode="c", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(
-                f"The teacher's knowledge in '{entry}' is damaged. Remove that folder; it is made anew."
+                f"The teacher's knowledge in '{entry}' cannot be opened any more: {error}. Start the run again: "
+                "what is missing is made anew."
             ) from error
 
     @staticmethod
-    def _made(entry: Path) -> bool:
-        made: bool = from_first((entry / "array.npy").is_file())
-        return made
+    def _look(entry: Path, expected: Expected) -> tuple[dict[str, Any] | None, str]:
+        """Return what is said of a sound array; else None and what is wrong, which is "" where there is no array."""
+        about, fault = None, ""
+        # One process looks for all that train together: between two looks, another run may have ended.
+        if is_first() and (entry.exists() or entry.is_symlink()):
+            try:
+                about = verified(entry, expected)
+            except (DamagedFileError, OSError) as error:
+                fault = str(error)
+        answer: tuple[dict[str, Any] | None, str] = from_first((about, fault))
+        return answer
 
-    def _build(self, entry: Path, build: Callable[[Path], dict[str, Any]]) -> None:
+    def _make(self, entry: Path, build: Callable[[Path], dict[str, Any]], expected: Expected) -> dict[str, Any]:
+        started = time.perf_counter()
+        with locked(entry, "asks this teacher for what it knows"), kept_random_state():
+            # Another run may have made it while this one waited.
+            about, _ = self._look(entry, expected)
+            if about is None:
+                about = self._build(entry, build)
+        self.seconds += time.perf_counter() - started
+        return about
+
+    def _build(self, entry: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         started = time.perf_counter()
         # Loaded before the folder is begun: an error of the teacher's is no error of writing.
         _ = self.teacher
         with building_folder(entry) as folder:
-            about = build(folder / "array.npy")
+            about = build(folder / ARRAY)
+            # The checksum is of what all processes have written.
+            wait_for_all()
             about["seconds"] = time.perf_counter() - started
             if is_first():
-                (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
+                describe(folder, entry, about)
+                remove_entry(entry)
+        made: dict[str, Any] = from_first(about)
+        return made
+
+
+def _lists(rows: int, width: int, entities: int, *, own: bool = False, repeated: bool = False) -> Expected:
+    """Return what lists of ids must be; ``own`` where a row must not hold its own number."""
+    fault = functools.partial(fault_of_lists, count=rows, entities=entities, own=own)
+    return Expected(np.int32, rows, width, fault, repeated)
 
 
 def knowledge_folder(cache: Path, teacher_key: str, fingerprint: str) -> Path:

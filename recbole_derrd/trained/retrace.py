@@ -13,6 +13,7 @@ from recbole.utils import set_color
 
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import prepare_data
+from recbole_derrd.errors import CheckpointError
 from recbole_derrd.files import locked, working_folder
 from recbole_derrd.processes import from_first, is_first, wait_for_all
 from recbole_derrd.trained.building import build_model
@@ -35,7 +36,7 @@ def earlier_versions(config: DistillConfig, trained: TrainedModel, versions: int
         versions: how many are wanted, the final one included.
     """
     entry = trained.checkpoint.parent
-    best: int = from_first(best_epoch(trained.checkpoint) if is_first() else None)
+    best: int = from_first(_best_epoch(trained) if is_first() else None)
     epochs: list[int] = from_first(version_epochs(best, len(trained.epochs), versions))
     if len(epochs) < versions - 1:
         getLogger().info(
@@ -44,7 +45,7 @@ def earlier_versions(config: DistillConfig, trained: TrainedModel, versions: int
         )
     kept = Versions(entry / VERSIONS)
     with locked(kept.folder, "asks for earlier versions of this teacher"):
-        if epochs and not from_first(kept.whole(epochs)):
+        if epochs and not from_first(kept.whole(epochs) if is_first() else None):
             getLogger().info(
                 set_color("Training", "yellow") + f" {trained.model} once more up to epoch {epochs[-1]}: it is known, "
                 f"but its weights after epoch {', '.join(map(str, epochs))} are not kept."
@@ -55,6 +56,16 @@ def earlier_versions(config: DistillConfig, trained: TrainedModel, versions: int
         wait_for_all()
         if is_first():
             shutil.rmtree(kept.folder, ignore_errors=True)
+
+
+def _best_epoch(trained: TrainedModel) -> int:
+    best = best_epoch(trained.checkpoint)
+    if best > max(1, len(trained.epochs)):
+        raise CheckpointError(
+            f"'{trained.checkpoint}' is damaged: its weights cannot be those after epoch {best} of "
+            f"{len(trained.epochs)}. Remove the folder '{trained.checkpoint.parent}'; the model is then trained anew."
+        )
+    return best
 
 
 @torch.enable_grad()  # lists are asked for where nothing is trained

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,13 @@ from recbole_derrd.processes import from_each, is_first, rank, wait_for_all, wor
 from recbole_derrd.randomness import random_state, set_random_state
 from recbole_derrd.training.attributes import kept_attributes, put_back
 from recbole_derrd.training.fitting import fitting_values, refuse_other_weights
+from recbole_derrd.training.resumption import (
+    UnfitError,
+    refuse_unfit_attributes,
+    refuse_unfit_numbers,
+    refuse_unfit_optimizer,
+    refuse_unfit_weights,
+)
 
 #: Parameters under this name belong to distillation and never reach the student's checkpoint.
 DISTILLERS = "distillers"
@@ -136,23 +145,28 @@ class SavingMixin:
     def resume_checkpoint(self, resume_file: str | Path) -> None:
         """Go on from a training checkpoint; the random states are put back when ``fit`` starts."""
         content = read_plain(Path(resume_file), self.device)
-        needed = {"optimizers", "counters", "model", "epoch", "streams", "cur_step", "best_valid_score", "train_loss"}
-        known = {"python", "numpy", "torch", "cuda"}
-        if not needed <= content.keys() or not all(known <= one["random"].keys() for one in content["streams"]):
-            raise CheckpointError(f"'{resume_file}' is no training checkpoint of this plugin.")
+        with self._unfit_said(resume_file):
+            refuse_unfit_numbers(content)
         if len(content["streams"]) != world_size():
             raise CheckpointError(
                 f"'{resume_file}' was written by {len(content['streams'])} processes, this run has {world_size()}. Go "
                 "on with as many, or remove it to start anew."
             )
+        with self._unfit_said(resume_file):
+            refuse_unfit_weights(self.model, content["model"])
+            refuse_unfit_attributes(self.model, content["counters"])
         try:
             self.model.load_state_dict(content["model"])
             for name, optimizer in self._optimizers().items():
                 optimizer.load_state_dict(content["optimizers"][name])
-        except (RuntimeError, ValueError, KeyError) as error:
+        # Torch takes the content apart without a look at what it is.
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"'{resume_file}' belongs to a run with another model or other distillers. Remove it to start anew."
             ) from error
+        with self._unfit_said(resume_file):
+            for optimizer in self._optimizers().values():
+                refuse_unfit_optimizer(optimizer)
         put_back(self.model, content["counters"])
         self.start_epoch = content["epoch"] + 1
         self.cur_step = content["cur_step"]
@@ -160,18 +174,34 @@ class SavingMixin:
         self.best_valid_result = content["best_valid_result"]
         self.train_loss_dict = dict(content["train_loss"])
         self.epoch_seconds = list(content["epoch_seconds"])
-        self.valid_scores = list(content.get("valid_scores", ()))
-        self.progress = dict(content.get("progress", {}))
+        self.valid_scores = list(content["valid_scores"])
+        self.progress = dict(content["progress"])
         self._pending = content
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
 
     def _restore(self, content: dict[str, Any]) -> None:
         streams = content["streams"][rank()]
-        if hasattr(self.model, "load_sampling_state"):
-            self.model.load_sampling_state(streams["distillers"])
-        set_random_state(streams["random"])
-        if content["loader"] is not None:
-            self._train_data.generator.set_state(content["loader"].cpu())
+        try:
+            if hasattr(self.model, "load_sampling_state"):
+                self.model.load_sampling_state(streams["distillers"])
+            set_random_state(streams["random"])
+            if content["loader"] is not None:
+                self._train_data.generator.set_state(content["loader"].cpu())
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+            raise CheckpointError(
+                f"A training cannot go on from '{self.training_file}': its random states are none. Remove it to start "
+                "anew."
+            ) from error
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _unfit_said(file: str | Path) -> Iterator[None]:
+        try:
+            yield
+        except UnfitError as error:
+            raise CheckpointError(
+                f"A training cannot go on from '{file}': {error}. Remove it to start anew."
+            ) from error
 
 
 def load_weights(model: Any, checkpoint: dict[str, Any], source: str | Path) -> None:

@@ -7,10 +7,12 @@ keeps the same ones.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
 from recbole_derrd.checkpoint import read_checkpoint, write_stock_checkpoint
+from recbole_derrd.errors import CheckpointError
 
 #: Weights on disk at any time, at most: enough to be near each quarter of the way to a best epoch in its second half.
 MOST = 16
@@ -52,8 +54,15 @@ def version_epochs(best: int, ran: int, versions: int) -> list[int]:
 
 
 def best_epoch(checkpoint: Path) -> int:
-    """Return the epoch, counted from 1, that a model's weights are of."""
-    return int(read_checkpoint(checkpoint).get("epoch") or 0) + 1
+    """Return the epoch, counted from 1, that a model's weights are of.
+
+    Raises:
+        CheckpointError: the file is damaged, or does not say.
+    """
+    epoch = read_checkpoint(checkpoint).get("epoch") or 0
+    if not isinstance(epoch, int) or epoch < 0:
+        raise CheckpointError(f"'{checkpoint}' is damaged: its epoch cannot be {str(epoch)[:60]}.")
+    return int(epoch) + 1
 
 
 class Versions:
@@ -90,5 +99,18 @@ class Versions:
                 path.unlink(missing_ok=True)
 
     def whole(self, epochs: Iterable[int]) -> bool:
-        """Return whether the weights of all these epochs are there."""
-        return all(self.path(epoch).is_file() for epoch in epochs)
+        """Return whether the weights of all these epochs are there, each under its own name."""
+        return all(self._is_of(epoch) for epoch in epochs)
+
+    def _is_of(self, epoch: int) -> bool:
+        path = self.path(epoch)
+        if not path.is_file():
+            return False
+        try:
+            found = best_epoch(path)
+        except CheckpointError as error:
+            getLogger().warning(f"{error} It is trained once more.")
+            return False
+        if found != epoch:
+            getLogger().warning(f"'{path}' holds the weights after epoch {found}. They are trained once more.")
+        return found == epoch
