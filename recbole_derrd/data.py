@@ -15,12 +15,13 @@ import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import init_seed
 
-from recbole_derrd.atomic_files import data_paths, fault_of
+from recbole_derrd.atomic_files import data_paths
 from recbole_derrd.batches import catalogue_sized, shared_out, whole_batches
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.errors import DataError
 from recbole_derrd.evaluation.candidates import among_candidates, candidates_digest, kept_candidates
 from recbole_derrd.faults import FAULTS
+from recbole_derrd.file_checks import check_files, explained
 from recbole_derrd.process_faults import refuse_limit
 from recbole_derrd.processes import together
 from recbole_derrd.settings import candidate_count
@@ -151,10 +152,11 @@ def prepare_data(config: DistillConfig) -> Data:
         splits = {name: _pairs(loader) for name, loader in (("training", train), ("validation", valid), ("test", test))}
     except (*FAULTS, OSError, EOFError, pickle.UnpicklingError) as error:
         refuse_limit(error)
-        fault = fault_of(config)
+        fault = explained(config, error)
         if fault:
-            raise DataError(f"The data set '{config['dataset']}' cannot be read: {fault}") from error
-        message = " ".join(str(error.args[0] if error.args else error).split()) or type(error).__name__
+            raise DataError(f"The data set '{config['dataset']}' cannot be used: {fault}") from error
+        said = error.strerror if isinstance(error, OSError) else error.args[0] if error.args else error
+        message = " ".join(str(said).split()) or type(error).__name__
         raise DataError(
             f"The data set '{config['dataset']}' under '{config['data_path']}' cannot be used: {message.rstrip('.')}. "
             "Check data_path, the .inter file, the filters and eval_args (no split may be empty)."
@@ -223,16 +225,22 @@ def prepare_data(config: DistillConfig) -> Data:
 
 def _created(config: DistillConfig) -> Any:
     """Create the data set by RecBole, from the files or from a saved one that this configuration names."""
-    _refuse_outdated(Path(config["dataset_save_path"]), config)
-    folder = Path(config["data_path"])
+    saved = Path(config["dataset_save_path"])
+    _refuse_outdated(saved, config)
+    folder, encoding = Path(config["data_path"]), config["encoding"]
     there = folder.is_dir()
     try:
-        dataset = create_dataset(config)
-    except (RuntimeError, ValueError):
-        # After a download RecBole waits for other processes, though there are none.
-        if there or not folder.is_dir():
-            raise
-        dataset = create_dataset(config)
+        config["encoding"] = check_files(config, saved=saved.is_file())
+        try:
+            dataset = create_dataset(config)
+        except (RuntimeError, ValueError):
+            # After a download RecBole waits for other processes, though there are none.
+            if there or not folder.is_dir():
+                raise
+            config["encoding"] = check_files(config)
+            dataset = create_dataset(config)
+    finally:
+        config["encoding"] = encoding
     # RecBole compares most settings of a saved data set, but not how it is split.
     dataset.config = config
     return dataset

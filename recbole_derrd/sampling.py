@@ -26,7 +26,8 @@ def sample_top_positions(
     that first arrival. That is exact: how far the others come after the first does not depend on when the first came.
 
     Args:
-        lengths: length of each list [n]; each at least ``count``.
+        lengths: length of each list [n]; of one shorter than ``count`` the first positions are all that it has, and
+            the others mean nothing.
         count: positions to draw from each list.
         sharpness: above 0, in ranks; small means close to the first ``count``.
         longest: width of the lists.
@@ -117,10 +118,13 @@ def sample_outside(keys: Tensor, offsets: Tensor, n_items: int, count: int, gene
         generator: source of randomness, on the CPU.
 
     Returns:
-        Items [n, count], int64, distinct within a row.
+        Items [n, count], int64, distinct within a row; 0 in places of a row that allows fewer.
     """
     allowed = n_items - 1 - (offsets[1:] - offsets[:-1])
-    return allowed_items(sample_subsets(allowed, count, generator), keys, offsets, n_items)
+    if not len(allowed) or int(allowed.min()) >= count:
+        return allowed_items(sample_subsets(allowed, count, generator), keys, offsets, n_items)
+    ranks = sample_subsets(allowed.clamp(min=count), count, generator)
+    return allowed_items(ranks, keys, offsets, n_items).masked_fill_(ranks >= allowed.unsqueeze(1), 0)
 
 
 def allowed_items(ranks: Tensor, keys: Tensor, offsets: Tensor, n_items: int) -> Tensor:

@@ -82,7 +82,7 @@ def read_command_line(arguments: Iterable[str]) -> dict[str, Any]:
         interval = re.fullmatch(r"([\[(][^,;\[\](){}]+,[^,;\[\](){}]+[\])];?)+", value.replace(" ", ""))
         half_open = interval and ("(" in value or ")" in value)
         # A separator (--field_separator=,) is no YAML.
-        separator = len(value) == 1 and not value.isalnum() and value != "~"
+        separator = is_separator(value) or (len(value) == 1 and not value.isalnum() and value != "~")
         typed = value if half_open or separator else read_yaml(value, f"The value of --{key}")
         if key in settings and settings[key] != typed:
             raise OptionError(f"--{key} is given twice, with different values.")
@@ -96,7 +96,7 @@ def typed_as_yaml(value: Any) -> Any:
     What says nothing but text stays as it is, separators and comment signs included.
     """
     # DMF's inter_matrix_type is '01': to eval, as to us, no number. A lone sign is a separator.
-    if not isinstance(value, str) or re.fullmatch(r"0\d+|[^\w~]", value):
+    if not isinstance(value, str) or is_separator(value) or re.fullmatch(r"0\d+|[^\w~]", value):
         return value
     try:
         typed = yaml.load(value, Loader=Loader)
@@ -104,6 +104,11 @@ def typed_as_yaml(value: Any) -> Any:
         return value
     nothing = typed is None and value.strip().lower() in ("null", "none", "~")
     return typed if nothing or isinstance(typed, (bool, int, float, list, dict)) else value
+
+
+def is_separator(value: str) -> bool:
+    """Say whether a value is nothing but signs that separate columns, as in ``::`` or ``||``: no YAML."""
+    return re.fullmatch(r"[:|;,/ \t]+", value) is not None
 
 
 def candidate_count(mode: str) -> int | None:

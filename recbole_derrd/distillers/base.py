@@ -71,6 +71,7 @@ class Distiller(nn.Module):
         self.student = student
         self.seed = seed
         self.generator = torch.Generator(device=student.device).manual_seed(seed)
+        self._left_out: Tensor | None = None
 
     @classmethod
     def check(cls, options: Any, history: History) -> None:
@@ -79,6 +80,19 @@ class Distiller(nn.Module):
         Raises:
             OptionError: what is wrong and what to do.
         """
+
+    @classmethod
+    def note(cls, options: Any, history: History) -> str | None:
+        """Say which users these data leave too little to teach, and what becomes of them; None where there are none."""
+        return None
+
+    def leave_out(self, users: Tensor | None) -> None:
+        """Leave users [n_users] out of the term, where there are any."""
+        self._left_out = None if users is None else users.to(self.student.device)
+
+    def taught(self, users: Tensor) -> Tensor:
+        """Return those of a batch's users who are not left out of the term."""
+        return users if self._left_out is None else users[~self._left_out[users]]
 
     @property
     def weight(self) -> float:

@@ -42,8 +42,9 @@ from recbole_derrd.distillers.base import (
     epoch_seed,
     own_lists,
 )
+from recbole_derrd.distillers.shortage import Shortage, short_users, shortage
 from recbole_derrd.distillers.unobserved import Unobserved, without_padding
-from recbole_derrd.errors import DataError, OptionError, TrainingError
+from recbole_derrd.errors import DataError, TrainingError
 from recbole_derrd.options import CDOptions
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
@@ -93,13 +94,14 @@ class CollaborativeDistillation(Distiller):
     needs = frozenset({Need.TOP_ITEMS, Need.SCORES})
 
     def __init__(self, options: CDOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
-        """Check that every user has enough items.
+        """Leave out users who have too few unobserved items.
 
         Raises:
-            OptionError: some user has too few unobserved items.
+            OptionError: nearly all users have.
         """
         super().__init__(options, knowledge, student, seed)
         self.check(options, knowledge.history)
+        self.leave_out(short_users(knowledge.history, options.drawn))
         self.unobserved = Unobserved(knowledge.history)
         #: Items of each user [n_users, n_distill] and their soft labels, anew in each epoch.
         self.items: Tensor | None = None
@@ -107,22 +109,19 @@ class CollaborativeDistillation(Distiller):
 
     @classmethod
     def check(cls, options: CDOptions, history: History) -> None:
-        """Refuse to draw more items than some user has not seen."""
-        fewest = history.n_items - 1 - int(history.lengths[1:].max())
-        if fewest >= options.drawn:
-            return
-        pairs = "" if options.guide == "uniform" else ", two for each of cd_n_distill"
-        if fewest < (1 if options.guide == "uniform" else 2):
-            raise OptionError(
-                f"A user has only {fewest} unobserved items, too few to draw from (cd_guide: {options.guide}). Filter "
-                "such users out (user_inter_num_interval)."
-            )
-        fitting = fewest if options.guide == "uniform" else fewest // 2
-        raise OptionError(
-            f"cd_n_distill = {options.n_distill} is more than the catalogue allows: {options.drawn} items are drawn"
-            f"{pairs}, and one user has only {fewest} unobserved ones. Lower cd_n_distill to {fitting}, or filter "
-            "users (user_inter_num_interval)."
-        )
+        """Refuse to draw more items than nearly any user has not seen."""
+        found = cls._shortage(options, history)
+        found.refuse(f"cd_n_distill to {found.fitting // (1 if options.guide == 'uniform' else 2)}")
+
+    @classmethod
+    def note(cls, options: CDOptions, history: History) -> str | None:
+        """Say how many users have no part in the term."""
+        return cls._shortage(options, history).note("they have no part in this term")
+
+    @staticmethod
+    def _shortage(options: CDOptions, history: History) -> Shortage:
+        asked = "cd_n_distill" if options.guide == "uniform" else "2 x cd_n_distill"
+        return shortage(history, options.drawn, asked)
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw the epoch's items for all users, and ask the teacher for their labels."""
@@ -188,7 +187,7 @@ class CollaborativeDistillation(Distiller):
         """Return the distinct users' L_CD divided by the batch's rows, in float32."""
         if self.items is None or self.labels is None:
             raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        users, scale = drawn_share(without_padding(batch.users), self.options.sample, self.generator)
+        users, scale = drawn_share(self.taught(without_padding(batch.users)), self.options.sample, self.generator)
         scores = self.student.score(users, self.items.index_select(0, users).long())
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             return scale * collaborative_loss(scores.float(), self.labels.index_select(0, users)).sum() / batch.rows

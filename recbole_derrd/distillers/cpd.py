@@ -40,8 +40,8 @@ from recbole_derrd.distillers.hint_vectors import HintVectors
 from recbole_derrd.distillers.listwise import listwise_loss, teacher_mass
 from recbole_derrd.distillers.nkd import direction_errors
 from recbole_derrd.distillers.projector import projectors_of
+from recbole_derrd.distillers.shortage import short_users, shortage
 from recbole_derrd.distillers.unobserved import without_padding
-from recbole_derrd.errors import OptionError
 from recbole_derrd.options import CPDOptions
 from recbole_derrd.sampling import sample_top_positions
 from recbole_derrd.teacher import Knowledge
@@ -128,10 +128,11 @@ class ConsistentPreferenceDistillation(Distiller):
         """Read the teacher's lists and vectors, and make the maps.
 
         Raises:
-            OptionError: a hint layer is unknown, or some user has too few unobserved items.
+            OptionError: a hint layer is unknown, or nearly all users have too few unobserved items.
         """
         super().__init__(options, knowledge, student, seed)
         self.check(options, knowledge.history)
+        self.leave_out(short_users(knowledge.history, options.q))
         self.maps: Any = (
             _Experts(options.of_experts(), knowledge, student, seed)
             if options.feature == "experts"
@@ -147,18 +148,14 @@ class ConsistentPreferenceDistillation(Distiller):
 
     @classmethod
     def check(cls, options: CPDOptions, history: History) -> None:
-        """Refuse to draw more items than some user has not seen."""
-        fewest = history.n_items - 1 - int(history.lengths[1:].max())
-        if fewest < 2:
-            raise OptionError(
-                f"A user has only {fewest} unobserved items, too few to have an order. Filter such users out "
-                "(user_inter_num_interval)."
-            )
-        if fewest < options.q:
-            raise OptionError(
-                f"cpd_q = {options.q} is more than the catalogue allows: one user has only {fewest} unobserved items. "
-                f"Lower cpd_q to {fewest}, or filter users (user_inter_num_interval)."
-            )
+        """Refuse to draw more items than nearly any user has not seen."""
+        found = shortage(history, options.q, "cpd_q")
+        found.refuse(f"cpd_q to {found.fitting}")
+
+    @classmethod
+    def note(cls, options: CPDOptions, history: History) -> str | None:
+        """Say how many users' inconsistency is not looked at."""
+        return shortage(history, options.q, "cpd_q").note("the order of their items is not looked at")
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw the epoch's items for all users, and set the temperature."""
@@ -206,6 +203,6 @@ class ConsistentPreferenceDistillation(Distiller):
         loss: Tensor = self.maps(batch)
         if not self._regularised:
             return loss
-        users, scale = drawn_share(without_padding(batch.users), self.options.sample, self.generator)
+        users, scale = drawn_share(self.taught(without_padding(batch.users)), self.options.sample, self.generator)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             return loss + scale * self._inconsistency_sum(users) / batch.rows

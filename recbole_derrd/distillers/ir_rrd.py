@@ -28,14 +28,16 @@ from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share
 from recbole_derrd.distillers.rrd import RelaxedRankingDistillation, relaxed_ranking_loss
+from recbole_derrd.distillers.shortage import shortage
 from recbole_derrd.distillers.unobserved import without_padding
-from recbole_derrd.errors import OptionError
 from recbole_derrd.options import IRRRDOptions, RRDOptions
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.users import swapped
 
 #: What sets the item side's draws apart from the user side's.
 _ITEM_SIDE = 1_000_000_007
+#: What an item has too few of.
+_STRANGERS = "users who have not interacted with them"
 
 
 def two_sided_ranking_loss(
@@ -87,7 +89,7 @@ class ItemSideRankingDistillation(Distiller):
         """Read the teacher's lists of items and of users.
 
         Raises:
-            OptionError: some user or item has too few of the other side left.
+            OptionError: nearly all users or items have too few of the other side left.
         """
         super().__init__(options, knowledge, student, seed)
         self.check(options, knowledge.history)
@@ -115,27 +117,24 @@ class ItemSideRankingDistillation(Distiller):
 
     @classmethod
     def check(cls, options: IRRRDOptions, history: History) -> None:
-        """Refuse lists that are longer than what some user has not seen, or than who has not seen some item."""
-        unobserved = history.n_items - 1 - int(history.lengths[1:].max())
-        by_item = swapped(history)
-        strangers = history.n_users - 1 - int(by_item.lengths[1:].max())
-        sides = [("k", "l", options.k + options.l, unobserved, "one user has only {} unobserved items", "user")]
+        """Refuse lists that are longer than what nearly any user has not seen, or than who has not seen any item."""
+        found = shortage(history, options.k + options.l, "ir_rrd_k + ir_rrd_l")
+        found.refuse(f"ir_rrd_k and ir_rrd_l to {found.fitting} together")
         if options.item_weight > 0:
-            wanted = options.item_k + options.item_l
-            reason = "one item has only {} users who have not interacted with it"
-            sides.append(("item_k", "item_l", wanted, strangers, reason, "item"))
-        for k, l, wanted, fewest, reason, side in sides:  # noqa: E741 (the paper's L)
-            if fewest >= wanted:
-                continue
-            ways = [f"Filter such {side}s out ({side}_inter_num_interval)"]
-            if fewest > 0:
-                ways.insert(0, f"Lower ir_rrd_{k} and ir_rrd_{l} to {fewest} together")
-            if side == "item":
-                ways.append("or take the item side out with ir_rrd_item_weight: 0")
-            raise OptionError(
-                f"ir_rrd_{k} + ir_rrd_{l} = {wanted} is more than the data allow: {reason.format(fewest)}. "
-                f"{', '.join([ways[0], *(way[0].lower() + way[1:] for way in ways[1:])])}."
-            )
+            found = shortage(swapped(history), options.item_k + options.item_l, "ir_rrd_item_k + ir_rrd_item_l")
+            lower = f"ir_rrd_item_k and ir_rrd_item_l to {found.fitting} together"
+            found.refuse(lower, "item", _STRANGERS, ", or take the item side out with ir_rrd_item_weight: 0")
+
+    @classmethod
+    def note(cls, options: IRRRDOptions, history: History) -> str | None:
+        """Say how many users and items have shorter lists."""
+        found = shortage(history, options.k + options.l, "ir_rrd_k + ir_rrd_l")
+        notes = [found.note("their lists are as long as they can be")]
+        if options.item_weight > 0:
+            found = shortage(swapped(history), options.item_k + options.item_l, "ir_rrd_item_k + ir_rrd_item_l")
+            shorter = "their lists are as long as they can be, and left out below ir_rrd_item_k"
+            notes.append(found.note(shorter, "item", _STRANGERS))
+        return " ".join(filter(None, notes)) or None
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw the epoch's items of all users, and users of all items."""

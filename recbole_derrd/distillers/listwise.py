@@ -30,8 +30,8 @@ from recbole_derrd.distillers.catalogue import (
     cross_entropy_sum,
     hidden_pairs,
 )
+from recbole_derrd.distillers.shortage import short_users, shortage
 from recbole_derrd.distillers.unobserved import without_padding
-from recbole_derrd.errors import OptionError
 from recbole_derrd.options import ListwiseOptions
 from recbole_derrd.teacher import Knowledge
 
@@ -66,10 +66,11 @@ class ListwiseDistillation(Distiller):
         """Read what is needed of the teacher: lists with scores, or its vectors; other teachers are asked each step.
 
         Raises:
-            OptionError: some user has no unobserved items.
+            OptionError: nearly all users have no unobserved items.
         """
         super().__init__(options, knowledge, student, seed)
         self.check(options, knowledge.history)
+        self.leave_out(None if options.observed else short_users(knowledge.history, 1))
         device = student.device
         self.lists = self.list_scores = self.vectors = None
         if options.top_n:
@@ -84,13 +85,17 @@ class ListwiseDistillation(Distiller):
 
     @classmethod
     def check(cls, options: ListwiseOptions, history: History) -> None:
-        """Refuse users of whom nothing is left to distil."""
-        unobserved = history.n_items - 1 - history.lengths[1:]
-        if not options.observed and int(unobserved.min()) < 1:
-            raise OptionError(
-                f"User number {int(unobserved.argmin()) + 1} has interacted with every item, so nothing is left to "
-                "distil. Filter such users out (user_inter_num_interval), or set listwise_observed: True."
-            )
+        """Refuse data that leave nearly no user anything to distil."""
+        found = shortage(history, 1, "the shortest list")
+        if not options.observed:
+            found.refuse("", more=", or set listwise_observed: True")
+
+    @classmethod
+    def note(cls, options: ListwiseOptions, history: History) -> str | None:
+        """Say how many users have no part in the term."""
+        if options.observed:
+            return None
+        return shortage(history, 1, "the shortest list").note("they have no part in this term")
 
     def _hidden(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """Return rows and items that take no part: the padding item, and training items unless they are wanted."""
@@ -138,5 +143,5 @@ class ListwiseDistillation(Distiller):
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' summed cross-entropy divided by the batch's rows, in float32."""
-        users, scale = drawn_share(without_padding(batch.users), self.options.sample, self.generator)
+        users, scale = drawn_share(self.taught(without_padding(batch.users)), self.options.sample, self.generator)
         return scale * self._sum(users) / batch.rows

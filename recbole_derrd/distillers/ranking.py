@@ -18,38 +18,47 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from recbole_derrd.distillers.catalogue import LOWEST
+
 #: e^{rest_K - m} from which on plain sums are safe: float32's smallest number is 1e-38, its rounding 1e-7.
 _SAFE = 1e-24
 
 
 class _RankingLosses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, k: int) -> Tensor:
+    def forward(ctx: Any, scores: Tensor, k: int, held: Tensor | None) -> Tensor:
         shifted = scores - scores.amax(dim=1, keepdim=True)
         powers = shifted.exp()
         tails = powers[:, :k].flip(1).cumsum(dim=1).flip(1)
         if k < scores.shape[1]:
             tails += powers[:, k:].sum(dim=1, keepdim=True)
+        empty = None if held is None else ~held[:, :k]
+        lowest = tails[:, -1] if empty is None else tails.masked_fill(empty, 1).amin(dim=1)
         # Not a number is not above anything, so it takes the careful way as well.
-        if bool((tails[:, -1] > _SAFE).all()):
+        if bool((lowest > _SAFE).all()):
             rest = tails.log()
-            heads = tails.reciprocal_().cumsum(dim=1)
+            heads = _without(empty, tails.reciprocal_(), 0).cumsum(dim=1)
             slope = powers
             slope[:, :k] *= heads
             slope[:, k:] *= heads[:, -1:]
         else:
             rest = _log_tails(shifted, k)
-            log_heads = (-rest).logcumsumexp(dim=1)
+            log_heads = _without(empty, -rest, LOWEST).logcumsumexp(dim=1)
             slope = (shifted + torch.cat([log_heads, log_heads[:, -1:].expand(-1, scores.shape[1] - k)], dim=1)).exp()
         slope[:, :k] -= 1
         ctx.save_for_backward(slope)
-        return rest.sub_(shifted[:, :k]).sum(dim=1)
+        return _without(empty, rest.sub_(shifted[:, :k]), 0).sum(dim=1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> Any:
         (slope,) = ctx.saved_tensors
-        return slope * scale.unsqueeze(1), None
+        return slope * scale.unsqueeze(1), None, None
+
+
+def _without(empty: Tensor | None, values: Tensor, filling: float) -> Tensor:
+    """Fill the places that hold no item, in place."""
+    return values if empty is None else values.masked_fill_(empty, filling)
 
 
 def _log_tails(scores: Tensor, k: int) -> Tensor:
@@ -59,14 +68,17 @@ def _log_tails(scores: Tensor, k: int) -> Tensor:
     return torch.logaddexp(rest, scores[:, k:].logsumexp(dim=1, keepdim=True))
 
 
-def ranking_losses(scores: Tensor, k: int) -> Tensor:
-    """Return each user's loss [n], what ``relaxed_ranking_loss(scores[:, :k], scores[:, k:])`` returns.
+def ranking_losses(scores: Tensor, k: int, held: Tensor | None = None) -> Tensor:
+    """Return each user's loss [n], what ``relaxed_ranking_loss(scores[:, :k], scores[:, k:], held)`` returns.
 
     Differentiable once. It looks at the scores to choose its way, which on an accelerator would stop the queue of work.
 
     Args:
         scores: logits [n, K + L], the interesting items first, in the teacher's order.
         k: how many items are interesting, at least 1.
+        held: which places hold an item [n, K + L]; all of them if None.
     """
-    losses: Tensor = _RankingLosses.apply(scores, k)
+    if held is not None:
+        scores = scores.masked_fill(~held, LOWEST)
+    losses: Tensor = _RankingLosses.apply(scores, k, held)
     return losses

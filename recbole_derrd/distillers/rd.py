@@ -33,8 +33,8 @@ from torch.nn import functional
 from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share, epoch_seed
+from recbole_derrd.distillers.shortage import short_users, shortage
 from recbole_derrd.distillers.unobserved import Unobserved, without_padding
-from recbole_derrd.errors import OptionError
 from recbole_derrd.options import RDOptions
 from recbole_derrd.teacher import Knowledge
 
@@ -114,13 +114,14 @@ class RankingDistillation(Distiller):
     needs = frozenset({Need.TOP_ITEMS})
 
     def __init__(self, options: RDOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
-        """Read the teacher's lists and check that every user has enough items.
+        """Read the teacher's lists, and leave out users who have fewer than K unobserved items.
 
         Raises:
-            OptionError: some user has fewer than K unobserved items.
+            OptionError: nearly all users have.
         """
         super().__init__(options, knowledge, student, seed)
         self.check(options, knowledge.history)
+        self.leave_out(short_users(knowledge.history, options.k))
         self.lists = torch.from_numpy(knowledge.top_items(options.k)).to(student.device)
         self.position = position_weights(options.k, options.position_lambda).to(student.device)
         self.unobserved = Unobserved(knowledge.history)
@@ -131,19 +132,14 @@ class RankingDistillation(Distiller):
 
     @classmethod
     def check(cls, options: RDOptions, history: History) -> None:
-        """Refuse lists that are longer than what some user has not seen."""
-        unobserved = history.n_items - 1 - history.lengths[1:]
-        fewest = int(unobserved.min())
-        if fewest < 1:
-            raise OptionError(
-                f"User number {int(unobserved.argmin()) + 1} has interacted with every item, so no ranking is left to "
-                "distil. Filter such users out (user_inter_num_interval)."
-            )
-        if fewest < options.k:
-            raise OptionError(
-                f"rd_k = {options.k} is more than the catalogue allows: one user has only {fewest} unobserved items. "
-                f"Lower rd_k to {fewest}, or filter users (user_inter_num_interval)."
-            )
+        """Refuse lists that are longer than what nearly any user has not seen."""
+        found = shortage(history, options.k, "rd_k")
+        found.refuse(f"rd_k to {found.fitting}")
+
+    @classmethod
+    def note(cls, options: RDOptions, history: History) -> str | None:
+        """Say how many users have no part in the term."""
+        return shortage(history, options.k, "rd_k").note("they have no part in this term")
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw the epoch's unobserved items for all users."""
@@ -172,7 +168,7 @@ class RankingDistillation(Distiller):
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' L_RD divided by the batch's rows, in float32."""
-        users, scale = drawn_share(without_padding(batch.users), self.options.sample, self.generator)
+        users, scale = drawn_share(self.taught(without_padding(batch.users)), self.options.sample, self.generator)
         scores = self.student.score(users, self.lists.index_select(0, users).long())
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             scores = scores.float()

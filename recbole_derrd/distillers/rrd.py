@@ -12,6 +12,8 @@ ones below them in whatever order:
 
 over the batch's distinct users, r being the student's logits. Both sets are drawn once an epoch for all users.
 
+A user with fewer than K + L unobserved items has shorter sets: the K best of them, or all but one, and the others.
+
 Paper and code: as printed, the sum over uninteresting items starts one index early; the code counts the uninteresting
 ones only, and so does this. The authors later found that always taking the first K is better than drawing
 (``rrd_interesting: topk``).
@@ -25,8 +27,9 @@ from torch import Tensor
 from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share, epoch_seed
+from recbole_derrd.distillers.catalogue import LOWEST
 from recbole_derrd.distillers.ranking import ranking_losses
-from recbole_derrd.errors import OptionError
+from recbole_derrd.distillers.shortage import short_users, shortage
 from recbole_derrd.options import RRDOptions
 from recbole_derrd.sampling import exclusion_keys, sample_outside, sample_top_positions
 from recbole_derrd.teacher import Knowledge
@@ -37,7 +40,7 @@ _DRAWN_AT_ONCE = 1 << 19
 _KEPT_PAIRS = 1 << 24
 
 
-def relaxed_ranking_loss(interesting: Tensor, uninteresting: Tensor) -> Tensor:
+def relaxed_ranking_loss(interesting: Tensor, uninteresting: Tensor, held: Tensor | None = None) -> Tensor:
     r"""Return each user's negative log-likelihood of the relaxed ranking.
 
     Computed as sum_k logaddexp(logsumexp(r_{pi_k} .. r_{pi_K}), logsumexp(r_z)) - r_{pi_k}, which neither overflows
@@ -46,14 +49,20 @@ def relaxed_ranking_loss(interesting: Tensor, uninteresting: Tensor) -> Tensor:
     Args:
         interesting: logits [n, K], in the teacher's order.
         uninteresting: logits [n, L], in any order; L may be 0.
+        held: which places of both hold an item [n, K + L]; all of them if None.
 
     Returns:
         Loss of each user [n]; 0 at best, ln((K + L)! / L!) where all logits are equal.
     """
+    k = interesting.shape[1]
+    if held is not None:
+        interesting = interesting.masked_fill(~held[:, :k], LOWEST)
+        uninteresting = uninteresting.masked_fill(~held[:, k:], LOWEST)
     rest = interesting.flip(1).logcumsumexp(dim=1).flip(1)
     if uninteresting.shape[1]:
         rest = torch.logaddexp(rest, uninteresting.logsumexp(dim=1, keepdim=True))
-    return (rest - interesting).sum(dim=1)
+    terms = rest - interesting
+    return (terms if held is None else terms.masked_fill(~held[:, :k], 0)).sum(dim=1)
 
 
 class RelaxedRankingDistillation(Distiller):
@@ -65,10 +74,10 @@ class RelaxedRankingDistillation(Distiller):
     needs = frozenset({Need.TOP_ITEMS, Need.SCORES})
 
     def __init__(self, options: RRDOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
-        """Read the teacher's lists and check that every user has enough items.
+        """Read the teacher's lists.
 
         Raises:
-            OptionError: some user has fewer than K + L unobserved items.
+            OptionError: nearly all users have fewer than K + L unobserved items.
         """
         super().__init__(options, knowledge, student, seed)
         self.check(options, knowledge.history)
@@ -76,26 +85,27 @@ class RelaxedRankingDistillation(Distiller):
         self.lists = torch.from_numpy(knowledge.top_items(options.top_n))
         # Users with few unobserved items: a shorter list leaves L items to be uninteresting.
         self.list_lengths = torch.minimum(unobserved - options.l, torch.tensor(self.lists.shape[1]))
-        # One row a user: K interesting items in the teacher's order, then L uninteresting ones.
+        #: Who has fewer than K + L unobserved items, and so a shorter list; None if nobody has.
+        self.short = short_users(knowledge.history, options.k + options.l)
+        if self.short is not None:
+            left = (unobserved - min(options.l, 1)).clamp(min=0, max=options.k)
+            self.list_lengths = torch.where(self.short, left, self.list_lengths)
+        # One row a user: K interesting items in the teacher's order, then L uninteresting ones; 0 for places without.
         self.items: Tensor | None = None
         self._excluded: dict[int, tuple[Tensor, Tensor]] = {}
         student.fused = options.fused
 
     @classmethod
     def check(cls, options: RRDOptions, history: History) -> None:
-        """Refuse lists that are longer than what some user has not seen."""
-        unobserved = history.n_items - 1 - history.lengths[1:]
-        wanted, fewest = options.k + options.l, int(unobserved.min())
-        if fewest < 1:
-            raise OptionError(
-                f"User number {int(unobserved.argmin()) + 1} has interacted with every item, so no ranking is left to "
-                "distil. Filter such users out (user_inter_num_interval)."
-            )
-        if fewest < wanted:
-            raise OptionError(
-                f"rrd_k + rrd_l = {wanted} is more than the catalogue allows: one user has only {fewest} unobserved "
-                f"items. Lower rrd_k and rrd_l to {fewest} together, or filter users (user_inter_num_interval)."
-            )
+        """Refuse lists that are longer than what nearly any user has not seen."""
+        found = shortage(history, options.k + options.l, "rrd_k + rrd_l")
+        found.refuse(f"rrd_k and rrd_l to {found.fitting} together")
+
+    @classmethod
+    def note(cls, options: RRDOptions, history: History) -> str | None:
+        """Say how many users have shorter lists."""
+        found = shortage(history, options.k + options.l, "rrd_k + rrd_l")
+        return found.note("their lists are as long as they can be")
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw the epoch's items for all users."""
@@ -122,6 +132,8 @@ class RelaxedRankingDistillation(Distiller):
         else:
             positions = sample_top_positions(lengths, options.k, options.sharpness, lists.shape[1], generator)
             interesting = lists.gather(1, positions).long()
+        if self.short is not None:
+            interesting = interesting.masked_fill(torch.arange(options.k) >= lengths.unsqueeze(1), 0)
         if options.l == 0:
             return interesting
         keys, offsets = self._excluded.get(start) or self._exclude(start, stop)
@@ -150,6 +162,8 @@ class RelaxedRankingDistillation(Distiller):
         k = self.options.k
         uninteresting = items[1:, k:].long()
         scores = self.knowledge.scores(torch.arange(1, len(items)), uninteresting)
+        if self.short is not None:
+            scores = scores.masked_fill(uninteresting == 0, -torch.inf)
         items[1:, k:] = uninteresting.gather(1, scores.argsort(dim=1, descending=True)).to(torch.int32)
         return items
 
@@ -161,13 +175,15 @@ class RelaxedRankingDistillation(Distiller):
         if self.items is None:
             raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
         users, scale = drawn_share(batch.users, self.options.sample, self.generator)
-        scores = self.student.score(users, self.items.index_select(0, users).long())
+        items = self.items.index_select(0, users).long()
+        scores = self.student.score(users, items)
+        held = None if self.short is None else items > 0
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             scores = scores.float()
             ordered = scores.shape[1] if self.options.ranking == "full" else self.options.k
             # Looking at the scores would stop an accelerator's queue of work.
             if self.options.fused and scores.device.type == "cpu":
-                losses = ranking_losses(scores, ordered)
+                losses = ranking_losses(scores, ordered, held)
             else:
-                losses = relaxed_ranking_loss(scores[:, :ordered], scores[:, ordered:])
+                losses = relaxed_ranking_loss(scores[:, :ordered], scores[:, ordered:], held)
             return scale * losses.sum() / batch.rows

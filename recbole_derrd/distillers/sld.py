@@ -23,10 +23,12 @@ from torch import Tensor
 from recbole_derrd.backbones import Backbone
 from recbole_derrd.data import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share
+from recbole_derrd.distillers.catalogue import LOWEST
 from recbole_derrd.distillers.listwise import listwise_loss
 from recbole_derrd.distillers.rrd import RelaxedRankingDistillation
+from recbole_derrd.distillers.shortage import short_users, shortage
 from recbole_derrd.distillers.unobserved import without_padding
-from recbole_derrd.errors import DataError, OptionError
+from recbole_derrd.errors import DataError
 from recbole_derrd.options import RRDOptions, SLDOptions
 from recbole_derrd.teacher import Knowledge
 
@@ -58,10 +60,12 @@ class SoftLabelDistillation(Distiller):
         """Read the teacher's lists and check that every user has enough items.
 
         Raises:
-            OptionError: some user has fewer than K + L unobserved items.
+            OptionError: nearly all users have fewer than K + L unobserved items.
         """
         super().__init__(options, knowledge, student, seed)
         self.check(options, knowledge.history)
+        # A list of one has no order, and none has no softmax.
+        self.leave_out(short_users(knowledge.history, min(2, options.k + options.l)))
         same = {key: getattr(options, key) for key in ("k", "l", "top_n", "sharpness")}
         # Only its draws are wanted; what RRD itself says of the student's ways stays as it is.
         self.drawing = RelaxedRankingDistillation(RRDOptions(fused=student.fused, **same), knowledge, student, seed)
@@ -70,19 +74,15 @@ class SoftLabelDistillation(Distiller):
 
     @classmethod
     def check(cls, options: SLDOptions, history: History) -> None:
-        """Refuse to draw more items than some user has not seen."""
-        wanted = options.k + options.l
-        fewest = history.n_items - 1 - int(history.lengths[1:].max())
-        if fewest < 1:
-            raise OptionError(
-                "A user has interacted with every item, so there is nothing left to label. Filter such users out "
-                "(user_inter_num_interval)."
-            )
-        if fewest < wanted:
-            raise OptionError(
-                f"sld_k + sld_l = {wanted} is more than the catalogue allows: one user has only {fewest} unobserved "
-                f"items. Lower sld_k and sld_l to {fewest} together, or filter users (user_inter_num_interval)."
-            )
+        """Refuse to draw more items than nearly any user has not seen."""
+        found = shortage(history, options.k + options.l, "sld_k + sld_l")
+        found.refuse(f"sld_k and sld_l to {found.fitting} together")
+
+    @classmethod
+    def note(cls, options: SLDOptions, history: History) -> str | None:
+        """Say how many users have shorter lists."""
+        found = shortage(history, options.k + options.l, "sld_k + sld_l")
+        return found.note("their lists are as long as they can be")
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw the epoch's items for all users, and ask the teacher for their scores."""
@@ -94,6 +94,8 @@ class SoftLabelDistillation(Distiller):
         for start in range(1, n_users, at_once):
             stop = min(start + at_once, n_users)
             logits[start:stop] = self.knowledge.scores(torch.arange(start, stop), items[start:stop].long())
+        if self.drawing.short is not None:
+            logits.masked_fill_(items == 0, LOWEST)
         if (logits.isnan() | logits.isposinf()).any():
             raise DataError("The teacher's scores hold NaN or inf; train the teacher anew with a lower learning_rate.")
         self.logits = logits.to(self.student.device)
@@ -102,10 +104,13 @@ class SoftLabelDistillation(Distiller):
         """Return the distinct users' L_SLD divided by the batch's rows, in float32."""
         if self.drawing.items is None or self.logits is None:
             raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        users, scale = drawn_share(without_padding(batch.users), self.options.sample, self.generator)
-        scores = self.student.score(users, self.drawing.items.index_select(0, users).long())
+        users, scale = drawn_share(self.taught(without_padding(batch.users)), self.options.sample, self.generator)
+        items = self.drawing.items.index_select(0, users).long()
+        scores = self.student.score(users, items)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             scores, temperature = scores.float(), self.options.temperature
+            if self.drawing.short is not None:
+                scores = scores.masked_fill(items == 0, LOWEST)
             teacher = self.logits.index_select(0, users)
             labels = soft_labels(teacher, scores, self.options.student_share, temperature)
             return scale * listwise_loss(scores, labels, temperature).sum() / batch.rows

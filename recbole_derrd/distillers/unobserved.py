@@ -39,15 +39,15 @@ class Unobserved:
         """Draw ``count`` distinct unobserved items for each of users start .. stop - 1, in no particular order.
 
         Returns:
-            Items [stop - start, count], int64.
+            Items [stop - start, count], int64; 0 in places of users who have not so many.
         """
-        return self._items(start, stop, distinct_numbers(self.sizes[start:stop], count, generator))
+        return self._items(start, stop, distinct_numbers(self.sizes[start:stop].clamp(min=count), count, generator))
 
     def independent(self, start: int, stop: int, count: int, generator: torch.Generator) -> Tensor:
         """Draw ``count`` unobserved items for each of users start .. stop - 1, each draw on its own.
 
         Returns:
-            Items [stop - start, count], int64; an item may come again.
+            Items [stop - start, count], int64; an item may come again, and 0 is for users who have none.
         """
         uniform = torch.rand(stop - start, count, dtype=torch.float64, generator=generator)
         return self._items(start, stop, (uniform * self.sizes[start:stop].unsqueeze(1)).long())
@@ -56,13 +56,16 @@ class Unobserved:
         """Draw ``count`` distinct places of lists as long as ``width`` or as what these users have not seen.
 
         Returns:
-            0-based places [stop - start, count], int64, in no particular order.
+            0-based places [stop - start, count], int64, in no particular order; of users with fewer than ``count``
+            unobserved items some lie behind the end of their lists.
         """
-        return distinct_numbers(self.sizes[start:stop].clamp(max=width), count, generator)
+        return distinct_numbers(self.sizes[start:stop].clamp(max=width).clamp(min=count), count, generator)
 
     def _items(self, start: int, stop: int, ranks: Tensor) -> Tensor:
-        """Return the unobserved items of these ranks, from 0."""
-        return allowed_items(ranks, *self._excluded(start, stop), self.history.n_items)
+        """Return the unobserved items of these ranks, from 0; item 0 for ranks that a user does not have."""
+        items = allowed_items(ranks, *self._excluded(start, stop), self.history.n_items)
+        sizes = self.sizes[start:stop]
+        return items if int(sizes.min()) >= ranks.shape[1] else items.masked_fill_(ranks >= sizes.unsqueeze(1), 0)
 
     def _excluded(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         if (start, stop) in self._keys:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from logging import getLogger
 from pathlib import Path
 
 import torch
@@ -125,7 +126,11 @@ def check_data(config: DistillConfig, data: Data) -> None:
             f"{data.history.n_users - 1} users and {most} items. Lower embedding_size, or take warm_start out."
         )
     for name, options in config.method_options.items():
-        distiller_class(name).check(options, data.history)
+        kind = distiller_class(name)
+        kind.check(options, data.history)
+        note = kind.note(options, data.history)
+        if note:
+            getLogger().warning(f"{name}: {note}")
         listed = min(getattr(options, "top_n", 0), most)
         if run.teachers and listed > min(run.ensemble_top_n, most):
             raise OptionError(

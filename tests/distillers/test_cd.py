@@ -345,12 +345,12 @@ class TestRefusals:
         """Exactly enough works; one less is refused with the number that fits."""
         enough = make_world(tmp_path / "a", [[1], list(range(1, 31 - needed))], n_items=31)
         assert len(set(drawn(build(enough, guide=guide))[2].tolist())) == M
-        short = make_world(tmp_path / "b", [[1], list(range(1, 32 - needed))], n_items=31)
+        short = make_world(tmp_path / "b", [list(range(1, 32 - needed))] * 2, n_items=31)
         with pytest.raises(OptionError, match=rf"only {needed - 1} unobserved.*Lower cd_n_distill to 4\b"):
             build(short, guide=guide)
 
     def test_user_who_knows_everything(self, tmp_path: Path) -> None:
-        with pytest.raises(OptionError, match="only 0 unobserved items"):
+        with pytest.raises(OptionError, match="too few unobserved items, one has 0"):
             build(make_world(tmp_path, [list(range(1, 31))], n_items=31))
 
     def test_lists(self) -> None:

@@ -339,9 +339,9 @@ class TestDrawing:
         again.generator.set_state(state)
         assert again(_Contract.batch).item() == first
 
-    @pytest.mark.parametrize(("unobserved", "words"), [(3, "cpd_q = 4 is more.*Lower cpd_q to 3"), (1, "too few")])
+    @pytest.mark.parametrize(("unobserved", "words"), [(3, "cpd_q = 4 is more.*Lower cpd_q to 3"), (0, "too few")])
     def test_too_few_is_refused(self, tmp_path: Path, unobserved: int, words: str) -> None:
-        world = make_world(tmp_path, [[1, 2], list(range(1, 31 - unobserved))], n_items=31)
+        world = make_world(tmp_path, [list(range(1, 31 - unobserved))] * 2, n_items=31)
         with pytest.raises(OptionError, match=words):
             build(world)
 

@@ -319,8 +319,8 @@ class TestOptionsAndData:
             ListwiseOptions(observed=True, top_n=5)
 
     def test_user_who_knows_everything(self, tmp_path: Path) -> None:
-        world = make_world(tmp_path, [[1, 2], list(range(1, 31))], n_items=31)
-        with pytest.raises(OptionError, match=r"User number 2 has interacted with every item.*listwise_observed: True"):
+        world = make_world(tmp_path, [list(range(1, 31))] * 2, n_items=31)
+        with pytest.raises(OptionError, match=r"too few unobserved items, one has 0.*listwise_observed: True"):
             build(world)
         assert torch.isfinite(build(world, observed=True)(step([1, 2], [], [])))
 

@@ -265,14 +265,14 @@ class TestDrawing:
 
     @pytest.mark.parametrize("unobserved", [K - 1, 1])
     def test_too_few_is_refused_with_the_number(self, tmp_path: Path, unobserved: int) -> None:
-        world = make_world(tmp_path, [[1, 2], list(range(1, 31 - unobserved))], n_items=31)
+        world = make_world(tmp_path, [list(range(1, 31 - unobserved))] * 2, n_items=31)
         with pytest.raises(OptionError, match=rf"rd_k = {K} is more.*Lower rd_k to {unobserved},"):
             build(world)
         assert torch.isfinite(build(world, k=unobserved)(step([1, 2], [], [])))
 
     def test_user_who_knows_everything(self, tmp_path: Path) -> None:
-        with pytest.raises(OptionError, match="User number 2 has interacted with every item"):
-            build(make_world(tmp_path, [[1], list(range(1, 31))], n_items=31))
+        with pytest.raises(OptionError, match="too few unobserved items, one has 0"):
+            build(make_world(tmp_path, [list(range(1, 31))] * 2, n_items=31))
 
 
 def test_share_of_users_is_unbiased(tmp_path: Path) -> None:

@@ -514,16 +514,16 @@ class TestFewItems:
             assert set(row[:K]) <= set(order[: K + spare]) and set(row[K:]) == set(order[K + spare :])
 
     @pytest.mark.parametrize("unobserved", [1, K + L - 1])
-    def test_too_few_is_refused_with_the_number(self, tmp_path: Path, unobserved: int) -> None:
-        """Otherwise the draw fails deep inside, or repeats items."""
-        world = world_with_busy_user(tmp_path, unobserved)
+    def test_too_few_for_all_is_refused_with_the_number(self, tmp_path: Path, unobserved: int) -> None:
+        """A few such users have shorter lists, see test_shortage.py."""
+        world = make_world(tmp_path, [list(range(1, 31 - unobserved))] * 3, n_items=31)
         with pytest.raises(OptionError, match=rf"\b{K + L}\b.*only {unobserved} unobserved") as caught:
             build(world)
         assert f"Lower rrd_k and rrd_l to {unobserved} together" in str(caught.value)
 
-    def test_user_who_knows_everything(self, tmp_path: Path) -> None:
-        with pytest.raises(OptionError, match="User number 2 has interacted with every item"):
-            build(world_with_busy_user(tmp_path, 0))
+    def test_users_who_know_everything(self, tmp_path: Path) -> None:
+        with pytest.raises(OptionError, match=r"Nearly all users \(3 of 3\) have too few unobserved items, one has 0"):
+            build(make_world(tmp_path, [list(range(1, 31))] * 3, n_items=31))
 
     def test_sizes_that_just_fit(self, tmp_path: Path) -> None:
         """The check must not refuse what works: user 1 has 28 unobserved items of 30."""

@@ -205,14 +205,14 @@ class TestDrawing:
 
     @pytest.mark.parametrize("unobserved", [9, 1])
     def test_too_few_is_refused_with_the_number(self, tmp_path: Path, unobserved: int) -> None:
-        world = make_world(tmp_path, [[1, 2], list(range(1, 31 - unobserved))], n_items=31)
+        world = make_world(tmp_path, [list(range(1, 31 - unobserved))] * 2, n_items=31)
         with pytest.raises(OptionError, match=rf"sld_k \+ sld_l = 10 is more.*Lower sld_k and sld_l to {unobserved} "):
             build(world)
         assert torch.isfinite(build(world, k=1, l=unobserved - 1)(step([1, 2], [], [])))
 
     def test_user_who_knows_everything(self, tmp_path: Path) -> None:
-        with pytest.raises(OptionError, match="interacted with every item"):
-            build(make_world(tmp_path, [[1], list(range(1, 31))], n_items=31))
+        with pytest.raises(OptionError, match="too few unobserved items, one has 0"):
+            build(make_world(tmp_path, [list(range(1, 31))] * 2, n_items=31))
 
     def test_a_list_shorter_than_what_is_drawn_from_it(self) -> None:
         with pytest.raises(OptionError, match="sld_top_n = 3 is shorter than sld_k = 4"):
