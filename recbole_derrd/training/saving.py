@@ -134,7 +134,8 @@ class SavingMixin:
 
     def resume_checkpoint(self, resume_file: str | Path) -> None:
         """Go on from a training checkpoint; the random states are put back when ``fit`` starts."""
-        content = read_plain(Path(resume_file), self.device)
+        # To the CPU, where an optimizer counts its steps; all else is moved to where the model is.
+        content = read_plain(Path(resume_file))
         needed = {"optimizers", "counters", "model", "epoch", "streams", "cur_step", "best_valid_score", "train_loss"}
         known = {"python", "numpy", "torch", "cuda"}
         if not needed <= content.keys() or not all(known <= one["random"].keys() for one in content["streams"]):

@@ -5,8 +5,8 @@
     python tests/device/check.py --device=cpu --small          # the same checks, small, on any machine
     python tests/device/check.py --device=pretend --small      # on a card that is none: finds mixed devices
 
-Each check is one line: PASS, FAIL or SKIP, its name, seconds and numbers. One that fails stops no other, not even where
-it takes the process with it. The exit code is 1 if one has failed. Nothing is fetched, and this file needs Python alone.
+Each check is one line: PASS, FAIL or SKIP, its name, seconds and numbers. One that fails stops no other, not even
+where it takes the process with it. The exit code is 1 if one has failed. Nothing is fetched, and this file needs Python alone.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-# The package of these files is "device", beside the tests' own "distillers".
-sys.path[0] = str(HERE.parent)
-sys.path.insert(1, str(ROOT))
+# The package of these files is "device", beside the tests' own "distillers"; no file here is a module by itself.
+sys.path[:] = [str(ROOT), str(HERE.parent), *(path for path in sys.path if path != str(HERE))]
 
 from device import page, wheels, worker  # noqa: E402
 
@@ -181,7 +180,8 @@ def closing_line(content: dict[str, Any]) -> str:
     """Return what is said of all checks."""
     statuses = [check["status"] for check in content["checks"]]
     passed, failed, skipped = (statuses.count(status) for status in ("PASS", "FAIL", "SKIP"))
-    return f"device checks ({content['device']}): {passed} passed, {failed} failed, {skipped} skipped in {content['seconds']:.0f} s"
+    counts = f"{passed} passed, {failed} failed, {skipped} skipped"
+    return f"device checks ({content['device']}): {counts} in {content['seconds']:.0f} s"
 
 
 def checked(given: argparse.Namespace, work: str) -> int:

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from conftest import _SMALL as SMALL_MODELS
+
 from device.checks_training import data_of
 from device.plan import Bench, Check, SkippedError, kept_environment, relative_error, within
-
 from recbole_derrd.backbones import adapter_of, backbone_of
 from recbole_derrd.config import WHOLE_USER_MODELS
 from recbole_derrd.data import prepare_data
@@ -44,7 +44,7 @@ def check_model(bench: Bench, model: str) -> dict[str, Any]:
     sides = [_built(bench, model, on_device) for on_device in (False, True)]
     (_, _, wanted), (config, data, found) = sides
     found.load_state_dict({name: value.to(bench.device) for name, value in wanted.state_dict().items()})
-    if adapter_of(type(found)).trainable and model not in _DRAWING:
+    if model not in _DRAWING:
         numbers = _scores_compared(wanted, found)
     if adapter_of(type(found)).trainable:
         trainer = trainer_for(config, found)
@@ -79,11 +79,11 @@ def _scores_compared(wanted: Any, found: Any) -> dict[str, float]:
         there = users.to(backbone.device)
         with torch.no_grad(), backbone.shared():
             every.append(backbone.score_all(there))
-        model.train()
         with backbone.shared():
             scores = backbone.score(there, items.to(backbone.device))
         listed.append(scores)
-        scores.square().mean().backward()
+        if backbone.trainable:
+            scores.square().mean().backward()
         gradients.append({name: part.grad for name, part in model.named_parameters() if part.grad is not None})
         model.zero_grad(set_to_none=True)
     dense = [{name: part.to_dense() if part.is_sparse else part for name, part in side.items()} for side in gradients]

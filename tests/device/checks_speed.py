@@ -13,10 +13,10 @@ from typing import Any, Callable
 import numpy as np
 import torch
 from benchmarks.power_law import write_power_law
-from device.checks_fast import places_moved
-from device.plan import Bench, Check, SkippedError, kept_environment, within
 from recbole.trainer import Trainer
 
+from device.checks_fast import places_moved
+from device.plan import Bench, Check, SkippedError, kept_environment, within
 from recbole_derrd.backbones import backbone_of
 from recbole_derrd.batches import catalogue_sized, whole_batches
 from recbole_derrd.data import prepare_data
@@ -180,7 +180,7 @@ def speed_checks(bench: Bench, size: str) -> Iterator[Check]:
         yield Check(f"speed/{size}/{model} + {' + '.join(TOGETHER[0])}", 4 * large, run)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _hall_of(size: str, identity: int) -> list[Hall]:
     return []
 
@@ -266,9 +266,7 @@ def _lists_of(adapter: Any, history: Any, count: int, stop: int) -> np.ndarray[A
     """Return the lists of users 1 .. stop - 1."""
     search = ExactSearch(adapter, history, count)
     with adapter.shared():
-        parts = [
-            search.lists(low, min(low + search.chunk, stop)).cpu() for low in range(1, stop, search.chunk)
-        ]
+        parts = [search.lists(low, min(low + search.chunk, stop)).cpu() for low in range(1, stop, search.chunk)]
     return torch.cat(parts).numpy()
 
 

@@ -15,11 +15,11 @@ from unittest import mock
 
 import torch
 from benchmarks.power_law import write_power_law
-from device.plan import Bench, Check, FailedError, SkippedError, kept_environment, relative_error, within
 from recbole.data import create_dataset, data_preparation
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
 
+from device.plan import Bench, Check, FailedError, SkippedError, kept_environment, relative_error, within
 from recbole_derrd.checkpoint import read_checkpoint
 from recbole_derrd.data import prepare_data
 from recbole_derrd.model import DistilledMixin, build_student
@@ -62,7 +62,7 @@ def data_of(bench: Bench) -> dict[str, Any]:
         return {"dataset": "ml-100k", "embedding_size": 32, "teacher": {"embedding_size": 128}}
     folder = bench.folder / "data"
     if not (folder / "small").is_dir():
-        write_power_law(folder, "small", 120, 90, 1500)
+        write_power_law(folder, "small", 120, 150, 1500)
     return {"dataset": "small", "data_path": str(folder), "embedding_size": 8, **_SMALL}
 
 

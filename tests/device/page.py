@@ -6,8 +6,8 @@ from typing import Any
 
 #: What each group of checks is about, in the order of the page.
 GROUPS = {
-    "loss": "Every method's loss: value and gradients on the device against the readable formula on the CPU in float32. "
-    "Numbers are the largest error over the variants, as a share of the largest number of the same tensor.",
+    "loss": "Every method's loss: value and gradients on the device against the readable formula on the CPU in "
+    "float32. Numbers are the largest error over the variants, as a share of the largest number of the same tensor.",
     "fast": "The quick ways and their parts, against the CPU.",
     "checkpoint": "Checkpoints and resumption.",
     "training": "Whole runs on ml-100k, on the device and on the CPU, from the same start.",
@@ -42,7 +42,8 @@ def page_of(content: dict[str, Any]) -> str:
         if own:
             lines += ["", f"## {group.capitalize()}", "", about, "", *_lines_of(own)]
     for size in dict.fromkeys(check["name"].split("/")[1] for check in checks if check["name"].startswith("speed/")):
-        lines += ["", *_speed_lines(size, [one for one in checks if one["name"].startswith(f"speed/{size}/")])]
+        own = [check for check in checks if check["name"].startswith(f"speed/{size}/")]
+        lines += ["", *_speed_lines(size, own)]
     return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,7 @@
 """A card that is none: it computes on the CPU, calls itself cuda:0, and refuses what a card would refuse.
 
-Without a card, code for cards can be read but not run. Here tensors "on the card" are a subclass that keeps its numbers
-in a CPU tensor. So ``device.type`` is "cuda" where the package looks, its other branches run, and the numbers are right.
+Without a card, code for cards can be read but not run. Here tensors "on the card" are a subclass that keeps its
+numbers in a CPU tensor. So ``device.type`` is "cuda" where the package looks, its other branches run, and the numbers are right.
 An operation on tensors of both kinds is an error, but for those that torch itself allows: copies, CPU indices into a
 tensor on the card, and CPU scalars. ``.numpy()`` is an error too. Kernels, speed and memory are not a card's.
 """
@@ -35,7 +35,7 @@ class MixedDevicesError(RuntimeError):
 
 def _is_card(device: Any) -> bool:
     # Under the wrapper torch believes that the tensors are on its device "meta", which has no numbers.
-    return device is not None and not isinstance(device, int) and torch.device(device).type in ("cuda", "meta")
+    return isinstance(device, (str, torch.device)) and torch.device(device).type in ("cuda", "meta")
 
 
 class OnCard(Tensor):
@@ -73,6 +73,10 @@ class OnCard(Tensor):
     def __deepcopy__(self, _: Any) -> Any:
         """Copy its numbers."""
         return OnCard(self.held.clone())
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Let files hold the numbers alone."""
+        return self.held.__reduce_ex__(protocol)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -197,8 +201,18 @@ def pretended_card() -> Iterator[torch.device]:
         if config.final_config_dict["gpu_id"]:
             config.final_config_dict["device"] = CARD
 
+    load = torch.load
+
+    def loaded(file: Any, map_location: Any = None, **options: Any) -> Any:
+        if not _is_card(map_location):
+            return load(file, map_location=map_location, **options)
+        content = load(file, map_location="cpu", **options)
+        return tree_map(lambda part: _moved(part) if isinstance(part, Tensor) else part, content)
+
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(torch, "Generator", _GeneratorOf))
+        stack.enter_context(mock.patch.object(torch, "load", loaded))
+        stack.enter_context(mock.patch.object(torch.cuda, "synchronize", lambda *_: None))
         stack.enter_context(mock.patch.object(DistillConfig, "_init_device", with_card))
         stack.enter_context(warnings.catch_warnings())
         # Mixed precision looks for CUDA itself, finds none and stays off.

@@ -31,6 +31,7 @@ def main(given: argparse.Namespace, told: Callable[[dict[str, Any]], None]) -> i
     logging.disable(logging.CRITICAL)
     deadline = time.monotonic() + given.seconds
     import torch
+
     from device.machine import facts
     from device.plan import Bench
     from device.pretend import pretended_card

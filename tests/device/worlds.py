@@ -74,7 +74,7 @@ def world_on(folder: Path, size: str, method: str, device: torch.device) -> Worl
     return world
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _world_on(folder: Path, size: str, several_teachers: bool, device: torch.device) -> World:
     users, items, most = TINY if size == "tiny" else LARGE
     rows = some_rows(users, items, most, seed=3)
