@@ -6,7 +6,8 @@
     python tests/device/check.py --device=pretend --small      # on a card that is none: finds mixed devices
 
 Each check is one line: PASS, FAIL or SKIP, its name, seconds and numbers. One that fails stops no other, not even
-where it takes the process with it. The exit code is 1 if one has failed. Nothing is fetched, and this file needs Python alone.
+where it takes the process with it. The exit code is 1 if one has failed. Nothing is fetched, and this file needs Python
+alone.
 """
 
 from __future__ import annotations

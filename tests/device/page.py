@@ -61,7 +61,7 @@ def _speed_lines(size: str, checks: list[dict[str, Any]]) -> list[str]:
     lines = [f"## Epochs, {size}'s size", ""]
     about = next((check["numbers"]["data"] for check in checks if "data" in check["numbers"]), "")
     lines += [f"{about} Step and epoch are computed from a fixed number of steps.", ""] if about else []
-    lines += ["| epoch of | | step (ms) | begin of an epoch (s) | epoch (s) | to plain | to stock RecBole | peak (MiB) |",
+    lines += ["| epoch of | | step (ms) | begin of an epoch (s) | epoch (s) | to plain | to stock | peak (MiB) |",
               "|---|---|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
     for check in checks:
         numbers = check["numbers"]

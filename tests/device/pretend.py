@@ -1,9 +1,10 @@
 """A card that is none: it computes on the CPU, calls itself cuda:0, and refuses what a card would refuse.
 
 Without a card, code for cards can be read but not run. Here tensors "on the card" are a subclass that keeps its
-numbers in a CPU tensor. So ``device.type`` is "cuda" where the package looks, its other branches run, and the numbers are right.
-An operation on tensors of both kinds is an error, but for those that torch itself allows: copies, CPU indices into a
-tensor on the card, and CPU scalars. ``.numpy()`` is an error too. Kernels, speed and memory are not a card's.
+numbers in a CPU tensor. So ``device.type`` is "cuda" where the package looks, its other branches run, and the numbers
+are right. An operation on tensors of both kinds is an error, but for those that torch itself allows: copies, CPU
+indices into a tensor on the card, and CPU scalars. ``.numpy()`` is an error too. Kernels, speed and memory are not a
+card's.
 """
 
 from __future__ import annotations
