@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
+from logging import getLogger
 from typing import Any
 
 import torch
@@ -98,9 +100,20 @@ class DistilledMixin:
         return {distiller.name: distiller.generator.get_state() for distiller in self.distillers}
 
     def load_sampling_state(self, states: dict[str, Tensor]) -> None:
-        """Put the generators back to where a training checkpoint found them."""
+        """Put the generators back to where a training checkpoint found them.
+
+        A state of another kind of device fits no generator here: it seeds this one, and the log says so.
+        """
         for distiller in self.distillers:
-            distiller.generator.set_state(states[distiller.name].cpu())
+            state, generator = states[distiller.name].cpu(), distiller.generator
+            if len(state) == len(generator.get_state()):
+                generator.set_state(state)
+                continue
+            generator.manual_seed(int.from_bytes(hashlib.sha256(state.numpy().tobytes()).digest()[:7], "little"))
+            getLogger().warning(
+                f"The training was begun on another kind of device, whose random numbers {generator.device.type} does "
+                f"not have: the draws of {distiller.name} start anew, and the run ends a little otherwise."
+            )
 
 
 def step_batch(model: Any, interaction: Any) -> StepBatch:

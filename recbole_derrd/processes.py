@@ -82,11 +82,13 @@ def joined(part: Tensor) -> Tensor:
     if not together():
         return part
     lengths = from_each(len(part))
-    padded = part.new_zeros((max(lengths), *part.shape[1:]))
-    padded[: len(part)] = part
+    # GPUs speak nccl, which takes nothing from the CPU: what models that compute there have collected.
+    place = torch.device("cuda") if dist.get_backend() == "nccl" else part.device
+    padded = torch.zeros((max(lengths), *part.shape[1:]), dtype=part.dtype, device=place)
+    padded[: len(part)] = part.to(place)
     parts = [torch.empty_like(padded) for _ in lengths]
     dist.all_gather(parts, padded)
-    return torch.cat([one[:length] for one, length in zip(parts, lengths)])
+    return torch.cat([one[:length] for one, length in zip(parts, lengths)]).to(part.device)
 
 
 def mean_of_all(values: list[float]) -> list[float]:
@@ -135,9 +137,14 @@ def join(local_rank: int, settings: dict[str, Any]) -> torch.device:
         The device of this process.
 
     Raises:
-        OptionError: the others cannot be reached.
+        OptionError: the others cannot be reached, or there is no GPU for this one.
     """
     on_gpu = bool(settings.get("gpu_id")) and torch.cuda.is_available()
+    if on_gpu and local_rank >= torch.cuda.device_count():
+        raise OptionError(
+            f"gpu_id = {settings['gpu_id']} and nproc = {settings.get('nproc')} ask for more GPUs than the "
+            f"{torch.cuda.device_count()} that torch finds. Lower nproc, or take the CPU (--gpu_id=)."
+        )
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)

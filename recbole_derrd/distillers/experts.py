@@ -23,8 +23,9 @@ from torch.autograd.function import once_differentiable
 
 from recbole_derrd.distillers.picked import PickedErrorSum, error_and_slope
 
-#: Rows of a block: two buffers of this many rows of hidden units stay in a core's cache.
-_BLOCK = 192
+#: Rows of a block: two buffers of this many rows of hidden units stay in a core's cache. On an accelerator, where every
+#: small product is a call, as many rows as have this many hidden units (64 MB).
+_BLOCK, _BLOCK_UNITS = 192, 1 << 24
 #: An expert whose weight is below this adds less than float32's rounding to a reconstruction.
 NEGLIGIBLE = 1e-9
 #: Share of weights that matter from which on all experts are run: hardly slower than picking there, in less memory.
@@ -57,17 +58,22 @@ class _ErrorSum(torch.autograd.Function):
         return (vectors, weights, None, None, *layers)
 
 
+def _rows_at_once(device: torch.device, units: int) -> int:
+    return _BLOCK if device.type == "cpu" else max(_BLOCK, _BLOCK_UNITS // units)
+
+
 def _blocks(
     vectors: Tensor, weights: Tensor, targets: Tensor, bank: _Bank, norm: str
 ) -> tuple[Tensor, Tensor, Tensor, _Bank]:
     """Run all experts on every row."""
     n_experts = weights.shape[1]
     d_vectors, d_weights, d_bank = torch.empty_like(vectors), torch.empty_like(weights), bank.zeros()
-    hidden_buffer = vectors.new_empty(min(_BLOCK, len(vectors)), bank.first.shape[1])
+    at_once = _rows_at_once(vectors.device, bank.first.shape[1])
+    hidden_buffer = vectors.new_empty(min(at_once, len(vectors)), bank.first.shape[1])
     weighted_buffer = torch.empty_like(hidden_buffer)
     total = vectors.new_zeros(())
-    for start in range(0, len(vectors), _BLOCK):
-        block = slice(start, min(start + _BLOCK, len(vectors)))
+    for start in range(0, len(vectors), at_once):
+        block = slice(start, min(start + at_once, len(vectors)))
         x, s = vectors[block], weights[block]
         hidden = torch.addmm(bank.first_bias, x, bank.first, out=hidden_buffer[: len(x)]).relu_()
         by_expert = hidden.view(len(x), n_experts, -1)

@@ -67,7 +67,11 @@ def kept_attributes(model: Any, as_built: dict[str, Any]) -> dict[str, Any]:
 
 
 def put_back(model: Any, kept: dict[str, Any]) -> None:
-    """Give a model the attributes that :func:`kept_attributes` has found."""
+    """Give a model the attributes that :func:`kept_attributes` has found, each where the model has its own."""
     for name, value in kept.items():
-        array = isinstance(getattr(model, name, None), np.ndarray)
-        setattr(model, name, value.cpu().numpy() if array else value)
+        present = getattr(model, name, None)
+        if isinstance(present, np.ndarray):
+            value = value.cpu().numpy()
+        elif isinstance(value, torch.Tensor):
+            value = value.to(present.device if isinstance(present, torch.Tensor) else model.device)
+        setattr(model, name, value)

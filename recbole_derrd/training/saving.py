@@ -144,7 +144,8 @@ class SavingMixin:
 
     def resume_checkpoint(self, resume_file: str | Path) -> None:
         """Go on from a training checkpoint; the random states are put back when ``fit`` starts."""
-        content = read_plain(Path(resume_file), self.device)
+        # To the CPU, where an optimizer counts its steps; all else is moved to where the model is.
+        content = read_plain(Path(resume_file))
         with self._unfit_said(resume_file):
             refuse_unfit_numbers(content)
         if len(content["streams"]) != world_size():
