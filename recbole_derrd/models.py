@@ -19,6 +19,7 @@ from recbole.model.abstract_recommender import GeneralRecommender
 
 from recbole_derrd.errors import OptionError, did_you_mean
 from recbole_derrd.graph import compressed, propagate
+from recbole_derrd.recbole_compat.pretrained import reading_mixins
 
 
 class _NormalisedAdjacency:
@@ -202,12 +203,13 @@ def own_sources(kind: type[Any]) -> list[str]:
 
 @functools.cache
 def _adapted(own: Any) -> type[Any]:
-    """Return the user's class, running on today's scipy where it builds its graph by a RecBole model's method."""
+    """Return the user's class: on today's scipy where it builds a RecBole model's graph, and reading files as data."""
     for method in ("get_norm_adj_mat", "get_laplacian_matrix"):
         owner = next((one for one in own.__mro__ if method in vars(one)), None)
         if owner is not None and owner.__name__ in _BUILDS_ADJACENCY and owner.__module__.startswith("recbole."):
             return type(own.__name__, (_NormalisedAdjacency, own), {"__module__": own.__module__})
-    return own
+    mixins = reading_mixins(own)
+    return type(own.__name__, (*mixins, own), {"__module__": own.__module__}) if mixins else own
 
 
 @functools.cache
@@ -224,8 +226,10 @@ def _recbole_class(name: str) -> type[Any]:
         stock = getattr(importlib.import_module(modules[name]), name)
     except ImportError as error:
         raise OptionError(f"RecBole's {name} needs the package '{error.name}': pip install {error.name}.") from error
+    mixins = reading_mixins(stock)
     if name in _BUILDS_ADJACENCY:
         first = {"NCL": (_NeedsFaiss,), "LightGCN": (_LayerMeanOnce,)}.get(name, ())
         mixins = (*first, _NormalisedAdjacency)
+    if mixins:
         return type(name, (*mixins, stock), {"__module__": stock.__module__, "__doc__": stock.__doc__})
     return stock

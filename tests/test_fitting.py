@@ -79,7 +79,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any], str]] = {
     "more users": ("LightGCN", {**TABLES, "restore_user_e": torch.zeros(50, SIZE)}, "'restore_user_e' in"),
     "a text": ("LightGCN", {**TABLES, "restore_user_e": "x"}, "'restore_user_e' in"),
     "a sparse table": ("LightGCN", {**TABLES, "restore_user_e": torch.zeros(USERS, SIZE).to_sparse()}, "user_e' in"),
-    "numbers of another kind": ("LightGCN", {**TABLES, "restore_item_e": torch.zeros(ITEMS, SIZE).long()}, "item_e' in"),
+    "whole numbers": ("LightGCN", {**TABLES, "restore_item_e": torch.zeros(ITEMS, SIZE).long()}, "item_e' in"),
     "one side alone": ("LightGCN", {"restore_user_e": TABLES["restore_user_e"]}, "do not go together"),
     "sides of two sizes": ("LightGCN", {**TABLES, "restore_item_e": torch.zeros(ITEMS, 3)}, "do not go together"),
     "wider embeddings": ("DMF", {"i_embedding": torch.zeros(ITEMS, 3)}, "'i_embedding' in"),
