@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any, Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from recbole.data.dataset import Dataset
 
@@ -38,6 +38,7 @@ _VALUES = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(_VALUES)
 def test_what_is_accepted_is_read_by_recbole_without_a_word(value: Any) -> None:
     read, warnings = as_recbole_reads(value)
@@ -51,6 +52,7 @@ def test_what_is_accepted_is_read_by_recbole_without_a_word(value: Any) -> None:
         assert ours == read and not warnings
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from("[("), st.integers(-2, 6), st.integers(-2, 6), st.sampled_from("])")),
@@ -83,7 +85,7 @@ def test_halves_and_infinities_are_no_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("wanted", "words"),
     [
         ({"user_inter_num_interval": "13,inf"}, "user_inter_num_interval must be an interval in quotes"),
         ({"item_inter_num_interval": "xx"}, "item_inter_num_interval must be an interval in quotes"),
@@ -99,9 +101,9 @@ def test_halves_and_infinities_are_no_counts() -> None:
         ({"threshold": {"rating": 3, "timestamp": 4}}, "threshold must be one column"),
     ],
 )  # fmt: skip
-def test_what_recbole_ignores_is_refused(tiny_settings: Settings, settings: dict[str, Any], words: str) -> None:
+def test_what_recbole_ignores_is_refused(tiny_settings: Settings, wanted: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError) as caught:
-        DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", **settings))
+        DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", **wanted))
     assert words in str(caught.value)
 
 
@@ -118,13 +120,13 @@ def test_a_list_for_a_column_of_numbers_is_refused_once_its_type_is_known(
 ) -> None:
     """RecBole takes [3, 4, 5] for no interval at all, and drops one row for it."""
     load = {"inter": ["user_id", "item_id", *column]}
-    settings = tiny_settings("BPR", val_interval={"rating": [3, 4, 5]}, load_col=load)
-    config = DistillConfig("BPR", "tiny", config_dict=settings)
+    given_so = tiny_settings("BPR", val_interval={"rating": [3, 4, 5]}, load_col=load)
+    config = DistillConfig("BPR", "tiny", config_dict=given_so)
     logging.getLogger().setLevel(logging.ERROR)
     with pytest.raises(OptionError, match="rating in val_interval must be an interval"):
         check_data(config, prepare_data(config))
     again = DistillConfig(
-        "BPR", "tiny", config_dict={**settings, "val_interval": {"rating": "[3,5]", "item_id": ["i1"]}}
+        "BPR", "tiny", config_dict={**given_so, "val_interval": {"rating": "[3,5]", "item_id": ["i1"]}}
     )
     again["val_interval"] = {"rating": "[3,5]"}
     check_data(again, prepare_data(again))

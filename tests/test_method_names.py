@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_derrd.errors import OptionError
@@ -33,6 +33,7 @@ def test_case_and_signs_make_no_difference(written: Any, names: list[str]) -> No
     assert method_names(written, METHOD_OPTIONS) == names
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(METHOD_OPTIONS)), st.data())
 def test_every_spelling_of_a_name_is_that_method(name: str, data: st.DataObject) -> None:
     written = "".join(data.draw(st.sampled_from([sign, sign.upper(), "-" if sign == "_" else sign])) for sign in name)

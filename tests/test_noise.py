@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from recbole.evaluator.collector import DataStruct
 from synthetic_records import made, part
@@ -19,6 +19,7 @@ from recbole_derrd.metrics import gap_recovered, paired_error, percent
 from recbole_derrd.report import run_table, seeds_table
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50), st.integers(1, 20))
 def test_users_are_dealt_into_groups(values: list[float], groups: int) -> None:
     (means,) = group_means(np.array(values)[:, None], groups)
@@ -74,7 +75,7 @@ def test_no_share_is_minus_nothing(share: float | None, shown: str) -> None:
 
 
 def table_of(**more: Any) -> str:
-    record = made("RRD", 1, 0.4, gap_recovered={"ndcg@10": -0.001}, **more)
+    record = made("RRD", 1, 0.4, gap_recovered={"ndcg@10": -0.001}, latency={}, **more)
     return run_table({**record, "student": part("BPR", 0.3, 100)})
 
 
