@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import recbole
 from recbole.config import Config
+from recbole.evaluator import metric_types
+from recbole.evaluator.register import metrics_dict
 from recbole.utils import InputType, ModelType
 
 from recbole_derrd.errors import OptionError
@@ -19,6 +21,7 @@ from recbole_derrd.known_keys import unknown_keys
 from recbole_derrd.models import model_class, name_of, recbole_ancestor
 from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
 from recbole_derrd.options.compress import CompressOptions
+from recbole_derrd.options.evaluation import check_evaluation
 from recbole_derrd.options.filters import check_counts, check_threshold, check_values
 from recbole_derrd.options.methods import method_names, unknown_method
 from recbole_derrd.options.recbole import RecBoleOptions
@@ -104,7 +107,6 @@ class DistillConfig(Config):
                 if key in self.final_config_dict
             }
         )
-        self._check_evaluation()
         self._check_filters()
         self._check_negatives()
         self._check_saved()
@@ -114,7 +116,7 @@ class DistillConfig(Config):
         self.run_options = RunOptions.from_keys(self.final_config_dict)
         self.compress_options = CompressOptions.from_keys(self.final_config_dict)
         #: Quicker ways that this model takes; see the option of that name.
-        self.fast = self.run_options.fast_parts(teacher=False)
+        self.fast = self.run_options.fast_parts(recbole_ancestor(self.model), teacher=False)
         # Options of methods that this run does not use are checked as well: a mistake in them is still a mistake.
         checked = {name: group.from_keys(self.final_config_dict) for name, group in METHOD_OPTIONS.items()}
         self.method_options = {
@@ -146,11 +148,9 @@ class DistillConfig(Config):
 
     def _set_eval_neg_sample_args(self, phase: Any) -> None:
         mode = self.final_config_dict["eval_args"]["mode"][phase]
-        if isinstance(mode, str) and candidate_count(mode) is not None:
+        if candidate_count(mode) is not None:
             self.final_config_dict[f"{phase}_neg_sample_args"] = {"distribution": "uniform", "sample_num": "none"}
             return
-        if isinstance(mode, str) and mode[:3] in ("uni", "pop") and not mode[3:].isdigit():
-            raise OptionError(f"The mode '{mode}' in eval_args must say how many negatives, e.g. {mode[:3]}100.")
         super()._set_eval_neg_sample_args(phase)
 
     def _build_yaml_loader(self) -> type[Loader]:
@@ -227,29 +227,10 @@ class DistillConfig(Config):
                     f"run, not{place}."
                 )
 
-    def _check_evaluation(self) -> None:
-        metrics, cutoffs = self["metrics"], self["topk"]
-        if not metrics or not all(isinstance(metric, str) for metric in metrics):
-            raise OptionError("metrics must name at least one metric, e.g. [NDCG, Recall].")
-        if not cutoffs or not all(isinstance(cutoff, int) and not isinstance(cutoff, bool) for cutoff in cutoffs):
-            raise OptionError("topk must hold at least one whole number, e.g. [10, 20].")
-        parts, files = (self["eval_args"].get("split") or {}).get("RS"), self["benchmark_filename"]
-        if files is None and parts is not None and (not isinstance(parts, list) or len(parts) != 3):
-            raise OptionError(
-                f"eval_args splits into training, validation and test, e.g. RS: [0.8, 0.1, 0.1], not RS: {parts}."
-            )
-        if files is not None and (not isinstance(files, list) or len(files) != 3):
-            raise OptionError(f"benchmark_filename must name three files, e.g. [train, valid, test], but is {files}.")
-        name, at, cutoff = self["valid_metric"].partition("@")
-        without_cutoff = name.lower() in ("gauc", "auc", "mae", "rmse", "logloss")
-        known = name.lower() in {metric.lower() for metric in metrics} and (
-            not at if without_cutoff else cutoff.isdigit() and int(cutoff) in cutoffs
-        )
-        if not known:
-            raise OptionError(
-                f"valid_metric '{self['valid_metric']}' is not measured. It must be one of metrics {metrics} at one of "
-                f"topk {cutoffs}, e.g. {metrics[0]}@{cutoffs[0]}."
-            )
+    def _set_default_parameters(self) -> None:
+        kinds = {kind.__name__: metric_types[name].name.lower() for name, kind in metrics_dict.items()}
+        check_evaluation(self.final_config_dict, kinds)
+        super()._set_default_parameters()
 
     def _check_filters(self) -> None:
         for key in ("user_inter_num_interval", "item_inter_num_interval"):
@@ -338,7 +319,7 @@ class DistillConfig(Config):
         if whole_users and base.get("train_neg_sample_args", {}) is None:
             del base["train_neg_sample_args"]
         derived = DistillConfig(model, self.dataset, config_dict={**base, **kept, **settings}, typed=True)
-        derived.fast = derived.run_options.fast_parts(teacher)
+        derived.fast = derived.run_options.fast_parts(recbole_ancestor(derived.model), teacher)
         return derived
 
     @property

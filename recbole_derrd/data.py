@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import init_seed
+from recbole.utils import EvaluatorType, init_seed
 
 from recbole_derrd.atomic_files import data_paths
 from recbole_derrd.batches import catalogue_sized, shared_out, whole_batches
@@ -170,7 +170,8 @@ def prepare_data(config: DistillConfig) -> Data:
                 f"The {name} split of '{config['dataset']}' is empty. Check eval_args, benchmark_filename and filters."
             )
     n_users, n_items = dataset.user_num, dataset.item_num
-    if max(config["topk"]) >= n_items:
+    ranks = config["eval_type"] == EvaluatorType.RANKING
+    if ranks and max(config["topk"]) >= n_items:
         raise DataError(
             f"topk reaches to {max(config['topk'])}, but '{config['dataset']}' has only {n_items - 1} items."
         )

@@ -310,6 +310,8 @@ class TrainerMixin(SavingMixin):
         self._judging, self._scorer = eval_data, backbone_of(self.model)
         shared = together() and isinstance(eval_data, CatalogueSizedLoader)
         self.eval_collector.share_out(shared)
+        # Those of the split before, which may have another mode.
+        self.eval_collector.columns = None
         if not self._fitting:
             # It opens itself again if it is written to.
             self.tensorboard.close()

@@ -20,7 +20,8 @@ def _best_items(scores: Tensor, count: int) -> Tensor:
     if count >= scores.shape[1]:
         return scores.topk(count, dim=1).indices
     values, items = top_scores(scores, count + 1)
-    tied = (values[:, 1:] == values[:, :-1]).any(dim=1)
+    # NaN equals nothing, but comes first: two of them are a tie as well.
+    tied = (values[:, 1:] == values[:, :-1]).any(dim=1) | values[:, 1].isnan()
     items = items[:, :count]
     if tied.any():
         # Which of equal scores comes first is torch's to say, so that metrics are RecBole's.
@@ -55,6 +56,10 @@ class PlainValuesCollector(Collector):
     def eval_batch_collect(self, scores: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor) -> None:
         """Collect a batch's best items, and which of them are positives."""
         if not self._lists_only or not (self._quick or self.columns is not None):
+            if self.columns is not None and self.register.need("rec.meanrank"):
+                # RecBole counts a user's ranked items by the place of the first -inf, the padding item's at the latest.
+                scores = torch.nn.functional.pad(scores, (0, 1), value=-torch.inf)
+                self.columns = torch.nn.functional.pad(self.columns, (0, 1))
             super().eval_batch_collect(scores, interaction, positive_u, positive_i)
             if self.columns is not None and self.register.need("rec.items"):
                 latest = self.data_struct.get("rec.items")[-len(scores) :]
@@ -65,10 +70,11 @@ class PlainValuesCollector(Collector):
             self._add("rec.items", best if self.columns is None else self.columns.to(best.device).gather(1, best))
         if self.register.need("rec.topk"):
             width = scores.shape[1]
-            wanted = (positive_u * width + positive_i).to(best.device)
+            # Sampled modes give an item once for each of its rows; it is one positive all the same.
+            wanted = (positive_u * width + positive_i).unique().to(best.device)
             row = torch.arange(len(best), device=best.device).unsqueeze(1)
             hits = torch.isin(best + row * width, wanted).long()
-            counts = torch.bincount(positive_u, minlength=len(best)).to(best.device)
+            counts = torch.bincount(wanted // width, minlength=len(best))
             self._add("rec.topk", torch.cat([hits, counts.unsqueeze(1)], dim=1))
 
     def _add(self, name: str, part: Tensor) -> None:

@@ -13,6 +13,8 @@ Text = (str, type(None))
 #: Quicker ways that give RecBole's numbers to the bit, and those that give them within float32's rounding.
 FAST_EXACT = ("batches", "ranking")
 FAST_ROUNDED = ("adam", "rows", "graph", "scores")
+#: Models whose training turns one rounding into other scores, so that they end near no other run but an exact one.
+AMPLIFYING = frozenset({"DMF"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +111,7 @@ class RunOptions(Options):
         "auto",
         "Quicker steps with RecBole's result: batches, ranking (the same to the bit), adam, rows, graph, scores "
         "(within rounding). auto: all for teachers and distilled students, exact ones for plain students; all; none; a "
-        "list.",
+        "list. DMF, which amplifies rounding, takes exact ones only, unless it is distilled.",
         kind=(str, list),
     )
     threads: int = option(
@@ -167,15 +169,19 @@ class RunOptions(Options):
                 )
             known.append(own)
 
-    def fast_parts(self, teacher: bool) -> frozenset[str]:
+    def fast_parts(self, model: str, teacher: bool) -> frozenset[str]:
         """Return the quicker ways that a model of this run takes.
 
         Args:
+            model: RecBole's name of the model.
             teacher: whether the model is a teacher.
         """
         if isinstance(self.fast, list):
-            return frozenset(self.fast)
-        if self.fast == "none":
+            parts = frozenset(self.fast)
+        elif self.fast == "none":
             return frozenset()
-        plain = self.fast == "auto" and not self.distillers and not teacher
-        return frozenset(FAST_EXACT if plain else FAST_EXACT + FAST_ROUNDED)
+        else:
+            plain = self.fast == "auto" and not self.distillers and not teacher
+            parts = frozenset(FAST_EXACT if plain else FAST_EXACT + FAST_ROUNDED)
+        # A distilled student has no counterpart in stock RecBole.
+        return parts.intersection(FAST_EXACT) if model in AMPLIFYING and not self.distillers else parts
