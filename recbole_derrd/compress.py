@@ -24,7 +24,7 @@ from recbole_derrd.record import write_record
 from recbole_derrd.report import run_table
 from recbole_derrd.running.checks import check_run
 from recbole_derrd.running.frame import deprecations_hidden, own_log, own_threads, say
-from recbole_derrd.running.outcome import record_of
+from recbole_derrd.running.outcome import candidates_given, record_of
 from recbole_derrd.settings import config_files
 from recbole_derrd.teacher import Teacher, only_spec
 
@@ -86,7 +86,8 @@ def _run(config: DistillConfig) -> dict[str, Any]:
     seconds = time.perf_counter() - begun
     product = judge_tables(teacher.config, data, tables, role="compressed", seconds=seconds)
     record = record_of(teacher.config, data, [teacher.trained], None, None, product, time.perf_counter() - started)
-    record["seed"] = config["seed"]
+    # The teacher's configuration has a seed of its own, and always one of candidates.
+    record["seed"], record["candidates_given"] = config["seed"], candidates_given(config)
     record["distilled"]["params"] = tables.users.size * (data.history.n_users + data.history.n_items)
     record["distilled"]["bytes_per_item"] = tables.items.bytes_a_row
     record["compression"] = _summary(config, tables, seconds)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Sequence
+
 #: RecBole's metrics that are better when they are small.
 _SMALLER_IS_BETTER = frozenset({"rmse", "mae", "logloss", "averagepopularity", "giniindex"})
 
@@ -23,3 +27,13 @@ def gap_recovered(teacher: float, student: float, distilled: float, *, bigger: b
     gap = teacher - student
     better = gap > 0 if bigger else gap < 0
     return (distilled - student) / gap if better else None
+
+
+def is_within_noise(differences: Sequence[float]) -> bool:
+    """Say whether the mean of these differences, one a seed, is no larger than its standard error.
+
+    Of a gap like that no share can be recovered. One seed says nothing of its noise.
+    """
+    if len(differences) < 2:
+        return False
+    return abs(statistics.fmean(differences)) <= statistics.stdev(differences) / math.sqrt(len(differences))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import multiprocessing
 import multiprocessing.connection
@@ -10,6 +11,7 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any, Callable
 
 import torch
@@ -191,6 +193,21 @@ def _start_method() -> str:
     return "forkserver"
 
 
+@contextlib.contextmanager
+def _among_pythons_own() -> Iterator[None]:
+    """Be in the folder of Python's own modules while processes are begun.
+
+    Each begins with ``python -c``, which imports from the folder that it is in first of all, and only then goes to this
+    one's folder and takes this one's path.
+    """
+    home, library = os.getcwd(), os.path.dirname(os.__file__)
+    os.chdir(library if os.path.isdir(library) else os.path.dirname(sys.executable))
+    try:
+        yield
+    finally:
+        os.chdir(home)
+
+
 def start(work: Callable[..., str], processes: int, *arguments: Any) -> str | None:
     """Run ``work(local_rank, *arguments)`` in this many new processes and wait for them.
 
@@ -207,18 +224,21 @@ def start(work: Callable[..., str], processes: int, *arguments: Any) -> str | No
     """
     from torch.multiprocessing.spawn import ProcessException, start_processes
 
-    method = _start_method()
-    # A pipe: both ends are open before the processes start, and an answer is shorter than its buffer.
-    answers = multiprocessing.get_context(method).SimpleQueue()
-    failure: Exception | None = None
-    try:
-        start_processes(
+    with _among_pythons_own():
+        method = _start_method()
+        # A pipe: both ends are open before the processes start, and an answer is shorter than its buffer.
+        answers = multiprocessing.get_context(method).SimpleQueue()
+        begun = start_processes(
             _started,
             args=(work, arguments, answers, dict(os.environ)),
             nprocs=processes,
-            join=True,
+            join=False,
             start_method=method,
         )
+    failure: Exception | None = None
+    try:
+        while not begun.join():
+            pass
     except ProcessException as error:
         failure = error
     while not answers.empty():

@@ -11,10 +11,10 @@ import recbole_derrd
 
 PACKAGE = Path(recbole_derrd.__file__).parent
 ORDER = [
-    "errors", "processes", "files", "randomness", "options", "settings", "doctor", "metrics", "graph", "models",
-    "config", "faults", "topn", "checkpoint", "atomic_files", "batches", "sampling", "svd", "backbones", "evaluation",
-    "data", "training", "trainer", "trained", "teacher", "distillers", "warm_start", "model", "record", "report",
-    "compression", "running", "quick_start", "compress", "benchmark", "cli", "__main__",
+    "errors", "json_files", "processes", "files", "randomness", "options", "settings", "doctor", "metrics", "graph",
+    "models", "config", "faults", "topn", "checkpoint", "atomic_files", "batches", "sampling", "svd", "backbones",
+    "evaluation", "data", "training", "trainer", "trained", "teacher", "distillers", "warm_start", "model", "record",
+    "report", "compression", "running", "quick_start", "compress", "benchmark", "cli", "__main__",
 ]  # fmt: skip
 FORBIDDEN = ("ray", "recbole.quick_start")
 

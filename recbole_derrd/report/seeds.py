@@ -8,9 +8,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_derrd.metrics import bigger_is_better, gap_recovered
+from recbole_derrd.metrics import bigger_is_better, gap_recovered, is_within_noise
 from recbole_derrd.report.table import ROLES
-from recbole_derrd.report.tables import spread
+from recbole_derrd.report.tables import percent, spread
 
 
 def seeds_table(records: Iterable[dict[str, Any]]) -> str:
@@ -44,7 +44,8 @@ def _gap(records: list[dict[str, Any]]) -> str:
     gap = gap_recovered(means["teacher"], means["student"], means["distilled"], bigger=bigger)
     pairs = zip(values["distilled"], values["student"])
     wins = sum((ours > plain) if bigger else (ours < plain) for ours, plain in pairs)
-    share = "-" if gap is None else f"{100 * gap:.0f} %"
+    noisy = is_within_noise([one - other for one, other in zip(values["teacher"], values["student"])])
+    share = percent(None if noisy else gap)
     return (
         f"Gap recovered ({metric}, of the means): {share}. Distilled beats plain in {wins} "
         f"of {len(records)} seeds ({', '.join(str(record['seed']) for record in records)}; each seed has its own split "

@@ -11,11 +11,11 @@ from recbole_derrd.atomic_files import content_digest
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data, Fingerprint
 from recbole_derrd.errors import CheckpointError
-from recbole_derrd.files import building_folder, locked
+from recbole_derrd.files import locked
 from recbole_derrd.randomness import kept_random_state
 from recbole_derrd.trained.building import build_model
 from recbole_derrd.trained.keys import content_key, entry_of, judged_by
-from recbole_derrd.trained.measured import TrainedModel, measured, store_result, stored_result
+from recbole_derrd.trained.measured import TrainedModel, keep_result, measured, stored_result
 from recbole_derrd.trainer import trainer_for
 from recbole_derrd.training.saving import load_weights
 
@@ -55,8 +55,7 @@ def judge_checkpoint(config: DistillConfig, data: Data, checkpoint: Path, conten
         trainer = trainer_for(config, model, checkpoint=checkpoint, role="teacher")
         trainer.eval_collector.data_collect(data.train)
         result = measured(config, key, checkpoint, trainer, data, None, started)
-        with building_folder(entry) as folder:
-            store_result(result, folder)
+        keep_result(result, entry)
     return result
 
 
@@ -87,8 +86,7 @@ def judge_model(config: DistillConfig, data: Data, name: str, *, more: Any, buil
             trainer.eval_collector.data_collect(data.train)
             result = measured(config, key, entry / "result.json", trainer, data, None, started)
         result = dataclasses.replace(result, model=name)
-        with building_folder(entry) as folder:
-            store_result(result, folder)
+        keep_result(result, entry)
     return result
 
 
