@@ -26,7 +26,7 @@ from recbole_derrd.report import run_table
 from recbole_derrd.running import purpose
 from recbole_derrd.running.checks import check_run
 from recbole_derrd.running.frame import Notes, deprecations_hidden, own_log, own_threads, say
-from recbole_derrd.running.outcome import record_of
+from recbole_derrd.running.outcome import candidates_given, record_of
 from recbole_derrd.settings import config_files
 from recbole_derrd.teacher import Teacher, only_spec
 
@@ -93,7 +93,8 @@ def _run(config: DistillConfig, given: list[str]) -> dict[str, Any]:
     product = judge_tables(teacher.config, data, tables, role="compressed", seconds=seconds)
     record = record_of(teacher.config, data, [teacher.trained], None, None, product, time.perf_counter() - started)
     record["warnings"] = list(notes)
-    record["seed"] = config["seed"]
+    # The teacher's configuration has a seed of its own, and always one of candidates.
+    record["seed"], record["candidates_given"] = config["seed"], candidates_given(config)
     record["split_seed"] = config.run_options.split_seed
     record["data"]["named_files"] = named_files(config.external_config_dict)
     record["distilled"]["params"] = tables.users.size * (data.history.n_users + data.history.n_items)

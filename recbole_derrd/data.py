@@ -111,6 +111,16 @@ def _labels(loader: Any) -> np.ndarray[Any, Any] | None:
     return feat[field].numpy() if field in feat else None
 
 
+def interactions_digest(data: Data) -> str:
+    """Return a hash of all interactions with their labels, whatever their order and however they are split."""
+    users, items = (
+        data.dataset.inter_feat[field].numpy() for field in (data.dataset.uid_field, data.dataset.iid_field)
+    )
+    label = data.dataset.config["LABEL_FIELD"]
+    labels = data.dataset.inter_feat[label].numpy() if label in data.dataset.inter_feat else None
+    return _split_digest(users.astype(np.int64) * data.dataset.item_num + items, labels)
+
+
 def _split_digest(keys: np.ndarray[Any, Any], labels: np.ndarray[Any, Any] | None) -> str:
     """Return a hash of a split's pairs and labels, whatever their order."""
     if labels is None:

@@ -215,6 +215,35 @@ def _remove_partials(folder: Path, *targets: Path) -> None:
 
 
 @contextlib.contextmanager
+def clearing_folder(folder: Path, suffix: str, lock_name: str) -> Iterator[None]:
+    """Let one process at a time write a folder's files whose names are all new, such as records.
+
+    Nobody writes such a name again, so what killed processes have left half written is removed here, under the lock:
+    then no other process, on this machine or another, is writing there. Where there are no locks it stays.
+
+    Args:
+        folder: where the files are.
+        suffix: how their names end.
+        lock_name: the lock is ``.<lock_name>.lock`` in the folder.
+
+    Raises:
+        DistillError: the folder cannot be written or the disk is full.
+    """
+    lock = FileLock(str(folder / f".{lock_name}.lock"))
+    with _blaming_the_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _acquire(lock, f"Another run writes to {folder}. Waiting until it ends.")
+    try:
+        if lock.is_locked:
+            with contextlib.suppress(OSError):
+                for path in folder.glob(f".*{suffix}.partial-*"):
+                    path.unlink()
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
 def locked(target: Path, doing: str, *also: Path) -> Iterator[bool]:
     """Let one process at a time make ``target``; the lock dies with its process, however that ends.
 

@@ -52,5 +52,15 @@ def paired_error(ours: Sequence[float], theirs: Sequence[float]) -> float | None
 
 
 def percent(share: float | None) -> str:
-    """Write a share, "-" where there is none; never "-0 %"."""
-    return "-" if share is None else f"{round(100 * share)} %"
+    """Write a share as a whole number of percent, "-" where there is none; never "-0 %"."""
+    return "-" if share is None or not math.isfinite(share) else f"{round(100 * share)} %"
+
+
+def is_within_noise(differences: Sequence[float]) -> bool:
+    """Say whether the mean of these differences, one a seed, is no larger than its standard error.
+
+    Of a gap like that no share can be recovered. One seed says nothing of its noise.
+    """
+    if len(differences) < 2:
+        return False
+    return abs(statistics.fmean(differences)) <= statistics.stdev(differences) / math.sqrt(len(differences))

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any, Callable
 
 import torch
@@ -227,6 +228,21 @@ def _start_method() -> str:
     return "forkserver"
 
 
+@contextlib.contextmanager
+def _among_pythons_own() -> Iterator[None]:
+    """Be in the folder of Python's own modules while processes are begun.
+
+    Each begins with ``python -c``, which imports from the folder that it is in first of all, and only then goes to this
+    one's folder and takes this one's path.
+    """
+    home, library = os.getcwd(), os.path.dirname(os.__file__)
+    os.chdir(library if os.path.isdir(library) else os.path.dirname(sys.executable))
+    try:
+        yield
+    finally:
+        os.chdir(home)
+
+
 def start(work: Callable[..., str], processes: int, *arguments: Any) -> str | None:
     """Run ``work(local_rank, *arguments)`` in this many new processes and wait for them.
 
@@ -243,7 +259,8 @@ def start(work: Callable[..., str], processes: int, *arguments: Any) -> str | No
     """
     from torch.multiprocessing.spawn import ProcessException, start_processes
 
-    method = _start_method()
+    with _among_pythons_own():
+        method = _start_method()
     # Where the sockets of the process lie that the others are forked from.
     left = multiprocessing.util.get_temp_dir() if method == "forkserver" else None
     _SOCKETS.update([left] if left else [])
@@ -253,13 +270,14 @@ def start(work: Callable[..., str], processes: int, *arguments: Any) -> str | No
     known = set(multiprocessing.active_children())
     files: list[str] = []
     try:
-        context = start_processes(
-            _started,
-            args=(work, arguments, answers, dict(os.environ), left),
-            nprocs=processes,
-            join=False,
-            start_method=method,
-        )
+        with _among_pythons_own():
+            context = start_processes(
+                _started,
+                args=(work, arguments, answers, dict(os.environ), left),
+                nprocs=processes,
+                join=False,
+                start_method=method,
+            )
         files = list(getattr(context, "error_files", ()))
         while not context.join():
             pass

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import recbole_derrd
-from recbole_derrd.files import replacing_file
+from recbole_derrd.files import clearing_folder, replacing_file
 
 try:
     import resource
@@ -70,6 +70,16 @@ def write_record(record: dict[str, Any], folder: Path, name: str) -> Path:
     while path.exists():
         path = Path(folder) / f"{name}-{stamp}-{attempt}.json"
         attempt += 1
-    with replacing_file(path) as partial:
-        partial.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+    _write(record, path)
     return path
+
+
+def rewrite_record(record: dict[str, Any]) -> None:
+    """Write a record again to where its ``path`` says it is."""
+    _write({key: value for key, value in record.items() if key != "path"}, Path(record["path"]))
+
+
+def _write(record: dict[str, Any], path: Path) -> None:
+    # No later record has this one's name, so what a killed process leaves is removed by the next record of any name.
+    with clearing_folder(path.parent, ".json", "records"), replacing_file(path) as partial:
+        partial.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")

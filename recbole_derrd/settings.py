@@ -11,9 +11,75 @@ import yaml
 
 from recbole_derrd.errors import OptionError
 
+#: Far above what any settings need: levels of nesting, and values that aliases stand for.
+_MAX_DEPTH = 50
+_MAX_REPEATED = 100_000
+
 
 class Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-3 as a number, as RecBole's own loader does."""
+    """Safe YAML that reads 1e-3 as a number, as RecBole's own loader does; within limits, and no key twice."""
+
+    def fetch_flow_collection_start(self, token_class: Any) -> None:
+        """Begin a list or dict in brackets; each more is slower to read than the one before."""
+        self._refuse_deep(self.flow_level)
+        super().fetch_flow_collection_start(token_class)
+
+    def add_indent(self, column: int) -> bool:
+        """Begin a list or dict of lines."""
+        self._refuse_deep(len(self.indents))
+        return bool(super().add_indent(column))
+
+    def get_single_node(self) -> Any:
+        """Return the document's node, once it is known to be of a size that can be worked with."""
+        node = super().get_single_node()
+        if node is not None:
+            sizes = self._sizes(node, {})
+            if sizes[id(node)][0] - len(sizes) > _MAX_REPEATED:
+                raise yaml.YAMLError(f"its aliases stand for more than {_MAX_REPEATED:,} values")
+        return node
+
+    def _refuse_deep(self, depth: int, mark: Any = None) -> None:
+        if depth > _MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem="it is nested too deeply", problem_mark=mark or self.get_mark())
+
+    def _sizes(self, node: yaml.Node, known: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
+        """Return (values, levels) of a node and of all in it, by id, what aliases stand for counted each time."""
+        known[id(node)] = (0, 0)  # as long as it is open
+        inner = _inner(node)
+        for one in inner:
+            values, _ = known.get(id(one)) or self._sizes(one, known)[id(one)]
+            if not values:
+                problem = "an alias stands for a value that it is a part of"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=one.start_mark)
+        values, levels = (
+            1 + sum(known[id(one)][0] for one in inner),
+            1 + max((known[id(one)][1] for one in inner), default=0),
+        )
+        self._refuse_deep(levels, node.start_mark)
+        self._refuse_twice(node)
+        known[id(node)] = (values, levels)
+        return known
+
+    def _refuse_twice(self, node: yaml.Node) -> None:
+        if not isinstance(node, yaml.MappingNode):
+            return
+        keys: dict[Any, yaml.Node] = {}
+        for key, _ in node.value:
+            # Other keys cannot be compared, and a merge may be given several times.
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            first = keys.setdefault(self.construct_object(key), key)
+            if first is not key:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key '{key.value}' is given twice, first in line {first.start_mark.line + 1}",
+                    problem_mark=key.start_mark,
+                )
+
+
+def _inner(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [one for pair in node.value for one in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 Loader.add_implicit_resolver(
@@ -29,11 +95,15 @@ Loader.add_implicit_resolver(
 Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^None$"), ["N"])
 
 
+# What PyYAML raises where a value is not of its tag or form, such as a 13th month, beside its own errors.
+_NO_YAML = (yaml.YAMLError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError)
+
+
 def read_yaml(text: str, source: str) -> Any:
     """Parse YAML; a mistake in it is the user's."""
     try:
         return yaml.load(text, Loader=Loader)
-    except yaml.YAMLError as error:
+    except _NO_YAML as error:
         raise OptionError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
@@ -100,7 +170,7 @@ def typed_as_yaml(value: Any) -> Any:
         return value
     try:
         typed = yaml.load(value, Loader=Loader)
-    except yaml.YAMLError:
+    except _NO_YAML:
         return value
     nothing = typed is None and value.strip().lower() in ("null", "none", "~")
     return typed if nothing or isinstance(typed, (bool, int, float, list, dict)) else value

@@ -43,6 +43,22 @@ def synthetic() -> list[dict[str, Any]]:
     ]
 
 
+def rich(seed: int = 1) -> dict[str, Any]:
+    """One record with everything that a record may hold."""
+    several = [part(model, 0.45, 500, f"{model}{seed}", k=3) for model in ("BPR", "ItemKNN")]
+    latency = {"p50_ms": 0.2, "p99_ms": 0.4, "users_per_second": 10.0, "device": "cpu", "threads": 1}
+    members = [{"model": one["model"], **one["settings"]} for one in several]
+    return made(
+        "HetComp", seed, 0.4, mode="fixed9", candidates="c", candidates_given=True, compression={"method": "svd"},
+        teacher=part("Ensemble", 0.5, 1000, "together", members=members, layers=[1, 2]),
+        teachers=[{**one, "latency": latency} for one in several],
+        stored={**part("BPR", 0.39, 100), "bits": 4, "users": True, "latency": latency},
+        seconds={"teacher": 1.0, "student": 1.0, "distilled": 2.0, "epochs": [1.0]},
+        data={"users": 5, "items": 9, "training_interactions": 20, "interactions": "x", "files": {"toy.inter": "1-a"},
+              "fingerprint": {"ids": "i", "train": "t", "valid": "v", "test": "w"}},
+    )  # fmt: skip
+
+
 def written(folder: Path, records: list[dict[str, Any]]) -> Path:
     folder.mkdir(exist_ok=True)
     for place, record in enumerate(records):

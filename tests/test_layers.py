@@ -11,9 +11,9 @@ import recbole_derrd
 
 PACKAGE = Path(recbole_derrd.__file__).parent
 ORDER = [
-    "errors", "process_faults", "file_kinds", "processes", "files", "stored_arrays", "randomness", "options",
-    "settings", "doctor", "metrics", "graph", "recbole_compat", "models", "known_keys", "config", "faults", "topn",
-    "checkpoint", "atomic_files", "named_files", "file_checks", "batches", "sampling", "svd", "backbones",
+    "errors", "process_faults", "file_kinds", "json_files", "processes", "files", "stored_arrays", "randomness",
+    "options", "settings", "doctor", "metrics", "graph", "recbole_compat", "models", "known_keys", "config", "faults",
+    "topn", "checkpoint", "atomic_files", "named_files", "file_checks", "batches", "sampling", "svd", "backbones",
     "evaluation", "data", "training", "trainer", "trained", "teacher", "distillers", "warm_start", "model", "record",
     "report", "compression", "running", "quick_start", "compress", "benchmark", "cli", "__main__",
 ]  # fmt: skip

@@ -65,7 +65,7 @@ def test_an_undefined_metric_is_left_out(tmp_path: Path) -> None:
     for record in records[:2]:
         record["distilled"]["test"]["ndcg@10"] = math.nan
     folder = written(tmp_path / "records", records)
-    assert records_of(folder)[1] == []
+    assert not records_of(folder)[1]
     for kind in ("md", "tex", "html"):
         assert "nan" not in re.sub("<svg.*?</svg>", "", report_of(folder, kind), flags=re.DOTALL)
 
@@ -91,10 +91,14 @@ class _Balanced(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.links: list[str] = []
+        self.seen: set[str] = set()
+        self.attributes: set[str] = set()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag != "meta":
             self.open.append(tag)
+        self.seen.add(tag)
+        self.attributes.update(name for name, _ in attrs)
         self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

@@ -57,7 +57,10 @@ def test_runs_among_other_candidates_are_another_table() -> None:
     mode = {"mode": "fixed9", "candidates_given": True}
     records = [made("RRD", 1, 0.4, candidates=digest, **mode) for digest in ("a", "b")]
     assert len(groups_of(records)) == 2
-    assert len(groups_of([made("RRD", 1, 0.4, mode="fixed9", candidates=digest) for digest in ("a", "b")])) == 1
+    assert len(groups_of([made("RRD", 1, 0.4, mode="fixed9", candidates=digest) for digest in ("a", "b")])) == 2
+    drawn = [made("RRD", seed, 0.4, mode="fixed9", candidates=f"c{seed}", split_seed=None) for seed in (1, 2)]
+    assert len(groups_of(drawn)) == 1, "each seed draws a split and candidates"
+    assert len(groups_of([*drawn, {**drawn[0], "candidates": "other"}])) == 2
 
 
 def test_what_two_records_say_of_one_seed_is_never_overwritten() -> None:
@@ -84,8 +87,9 @@ def test_rows_that_differ_by_their_teacher_say_so() -> None:
 
 def test_one_seed_on_two_splits_says_so() -> None:
     prints = [{"ids": "i", "train": "t", "valid": "v", "test": test} for test in ("w", "x")]
-    records = [made("RRD", 1, 0.4, split_seed=None, data={"fingerprint": one}) for one in prints]
-    assert groups_of(records)[0].title.endswith("seed 1 on 2 splits")
+    data = [{"fingerprint": one, "interactions": "the same"} for one in prints]
+    (group,) = groups_of(made("RRD", 1, 0.4, split_seed=None, data=one) for one in data)
+    assert group.title.endswith("seed 1 on 2 splits")
 
 
 def test_only_rows_of_the_same_seeds_are_ranked() -> None:
@@ -186,8 +190,11 @@ def test_tables_of_one_title_are_told_apart() -> None:
 
 
 def test_other_splits_are_never_paired() -> None:
-    other = {"fingerprint": {"ids": "i", "train": "t", "valid": "v", "test": "another"}}
-    records = [made("DE", seed, 0.31, split_seed=None) for seed in SEEDS]
+    one, other = (
+        {"fingerprint": {"ids": "i", "train": "t", "valid": "v", "test": test}, "interactions": "the same"}
+        for test in ("one", "another")
+    )
+    records = [made("DE", seed, 0.31, split_seed=None, data=one) for seed in SEEDS]
     records += [made("RRD", seed, 0.4, split_seed=None, student=None, data=other) for seed in SEEDS]
     (group,) = groups_of(records)
     rows = {row.label: row for row in group.ordered()}

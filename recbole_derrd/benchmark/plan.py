@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,23 +85,27 @@ def read_plan(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
     name = options.name or file.stem
     record_dir = Path(options.record_dir or Path("records") / name)
     base = {**_under(options, file), **options.base}
+    if "data_path" in over:
+        # Then these are the data of all cells.
+        base["data_path"] = over["data_path"]
     for where, settings in (("'base'", options.base), ("the command line", over)):
         _refuse_given(where, settings)
     seeds = _seeds(options)
     cells = []
     for place, (cell_name, own, ours) in enumerate(_cells(options)):
         settings = {**base, **own, **over}
+        data = _own_data(base, settings)
         _refuse_unsplit(settings, options)
         for seed in seeds:
             whole = {**settings, **_seeded(settings, seed, seeds[0], options), "record_dir": str(record_dir)}
-            key = cell_key(whole)
+            key = cell_key(whole, data)
             whole["benchmark"] = {
                 "name": name,
                 "cell": cell_name,
                 "place": place,
                 "key": key,
                 # Without the seed: records of one name with other settings are another row of the table.
-                "settings": cell_key(settings),
+                "settings": cell_key(settings, data),
                 "vary": options.vary,
                 "ours": ours,
             }
@@ -113,9 +118,23 @@ def read_plan(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
     return Plan(name, record_dir, options, cells)
 
 
-def cell_key(settings: Mapping[str, Any]) -> str:
-    """Return the key of a run's settings; where it writes and how many threads it has are no part of it."""
+def _own_data(base: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
+    """Return the data_path of a cell whose data are not those of the benchmark: a fold, for one."""
+    usual, own = (one.get("data_path") for one in (base, settings))
+    differs = own is not None and (usual is None or os.path.normpath(str(own)) != os.path.normpath(str(usual)))
+    return os.path.normpath(str(own)) if differs else None
+
+
+def cell_key(settings: Mapping[str, Any], data: str | None = None) -> str:
+    """Return the key of a run's settings; where it writes and how many threads it has are no part of it.
+
+    Args:
+        settings: the settings.
+        data: folder of the cell's data where these are its own; those of all cells may lie anywhere.
+    """
     content = {key: value for key, value in settings.items() if key not in _WITHOUT_EFFECT}
+    if data is not None:
+        content["data_path"] = data
     try:
         text = json.dumps([PLAN_FORMAT, content], sort_keys=True, default=repr)
     except TypeError as error:
@@ -242,5 +261,11 @@ def _refuse_same(cells: list[Cell]) -> None:
             raise OptionError(f"Two cells have the name '{cell.name}'.")
         other = by_key.setdefault(cell.key, cell)
         if other is not cell:
-            raise OptionError(f"The cells '{other.name}' and '{cell.name}' have the same settings: take one out.")
+            between = [key for key in _WITHOUT_EFFECT if other.settings.get(key) != cell.settings.get(key)]
+            but = ", ".join(sorted(set(between) - {"benchmark"}))
+            raise OptionError(
+                f"The cells '{other.name}' and '{cell.name}' have the same settings"
+                + (f" but for {but}, which changes no result" if but else "")
+                + ": take one out."
+            )
         by_name[str(cell)] = cell

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -22,8 +23,17 @@ from recbole_derrd.named_files import named_files
 from recbole_derrd.report.records import read_records
 
 _POLL_SECONDS = 0.1
-#: What a cell is run by.
-WORKER = [sys.executable, "-m", "recbole_derrd.benchmark.worker"]
+#: Characters of a cell's name in that of its log; file systems allow 255 bytes.
+_NAME = 150
+# -c puts the working directory first on the path, -m as well: before anything is imported, the path becomes this
+# process's own. What lies about in the working directory is then imported where this process would import it.
+_BEGIN = "import sys; sys.path[:] = sys.argv[1:]; from recbole_derrd.benchmark.worker import run_and_end; run_and_end()"
+#: What a cell is run by; the path of this process follows.
+WORKER = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", _BEGIN]  # type: ignore[attr-defined]
+#: Bytes at the end of a log in which the reason of a failure is looked for.
+_TAIL = 1 << 16
+#: What a process says, or its traceback, that has asked for more memory than there is.
+_NO_MEMORY = re.compile(r"MemoryError|out of memory|can(no|')t allocate memory", re.IGNORECASE)
 
 
 @dataclasses.dataclass
@@ -58,8 +68,8 @@ def check_cells(cells: Iterable[Cell]) -> None:
 def recorded(plan: Plan, say: Callable[[str], None]) -> set[str]:
     """Return the keys of the cells that are recorded; a record that is damaged, or of other data, counts as missing."""
     records, damaged = read_records(plan.record_dir)
-    for path in damaged:
-        say(f"The record '{path}' is damaged and counts as missing.")
+    for path, fault in damaged.items():
+        say(f"The record '{path}' is damaged and counts as missing: {fault}.")
     cells, found, today = {cell.key: cell for cell in plan.cells}, set(), {}
     for record in records:
         key = str((record.get("benchmark") or {}).get("key"))
@@ -110,6 +120,7 @@ def run_benchmark(plan: Plan, command: list[str], say: Callable[[str], None] = p
         left = [cell for cell in plan.cells if cell.key not in done]
         say(f"{plan.name}: {len(plan.cells) - len(left)} of {len(plan.cells)} cells are recorded, {len(left)} to run.")
         failed = _run_all(plan, left, command, say)
+        failed += _without_record(plan, [cell for cell in left if cell not in [one for one, *_ in failed]])
     for cell, reason, log in failed:
         say(f"failed: {cell}: {reason} (log: {log})")
     if failed:
@@ -117,6 +128,12 @@ def run_benchmark(plan: Plan, command: list[str], say: Callable[[str], None] = p
     else:
         say(f"All {len(plan.cells)} cells are recorded. The tables: recbole-derrd report {plan.record_dir}")
     return 1 if failed else 0
+
+
+def _without_record(plan: Plan, cells: list[Cell]) -> list[tuple[Cell, str, Path]]:
+    keys = {(record.get("benchmark") or {}).get("key") for record in read_records(plan.record_dir)[0]}
+    reason = "it ended without an error, but left no record"
+    return [(cell, reason, _log_of(plan, cell)) for cell in cells if cell.key not in keys]
 
 
 def _run_all(
@@ -134,7 +151,7 @@ def _run_all(
             ended = [one for one in running if one.process.poll() is not None]
             for one in ended:
                 running.remove(one)
-                reason = _ended(plan, one)
+                reason = _ended(one)
                 if reason:
                     failed.append((one.cell, reason, one.log))
                 finished = len(left) - len(waiting) - len(running)
@@ -163,26 +180,29 @@ def _share_of_threads(plan: Plan) -> int:
     return max(1, cores // plan.options.jobs)
 
 
+def _log_of(plan: Plan, cell: Cell) -> Path:
+    # The key tells apart cells whose names differ in other characters alone.
+    name = re.sub(r"[^A-Za-z0-9.=_-]+", "_", cell.name)[:_NAME]
+    return plan.record_dir / "log" / f"{name}-seed{cell.seed}-{cell.key[:6]}.log"
+
+
 def _start(plan: Plan, cell: Cell, command: list[str]) -> _Running:
     threads = int(cell.settings.get("threads") or _share_of_threads(plan))
     settings = {**cell.settings, "threads": threads}
-    # The key tells apart cells whose names differ in other characters alone.
-    log = plan.record_dir / "log" / f"{re.sub(r'[^A-Za-z0-9.=_-]+', '_', cell.name)}-seed{cell.seed}-{cell.key[:6]}.log"
+    log = _log_of(plan, cell)
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         output = log.open("w", encoding="utf-8")
     except OSError as error:
         raise DistillError(f"Cannot write {log}: {error.strerror or error}. Choose another record_dir.") from error
-    package = str(Path(__file__).resolve().parents[2])
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
     }
     process = subprocess.Popen(
-        WORKER,
+        [*WORKER, *map(str, sys.path)],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=subprocess.STDOUT,
@@ -199,16 +219,38 @@ def _start(plan: Plan, cell: Cell, command: list[str]) -> _Running:
     return _Running(cell, process, log, output, time.perf_counter())
 
 
-def _ended(plan: Plan, one: _Running) -> str | None:
-    """Return why a process that has ended left no record; None where it did."""
+def _ended(one: _Running) -> str | None:
+    """Return why a process has failed; None where it has not."""
     _close(one)
     code = one.process.returncode
     if code == 0:
         return None
     if code < 0:
-        return f"killed by signal {-code}" + (" (out of memory?)" if code == -9 else "")
-    lines = one.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return (lines[-1] if lines else f"exit code {code}").replace("recbole-derrd: ", "")
+        return _killed_by(-code)
+    lines = _end_of(one.log).strip().splitlines()
+    last = lines[-1].replace("recbole-derrd: ", "") if lines else f"exit code {code}"
+    return f"out of memory: {last}" if _NO_MEMORY.search(last) else last
+
+
+def _killed_by(number: int) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"killed by signal {number}"
+    why = {"SIGKILL": "by the system for its memory, or by somebody", "SIGXCPU": "by a limit of time"}
+    crashed = name in ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT")
+    return f"killed by signal {number} ({name}: {why.get(name, 'it crashed' if crashed else 'by somebody')})"
+
+
+def _end_of(log: Path) -> str:
+    """Return the end of a log, without colours and the like."""
+    try:
+        with log.open("rb") as content:
+            content.seek(max(0, content.seek(0, os.SEEK_END) - _TAIL))
+            text = content.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    return re.sub(r"\x1b\[[0-9;]*m|[^\S\n ]|[\x00-\x09\x0b-\x1f\x7f]", " ", text.replace("\r", "\n"))
 
 
 def _stop(one: _Running) -> None:

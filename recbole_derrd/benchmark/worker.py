@@ -1,4 +1,4 @@
-"""One cell in a process of its own: ``python -m recbole_derrd.benchmark.worker``, told by a line on stdin what to run.
+"""One cell in a process of its own, which :mod:`recbole_derrd.benchmark.runner` tells by a line on stdin what to run.
 
 The line is followed by nothing until the benchmark ends, so the end of stdin means that the benchmark has gone, however
 it was stopped; the cell then goes too, and the next benchmark does not find it still training.
@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 from recbole_derrd.errors import DistillError
@@ -39,14 +38,11 @@ def run_cell(settings: dict[str, Any], *, compressed: bool) -> dict[str, Any]:
         from recbole_derrd.quick_start import run_recbole_derrd
 
         record = run_recbole_derrd(config_dict=settings)
-    path = record.get("path")
-    if path and record.get("benchmark") != settings["benchmark"]:
-        from recbole_derrd.files import replacing_file
+    if record.get("path") and record.get("benchmark") != settings["benchmark"]:
+        from recbole_derrd.record import rewrite_record
 
         record["benchmark"] = settings["benchmark"]
-        with replacing_file(Path(path)) as partial:
-            content = {key: value for key, value in record.items() if key != "path"}
-            partial.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+        rewrite_record(record)
     return record
 
 
@@ -67,7 +63,8 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run_and_end() -> None:
+    """Do what :func:`main` does, and end at once."""
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()

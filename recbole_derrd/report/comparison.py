@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 
 from recbole_derrd.errors import OptionError, did_you_mean
-from recbole_derrd.metrics import bigger_is_better, gap_recovered
+from recbole_derrd.metrics import bigger_is_better, gap_recovered, is_within_noise
 from recbole_derrd.report.rows import Group, Row
 from recbole_derrd.report.significance import holm, paired_t, wilcoxon_signed_rank
 
@@ -48,16 +48,32 @@ def fullest(rows: list[Row]) -> list[Row]:
 def gap_of(group: Group, row: Row, metric: str) -> float | None:
     """Return (row - student alone) / (teacher - student alone), of the means over the seeds and splits of all three.
 
-    None where there are none, or where the teacher is not better.
+    None where there are none, where the teacher is not better, or where it is so within the noise of the seeds.
     """
+    compared = _with_student_and_teacher(group, row)
+    if compared is None or gap_is_noise(group, row, metric):
+        return None
+    pairs = compared[0].entries.keys() & compared[1].entries.keys() & compared[2].entries.keys()
+    own, alone, above = (one.mean(metric, pairs) for one in compared)
+    if own is None or alone is None or above is None:
+        return None
+    return gap_recovered(above, alone, own, bigger=bigger_is_better(metric))
+
+
+def gap_is_noise(group: Group, row: Row, metric: str) -> bool:
+    """Say whether the teacher is better than the student alone by no more than the standard error over the seeds."""
+    compared = _with_student_and_teacher(group, row)
+    if compared is None:
+        return False
+    own, student, teacher = compared
+    pairs = own.entries.keys() & student.entries.keys() & teacher.entries.keys()
+    values = teacher.paired(student, metric, pairs)
+    return is_within_noise([one - other for one, other in zip(*values)])
+
+
+def _with_student_and_teacher(group: Group, row: Row) -> tuple[Row, Row, Row] | None:
     student, teacher = group.rows.get(row.student or _only_student(group)), group.rows.get(row.teacher or "")
-    if student is None or teacher is None or student is row:
-        return None
-    pairs = row.entries.keys() & student.entries.keys() & teacher.entries.keys()
-    means = [one.mean(metric, pairs) for one in (row, student, teacher)]
-    if means[0] is None or means[1] is None or means[2] is None:
-        return None
-    return gap_recovered(means[2], means[1], means[0], bigger=bigger_is_better(metric))
+    return None if student is None or teacher is None or student is row else (row, student, teacher)
 
 
 def _only_student(group: Group) -> str:

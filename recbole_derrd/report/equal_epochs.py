@@ -7,7 +7,7 @@ import statistics
 
 from recbole_derrd.metrics import bigger_is_better
 from recbole_derrd.report.comparison import fullest
-from recbole_derrd.report.rows import Group, Row
+from recbole_derrd.report.rows import Group, Row, curve_of
 from recbole_derrd.report.tables import BEST, Entry, Sheet, spread
 
 #: Shares of the shortest training at which rows are compared.
@@ -16,10 +16,10 @@ _SHARES = (0.25, 0.5, 1.0)
 
 def _curves(row: Row) -> list[list[tuple[int, float]]]:
     """Return (epochs trained, validation score) of each distinct model; none where one was validated once at most."""
-    scores = [entry.get("valid_scores") or [] for entry in row.distinct()]
+    scores = [curve_of(entry) for entry in row.distinct()]
     if any(len(curve) < 2 for curve in scores):
         return []
-    return [[(int(epoch) + 1, float(score)) for epoch, score in curve] for curve in scores]
+    return [[(epoch + 1, score) for epoch, score in curve] for curve in scores]
 
 
 def equal_epochs_sheet(group: Group) -> Sheet | None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import html
-
+from recbole_derrd.report.escaping import as_html
 from recbole_derrd.report.plots import as_svg, can_plot, figures_of
 from recbole_derrd.report.rows import Group
 from recbole_derrd.report.tables import Sheet, provenance, sheet_as_html
@@ -20,21 +19,21 @@ pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; white-space: pre-wr
 
 def html_page(title: str, groups: list[Group], sheets: list[list[Sheet]], warnings: list[str]) -> str:
     """Return the page: for each group its tables and plots, then what made the numbers."""
-    parts = [f"<h1>{html.escape(title)}</h1>"]
-    parts += [f"<p><b>{html.escape(warning)}</b></p>" for warning in warnings]
+    parts = [f"<h1>{as_html(title)}</h1>"]
+    parts += [f"<p><b>{as_html(warning)}</b></p>" for warning in warnings]
     if not can_plot():
         parts.append("<p class=note>Without plots: pip install 'recbole_derrd[plots]' and make this report again.</p>")
     for group, own in zip(groups, sheets):
         parts += map(sheet_as_html, own)
         if can_plot():
             parts += [
-                f"<figure>{as_svg(figure)}<figcaption class=note>{html.escape(name)}</figcaption></figure>"
+                f"<figure>{as_svg(figure)}<figcaption class=note>{as_html(name)}</figcaption></figure>"
                 for name, figure in figures_of(group)
             ]
     parts.append("<h2>What made these numbers</h2>")
     for heading, lines in provenance(record for group in groups for record in group.records):
-        parts.append(f"<h3>{heading}</h3>\n<pre>{html.escape(chr(10).join(lines))}</pre>")
+        parts.append(f"<h3>{heading}</h3>\n<pre>{chr(10).join(map(as_html, lines))}</pre>")
     return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{as_html(title)}</title>\n'
         f"<style>{_STYLE}</style>\n</head>\n<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
     )

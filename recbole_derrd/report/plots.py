@@ -11,9 +11,12 @@ from typing import Any
 
 from recbole_derrd.errors import OptionError
 from recbole_derrd.metrics import bigger_is_better
-from recbole_derrd.report.rows import SPLITS, Group, Row
+from recbole_derrd.report.escaping import as_label
+from recbole_derrd.report.rows import SPLITS, Group, Row, curve_of
 
 _MARKERS = "osD^vPX*<>hp"
+#: Characters of a file's name; file systems allow 255 bytes.
+_NAME = 150
 
 
 def can_plot() -> bool:
@@ -70,14 +73,14 @@ def _name_rows(figure: Any, axes: Any, heights: list[float]) -> None:
 
 def learning_curves(group: Group) -> Any | None:
     """Plot the validation score over the epochs: the mean over seeds, as far as all of them went, over single seeds."""
-    rows = [row for row in group.ordered() if any(entry.get("valid_scores") for entry in row.distinct())]
+    found = [(row, [curve for curve in map(curve_of, row.distinct()) if curve]) for row in group.ordered()]
+    rows = [(row, curves) for row, curves in found if curves]
     if not rows:
         return None
     figure, axes = _figure(len(rows), width=9.0)
     last = []
-    for place, row in enumerate(rows):
+    for place, (row, curves) in enumerate(rows):
         colour = f"C{place % 10}"
-        curves = [entry["valid_scores"] for entry in row.distinct() if entry.get("valid_scores")]
         for curve in curves if len(curves) > 1 else []:
             axes.plot(*zip(*curve), color=colour, alpha=0.2, linewidth=0.8)
         shortest = min(map(len, curves))
@@ -86,11 +89,11 @@ def learning_curves(group: Group) -> Any | None:
         marker = _MARKERS[place % len(_MARKERS)] if shortest == 1 else None
         # Ten colours, then the same ten in another style.
         style = "-:"[place // 10 % 2]
-        axes.plot(epochs, means, style, color=colour, label=row.label, linewidth=1.6, marker=marker)
+        axes.plot(epochs, means, style, color=colour, label=as_label(row.label), linewidth=1.6, marker=marker)
         last.append(means[-1])
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch")
-    axes.set_ylabel(f"{group.chosen_by}, validation split")
+    axes.set_ylabel(as_label(f"{group.chosen_by}, validation split"))
     _name_rows(figure, axes, last)
     return figure
 
@@ -111,12 +114,12 @@ def against(group: Group, name: str, label: str) -> Any | None:
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         axes.errorbar(
             *point, yerr=spread, fmt=_MARKERS[place % len(_MARKERS)],
-            color=f"C{place % 10}", mfc=None if row.distilled else "white", label=row.label, capsize=3,
+            color=f"C{place % 10}", mfc=None if row.distilled else "white", label=as_label(row.label), capsize=3,
         )  # fmt: skip
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
     axes.set_xlabel(label)
-    axes.set_ylabel(f"{group.headline}, {SPLITS[group.split]} split")
+    axes.set_ylabel(as_label(f"{group.headline}, {SPLITS[group.split]} split"))
     _name_rows(figure, axes, [height for _, height in points])
     return figure
 
@@ -147,7 +150,7 @@ def expert_map(row: Row, choice: dict[str, Any]) -> Any:
     axes.set_xlabel("expert")
     axes.set_yticks(range(len(matrix)), [f"{low}-{high}" for low, high in choice["activity"]])
     axes.set_ylabel("training items")
-    axes.set_title(f"{row.label}: mean choice of users' experts", fontsize="medium")
+    axes.set_title(as_label(f"{row.label}: mean choice of users' experts"), fontsize="medium")
     figure.colorbar(image)
     return figure
 
@@ -176,11 +179,11 @@ def save_figures(group: Group, folder: Path, kind: str, prefix: str) -> list[Pat
     """
     paths: list[Path] = []
     for name, figure in figures_of(group):
-        plain = prefix + re.sub(r"[^A-Za-z0-9-]+", "-", name).strip("-")
+        plain = prefix + re.sub(r"[^A-Za-z0-9-]+", "-", name).strip("-")[:_NAME]
         path = folder / f"{plain}.{kind}"
         number = 1
-        while path in paths:
-            # Names may differ in other letters alone.
+        # Names may differ in other letters alone, and some file systems do not tell large letters from small.
+        while str(path).lower() in {str(other).lower() for other in paths}:
             number += 1
             path = folder / f"{plain}-{number}.{kind}"
         if kind == "svg":

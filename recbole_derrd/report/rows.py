@@ -9,10 +9,12 @@ import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from recbole_derrd.options.run import RunOptions
+from recbole_derrd.report.escaping import shortened
+from recbole_derrd.report.same_data import identities, sorted_by_data, stated
 
 #: One seed on one split: values are paired by it.
 Pair = tuple[int, str]
@@ -27,6 +29,9 @@ _NOT_OF_A_ROW = frozenset(
     benchmark loss_decimal_place
     """.split()
 )
+
+#: Characters of a setting that a row's name shows.
+_VALUE = 200
 
 #: Records leave some options of a run out where they are the defaults.
 _USUAL = RunOptions.defaults()
@@ -75,12 +80,14 @@ class Row:
         values = [entry[name] for entry in self.distinct() if entry.get(name) is not None]
         return statistics.fmean(values) if values else None
 
-    def paired(self, other: Row, metric: str) -> tuple[list[float], list[float]]:
-        """Return the values of both rows on the seeds and splits that both have, in the same order."""
+    def paired(self, other: Row, metric: str, among: Collection[Pair] | None = None) -> tuple[list[float], list[float]]:
+        """Return the values of both rows on the seeds and splits that both have (of these, if any), in one order."""
         pairs = [
             pair
             for pair in sorted(self.entries.keys() & other.entries.keys())
-            if _is_known(self.entries[pair], metric) and _is_known(other.entries[pair], metric)
+            if (among is None or pair in among)
+            and _is_known(self.entries[pair], metric)
+            and _is_known(other.entries[pair], metric)
         ]
         return (
             [self.entries[pair]["scores"][metric] for pair in pairs],
@@ -90,6 +97,11 @@ class Row:
 
 def _is_known(entry: Mapping[str, Any], metric: str) -> bool:
     return math.isfinite(entry["scores"].get(metric, math.nan))
+
+
+def curve_of(entry: Mapping[str, Any]) -> list[tuple[int, float]]:
+    """Return (epoch, score) of each validation of a model whose score is a number."""
+    return [(epoch, score) for epoch, score in entry.get("valid_scores") or [] if math.isfinite(score)]
 
 
 def _looks_like(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -155,7 +167,7 @@ def _hash(*content: Any) -> str:
 
 def _settings(entry: Mapping[str, Any]) -> dict[str, Any]:
     settings = {key: value for key, value in (entry.get("settings") or {}).items() if key not in _NOT_OF_A_ROW}
-    if "members" in settings:  # of an ensemble
+    if settings.get("members"):  # of an ensemble
         members = [{"model": one.get("model"), **_settings({"settings": one})} for one in settings["members"]]
         settings["members"] = members
     return settings
@@ -169,17 +181,13 @@ def groups_of(records: Iterable[dict[str, Any]], split: str = "test", metric: st
         split: "test", or "valid" while settings are still being chosen.
         metric: what gaps, tests and plots are of, where the records have it; their own valid_metric if None.
     """
-    groups: dict[str, Group] = {}
-    for record in sorted(records, key=_place):
+    ordered = sorted(records, key=_place)
+    groups: dict[int, Group] = {}
+    for record, number in zip(ordered, sorted_by_data(ordered)):
         metrics = list(record["distilled"]["test"])
-        fingerprint = record["data"]["fingerprint"]
-        fixed: Any = fingerprint["test"] if record.get("split_seed") is not None else None
-        if record.get("candidates_given"):
-            fixed = [fixed, record["candidates"]]
-        key = _hash(record["dataset"], record["protocol"], metrics, record["valid_metric"], fingerprint["ids"], fixed)
         headline = metric if metric is not None and metric in metrics else record["valid_metric"]
         group = groups.setdefault(
-            key, Group(record["dataset"], record["protocol"], metrics, headline, record["valid_metric"], split)
+            number, Group(record["dataset"], record["protocol"], metrics, headline, record["valid_metric"], split)
         )
         group.records.append(record)
         _add(group, record)
@@ -194,24 +202,41 @@ def groups_of(records: Iterable[dict[str, Any]], split: str = "test", metric: st
 
 
 def _tell_titles_apart(groups: Iterable[Group]) -> None:
-    """Where several groups have one title, add the parts of the protocol, or the sizes of the data, that differ."""
+    """Where several groups have one title, add what differs: of the protocol, of the data's sizes, or whose it is."""
     by_title: dict[str, list[Group]] = {}
     for group in groups:
         by_title.setdefault(group.title, []).append(group)
     for same in by_title.values():
-        facts = [
-            {
-                **{key: group.protocol.get(key) for key in ("split", "order", "group_by")},
-                "chosen by": group.chosen_by,
-                **{key: group.records[0]["data"].get(key) for key in ("users", "items", "training_interactions")},
-            }
-            for group in same
-        ]
+        facts = [{**stated(group.records[0]), "chosen by": group.chosen_by} for group in same]
         differing = [key for key in facts[0] if len({repr(one[key]) for one in facts}) > 1]
         said = ["".join(f", {key.replace('_', ' ')} {_plainly(one[key])}" for key in differing) for one in facts]
+        own = [identities(group.records[0]) for group in same]
         for place, (group, words) in enumerate(zip(same, said)):
-            number = said[:place].count(words) + 1
-            group.beside = words + (f" ({number})" if said.count(words) > 1 else "")
+            alike = [other for other, others in enumerate(said) if others == words]
+            if len(alike) > 1:
+                kinds = [kind for kind in own[place] if len({repr(own[other][kind]) for other in alike}) > 1]
+                words += "".join(f", its own {kind}" for kind in kinds) + f" ({alike.index(place) + 1})"
+            group.beside = words
+
+
+def numbered(names: Sequence[str], form: str) -> list[str]:
+    """Return the names, each but the first of those alike with a number, so that no two are the same.
+
+    Args:
+        names: the names.
+        form: what is added, with {} for the number.
+    """
+    taken = set(names)
+    seen: set[str] = set()
+    found = []
+    for name in names:
+        free, count = name, 1
+        while free in seen or (count > 1 and free in taken):
+            count += 1
+            free = name + form.format(count)
+        seen.add(free)
+        found.append(free)
+    return found
 
 
 def _plainly(value: Any) -> str:
@@ -345,10 +370,7 @@ def _tell_apart(group: Group) -> None:
             usual = {key: _most_common(row.settings.get(key) for row in rows) for key in differing}
             # Few differences are said of every row, many where a row is not as most are.
             said = [key for key in differing if len(differing) <= 3 or repr(row.settings.get(key)) != usual[key]]
-            parts += [f"{key}={row.settings.get(key, _USUAL.get(key))}" for key in said]
+            parts += [f"{key}={shortened(str(row.settings.get(key, _USUAL.get(key))), _VALUE)}" for key in said]
             row.label += f" ({', '.join(parts)})" if parts else ""
-    seen: dict[str, int] = {}
-    for row in group.rows.values():
-        seen[row.label] = seen.get(row.label, 0) + 1
-        if seen[row.label] > 1:
-            row.label += f" #{seen[row.label]}"
+    for row, label in zip(group.rows.values(), numbered([row.label for row in group.rows.values()], " #{}")):
+        row.label = label

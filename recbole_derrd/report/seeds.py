@@ -8,7 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_derrd.metrics import bigger_is_better, gap_recovered, percent
+from recbole_derrd.metrics import bigger_is_better, gap_recovered, is_within_noise, percent
 from recbole_derrd.report.table import ROLES
 from recbole_derrd.report.tables import spread
 
@@ -46,8 +46,10 @@ def _gap(records: list[dict[str, Any]]) -> str:
     gap = gap_recovered(means["teacher"], means["student"], means["distilled"], bigger=bigger, error=error)
     pairs = zip(values["distilled"], values["student"])
     wins = sum((ours > plain) if bigger else (ours < plain) for ours, plain in pairs)
+    noisy = is_within_noise([one - other for one, other in zip(values["teacher"], values["student"])])
+    share = percent(None if noisy else gap)
     return (
-        f"Gap recovered ({metric}, of the means): {percent(gap)}. Distilled beats plain in {wins} "
+        f"Gap recovered ({metric}, of the means): {share}. Distilled beats plain in {wins} "
         f"of {len(records)} seeds ({', '.join(str(record['seed']) for record in records)}; each seed has its own split "
         "and its own teacher)."
     )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import html
-import re
 import statistics
 from collections.abc import Iterable
 from typing import Any
 
-from recbole_derrd.metrics import bigger_is_better
-from recbole_derrd.report.comparison import baseline_of, best_two, comparisons, fullest, gap_of
+from recbole_derrd.metrics import bigger_is_better, percent
+from recbole_derrd.report.comparison import baseline_of, best_two, comparisons, fullest, gap_is_noise, gap_of
+from recbole_derrd.report.escaping import as_html, as_md, as_tex
 from recbole_derrd.report.rows import SPLITS, Group, Row
 from recbole_derrd.report.significance import MIN_PAIRS
 from recbole_derrd.report.table import shown_size
@@ -70,8 +69,8 @@ def results_sheet(group: Group) -> Sheet:
         )
         + ".",
         "Gap recovered: (row - student alone) / (teacher - student alone), of the means over the row's seeds, with its "
-        'own teacher or ensemble; "-" where that is no better, or there is none. Bytes an item: of the served item '
-        "vectors, or all bytes over the items where a model has no vectors.",
+        f'own teacher or ensemble; "-" where that is no better{_or_noise(group)}, or there is none. Bytes an item: of '
+        "the served item vectors, or all bytes over the items where a model has no vectors.",
     ]
     return Sheet(group.title, head, [_result(group, row, marked) for row in rows], notes)
 
@@ -79,6 +78,12 @@ def results_sheet(group: Group) -> Sheet:
 def _and_fewer(rows: list[Row]) -> str:
     students = [row for row in rows if row.role != "teacher"]
     return "" if len(fullest(students)) == len(students) else " and those with fewer seeds or splits than others"
+
+
+def _or_noise(group: Group) -> str:
+    methods = [row for row in group.rows.values() if row.role == "method"]
+    noisy = any(gap_is_noise(group, row, group.headline) for row in methods)
+    return ", or better by no more than the standard error over the seeds" if noisy else ""
 
 
 def _result(group: Group, row: Row, marked: dict[str, tuple[set[str], set[str]]]) -> list[Entry]:
@@ -89,7 +94,7 @@ def _result(group: Group, row: Row, marked: dict[str, tuple[set[str], set[str]]]
         measured.append(Entry(spread(row.values(metric)), mark))
     gap = gap_of(group, row, group.headline)
     shown = [
-        "" if row.role != "method" else "-" if gap is None else f"{100 * gap:.0f} %",
+        "" if row.role != "method" else percent(gap),
         _number(row.number("params"), 0),
         "-" if row.number("bytes") is None else shown_size(row.number("bytes") or 0.0, "B"),
         _number(row.number("bytes_per_item"), 1),
@@ -146,41 +151,28 @@ def provenance(records: Iterable[dict[str, Any]]) -> list[tuple[str, list[str]]]
         commands.setdefault(str(record.get("command")))
         versions.setdefault(", ".join(f"{name} {number}" for name, number in (record.get("versions") or {}).items()))
         commits.setdefault(str(record.get("git_commit") or "none (installed as a package)"))
-    return [("Commands", list(commands)), ("Versions", list(versions)), ("Commits", list(commits))]
+    found = [("Commands", commands), ("Versions", versions), ("Commits", commits)]
+    # A command may go over several lines.
+    return [(heading, [part for line in lines for part in line.splitlines()]) for heading, lines in found]
 
 
 # -- Markdown
 
 
-def _md(text: str) -> str:
-    return re.sub(r"([|*_<>\\`])", r"\\\1", text)
-
-
 def _md_entry(entry: Entry) -> str:
-    text = _md(entry.text)
+    text = as_md(entry.text)
     return {BEST: f"**{text}**", SECOND: f"<u>{text}</u>"}.get(entry.mark, text)
 
 
 def sheet_as_md(sheet: Sheet) -> str:
     """Return a table in GitHub's Markdown."""
     marks = [":--" if column < sheet.words else "--:" for column in range(len(sheet.head))]
-    lines = [[_md(head) for head in sheet.head], marks, *[[_md_entry(entry) for entry in row] for row in sheet.rows]]
+    lines = [[as_md(head) for head in sheet.head], marks, *[[_md_entry(entry) for entry in row] for row in sheet.rows]]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return "\n\n".join([f"## {_md(sheet.title)}", table, *map(_md, sheet.notes)])
+    return "\n\n".join([f"## {as_md(sheet.title)}", table, *map(as_md, sheet.notes)])
 
 
 # -- LaTeX
-
-_TEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", "[": "{[}", "]": "{]}",
-}  # fmt: skip
-
-
-def as_tex(text: str) -> str:
-    """Return text that LaTeX prints as it is."""
-    return "".join(_TEX.get(letter, letter) for letter in text)
 
 
 def _tex_entry(entry: Entry) -> str:
@@ -218,14 +210,14 @@ def sheet_as_html(sheet: Sheet) -> str:
     """Return a section with a heading, a table and notes."""
 
     def field(column: int, entry: Entry) -> str:
-        text = html.escape(entry.text)
+        text = as_html(entry.text)
         text = {BEST: f"<b>{text}</b>", SECOND: f"<u>{text}</u>"}.get(entry.mark, text)
         return f"<td{' class=word' if column < sheet.words else ''}>{text}</td>"
 
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in sheet.head)
+    head = "".join(f"<th>{as_html(name)}</th>" for name in sheet.head)
     body = "\n".join("<tr>" + "".join(field(*pair) for pair in enumerate(row)) + "</tr>" for row in sheet.rows)
-    notes = "\n".join(f"<p class=note>{html.escape(note)}</p>" for note in sheet.notes)
+    notes = "\n".join(f"<p class=note>{as_html(note)}</p>" for note in sheet.notes)
     return (
-        f"<section>\n<h2>{html.escape(sheet.title)}</h2>\n<table>\n<thead><tr>{head}</tr></thead>\n"
+        f"<section>\n<h2>{as_html(sheet.title)}</h2>\n<table>\n<thead><tr>{head}</tr></thead>\n"
         f"<tbody>\n{body}\n</tbody>\n</table>\n{notes}\n</section>"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +11,13 @@ from urllib.parse import quote
 
 from recbole_derrd.errors import DistillError, OptionError, did_you_mean
 from recbole_derrd.report.equal_epochs import equal_epochs_sheet
+from recbole_derrd.report.escaping import as_md, as_tex, fenced, printable
 from recbole_derrd.report.page import html_page
 from recbole_derrd.report.plots import need_plots, save_figures
 from recbole_derrd.report.records import records_of
-from recbole_derrd.report.rows import Group, groups_of
+from recbole_derrd.report.rows import Group, groups_of, numbered
 from recbole_derrd.report.tables import (
     Sheet,
-    as_tex,
     provenance,
     results_sheet,
     sheet_as_md,
@@ -60,8 +61,8 @@ def report_of(
     labels = {row.label for group in groups for row in group.rows.values() if row.role != "teacher"}
     if baseline is not None and baseline not in labels:
         raise OptionError(f"There is no row '{baseline}' to compare with.{did_you_mean(baseline, labels)}")
-    sheets = [_sheets(group, baseline) for group in groups]
-    warnings = [f"The record '{path}' is damaged and left out." for path in damaged]
+    sheets = _told_apart([_sheets(group, baseline) for group in groups])
+    warnings = [f"The record '{path}' is damaged and left out: {fault}." for path, fault in damaged.items()]
     if kind == "html":
         return html_page(f"Report of {', '.join(map(str, among))}", groups, sheets, warnings)
     drawn = _plots(groups, plots, "svg" if kind == "md" else "pdf") if plots is not None else [[] for _ in groups]
@@ -78,6 +79,12 @@ def _sheets(group: Group, baseline: str | None) -> list[Sheet]:
     labels = {row.label for row in group.rows.values()}
     tested = significance_sheet(group, baseline if baseline in labels else None)
     return [sheet for sheet in (results_sheet(group), tested, equal_epochs_sheet(group)) if sheet]
+
+
+def _told_apart(sheets: list[list[Sheet]]) -> list[list[Sheet]]:
+    """Give no two tables of a report one title."""
+    titles = iter(numbered([printable(sheet.title) for own in sheets for sheet in own], " ({})"))
+    return [[dataclasses.replace(sheet, title=next(titles)) for sheet in own] for own in sheets]
 
 
 def _plots(groups: list[Group], folder: Path, kind: str) -> list[list[Path]]:
@@ -98,18 +105,18 @@ def _figures_prefix(group: Group, place: int, count: int) -> str:
 
 
 def _markdown(groups: list[Group], sheets: list[list[Sheet]], drawn: list[list[str]], warnings: list[str]) -> str:
-    parts = list(warnings)
+    parts = list(map(as_md, warnings))
     for own, paths in zip(sheets, drawn):
         parts += map(sheet_as_md, own)
-        parts += [f"![{Path(path).stem}]({quote(path)})" for path in paths]
+        parts += [f"![{Path(path).stem}]({quote(path, errors='surrogateescape')})" for path in paths]
     for heading, lines in provenance(record for group in groups for record in group.records):
-        parts.append(f"{heading}:\n\n```\n" + "\n".join(lines) + "\n```")
+        parts.append(f"{heading}:\n\n{fenced(lines)}")
     return "\n\n".join(parts) + "\n"
 
 
 def _latex(groups: list[Group], sheets: list[list[Sheet]], drawn: list[list[str]], warnings: list[str]) -> str:
     parts = [r"% Needs \usepackage{booktabs,graphicx}."]
-    parts += [f"% {warning}" for warning in warnings]
+    parts += [f"% {printable(warning)}" for warning in warnings]
     for own, paths in zip(sheets, drawn):
         parts += map(sheet_as_tex, own)
         parts += [
@@ -119,9 +126,7 @@ def _latex(groups: list[Group], sheets: list[list[Sheet]], drawn: list[list[str]
             for path in paths
         ]
     for heading, lines in provenance(record for group in groups for record in group.records):
-        # A command may go over several lines.
-        several = [part for line in lines for part in line.splitlines()]
-        parts.append("\n".join([f"% {heading}:", *(f"%   {line}" for line in several)]))
+        parts.append("\n".join([f"% {heading}:", *(f"%   {printable(line)}" for line in lines)]))
     return "\n\n".join(parts) + "\n"
 
 

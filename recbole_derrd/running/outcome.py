@@ -11,7 +11,7 @@ from typing import Any
 
 from recbole_derrd.atomic_files import data_files
 from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import Data
+from recbole_derrd.data import Data, interactions_digest
 from recbole_derrd.evaluation import (
     Latency,
     bytes_per_item,
@@ -26,6 +26,7 @@ from recbole_derrd.options import RunOptions
 from recbole_derrd.processes import is_first
 from recbole_derrd.record import git_commit, peak_rss_bytes, versions
 from recbole_derrd.report.records import SCHEMA
+from recbole_derrd.settings import candidate_count
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.trained.measured import Product, TrainedModel, gap_errors, own_settings
 
@@ -82,13 +83,14 @@ def record_of(
         "protocol": config["eval_args"],
         "candidates": data.candidates,
         "candidates_file": str(data.candidates_file) if data.candidates_file else None,
-        "candidates_given": options.candidates_seed is not None or options.candidates_file is not None,
+        "candidates_given": candidates_given(config),
         "valid_metric": config["valid_metric"].lower(),
         "valid_metric_bigger": config["valid_metric_bigger"],
         "data": {
             "users": data.history.n_users - 1,
             "items": data.history.n_items - 1,
             "training_interactions": interactions,
+            "interactions": interactions_digest(data),
             "fingerprint": dataclasses.asdict(data.fingerprint),
             "files": data_files(config) if is_first() else {},
             "named_files": named_files(config.external_config_dict) if is_first() else {},
@@ -141,6 +143,13 @@ def record_of(
         "versions": versions(),
         "git_commit": git_commit(),
     }
+
+
+def candidates_given(config: DistillConfig) -> bool:
+    """Whether a run says by seed or file which candidates its held-out items are ranked among, if among any."""
+    options = config.run_options
+    among = any(candidate_count(mode) for mode in config["eval_args"]["mode"].values())
+    return among and (options.candidates_seed is not None or options.candidates_file is not None)
 
 
 def _gaps(

@@ -11,11 +11,11 @@ from recbole_derrd.atomic_files import content_digest
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data, Fingerprint
 from recbole_derrd.errors import CheckpointError
-from recbole_derrd.files import building_folder, locked
+from recbole_derrd.files import locked
 from recbole_derrd.randomness import kept_random_state
 from recbole_derrd.trained.building import build_model
 from recbole_derrd.trained.keys import content_key, entry_of, judged_by
-from recbole_derrd.trained.measured import TrainedModel, measured, plain_metrics, store_result, stored_result
+from recbole_derrd.trained.measured import TrainedModel, keep_result, measured, plain_metrics, stored_result
 from recbole_derrd.trained.same_split import IF_TRUSTED, SCORE, refuse_other_sizes
 from recbole_derrd.trained.valid_score import Comparison, compared, measured_alike, rounding_of, told_by
 from recbole_derrd.trainer import trainer_for
@@ -78,8 +78,7 @@ def judge_checkpoint(
             shown_by.update(comparison.summary())
         result = measured(config, key, checkpoint, trainer, data, valid, started)
         result = dataclasses.replace(result, split_check=shown_by)
-        with building_folder(entry) as folder:
-            store_result(result, folder)
+        keep_result(result, entry)
     return result
 
 
@@ -147,6 +146,5 @@ def judge_model(config: DistillConfig, data: Data, name: str, *, more: Any, buil
             trainer.eval_collector.data_collect(data.train)
             result = measured(config, key, entry / "result.json", trainer, data, None, started)
         result = dataclasses.replace(result, model=name)
-        with building_folder(entry) as folder:
-            store_result(result, folder)
+        keep_result(result, entry)
     return result

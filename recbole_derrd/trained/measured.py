@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data
 from recbole_derrd.evaluation import Latency, bytes_per_item, measure_latency, model_bytes, parameter_count
-from recbole_derrd.files import replacing_file
+from recbole_derrd.files import building_folder, replacing_file
+from recbole_derrd.json_files import anything, fields, mapping, nullable, number, read_json, row, sequence, text, whole
 from recbole_derrd.metrics import paired_error
 from recbole_derrd.processes import from_first, is_first
 from recbole_derrd.trained.building import freeze
@@ -101,7 +104,13 @@ def own_settings(config: DistillConfig) -> dict[str, Any]:
 _OF_THE_MACHINE = ("data_path", "checkpoint_dir", "ip", "port", "offset", "group_offset", "local_rank")
 _STORED = tuple(field.name for field in dataclasses.fields(TrainedModel) if field.name != "found")
 # Entries of earlier versions lack these; they are no reason to train anew.
-_LATER: dict[str, Any] = {"bytes_per_item": None, "valid_scores": [], "judged_by": [], "split_check": None, "test_groups": {}}
+_LATER: dict[str, Any] = {
+    "bytes_per_item": None,
+    "valid_scores": [],
+    "judged_by": [],
+    "test_groups": {},
+    "split_check": None,
+}
 
 
 def store_result(result: TrainedModel, folder: Path) -> None:
@@ -120,17 +129,64 @@ def stored_result(entry: Path, checkpoint: Path) -> TrainedModel | None:
     return found
 
 
+def keep_result(result: TrainedModel, entry: Path) -> None:
+    """Write what is known of a model into a folder of its own; what lies there and was unusable is replaced."""
+    if from_first(entry.is_dir()):
+        store_result(result, entry)
+        return
+    with building_folder(entry) as folder:
+        store_result(result, folder)
+
+
+#: A metric may be undefined; everything else is a number.
+_METRICS = mapping(number(undefined=True), least=1)
+_AMOUNT = number(low=0, high=1e15)
+_LATENCY = {"p50_ms": _AMOUNT, "p99_ms": _AMOUNT, "users_per_second": _AMOUNT, "device": text(), "threads": whole()}
+_RESULT = fields(
+    {
+        "model": text(),
+        "key": text(),
+        "params": whole(),
+        "bytes": whole(),
+        "valid": _METRICS,
+        "test": _METRICS,
+        "seconds": _AMOUNT,
+        "epochs": sequence(_AMOUNT),
+        "settings": mapping(anything),
+        "latency": nullable(fields(_LATENCY)),
+    },
+    may_miss={
+        "bytes_per_item": nullable(_AMOUNT),
+        "valid_scores": sequence(row(number(low=0), number(undefined=True))),
+        "judged_by": sequence(text()),
+        "test_groups": mapping(sequence(number(undefined=True))),
+        "split_check": nullable(mapping(anything)),
+    },
+)
+
+
+@functools.cache
+def _warn_once(warning: str) -> None:
+    # A run looks several times, as it waits for other runs.
+    getLogger().warning(warning)
+
+
 def _read(entry: Path, checkpoint: Path) -> TrainedModel | None:
+    file = entry / "result.json"
+    if not file.exists() or not checkpoint.is_file():
+        return None
     try:
-        content = {**_LATER, **json.loads((entry / "result.json").read_text(encoding="utf-8"))}
-        latency = Latency(**content["latency"]) if content["latency"] else None
-        kept = {name: content[name] for name in _STORED if name not in ("latency", "checkpoint")}
-        measured = all(kept[split] and isinstance(kept[split], dict) for split in ("valid", "test"))
-    except (OSError, ValueError, KeyError, TypeError):
+        content = read_json(file)
+        fault = _RESULT(content)
+        if fault is not None:
+            raise ValueError(f"is damaged ({fault.lstrip('.')})")
+    except ValueError as error:
+        _warn_once(f"'{file}' {error}. It counts as missing, and what it says of a model is made anew.")
         return None
-    if not measured:
-        return None
-    return TrainedModel(checkpoint=checkpoint, latency=latency, found=True, **kept) if checkpoint.is_file() else None
+    content = {**_LATER, **content}
+    latency = content["latency"] and Latency(**{name: content["latency"][name] for name in _LATENCY})
+    kept = {name: content[name] for name in _STORED if name not in ("latency", "checkpoint")}
+    return TrainedModel(checkpoint=checkpoint, latency=latency, found=True, **kept)
 
 
 def both_splits(

@@ -13,13 +13,14 @@ from recbole.utils import set_color
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data, Fingerprint, prepare_data
 from recbole_derrd.errors import TrainingError
-from recbole_derrd.files import building_folder, locked, working_folder, working_name
+from recbole_derrd.files import locked, working_folder, working_name
 from recbole_derrd.processes import is_first
 from recbole_derrd.trained.building import build_model
 from recbole_derrd.trained.keys import content_key, entry_of, judged_by
 from recbole_derrd.trained.measured import (
     TrainedModel,
     both_splits,
+    keep_result,
     measured,
     own_settings,
     store_result,
@@ -135,6 +136,5 @@ def _judged_anew(known: TrainedModel, config: DistillConfig, data: Data, role: s
         settings=own_settings(config),
         test_groups=trainer.evaluator.groups,
     )
-    with building_folder(_entry_of_metrics(config, data.fingerprint)) as folder:
-        store_result(result, folder)
+    keep_result(result, _entry_of_metrics(config, data.fingerprint))
     return result

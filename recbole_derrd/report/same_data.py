@@ -1,0 +1,120 @@
+"""Which records are of the same data, judged alike: only those may stand in one table or be averaged as seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+#: What is known of a record's data, by name: two records disagree where both know one thing and it differs.
+Facts = dict[str, str]
+
+
+def stated(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what may be said of a record's data and protocol in a title."""
+    sizes = {key: record["data"].get(key) for key in ("users", "items", "training_interactions")}
+    return {**{key: record["protocol"].get(key) for key in ("split", "order", "group_by")}, **sizes,
+            "repeatable": _repeatable(record)}  # fmt: skip
+
+
+def identities(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tells data of the same sizes apart, by what it is called in a title."""
+    fingerprint = record["data"]["fingerprint"]
+    return {
+        "metrics": list(record["distilled"]["test"]),
+        "users or items": fingerprint["ids"],
+        "interactions": record["data"].get("interactions"),
+        "split": [fingerprint.get(part) for part in ("train", "valid", "test")] if _is_given(record) else None,
+        "candidates": record.get("candidates"),
+    }
+
+
+def sorted_by_data(records: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return for each record the number of the group that it belongs to.
+
+    Where an earlier version has left something out, a record belongs to the group that it does not disagree with; to
+    none but its like where there are several.
+    """
+    known = [(_common(record), _facts(record)) for record in records]
+    groups: dict[str, list[_Group]] = {}
+    numbers = [0] * len(records)
+    count = 0
+    # Those that say most come first.
+    for place in sorted(range(len(records)), key=lambda place: -len(known[place][1])):
+        common, facts = known[place]
+        among = groups.setdefault(common, [])
+        fitting = [group for group in among if _agree(group.facts, facts)]
+        if len(fitting) > 1:
+            fitting = [group for group in fitting if group.unsure][:1]
+        if not fitting:
+            fitting = [_Group(count, {}, unsure=any(_agree(group.facts, facts) for group in among))]
+            among += fitting
+            count += 1
+        fitting[0].facts = {**facts, **fitting[0].facts}
+        numbers[place] = fitting[0].number
+    return numbers
+
+
+@dataclasses.dataclass
+class _Group:
+    number: int
+    facts: Facts
+    #: Whether its records could belong to another group as well.
+    unsure: bool
+
+
+def _common(record: Mapping[str, Any]) -> str:
+    """Return what all records of a group share, as one text."""
+    return json.dumps(
+        [
+            record["dataset"], record["protocol"], list(record["distilled"]["test"]), record["valid_metric"],
+            record["data"]["fingerprint"]["ids"], _is_given(record), *stated(record).values(),
+        ],
+        sort_keys=True,
+    )  # fmt: skip
+
+
+def _repeatable(record: Mapping[str, Any]) -> bool:
+    # Whether items of the history are ranked as well.
+    return bool((record["distilled"].get("settings") or {}).get("repeatable"))
+
+
+def _is_given(record: Mapping[str, Any]) -> bool:
+    """Whether the split is the same for all seeds: held, in order of time, or in files of its own."""
+    settings = record["distilled"].get("settings") or {}
+    return bool(
+        record.get("split_seed") is not None
+        or record["protocol"].get("order") == "TO"
+        or settings.get("benchmark_filename")
+    )
+
+
+def _facts(record: Mapping[str, Any]) -> Facts:
+    data, fingerprint, candidates = record["data"], record["data"]["fingerprint"], record.get("candidates")
+    parts = {part: fingerprint.get(part) for part in ("train", "valid", "test")}
+    if _is_given(record):
+        # Of one split, candidates are the same as well.
+        facts = {**parts, "interactions": data.get("interactions"), "candidates": candidates}
+        return _known(facts.items())
+    seed, whole = record["seed"], data.get("interactions")
+    facts = {"interactions": whole, f"candidates for {seed} on {parts['test']}": candidates}
+    # Earlier versions say this of every compressed teacher.
+    unsure = record.get("compression") and whole is None
+    if candidates is not None and not unsure:
+        facts["candidates"] = candidates if record.get("candidates_given") else "each seed's own"
+    # Without a hash of all interactions: the same seed has the same split of the same data.
+    facts.update({f"{part} of seed {seed}": value for part, value in parts.items()})
+    facts["file"] = (data.get("files") or {}).get(f"{record['dataset']}.inter")
+    return _known(facts.items())
+
+
+def _known(facts: Iterable[tuple[str, Any]]) -> Facts:
+    return {name: value for name, value in facts if value is not None}
+
+
+def _agree(one: Facts, other: Facts) -> bool:
+    # Where both know all interactions, neither file nor split has more to say of data that are split anew.
+    whole = "interactions" in one and "interactions" in other
+    names = [name for name in one.keys() & other.keys() if not (whole and (name == "file" or " of seed " in name))]
+    return all(one[name] == other[name] for name in names)
