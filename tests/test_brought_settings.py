@@ -32,6 +32,11 @@ def deep(levels: int) -> list[Any]:
     return value
 
 
+def short(value: Any) -> str:
+    """Name a parameter; some are too large to be their own names."""
+    return value if isinstance(value, str) and len(value) < 30 else type(value).__name__
+
+
 @pytest.mark.parametrize("model", sorted(general_models()))
 def test_recboles_own_settings_are_taken(model: str) -> None:
     defaults = model_settings(model)
@@ -86,6 +91,7 @@ def test_nothing_but_the_models_own_settings_is_taken() -> None:
         ("SGL", "type", "../../x"),
         ("DiffRec", "steps", 10**9),
     ],
+    ids=short,
 )
 def test_what_a_model_cannot_have_ends_in_a_short_sentence(model: str, key: str, value: Any) -> None:
     with pytest.raises(CheckpointError, match=f"its setting {key} is") as error:

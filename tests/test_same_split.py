@@ -229,7 +229,7 @@ def test_what_a_file_says_of_its_validation_is_checked(change: dict[str, Any], l
     assert isinstance(told, Told) if lacking is None else lacking in str(told)
 
 
-@pytest.mark.parametrize("score", [None, float("nan"), float("-inf"), "0.5", True, 1e300, [0.5]])
+@pytest.mark.parametrize("score", [None, float("nan"), float("-inf"), "0.5", True, 1e300, 10**400, [0.5]])
 def test_a_score_is_a_number(score: Any) -> None:
     assert "never validated" in str(told_by({"config": GOOD, "best_valid_score": score}))
 

@@ -72,7 +72,8 @@ def judge_checkpoint(
         load_weights(model, content, checkpoint)
         trainer = trainer_for(config, model, checkpoint=checkpoint, role="teacher")
         trainer.eval_collector.data_collect(data.train)
-        valid, shown_by = None, {"by": proof}
+        valid: dict[str, float] | None = None
+        shown_by: dict[str, Any] = {"by": proof}
         if proof == SCORE:
             valid, comparison = _same_score(config, data, trainer, content, checkpoint)
             shown_by.update(comparison.summary())

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from recbole.evaluator.register import metrics_dict
 
 from recbole_derrd.config import DistillConfig
@@ -70,7 +71,9 @@ class Comparison:
 def told_by(content: dict[str, Any]) -> Told | str:
     """Return what a checkpoint says of its validation, or what of it is missing."""
     settings, value = content["config"], content.get("best_valid_score")
-    if not _is_number(value) or not math.isfinite(value) or abs(value) > 1e9:
+    value = value.item() if isinstance(value, np.generic) else value
+    # In this order: no number that is not one, or not finite, is at most another.
+    if not _is_number(value) or not abs(value) <= 1e9:
         return "it holds no best_valid_score: it was never validated"
     metric, topk = settings.get("valid_metric"), settings.get("topk")
     match = re.fullmatch(r"([A-Za-z]+)(?:@([1-9]\d{0,5}))?", metric) if isinstance(metric, str) else None
