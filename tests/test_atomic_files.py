@@ -159,8 +159,8 @@ REFUSED: dict[str, tuple[bytes | dict[str, bytes], dict[str, Any], str]] = {
     "Parquet": (b"PAR1" + HEAD, {}, "it is a Parquet file"),
     # Columns that settings need
     "no item": (HEAD + ROW, {"load_col": {"inter": ["user_id"]}}, r"'item_id', and load_col.*\[user_id, item_id\]"),
-    "letters": (HEAD + ROW, {"load_col": {"inter": "user_id"}}, "load_col must list columns"),
-    "a list": (HEAD + ROW, {"load_col": ["user_id", "item_id"]}, "load_col must list columns by kind of file"),
+    "letters": (HEAD + ROW, {"load_col": {"inter": "user_id"}}, "load_col must list the columns of inter"),
+    "a list": (HEAD + ROW, {"load_col": ["user_id", "item_id"]}, "load_col must say for each kind of file"),
     "unloaded": (
         HEAD + ROW,
         {"load_col": None, "unload_col": {"inter": ["user_id"]}},
