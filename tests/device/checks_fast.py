@@ -184,25 +184,26 @@ def experts(bench: Bench) -> dict[str, Any]:
         0.2 * normal(sizes[0], n_experts * hidden, seed=3), 0.2 * normal(n_experts * hidden, seed=4),
         0.2 * normal(n_experts * hidden, sizes[1], seed=5), 0.2 * normal(n_experts, sizes[1], seed=6),
     ]  # fmt: skip
+    parts = (vectors, normal(700, n_experts, seed=7), *layers)
     for tau in (1.0, 0.05):
-        weights = (normal(700, n_experts, seed=7) / tau).softmax(dim=1)
         for norm in ("squared", "l2"):
-            own = functools.partial(_experts_error, teacher=teacher.to(bench.device), norm=norm)
+            # By the logits: a weight that is taken for 0 has no gradient by itself.
+            def blocks(vectors: Tensor, logits: Tensor, *layers: Tensor, tau: float = tau, norm: str = norm) -> Tensor:
+                weights = (logits / tau).softmax(dim=1)
+                return expert_error_sum(vectors, weights, teacher.to(vectors.device), *layers, norm)
+
+            def readable(
+                vectors: Tensor, logits: Tensor, *layers: Tensor, tau: float = tau, norm: str = norm
+            ) -> Tensor:
+                mixed = mixed_experts(vectors, (logits / tau).softmax(dim=1), *layers)
+                return reconstruction_errors(teacher, mixed, norm).sum()
+
             # Several blocks of rows, also on a card.
             with mock.patch.object(experts_module, "_BLOCK_UNITS", 200 * n_experts * hidden):
-                found = differentiated(own, *(part.to(bench.device) for part in (vectors, weights, *layers)))
-
-            def readable(vectors: Tensor, weights: Tensor, *layers: Tensor, norm: str = norm) -> Tensor:
-                return reconstruction_errors(teacher, mixed_experts(vectors, weights, *layers), norm).sum()
-
-            wanted = differentiated(readable, vectors, weights, *layers)
-            numbers = compared(found, wanted)
+                found = differentiated(blocks, *(part.to(bench.device) for part in parts))
+            numbers = compared(found, differentiated(readable, *parts))
             worst = {name: max(worst[name], numbers[name]) for name in worst}
     return worst
-
-
-def _experts_error(vectors: Tensor, weights: Tensor, *layers: Tensor, teacher: Tensor, norm: str) -> Tensor:
-    return expert_error_sum(vectors, weights, teacher, *layers, norm)
 
 
 def distinct(bench: Bench) -> dict[str, Any]:
