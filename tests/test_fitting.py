@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recbole_compat.same import same
 
 from recbole_derrd.checkpoint import read_checkpoint, write_stock_checkpoint
 from recbole_derrd.config import DistillConfig
@@ -17,7 +18,6 @@ from recbole_derrd.errors import CheckpointError
 from recbole_derrd.trained.building import build_model
 from recbole_derrd.training.fitting import declared_names, refuse_other_weights
 from recbole_derrd.training.saving import load_weights
-from tests.recbole_compat.same import same
 
 USERS, ITEMS, SIZE = 31, 41, 8
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from recbole.model.general_recommender import NAIS
+from recbole_compat.same import same
 
 from recbole_derrd.checkpoint import write_stock_checkpoint
 from recbole_derrd.config import DistillConfig
@@ -19,7 +20,6 @@ from recbole_derrd.errors import CheckpointError, DataError, OptionError
 from recbole_derrd.model import distilled
 from recbole_derrd.models import model_class, name_of
 from recbole_derrd.trained.building import build_model
-from tests.recbole_compat.same import same
 
 
 class OwnNAIS(NAIS):  # type: ignore[misc]

@@ -19,8 +19,9 @@ from recbole_derrd.checkpoint import read_checkpoint, read_plain, write_plain, w
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.recbole_compat import archive, read_archive
 from recbole_derrd.recbole_compat.layout import read_layout
-from tests.recbole_compat.pickles import HEAD, checkpoint, many, pairs, sizes, storage, tensor, text, write_archive
-from tests.recbole_compat.same import same
+
+from .pickles import HEAD, checkpoint, many, pairs, sizes, storage, tensor, text, write_archive
+from .same import same
 
 
 def content() -> dict[str, Any]:

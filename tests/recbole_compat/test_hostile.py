@@ -13,7 +13,8 @@ import pytest
 from recbole_derrd.checkpoint import read_checkpoint
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.recbole_compat import Inert, read_archive
-from tests.recbole_compat.pickles import (
+
+from .pickles import (
     HEAD,
     NO,
     NONE,

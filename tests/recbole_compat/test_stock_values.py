@@ -18,7 +18,8 @@ from recbole.utils import ModelType
 
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.recbole_compat import Inert, read_archive
-from tests.recbole_compat.same import same
+
+from .same import same
 
 TABLE = torch.arange(24, dtype=torch.float32).reshape(4, 6)
 KINDS = [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8,
