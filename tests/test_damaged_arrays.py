@@ -152,7 +152,9 @@ def reseal(entry: Path) -> None:
     (entry / "about.json").write_text(sealed(about))
 
 
-@pytest.mark.parametrize("name", ["top-items", "top-users", "trajectory", "neighbours", "vectors", "scores", "ranks"])
+@pytest.mark.parametrize(
+    "name", ["top-items", "top-users", "trajectory", "neighbours", "vectors-second", "scores", "ranks"]
+)
 def test_values_are_checked_beside_the_checksum(
     whole: Any, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:

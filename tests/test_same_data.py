@@ -1,4 +1,4 @@
-"""Runs on different data are never averaged, runs on the same are never torn apart, and no two tables have one title."""
+"""Runs on different data are never averaged, those on the same never torn apart; no two tables have one title."""
 
 from __future__ import annotations
 

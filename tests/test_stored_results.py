@@ -18,8 +18,8 @@ from recbole_derrd.trained.plain import MODEL, train_or_find
 Settings = Callable[..., dict[str, Any]]
 
 GOOD = TrainedModel(
-    "BPR", "key", Path("x"), 10, 40, {"ndcg@5": 0.1}, {"ndcg@5": 0.2}, 1.0, [0.5, 0.5], Latency(1, 2, 3.0, "cpu", 1), {"a": 1},
-    4.0, [[0, 0.1]], ["x"],
+    "BPR", "key", Path("x"), 10, 40, {"ndcg@5": 0.1}, {"ndcg@5": 0.2}, 1.0, [0.5, 0.5], Latency(1, 2, 3.0, "cpu", 1),
+    {"a": 1}, 4.0, [[0, 0.1]], ["x"],
 )  # fmt: skip
 WRONG: list[Any] = [None, True, -1, 1e400, "x", [], ["x"], {}, {"x": "y"}, [[1]], [None], 10**30]
 #: Values of another kind that are right all the same.
