@@ -139,7 +139,7 @@ class RowReader:
             block = np.empty((min(at_once, rows), width), self.header.dtype)
             for first in range(0, rows, at_once):
                 part = block[: min(at_once, rows - first)]
-                view = memoryview(part).cast("B") if part.size else memoryview(b"")
+                view = part.data.cast("B") if part.size else memoryview(b"")
                 if file.readinto(view) != len(view):  # type: ignore[attr-defined]
                     raise DamagedFileError("it ends before its last row")
                 self.checksum = zlib.crc32(view, self.checksum)
