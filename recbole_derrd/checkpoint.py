@@ -130,7 +130,7 @@ def write_stock_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_plain(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, readable with ``weights_only=True``."""
+    """Write tensors and plain values, for :func:`read_plain`."""
     with replacing_file(path) as partial:
         _save(dict(content), partial)
 
@@ -142,7 +142,7 @@ def read_plain(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]
         CheckpointError: the file is damaged or was not written by this plugin.
     """
     try:
-        content = read_archive(path, device)
+        content = read_archive(path, device, plain=True)
     except CheckpointError as error:
         raise CheckpointError(
             f"'{path}' is damaged or no training checkpoint of this plugin. Remove it to start the run anew."

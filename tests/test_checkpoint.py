@@ -125,3 +125,14 @@ def test_plain_files_round_trip_and_refuse_code(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         read_plain(file)
     assert not (tmp_path / "ran").exists()
+
+
+def test_plain_files_hold_plain_values_alone(tmp_path: Path) -> None:
+    """What a stock checkpoint may hold, a training checkpoint must not: it would be put back into the run."""
+    from recbole.utils import ModelType
+
+    file = tmp_path / "a.pth"
+    torch.save({"counters": {"kind": ModelType.GENERAL}, "state_dict": {}}, file)
+    read_checkpoint(file)
+    with pytest.raises(CheckpointError, match="no training checkpoint"):
+        read_plain(file)

@@ -15,10 +15,15 @@ from recbole_derrd.recbole_compat.tensors import Storages
 from recbole_derrd.recbole_compat.unpickle import describe
 
 
-def read_archive(path: str | Path, device: torch.device | str = "cpu") -> Any:
+def read_archive(path: str | Path, device: torch.device | str = "cpu", plain: bool = False) -> Any:
     """Return what ``torch.save`` wrote: plain values, tensors, numpy's numbers; every byte is as it was written.
 
     What else a stock checkpoint holds comes as :class:`recbole_derrd.recbole_compat.placeholders.Inert`.
+
+    Args:
+        path: the file.
+        device: where the tensors go.
+        plain: whether to refuse a file that holds anything else.
 
     Raises:
         CheckpointError: the file is missing, no checkpoint, damaged, or asks for code.
@@ -28,7 +33,7 @@ def read_archive(path: str | Path, device: torch.device | str = "cpu") -> Any:
         raise CheckpointError(f"There is no checkpoint file '{path}'. Check the path.")
     try:
         with open(path, "rb") as file, Archive(file) as archive:
-            return Rebuilder(Storages(archive, device)).value(describe(archive.record("data.pkl"), admits))
+            return Rebuilder(Storages(archive, device), plain).value(describe(archive.record("data.pkl"), admits))
     except NotACheckpointError as error:
         raise CheckpointError(
             f"'{path}' is not a RecBole checkpoint, or only a part of one. Give the .pth file of a training."

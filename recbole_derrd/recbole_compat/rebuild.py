@@ -32,11 +32,13 @@ class Rebuilder:
 
     Args:
         storages: where the numbers of tensors are.
+        plain: whether to refuse everything that would stay inert.
     """
 
-    def __init__(self, storages: Storages) -> None:
+    def __init__(self, storages: Storages, plain: bool = False) -> None:
         """Nothing is made yet."""
         self.storages = storages
+        self.plain = plain
         #: What some object in a file became; the object itself is kept, so that its id stays its own.
         self._made: dict[int, tuple[Any, Any, int]] = {}
         self._open: set[int] = set()
@@ -81,16 +83,22 @@ class Rebuilder:
             return bytes(described)
         if kind is Named:
             number = number_type_of(described)
-            return Inert(described.path) if number is None else number
+            return self.stand_in(described.path) if number is None else number
         if kind is Described:
             return self.object(described)
         raise MalformedError("it holds a storage without a tensor" if kind is StorageAt else "it holds a strange value")
+
+    def stand_in(self, path: str, state: Any = None) -> Inert:
+        """Return what stands in for something that is not made."""
+        if self.plain:
+            raise MalformedError(f"it holds '{path}'")
+        return Inert(path, state)
 
     def object(self, described: Described) -> Any:
         """Return what a call describes, or what stands in for it."""
         path = described.maker.path
         if path not in _MAKERS:
-            return Inert(path)
+            return self.stand_in(path)
         try:
             return _MAKERS[path](self, described)
         except (RefusedError, torch.cuda.OutOfMemoryError):
@@ -138,14 +146,14 @@ def _is_version(name: Any, version: Any) -> bool:
 
 
 def _config(make: Rebuilder, described: Described) -> Inert:
-    return Inert(described.maker.path, make.value(described.state[0]) if described.state else None)
+    return make.stand_in(described.maker.path, make.value(described.state[0]) if described.state else None)
 
 
 def _numpy(maker: Callable[[Described], Any]) -> Callable[[Rebuilder, Described], Any]:
     def made(make: Rebuilder, described: Described) -> Any:
         # An array of objects is nothing to load; scipy's lil_matrix has two.
         found = maker(described)
-        return Inert(described.maker.path) if found is None else found
+        return make.stand_in(described.maker.path) if found is None else found
 
     return made
 
@@ -182,5 +190,6 @@ _MAKERS: dict[str, Callable[[Rebuilder, Described], Any]] = {
     "_codecs.encode": _bytes,
     "__builtin__.bytes": _bytes,
     "__builtin__.set": _set,
+    "builtins.set": _set,
     _CONFIG: _config,
 }

@@ -23,13 +23,14 @@ _MOST_STEPS = 10_000_000
 _LARGEST_KEY = 1 << 60
 
 # Numbers in a row, such as those of a list, are read at once: an opcode and its number, as an expression and in parts.
+# A pickler writes a thousand at most; the expression takes memory for each.
 _NUMBERS = {
-    code: (re.compile(b"(?:%b.{%d})+" % (re.escape(code), struct.calcsize(form) - 1), re.DOTALL), struct.Struct(form))
-    for code, form in (
-        (pickle.BININT, "<xi"),
-        (pickle.BININT1, "<xB"),
-        (pickle.BININT2, "<xH"),
-        (pickle.BINFLOAT, ">xd"),
+    code: (re.compile(b"(?:%b.{%d}){1,1000}" % (re.escape(code), size), re.DOTALL), struct.Struct(form))
+    for code, size, form in (
+        (pickle.BININT, 4, "<xi"),
+        (pickle.BININT1, 1, "<xB"),
+        (pickle.BININT2, 2, "<xH"),
+        (pickle.BINFLOAT, 8, ">xd"),
     )
 }
 

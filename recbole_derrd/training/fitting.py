@@ -13,6 +13,8 @@ from torch import Tensor
 from recbole_derrd.errors import CheckpointError
 
 _SHOWN = 3
+#: Says whether a model can work with a value.
+Fits = Callable[[Any, Any], bool]
 
 
 def refuse_other_weights(own: Mapping[str, Tensor], given: Mapping[Any, Any], model: str, source: str | Path) -> None:
@@ -101,7 +103,7 @@ def declared_names(model: Any) -> frozenset[str]:
     return frozenset(names)
 
 
-def _table(rows: str) -> Callable[[Any, Any], bool]:
+def _table(rows: str) -> Fits:
     """Say whether a value is None or a table of so many rows, as models keep one until their weights change."""
 
     def fits(model: Any, value: Any) -> bool:
@@ -136,11 +138,11 @@ def _never(model: Any, value: Any) -> bool:
     return False
 
 
-_PROPAGATED = {"restore_user_e": _table("n_users"), "restore_item_e": _table("n_items")}
-_NEIGHBOURS = {"w": _never, "pred_mat": _never}
-_ITEMS = {"interaction_matrix": _never, "item_similarity": _similarity}
+_PROPAGATED: dict[str, Fits] = {"restore_user_e": _table("n_users"), "restore_item_e": _table("n_items")}
+_NEIGHBOURS: dict[str, Fits] = {"w": _never, "pred_mat": _never}
+_ITEMS: dict[str, Fits] = {"interaction_matrix": _never, "item_similarity": _similarity}
 # What RecBole's models declare.
-_FITS: dict[str, dict[str, Callable[[Any, Any], bool]]] = {
+_FITS: dict[str, dict[str, Fits]] = {
     **dict.fromkeys(("DGCF", "LightGCN", "NCL", "NGCF", "SGL", "SpectralCF"), _PROPAGATED),
     **dict.fromkeys(("AsymKNN", "ItemKNN"), _NEIGHBOURS),
     **dict.fromkeys(("EASE", "SLIMElastic"), _ITEMS),
@@ -149,9 +151,9 @@ _FITS: dict[str, dict[str, Callable[[Any, Any], bool]]] = {
 }
 
 
-def _known(model: Any) -> dict[str, Callable[[Any, Any], bool]]:
+def _known(model: Any) -> dict[str, Fits]:
     """Return what is known of the values of the RecBole model that a model is or is derived from."""
-    found: dict[str, Callable[[Any, Any], bool]] = {}
+    found: dict[str, Fits] = {}
     for one in type(model).__mro__:
         if one.__module__.startswith("recbole.model."):
             found.update(_FITS.get(one.__name__, {}))

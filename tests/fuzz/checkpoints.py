@@ -8,6 +8,7 @@ in a child process, so that one that kills it is named; ``--only N`` repeats a c
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import math
 import os
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from random import Random
@@ -152,7 +154,9 @@ def touch(value: Any, left: list[int]) -> None:
         raise AssertionError(f"a {type(value)} was read")
     if isinstance(value, torch.Tensor):
         if math.prod(value.shape) < 100_000:
-            value.detach().to_dense().clone()
+            # Some kinds of numbers have no dense form in torch.
+            with contextlib.suppress(RuntimeError):
+                value.detach().to_dense().clone()
     elif isinstance(value, np.ndarray):
         if value.dtype.kind not in "biufc":
             raise AssertionError(f"an array of {value.dtype} was read")
@@ -176,13 +180,14 @@ def tried(cases: Cases, watch: Watch, case: int) -> bool:
     """
     file, started = cases.write(case), time.perf_counter()
     watch.path = str(file)
+    found, read = None, True
     try:
-        touch(read_archive(file), [20_000])
-        read = True
+        found = read_archive(file)
     except CheckpointError:
         read = False
     finally:
         watch.path = None
+    touch(found, [20_000])
     if watch.seen:
         raise AssertionError(f"it led to {watch.seen[:3]}")
     if time.perf_counter() - started > LONGEST:
@@ -201,6 +206,8 @@ def limit_memory() -> None:
 def run_child(options: argparse.Namespace) -> None:
     """Try cases one after the other, telling the parent the number of each."""
     torch.set_num_threads(1)
+    # To show one, Python opens its source.
+    warnings.simplefilter("ignore")
     numbers = [options.only] if options.only is not None else range(options.start, options.start + options.count)
     with tempfile.TemporaryDirectory() as folder:
         cases = Cases(Path(folder), options.seed)
