@@ -122,7 +122,7 @@ def install(folder: Path, target: Path) -> list[Package]:
         names = [package.requirement for package in wanted]
         done = subprocess.run([*command, *names], capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"pip cannot install {', '.join(names)} from '{folder}': {done.stderr.strip()[-600:]}")
+            raise RuntimeError(f"pip cannot install {', '.join(names)} from '{folder}': {_errors(done.stderr)}")
         sys.path.insert(0, str(target))
         importlib.invalidate_caches()
     return fatal(unsuitable())
@@ -163,4 +163,10 @@ def _download(folder: Path, names: list[str], options: list[str]) -> None:
     command += ["--disable-pip-version-check", "--dest", str(folder), *options]
     done = subprocess.run([*command, *names], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"pip cannot fetch {', '.join(names)}: {done.stderr.strip()[-600:]}")
+        raise RuntimeError(f"pip cannot fetch {', '.join(names)}: {_errors(done.stderr)}")
+
+
+def _errors(output: str) -> str:
+    """Return what pip says of errors, without its warnings."""
+    lines = [line for line in output.strip().splitlines() if not line.startswith("WARNING")]
+    return " ".join(lines)[-600:] or output.strip()[-600:]
