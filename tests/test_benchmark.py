@@ -37,10 +37,14 @@ if settings.get("rrd_k") == 1:
     sys.exit("recbole-derrd: This cell cannot work.")
 if settings.get("rrd_k") == 2:
     os.kill(os.getpid(), 9)
+if settings.get("rrd_k") == 3:
+    raise MemoryError
+if settings.get("rrd_k") == 4:
+    sys.exit(0)
 record = {"schema": 1, "model": "BPR", "dataset": "tiny", "seed": settings["seed"], "protocol": {"mode": "full"},
           "valid_metric": "ndcg@5", "distilled": {"model": "BPR", "test": {"ndcg@5": 0.1}},
           "data": {"fingerprint": {"ids": "i", "test": "t"}}, "benchmark": settings["benchmark"],
-          "threads": settings["threads"], "command": job["command"]}
+          "threads": settings["threads"], "command": " ".join(job["command"])}
 name = f"{settings['benchmark']['cell']}-{settings['seed']}.json"
 (pathlib.Path(settings["record_dir"]) / name).write_text(json.dumps(record))
 """
@@ -167,7 +171,7 @@ def test_cells_run_once_and_failures_stop_nothing(tmp_path: Path, said: list[str
     assert {(record["benchmark"]["cell"], record["seed"]) for record in records} == {
         (name, seed) for name in ("plain", "RRD") for seed in (1, 2)
     }
-    assert records[0]["command"] == ["-m", "x"]
+    assert records[0]["command"] == "-m x"
     told = "\n".join(said)
     assert "0 of 8 cells are recorded, 8 to run" in told and "[8/8]" in told and "4 failed" in told
     assert "failed: bad, seed 1: This cell cannot work." in told
@@ -339,3 +343,43 @@ def test_a_record_without_its_benchmark_is_stamped(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("recbole_derrd.compress.run_compressed", run_compressed)
     worker.run_cell({"benchmark": {"cell": "svd"}}, compressed=True)
     assert json.loads(path.read_text()) == {"schema": 1, "benchmark": {"cell": "svd"}}
+
+
+def test_folds_are_cells_of_their_own(tmp_path: Path) -> None:
+    folds = plan_of(tmp_path, grid={"data_path": ["fold0", "fold1"]}).cells
+    assert len({cell.key for cell in folds}) == 8, "two cells, two seeds, two folds"
+    assert len({cell.settings["benchmark"]["settings"] for cell in folds}) == 4
+    assert {cell.key for cell in plan_of(tmp_path, grid={"data_path": ["fold0"]}).cells} < {cell.key for cell in folds}
+    with pytest.raises(OptionError, match="have the same settings but for data_path, which changes no result"):
+        plan_of(tmp_path, grid={"data_path": ["fold0", "./fold0/"]})
+    with pytest.raises(OptionError, match="have the same settings but for threads, which changes no result"):
+        plan_of(tmp_path, grid={"threads": [1, 2]})
+
+
+def test_a_failure_says_why_and_where_its_log_is(tmp_path: Path, said: list[str]) -> None:
+    cells = [{"name": name, "rrd_k": place} for place, name in ((2, "killed"), (3, "large"), (4, "silent"))]
+    assert runner.run_benchmark(plan_of(tmp_path, cells=cells, seeds=[1]), [], said.append) == 1
+    failed = [line for line in said if line.startswith("failed: ")]
+    for line, words in zip(failed, ("killed by signal 9 (SIGKILL: ", "out of memory: MemoryError", "left no record")):
+        assert words in line and "-seed1-" in line
+    assert len(failed) == 3
+
+
+def test_a_cell_imports_nothing_that_lies_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And finds one's own model in the working directory where the benchmark does."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("json", "logging", "signal", "threading", "colorlog", "yaml", "torch"):
+        Path(f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r})\n")
+    own = "from recbole.model.general_recommender import BPR\nclass Mine(BPR):\n    pass\n"
+    Path("mine.py").write_text(f"open({str(tmp_path / 'own')!r}, 'a').close()\n{own}")
+    path = [entry for entry in sys.path if entry not in ("", str(tmp_path))]
+    settings = {"model": "mine.Mine", "dataset": "tiny", "rrd_k": -1}
+    job = {"settings": settings, "compressed": False, "command": ["x"]}
+    # As python -m recbole_derrd has it: what is installed goes first.
+    command = [*runner.WORKER, *path, str(tmp_path)]
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert worker.stdin is not None and worker.stderr is not None
+    worker.stdin.write(json.dumps(job) + "\n")
+    worker.stdin.flush()
+    assert "rrd_k" in worker.stderr.read() and worker.wait() == 2
+    assert Path("own").exists() and not Path("ran").exists()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 import recbole_derrd.record as record
+from recbole_derrd.files import clearing_folder, replacing_file
 from recbole_derrd.running.outcome import command_line
 
 
@@ -47,3 +52,30 @@ def test_a_records_command_names_no_folder_of_the_machine(
     found = shlex.split(command_line())
     assert found[-len(words) :] == words and "/" not in found[0]
     assert len(found) == len(words) + (words[0] != "recbole-derrd")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the killed process is a forked child")
+def test_what_a_killed_process_has_left_of_its_record_goes_with_the_next(tmp_path: Path) -> None:
+    process = os.fork()
+    if not process:
+        try:
+            os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,misc]
+            record.write_record({"number": 1}, tmp_path, "killed")
+        finally:
+            os._exit(1)
+    assert os.waitpid(process, 0)[1] == signal.SIGKILL
+    assert [name for name in os.listdir(tmp_path) if name.startswith(".killed-") and ".partial-" in name]
+    path = record.write_record({"number": 2}, tmp_path, "next")
+    assert sorted(os.listdir(tmp_path)) == [".records.lock", path.name]
+
+
+def test_a_record_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    other = threading.Thread(target=record.write_record, args=({}, tmp_path, "other"))
+    with clearing_folder(tmp_path, ".json", "records"), replacing_file(tmp_path / "own.json") as partial:
+        partial.write_text("{}")
+        other.start()
+        time.sleep(0.3)
+        assert partial.exists() and other.is_alive()
+    other.join(10)
+    names = sorted(name for name in os.listdir(tmp_path) if not name.startswith("."))
+    assert len(names) == 2 and names[1] == "own.json" and names[0].startswith("other-")
