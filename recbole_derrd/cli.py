@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from recbole_derrd import __version__
 from recbole_derrd.errors import DistillError, did_you_mean
@@ -257,25 +258,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         if not _nobody_reads_on():
             raise
-        _let_go_of_output()
+        _let_go_of(sys.stdout)
         return 141
     except OSError as error:
         _say(f"Cannot write to the standard output: {error.strerror or error}.")
-        _let_go_of_output()
+        _let_go_of(sys.stdout)
         return 2
     return code
 
 
-def _let_go_of_output() -> None:
-    # Python would complain once more when it flushes at its end.
+def _let_go_of(stream: TextIO) -> None:
+    # Python would complain once more, or give another exit code, when it flushes at its end.
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _say(message: str) -> None:
-    # Where nothing can be said, the exit code must do.
-    with contextlib.suppress(OSError, ValueError):
-        print(f"recbole-derrd: {message}", file=sys.stderr)
+    try:
+        print(f"recbole-derrd: {message}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        # Where nothing can be said, the exit code must do.
+        _let_go_of(sys.stderr)
 
 
 def _nobody_reads_on() -> bool:

@@ -9,7 +9,7 @@ from recbole_derrd.errors import DistillError
 
 _NO_MEMORY = re.compile(
     r"can'?t allocate memory|cannot allocate memory|unable to allocate|failed to allocate|out of memory|bad_alloc"
-    r"|not enough memory|memory allocation",
+    r"|not enough memory|memory allocation|failed to map segment",
     re.I,
 )
 _NO_FILES = re.compile(r"too many open files", re.I)

@@ -137,7 +137,6 @@ def shell(command: str, home: Path, **environment: str) -> subprocess.CompletedP
         ("derrd --help >&-", 0, ""),
         ("derrd report nowhere >&- 2>&-", 2, ""),
         ("derrd report nowhere 2> /dev/full", 2, ""),
-        ("derrd --help | head -1; exit ${PIPESTATUS[0]}", 141, ""),
     ],
 )
 def test_an_output_that_takes_nothing_is_no_traceback(tmp_path: Path, command: str, code: int, words: str) -> None:
@@ -155,21 +154,6 @@ def arguments(tiny_data: Path) -> str:
     )
 
 
-def sentence(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
-    """Return what was said at the end, without any traceback."""
-    assert done.returncode == code, done.stderr[-3000:]
-    assert "Traceback" not in done.stderr and "Logging error" not in done.stderr, done.stderr[-3000:]
-    return done.stderr.strip().splitlines()[-1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("limit", "words"), [("ulimit -v 900000", "memory is not enough"), ("ulimit -n 12", "may not open more files")]
-)
-def test_a_limit_of_the_process_is_a_sentence(tmp_path: Path, arguments: str, limit: str, words: str) -> None:
-    assert words in sentence(shell(f"{limit}; derrd run {arguments}", tmp_path))
-
-
 @pytest.mark.slow
 def test_a_poor_environment_is_enough(tmp_path: Path, arguments: str) -> None:
     done = shell(
@@ -184,13 +168,6 @@ def test_a_poor_environment_is_enough(tmp_path: Path, arguments: str) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Traceback" not in done.stderr and len(list((tmp_path / "records").glob("*.json"))) == 1
-
-
-@pytest.mark.slow
-def test_a_disk_that_is_full_for_the_log_is_said_once(tmp_path: Path, arguments: str) -> None:
-    """Files of at most 8 kB: too few for the log, so it says so; then too few for a model, which ends the run."""
-    said = shell(f"trap '' XFSZ; ulimit -f 8; derrd run {arguments}", tmp_path)
-    assert "File too large" in sentence(said)
 
 
 @pytest.mark.slow
@@ -247,6 +224,8 @@ def test_a_log_that_cannot_be_written_is_said_once_and_the_run_goes_on(
     tiny_settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # RecBole adds its handlers to a root that has none.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
     config = DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", state="INFO"))
     with own_log(config):
         (handler,) = (one for one in logging.getLogger().handlers if isinstance(one, logging.FileHandler))

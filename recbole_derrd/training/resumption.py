@@ -14,6 +14,8 @@ NEEDED = (
     "epoch", "cur_step", "best_valid_score", "best_valid_result", "train_loss", "epoch_seconds", "valid_scores",
     "progress", "model", "optimizers", "counters", "streams", "loader",
 )  # fmt: skip
+#: Whole numbers are below this.
+_MOST = 1 << 62
 _STREAMS = ("python", "numpy", "torch", "cuda")
 
 
@@ -67,7 +69,8 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    # Python's whole numbers have no limit, and those of everything that counts with them do.
+    return (type(value) is int and abs(value) < _MOST) or (type(value) is float and math.isfinite(value))
 
 
 def _is_metric(item: tuple[Any, Any]) -> bool:
@@ -104,6 +107,7 @@ def _finite(value: torch.Tensor) -> bool:
     return not value.is_floating_point() or bool(torch.isfinite(value).all())
 
 
+_HOW = ("foreach", "fused")
 #: What an optimizer cannot do without once it has made a step.
 _STATES: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.Adam: ("step", "exp_avg", "exp_avg_sq"),
@@ -125,6 +129,9 @@ def refuse_unfit_optimizer(optimizer: torch.optim.Optimizer) -> None:
         raise UnfitError("its optimizer has a state of parameters that there are not")
     for group in optimizer.param_groups:
         for name, value in optimizer.defaults.items():
+            # How the update is computed is each machine's own choice.
+            if name in _HOW and group.get(name) in (None, True, False):
+                continue
             if not _is_setting(group.get(name), value):
                 raise UnfitError(f"its optimizer's {name} cannot be {group.get(name)!r}")
         for parameter in group["params"]:
@@ -141,7 +148,7 @@ def _is_setting(held: Any, default: Any) -> bool:
         return _is_finite(held) and held >= 0
     if isinstance(default, tuple):
         return isinstance(held, (tuple, list)) and len(held) == len(default) and all(map(_is_setting, held, default))
-    return isinstance(held, (bool, int, float, torch.Tensor, type(None)))
+    return type(held) is type(default) and bool(held == default)
 
 
 def _refuse_unfit_state(name: str, value: Any, parameter: torch.Tensor) -> None:
@@ -165,7 +172,8 @@ def refuse_unfit_attributes(model: Any, kept: Any) -> None:
     if not isinstance(kept, dict):
         raise UnfitError("it has no counters")
     for name, value in kept.items():
-        plain = type(value) in (bool, int, float) or (isinstance(value, torch.Tensor) and not value.is_sparse)
+        number = type(value) in (bool, float) or (type(value) is int and abs(value) < _MOST)
+        plain = number or (isinstance(value, torch.Tensor) and not value.is_sparse)
         of_class = getattr(type(model), name, None) if isinstance(name, str) else None
         ours = isinstance(name, str) and not name.startswith("_") and not callable(of_class)
         ours = ours and name not in {*model._modules, *model._parameters, *model._buffers}
@@ -177,5 +185,7 @@ def refuse_unfit_attributes(model: Any, kept: Any) -> None:
         else:
             # What is made during the training was nothing before it, or was not there.
             fits = own is None or (isinstance(own, (bool, int, float)) and not isinstance(value, torch.Tensor))
+        # The sizes of the data are no counters.
+        fits = fits and (not name.startswith("n_") or own is None or value == own or isinstance(value, torch.Tensor))
         if not fits or (isinstance(value, float) and value != value and own == own):
             raise UnfitError(f"its counter '{name}' does not fit {type(model).__name__}")
