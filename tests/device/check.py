@@ -71,9 +71,11 @@ class Run:
     def make(self, work: str) -> None:
         """Make them; what could not be made is skipped."""
         while True:
+            known = len(self.results)
             whole = self._one_process(work)
+            goes_on = self._blame() and len(self.results) > known
             left = [name for name in self.plan if name not in self.results]
-            if whole or not left or time.monotonic() >= self.deadline or not self._blame():
+            if whole or not left or not goes_on or time.monotonic() >= self.deadline:
                 break
         for name in self.plan:
             if name not in self.results:
