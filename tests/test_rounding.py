@@ -27,18 +27,15 @@ MODELS = sorted(name for name in general_models() if BACKBONES[name].trainable)
 DRIFT = 1e-3
 
 
-def scores_of(settings: dict[str, Any], model: str, *, moved: bool = False, parts: frozenset[str] | None = None) -> Any:
+def scores_of(settings: dict[str, Any], model: str, *, moved: bool = False) -> Any:
     """Train a model and return all its scores.
 
     Args:
         settings: its settings.
         model: its name.
         moved: move its first weights by at most half of their last bit.
-        parts: quicker ways, whichever the model takes by itself.
     """
     config = DistillConfig(model, "tiny", config_dict=settings)
-    if parts is not None:
-        config.fast = parts
     data = prepare_data(config)
     built = build_model(config, data)
     if moved:
