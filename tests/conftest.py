@@ -10,6 +10,11 @@ from typing import Any, Callable
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 _AUTOENCODER = {"mlp_hidden_size": [16], "latent_dimension": 8}
 _DIFFUSION = {"dims_dnn": [16], "embedding_size": 6, "steps": 3}
