@@ -51,6 +51,8 @@ def bytes_of(value: Any) -> memoryview | bytes | None:
     """Return bytes, which older pickles hold as text; None if there are none."""
     if type(value) is memoryview:
         return value
+    if type(value) is Described and value.maker.path == "__builtin__.bytes" and not value.arguments:
+        return b""
     if type(value) is Described and value.maker.path == "_codecs.encode" and len(value.arguments) == 2:
         text, coding = value.arguments
         if type(text) is str and coding in ("latin1", "latin-1"):
