@@ -238,8 +238,10 @@ def _created(config: DistillConfig) -> Any:
     """Create the data set by RecBole, from the files or from a saved one that this configuration names."""
     saved = Path(config["dataset_save_path"])
     _refuse_outdated(saved, config)
-    folder, encoding = Path(config["data_path"]), config["encoding"]
+    folder, settings = Path(config["data_path"]), config.final_config_dict
     there = folder.is_dir()
+    # Left as it came, missing or not: the settings are part of a model's key.
+    before = {key: settings[key] for key in ("encoding",) if key in settings}
     try:
         config["encoding"] = check_files(config, saved=saved.is_file())
         try:
@@ -251,7 +253,8 @@ def _created(config: DistillConfig) -> Any:
             config["encoding"] = check_files(config)
             dataset = create_dataset(config)
     finally:
-        config["encoding"] = encoding
+        settings.pop("encoding", None)
+        settings.update(before)
     # RecBole compares most settings of a saved data set, but not how it is split.
     dataset.config = config
     return dataset

@@ -96,7 +96,7 @@ def test_the_processes_own_arguments_are_not_ours(tiny_settings: Settings, monke
         ({"topk": []}, ""),
         ({"topk": [5, "x"]}, ""),
         ({"eval_args": {"split": {"RS": [0.8, 0.2]}}}, "training, validation and test"),
-        ({"eval_args": {"mode": "uni"}}, "how many negatives, e.g. uni100"),
+        ({"eval_args": {"mode": "uni"}}, "how many negatives, at least one and in digits, e.g. uni100"),
         ({"benchmark_filename": ["train", "valid"]}, "must name three files"),
         ({"train_neg_sample_args": None}, "leaves it no negatives"),
         ({"epochs": "many"}, "'epochs' must be int"),
