@@ -84,7 +84,7 @@ def test_the_run_that_the_mistakes_are_made_from_works(tiny: list[str]) -> None:
         (["--dataloaders_save_path=saved/loaders.pth"], "Take out dataloaders_save_path"),
         (["--dataset=data/shop"], "Write dataset: shop, and in data_path the folder in which its folder lies"),
         (["--train_neg_sample_args={dynamic: true}"], "set candidate_num"),
-        (["--eval_args={split: {RS: [0, 0, 0]}}"], "no split may be empty"),
+        (["--eval_args={split: {RS: [0, 0, 0]}}"], "leaves the training split empty"),
         (["--model=LINE", "--distillers=[]", "--second_order_loss_weight=[1]"], "RecBole cannot train LINE"),
         (["--split_seed=1", "--save_dataloaders=True"], "know nothing of split_seed"),
         (["--eval_args={mode: labeled}", "--metrics=[AUC]", "--valid_metric=AUC"], "ranks by labels"),
@@ -103,7 +103,7 @@ def test_the_run_that_the_mistakes_are_made_from_works(tiny: list[str]) -> None:
         (["--topk=[1000]", "--valid_metric=NDCG@1000"], "has only 40 items"),
         (["--teacher_embedding_size=64"], "--teacher='{embedding_size: ...}'"),
         (["--log_wandb=True"], "pip install wandb"),
-        (["--topk=[0]"], "positive"),
+        (["--topk=[0]"], "from 1 on"),
         (["--embedding_size=big"], "'embedding_size' must be int"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
@@ -163,13 +163,16 @@ def test_help_answers_without_torch_in_under_a_second() -> None:
         "assert main(['--help']) == 0\n"
         "assert not {'torch', 'numpy', 'recbole'} & set(sys.modules)"
     )
-    seconds = []
+    seconds: dict[str, list[float]] = {code: [], "pass": []}
     for _ in range(3):
-        started = time.perf_counter()
-        answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-        seconds.append(time.perf_counter() - started)
-    assert "--rrd_weight" in answer.stdout and "--teacher_checkpoint" in answer.stdout
-    assert min(seconds) < 1
+        for source, taken in seconds.items():
+            started = time.perf_counter()
+            answer = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, cwd=ROOT, check=True)
+            taken.append(time.perf_counter() - started)
+            if source == code:
+                assert "--rrd_weight" in answer.stdout and "--teacher_checkpoint" in answer.stdout
+    # A second, or on a slow machine so many times what Python itself takes.
+    assert min(seconds[code]) < max(1, 20 * min(seconds["pass"]))
 
 
 @pytest.mark.parametrize("command", ["run", "compress"])
