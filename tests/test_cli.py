@@ -167,7 +167,9 @@ def test_help_answers_without_torch_in_under_a_second() -> None:
     for _ in range(3):
         for source, taken in seconds.items():
             started = time.perf_counter()
-            answer = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, cwd=ROOT, check=True)
+            answer = subprocess.run(
+                [sys.executable, "-c", source], capture_output=True, text=True, cwd=ROOT, check=True
+            )
             taken.append(time.perf_counter() - started)
             if source == code:
                 assert "--rrd_weight" in answer.stdout and "--teacher_checkpoint" in answer.stdout

@@ -32,7 +32,7 @@ METHODS: dict[str, tuple[dict[str, Any], int]] = {
     "sld": ({"k": 4, "l": 6, "top_n": 20, "sharpness": 0.5}, 10),
     "cd": ({"n_distill": 5}, 10),
     "rd": ({"k": 5, "negatives": 8, "start_epoch": 0}, 5),
-    "cpd": ({"q": 5, "top_n": 12, "feature": "directions"}, 5),
+    "cpd": ({"q": 5, "top_n": 12, "feature": "cosine"}, 5),
     "listwise": ({}, 1),
 }
 
@@ -236,8 +236,9 @@ def test_a_run_says_how_many(
     for unobserved, messages in ((wanted, 0), (wanted - 1, 1)):
         caplog.clear()
         world = world_with_busy_user(tmp_path / str(unobserved), unobserved)
+        data: Any = SimpleNamespace(history=world.history, dataset=SimpleNamespace(field2type={}))
         with caplog.at_level(logging.WARNING):
-            check_data(config, SimpleNamespace(history=world.history))  # type: ignore[arg-type]
+            check_data(config, data)
         assert len(caplog.records) == messages
     assert caplog.records[0].getMessage().startswith(f"{method}: 1 of 4 users have ")
 
