@@ -88,7 +88,7 @@ def test_no_shipped_configuration_asks_for_anything_in_vain() -> None:
         ("NeuMF", {}, False),
         ("NeuMF", {"train_neg_sample_args": None}, True),
         ("MultiVAE", {"train_neg_sample_args": None}, False),
-        ("BPR", {"eval_args": {"mode": {"valid": "full", "test": "labeled"}}}, True),
+        ("BPR", {"eval_args": {"mode": "labeled"}, "metrics": ["AUC"], "valid_metric": "AUC"}, True),
     ],
 )
 def test_a_threshold_counts_where_labels_are_read(
