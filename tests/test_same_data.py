@@ -38,7 +38,7 @@ def test_seeds_of_other_interactions_are_another_table() -> None:
     fewer = [drawn(seed, f"f{seed}", interactions="fewer") for seed in (3, 4)]
     assert counted(*whole) == [3] and counted(*whole, *fewer) == [3, 2]
     titles = [group.title for group in groups_of([*whole, *fewer])]
-    assert titles[0].endswith("on 3 splits, its own interactions (1)") or "interactions" in titles[0]
+    assert len(set(titles)) == 2
 
 
 def test_records_from_before_that_hash_are_told_apart_by_sizes_files_and_splits() -> None:
@@ -183,7 +183,8 @@ def test_the_hash_of_all_interactions_is_of_the_data_and_not_of_the_split(
         return interactions_digest(prepare_data(DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", **more))))
 
     whole = digest()
-    assert digest(seed=7) == digest(eval_args={"order": "TO"}) == digest(eval_args={"split": {"LS": "valid_and_test"}})
+    timed = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "eval_args": {"order": "TO"}}
+    assert digest(seed=7) == digest(**timed) == digest(eval_args={"split": {"LS": "valid_and_test"}})
     assert digest(seed=7) == whole
     (tmp_path / "tiny").mkdir()
     lines = (tiny_data / "tiny" / "tiny.inter").read_text().splitlines()

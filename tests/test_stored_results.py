@@ -25,7 +25,8 @@ WRONG: list[Any] = [None, True, -1, 1e400, "x", [], ["x"], {}, {"x": "y"}, [[1]]
 #: Values of another kind that are right all the same.
 RIGHT = {
     "bytes_per_item": [None], "latency": [None], "model": ["x"], "key": ["x"], "settings": [{}, {"x": "y"}],
-    "epochs": [[]], "valid_scores": [[]], "judged_by": [[], ["x"]],
+    "epochs": [[]], "valid_scores": [[]], "judged_by": [[], ["x"]], "test_groups": [{}],
+    "split_check": [None, {}, {"x": "y"}], "test.x": [-1, 1e400],
 }  # fmt: skip
 
 
