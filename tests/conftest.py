@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
@@ -43,8 +44,19 @@ _SMALL: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+_BEGUN = time.monotonic()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regen", action="store_true", help="write what is generated in the documentation")
+    parser.addoption("--begin-within", type=float, metavar="SECONDS", help="skip the tests that begin later than this")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    seconds = item.config.getoption("--begin-within")
+    if seconds is not None and time.monotonic() - _BEGUN > seconds:
+        pytest.skip(f"{seconds:.0f} s were over")
 
 
 @pytest.fixture(scope="session", autouse=True)
