@@ -57,11 +57,16 @@ def method_options(name: str) -> type[Options]:
 
 def _typed(value: Any, *, inside: bool) -> Any:
     """Type strings as YAML and make Python's numbers of numpy's; inside of lists and dicts too, but for names."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if inside and isinstance(value, (list, tuple)):
         return [_typed(one, inside=True) if isinstance(one, dict) else one for one in value]
     if inside and isinstance(value, dict):
         names = ("model", "checkpoint")
-        return {key: one if key in names else _typed(one, inside=False) for key, one in value.items()}
+        return {
+            key: one if key in names and not isinstance(one, os.PathLike) else _typed(one, inside=False)
+            for key, one in value.items()
+        }
     # From a loop over np.arange or the like.
     return typed_as_yaml(value.item() if isinstance(value, np.generic) else value)
 
@@ -100,6 +105,9 @@ class DistillConfig(Config):
         except (LookupError, ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError) as error:
             message = " ".join(str(error.args[0] if error.args else error).split())
             raise OptionError(f"RecBole refuses this configuration: {message}") from error
+        if isinstance(self["learner"], str):
+            # RecBole reads it in any case of letters.
+            self.final_config_dict["learner"] = self["learner"].lower()
         self.final_config_dict.update(
             {
                 key: value
@@ -135,6 +143,9 @@ class DistillConfig(Config):
     def _init_device(self) -> None:
         """Choose the device; as one of several processes join the others, on gloo where RecBole knows nccl alone."""
         settings = self.final_config_dict
+        if settings["gpu_id"] is None:
+            # What --gpu_id= is read as.
+            settings["gpu_id"] = ""
         if "local_rank" not in settings:
             super()._init_device()
             return

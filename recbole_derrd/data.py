@@ -16,14 +16,14 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import EvaluatorType, init_seed
 
 from recbole_derrd.atomic_files import data_paths
-from recbole_derrd.batches import catalogue_sized, shared_out, whole_batches
+from recbole_derrd.batches import CatalogueSizedLoader, catalogue_sized, shared_out, whole_batches
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.errors import DataError
 from recbole_derrd.evaluation.candidates import among_candidates, candidates_digest, kept_candidates
 from recbole_derrd.faults import FAULTS
 from recbole_derrd.file_checks import check_files, explained
 from recbole_derrd.process_faults import refuse_limit
-from recbole_derrd.processes import together
+from recbole_derrd.processes import together, world_size
 from recbole_derrd.settings import candidate_count
 
 # RecBole reads by default what any earlier run left in checkpoint_dir, whatever that run's data and settings were.
@@ -99,26 +99,22 @@ def _digest(*arrays: np.ndarray[Any, Any]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _pairs(loader: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    dataset = loader._dataset
+def pairs_of(dataset: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the users and the items of a data set's interactions."""
     feat = dataset.inter_feat
     return feat[dataset.uid_field].numpy(), feat[dataset.iid_field].numpy()
 
 
-def _labels(loader: Any) -> np.ndarray[Any, Any] | None:
-    """Return the labels of a split's interactions, where the data have any of their own."""
-    feat, field = loader._dataset.inter_feat, loader._dataset.config["LABEL_FIELD"]
+def _labels(dataset: Any) -> np.ndarray[Any, Any] | None:
+    """Return the labels of a data set's interactions, where they have any of their own."""
+    feat, field = dataset.inter_feat, dataset.config["LABEL_FIELD"]
     return feat[field].numpy() if field in feat else None
 
 
 def interactions_digest(data: Data) -> str:
     """Return a hash of all interactions with their labels, whatever their order and however they are split."""
-    users, items = (
-        data.dataset.inter_feat[field].numpy() for field in (data.dataset.uid_field, data.dataset.iid_field)
-    )
-    label = data.dataset.config["LABEL_FIELD"]
-    labels = data.dataset.inter_feat[label].numpy() if label in data.dataset.inter_feat else None
-    return _split_digest(users.astype(np.int64) * data.dataset.item_num + items, labels)
+    users, items = pairs_of(data.dataset)
+    return _split_digest(users.astype(np.int64) * data.dataset.item_num + items, _labels(data.dataset))
 
 
 def _split_digest(keys: np.ndarray[Any, Any], labels: np.ndarray[Any, Any] | None) -> str:
@@ -149,6 +145,11 @@ def prepare_data(config: DistillConfig) -> Data:
     init_seed(config["seed"] if split_seed is None else split_seed, config["reproducibility"])
     modes = dict(config["eval_args"]["mode"])
     counts = {phase: candidate_count(mode) for phase, mode in modes.items()}
+    if config.run_options.candidates_file and len(set(filter(None, counts.values()))) > 1:
+        raise DataError(
+            "candidates_file holds one number of candidates a user, and mode in eval_args names two. Take "
+            "candidates_file out, or set one number for both splits."
+        )
     alone, saved = config["single_spec"], config["dataset_save_path"]
     # Told that it is alone, RecBole builds whole loaders; they are shared out here, without its padding.
     config["single_spec"] = True
@@ -159,7 +160,8 @@ def prepare_data(config: DistillConfig) -> Data:
         train, valid, test = data_preparation(config, dataset)
         for loader in (train, valid, test):
             _with_generator(loader, config["seed"])
-        splits = {name: _pairs(loader) for name, loader in (("training", train), ("validation", valid), ("test", test))}
+        loaders = {"training": train, "validation": valid, "test": test}
+        splits = {name: pairs_of(loader._dataset) for name, loader in loaders.items()}
     except (*FAULTS, OSError, EOFError, pickle.UnpicklingError) as error:
         refuse_limit(error)
         fault = explained(config, error)
@@ -194,7 +196,7 @@ def prepare_data(config: DistillConfig) -> Data:
         np.array("\0".join(map(str, dataset.field2id_token[dataset.uid_field])).encode()),
         np.array("\0".join(map(str, dataset.field2id_token[dataset.iid_field])).encode()),
     )
-    labels = {phase: _labels(loader) for phase, loader in (("train", train), ("valid", valid), ("test", test))}
+    labels = {phase: _labels(loader._dataset) for phase, loader in (("train", train), ("valid", valid), ("test", test))}
     hashes = [
         _split_digest(users.astype(np.int64) * n_items + items, own)
         for (users, items), own in zip(splits.values(), labels.values())
@@ -221,6 +223,7 @@ def prepare_data(config: DistillConfig) -> Data:
     for phase, count in counts.items():
         if "ranking" in config.fast or together() or count:
             judged[phase] = catalogue_sized(judged[phase])
+            _refuse_idle_processes(phase, judged[phase])
         if count:
             kept_in, drawn = among[count]
             judged[phase] = among_candidates(judged[phase], drawn)
@@ -232,6 +235,15 @@ def prepare_data(config: DistillConfig) -> Data:
     # A trainer that is given this loader writes it into its checkpoints.
     train.seen = data.seen
     return data
+
+
+def _refuse_idle_processes(phase: str, loader: Any) -> None:
+    """Refuse more processes than a split has users: one without a batch leaves, and the others wait for it."""
+    if isinstance(loader, CatalogueSizedLoader) and len(loader.user_df) < world_size():
+        raise DataError(
+            f"The {phase} split has {len(loader.user_df)} users, fewer than the {world_size()} processes that share "
+            "them. Lower nproc."
+        )
 
 
 def _created(config: DistillConfig) -> Any:

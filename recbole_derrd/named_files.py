@@ -11,11 +11,12 @@ from typing import Any
 from recbole_derrd.atomic_files import file_digest
 from recbole_derrd.errors import OptionError
 
-#: Settings that say where things lie or how they are called; what is read from there has a part of its own in a key.
+#: Settings that say where things lie, whose content has a part of its own in a key, or that hold words alone.
 _PLACES = frozenset(
     """
     model dataset data_path checkpoint_dir record_dir cache_dir config_files dataset_save_path dataloaders_save_path
-    wandb_project state benchmark teacher_model
+    wandb_project state benchmark teacher_model benchmark_filename eval_args train_neg_sample_args load_col unload_col
+    unused_col metrics valid_metric distillers
     """.split()
 )
 #: Of a folder with more files than these, sizes and times stand for their content.
@@ -57,7 +58,7 @@ def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for name, one in value.items():
-            yield from _leaves(one, str(name))
+            yield from _leaves(one, f"{key}.{name}" if key else str(name))
     elif isinstance(value, (list, tuple)):
         for one in value:
             yield from _leaves(one, key)
@@ -67,7 +68,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def _digest(key: str, value: Any) -> str | None:
     """Return a hash of what the file or folder holds that a value names; None where it names none."""
-    if key in _PLACES or not isinstance(value, (str, os.PathLike)):
+    if key.partition(".")[0] in _PLACES or not isinstance(value, (str, os.PathLike)):
         return None
     path = os.fspath(value)
     try:
@@ -83,9 +84,22 @@ def _digest(key: str, value: Any) -> str | None:
         ) from error
 
 
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder, those behind links too; no folder twice."""
+    seen = {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, onerror=_raised, followlinks=True):
+        real = {name: os.path.realpath(os.path.join(place, name)) for name in folders}
+        folders[:] = [name for name in sorted(folders) if real[name] not in seen]
+        seen.update(real.values())
+        yield from (Path(place) / name for name in names)
+
+
+def _raised(error: OSError) -> None:
+    raise error
+
+
 def _folder_digest(folder: Path) -> str:
-    files = sorted(Path(place) / name for place, _, names in os.walk(folder) for name in names)
-    files = [file for file in files if file.is_file()]
+    files = sorted(file for file in _files(folder) if file.is_file())
     digest = hashlib.sha256()
     for file in files:
         stat = file.stat()

@@ -148,12 +148,15 @@ def read_command_line(arguments: Iterable[str]) -> dict[str, Any]:
                 f" Keys of a dict are given as one value: --{key.split('.')[0]}='{{key: value}}'." if "." in key else ""
             )
             raise OptionError(f"Cannot read the argument '{argument}': '{key}' is no option.{hint}")
-        # RecBole writes half-open intervals as [10,inf), which YAML takes for a list without its end.
         interval = re.fullmatch(r"([\[(][^,;\[\](){}]+,[^,;\[\](){}]+[\])];?)+", value.replace(" ", ""))
-        half_open = interval and ("(" in value or ")" in value)
+        # Several intervals, and half-open ones, are no YAML.
+        as_text = interval and any(sign in value for sign in "();")
         # A separator (--field_separator=,) is no YAML.
         separator = is_separator(value) or (len(value) == 1 and not value.isalnum() and value != "~")
-        typed = value if half_open or separator else read_yaml(value, f"The value of --{key}")
+        typed = value if as_text or separator else read_yaml(value, f"The value of --{key}")
+        if not isinstance(typed, (str, bool, int, float, list, dict, type(None))):
+            # A date to YAML is text to RecBole.
+            typed = value
         if key in settings and settings[key] != typed:
             raise OptionError(f"--{key} is given twice, with different values.")
         settings[key] = typed

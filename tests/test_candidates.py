@@ -240,6 +240,15 @@ def test_too_many_candidates_are_refused(tiny_settings: Settings) -> None:
         prepared(tiny_settings, eval_args={**FIXED["eval_args"], "mode": "fixed"})
 
 
+def test_one_file_holds_one_number_of_candidates(tiny_settings: Settings, tmp_path: Path) -> None:
+    modes = {"valid": "fixed4", "test": "fixed9"}
+    given = tiny_settings("BPR", eval_args={"mode": modes}, candidates_file=str(tmp_path / "c.npy"), topk=[3])
+    given["valid_metric"] = "NDCG@3"
+    with pytest.raises(DataError, match="one number of candidates a user, and mode in eval_args names two"):
+        prepare_data(DistillConfig("BPR", "tiny", config_dict=given))
+    assert not (tmp_path / "c.npy").exists()
+
+
 def test_candidates_are_uniform() -> None:
     users, items = torch.tensor([1, 1, 2]), torch.tensor([3, 5, 1])
     counts = torch.zeros(3, 9)

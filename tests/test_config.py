@@ -182,6 +182,18 @@ def test_none_and_separators_are_read_as_recboles_users_write_them(tmp_path: Pat
     }  # fmt: skip
 
 
+def test_intervals_and_dates_are_text(tmp_path: Path) -> None:
+    given = {"a": "[1,2];[4,9]", "b": "[1,2);[4,inf)", "c": "2024-05-01", "d": "2024-05-01 10:00:00"}
+    assert read_command_line([f"--{key}={value}" for key, value in given.items()]) == given
+    assert read_command_line(["--a=[1,2]"]) == {"a": [1, 2]}
+
+
+def test_what_recbole_reads_in_any_form_is_read(tiny_settings: Settings, tmp_path: Path) -> None:
+    given = tiny_settings("BPR", learner="AdamW", checkpoint_dir=tmp_path / "saved", gpu_id=None)
+    config = DistillConfig("BPR", "tiny", config_dict=given)
+    assert (config["learner"], config["checkpoint_dir"], config["gpu_id"]) == ("adamw", str(tmp_path / "saved"), "")
+
+
 def test_a_path_with_a_space_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my conf.yaml").write_text("")

@@ -23,6 +23,8 @@ from recbole_derrd.options.methods import TOGETHER, method_names, unknown_method
         (["IR-RRD"], ["ir_rrd"]),
         (["irrrd"], ["ir_rrd"]),
         ("rrd+ListWise", ["rrd", "listwise"]),
+        ("IR-RRD + de", ["ir_rrd", "de"]),
+        (["ir_rrd+DE-RRD"], ["ir_rrd", "de", "rrd"]),
         ("MKD", ["nkd", "cpd", "sld"]),
         (["my.module.Mine"], ["my.module.Mine"]),
         ([], []),

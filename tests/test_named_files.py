@@ -69,6 +69,24 @@ def test_a_folder_is_what_its_files_hold(tmp_path: Path) -> None:
     assert with_contents("checkpoint_dir", str(folder)) == str(folder)
 
 
+def test_what_lies_behind_a_link_counts_too(tmp_path: Path) -> None:
+    folder, other = tmp_path / "vectors", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    (other / "a").write_text("1")
+    (folder / "linked").symlink_to(other)
+    (other / "round").symlink_to(folder)
+    first = with_contents("own", str(folder))
+    (other / "a").write_text("2")
+    assert with_contents("own", str(folder)) != first
+
+
+def test_words_are_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "test").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert named_files({"benchmark_filename": ["train", "test"], "eval_args": {"group_by": "test"}}) == {}
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert named_files({"own": str(tmp_path / "pipe")}) == {}

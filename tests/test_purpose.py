@@ -98,6 +98,12 @@ def test_a_threshold_counts_where_labels_are_read(
     assert said == [] if read else "threshold: {rating: 4} has no effect" in said[0]
 
 
+def test_a_threshold_counts_where_the_teacher_reads_labels(tiny_settings: Settings) -> None:
+    labelled = {"teacher_model": "NeuMF", "teacher": {"train_neg_sample_args": None, "embedding_size": 64}}
+    given = tiny_settings("BPR", distillers=["rrd"], threshold={"rating": 4}, **labelled)
+    assert not [said for said in of_settings(made(given)) if "threshold" in said]
+
+
 def of_tiny_data(labels: list[int]) -> Any:
     feat = {"label": torch.tensor(labels)}
     return SimpleNamespace(dataset=SimpleNamespace(inter_feat=feat), history=SimpleNamespace(n_users=31))

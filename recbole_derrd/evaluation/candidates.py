@@ -55,9 +55,14 @@ def draw_candidates(users: Tensor, items: Tensor, n_users: int, n_items: int, co
         keys, offsets = exclusion_keys(users[low:high] - start, items[low:high], stop - start, n_items)
         unobserved = int((n_items - 1 - offsets.diff()).min())
         if unobserved < count:
+            fewer = (
+                f"Lower the number in eval_args, e.g. mode: fixed{unobserved}"
+                if unobserved
+                else "Leave such users out (user_inter_num_interval)"
+            )
             raise DataError(
-                f"One user has only {unobserved} unobserved items, so {count} candidates cannot be drawn. Lower the "
-                f"number in eval_args, e.g. mode: fixed{max(unobserved, 1)}, or rank the whole catalogue (mode: full)."
+                f"One user has only {unobserved} unobserved items, so {count} candidates cannot be drawn. {fewer}, or "
+                "rank the whole catalogue (mode: full)."
             )
         candidates[start:stop] = sample_outside(keys, offsets, n_items, count, generator).to(torch.int32)
     return candidates

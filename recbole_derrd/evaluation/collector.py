@@ -11,8 +11,8 @@ from torch import Tensor
 from recbole_derrd.processes import joined
 from recbole_derrd.topn import top_scores
 
-# What RecBole collects by rows of users; the rest describes the data.
-_OF_USERS = ("rec.topk", "rec.meanrank", "rec.score", "rec.items", "data.label")
+#: What RecBole collects by rows of users, or of pairs; the rest describes the data.
+BY_ROWS = ("rec.topk", "rec.meanrank", "rec.score", "rec.items", "data.label")
 
 
 def _best_items(scores: Tensor, count: int) -> Tensor:
@@ -89,7 +89,7 @@ class PlainValuesCollector(Collector):
         for key, value in content.items():
             if isinstance(value, list):
                 content[key] = torch.cat(value)
-            if key in _OF_USERS and self._shared_out:
+            if key in BY_ROWS and self._shared_out:
                 content[key] = joined(content[key])
         plain = {key: value for key, value in content.items() if not hasattr(value, "cpu")}
         for key in plain:

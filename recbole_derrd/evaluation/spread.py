@@ -10,15 +10,14 @@ from recbole.evaluator.collector import DataStruct
 from torch import Tensor
 
 from recbole_derrd.batches import taking_over
-from recbole_derrd.evaluation.collector import PlainValuesCollector
+from recbole_derrd.evaluation.collector import BY_ROWS, PlainValuesCollector
 from recbole_derrd.processes import from_first, is_first
 
 #: Parts of the users by which two evaluations are compared.
 _PARTS = 64
+_LEAST_PAIRS = 256
 #: What another machine's order of summation may add to a score, as a share of the user's largest.
 _ROUNDING = 1e-5
-#: What a collector holds by rows of users, or of pairs.
-_BY_ROWS = ("rec.topk", "rec.meanrank", "rec.score", "rec.items", "data.label")
 
 
 class _KeepingEvaluator:
@@ -33,11 +32,14 @@ class _KeepingEvaluator:
         return self._evaluator.evaluate(collected)
 
     def rows(self) -> int:
-        return max((len(value) for key, value in self.last._data_dict.items() if key in _BY_ROWS), default=0)
+        return max((len(value) for key, value in self.last._data_dict.items() if key in BY_ROWS), default=0)
 
     def parts(self, metric: str) -> list[float]:
-        count, content = min(_PARTS, self.rows()), self.last._data_dict
-        split = {key: torch.tensor_split(value, count) for key, value in content.items() if key in _BY_ROWS}
+        content = self.last._data_dict
+        # AUC needs both kinds of pairs in each part.
+        least = _LEAST_PAIRS if "rec.score" in content else 1
+        count = max(1, min(_PARTS, self.rows() // least))
+        split = {key: torch.tensor_split(value, count) for key, value in content.items() if key in BY_ROWS}
         found = []
         for index in range(count):
             part = DataStruct()
@@ -92,7 +94,9 @@ def standard_error(one: list[float], other: list[float]) -> float:
         one: the metric of each part of the users.
         other: the same of another evaluation.
     """
-    squares = [(first - second) ** 2 / 2 for first, second in zip(one, other)]
+    # A part in which the metric is not defined says nothing.
+    pairs = [(first, second) for first, second in zip(one, other) if math.isfinite(first - second)]
+    squares = [(first - second) ** 2 / 2 for first, second in pairs]
     return math.sqrt(sum(squares)) / max(len(squares), 1)
 
 

@@ -14,6 +14,7 @@ from recbole_derrd.file_checks.fields import (
     DataFile,
     fault_of_columns,
     fault_of_need,
+    id_keys,
     load_setting,
     loaded_columns,
     needs_of,
@@ -23,6 +24,7 @@ from recbole_derrd.file_checks.head import columns_of, fault_of_head
 from recbole_derrd.file_checks.missing import Missing
 from recbole_derrd.file_checks.rows import RowError, Rows, Table, first_text, read_rows, records
 from recbole_derrd.file_checks.text import TextError, check_encoding, fault_of_kind, fault_of_mark, mark_of, text_blocks
+from recbole_derrd.options.filters import check_column
 
 
 def check_files(config: Any, *, saved: bool = False) -> str:
@@ -89,7 +91,7 @@ def _paths(config: Any, saved: bool) -> list[tuple[Path, str]]:
     """
     folder, name = Path(config["data_path"]), config["dataset"]
     parts = config["benchmark_filename"] or [None]
-    interactions = [folder / f"{name}{f'.{part}' if part else ''}.inter" for part in parts]
+    interactions = [folder / f"{name}{f'.{part}' if part is not None else ''}.inter" for part in parts]
     found = [(path, INTERACTIONS) for path in interactions]
     more = config["additional_feat_suffix"]
     suffixes = [suffix for suffix in more if isinstance(suffix, str)] if isinstance(more, (list, tuple)) else []
@@ -154,6 +156,11 @@ def _check_columns(config: Any, files: list[DataFile]) -> None:
         fault = fault_of_need(need, files)
         if fault:
             raise DataError(f"The data set '{config['dataset']}' cannot be used: {fault}")
+    # Here, as unused_col takes columns out of the data once they have been filtered by.
+    filters = config["val_interval"] if config["benchmark_filename"] is None else None
+    for name, wanted in (filters or {}).items():
+        for column in filter(None, (file.column(name) for file in files)):
+            check_column(name, wanted, numeric=column.type.startswith("float"))
 
 
 def _say_what_is_ignored(config: Any, files: list[DataFile]) -> None:
@@ -214,8 +221,7 @@ def _rows(table: Table, size: int, written: int) -> Rows:
 
 
 def _ids(config: Any, file: DataFile) -> list[str]:
-    names = {INTERACTIONS: ("USER_ID_FIELD", "ITEM_ID_FIELD"), "user": ("USER_ID_FIELD",), "item": ("ITEM_ID_FIELD",)}
-    return [config[key] for key in names.get(file.source, ())]
+    return [config[key] for key in id_keys(file.source)]
 
 
 def _numbers(config: Any, file: DataFile) -> list[str]:

@@ -111,7 +111,7 @@ def fault_of_columns(config: Any, file: DataFile) -> str | None:
     for column in file.loaded:
         if [one.name for one in file.loaded].count(column.name) > 1:
             return f"names the column '{column.name}' twice. Rename one of them, or leave it out of the file."
-    for key in _id_keys(file.source):
+    for key in id_keys(file.source):
         name = config[key]
         if name not in names:
             return f"has no column '{name}', only {listed(names)}. Name the right one: --{key}=..."
@@ -126,7 +126,8 @@ def fault_of_columns(config: Any, file: DataFile) -> str | None:
     return None
 
 
-def _id_keys(source: str) -> tuple[str, ...]:
+def id_keys(source: str) -> tuple[str, ...]:
+    """Return the settings that name the columns of ids in a file of this kind."""
     keys = {INTERACTIONS: ("USER_ID_FIELD", "ITEM_ID_FIELD"), "user": ("USER_ID_FIELD",), "item": ("ITEM_ID_FIELD",)}
     return keys.get(source, ())
 

@@ -26,7 +26,7 @@ def method_names(given: Any, known: Collection[str]) -> list[str]:
         OptionError: these are no names, or one is given twice.
     """
     if isinstance(given, str):
-        given = given.replace(",", " ").split()
+        given = given.replace(",", " ").replace("+", " ").split()
     if given is None:
         return []
     if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) for name in given):
@@ -57,10 +57,12 @@ def _spelt(name: str, known: Collection[str]) -> list[str]:
     """Return the methods that a name stands for."""
     if "." in name:
         return [name]
+    if "+" in name:
+        return [one for part in name.split("+") for one in _spelt(part, known)]
     by_plain_name = {_plain(one): one for one in known}
     if _plain(name) in by_plain_name:
         return [by_plain_name[_plain(name)]]
     if _plain(name) in TOGETHER:
         return list(TOGETHER[_plain(name)])
-    parts = [by_plain_name.get(_plain(part), "") for part in re.split(r"[-_+]", name)]
+    parts = [by_plain_name.get(_plain(part), "") for part in re.split(r"[-_]", name)]
     return parts if all(parts) else [name]

@@ -16,8 +16,6 @@ def retired(key: str, settings: Settings) -> str | None:
         key: the key.
         settings: all settings that it was given with, since old keys were often read together.
     """
-    if key in _RENAMED:
-        return f"'{key}' is now called {_RENAMED[key]}: write {_RENAMED[key]}: {settings[key]}."
     if key in _OLDER_RECBOLE:
         return f"'{key}' is a key of an older RecBole, and RecBole 1.2 ignores it: {_OLDER_RECBOLE[key](settings)}."
     if key == "MODEL_TYPE":
@@ -27,11 +25,7 @@ def retired(key: str, settings: Settings) -> str | None:
 
 def retired_keys() -> frozenset[str]:
     """Return every key that is no longer read."""
-    return frozenset({*_RENAMED, *_OLDER_RECBOLE, "MODEL_TYPE"})
-
-
-#: Options of this package that have another name today: old name -> new name.
-_RENAMED: dict[str, str] = {}
+    return frozenset({*_OLDER_RECBOLE, "MODEL_TYPE"})
 
 
 def _number(value: Any) -> str:
@@ -80,7 +74,8 @@ def _evaluation(settings: Settings) -> str:
     mode = next((word for word in words if re.fullmatch(r"full|(uni|pop)\d+", word)), "full")
     part = settings.get("split_ratio") or [0.8, 0.1, 0.1]
     if kind == "LS":
-        part = "test_only" if settings.get("leave_one_num") == 1 else "valid_and_test"
+        # A run needs all three splits.
+        part = "valid_and_test"
     group = "user" if settings.get("group_by_user", True) else "none"
     return f"write eval_args: {{split: {{{kind}: {part}}}, order: {order}, group_by: {group}, mode: {mode}}}"
 

@@ -30,6 +30,10 @@ class Archive:
     def __init__(self, file: BinaryIO) -> None:
         """Read the directory."""
         self._records = read_layout(file)
+        # Torch's reader reads these as it is built, at whatever length they give.
+        early = [record for name, record in self._records.items() if name.lower().startswith(("version", ".data/"))]
+        if not all(record.stored for record in early):
+            raise DamagedError("a record is compressed")
         file.seek(0)
         # The same open file: what has been checked is what is read.
         torchs_reader: Any = torch._C.PyTorchFileReader
@@ -86,7 +90,8 @@ class Archive:
         # This call trusts its size, which is why it is compared before.
         storage: torch.UntypedStorage = self._reader.get_storage_from_record(name, size, torch.uint8).untyped_storage()
         content = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (size,), (1,)).numpy()
-        if size < _LARGE:
+        # Numbers that are turned round are so in place.
+        if size < _LARGE or self.swapped:
             _check(content, record)
         else:
             self._checks.append(self._pool.submit(_check, content, record))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from recbole_derrd.errors import CheckpointError
+from recbole_derrd.errors import CheckpointError, shown
 from recbole_derrd.recbole_compat.archive import Archive
 from recbole_derrd.recbole_compat.rebuild import Rebuilder, admits
 from recbole_derrd.recbole_compat.refusals import AsksForCodeError, MalformedError, NotACheckpointError
@@ -33,19 +33,20 @@ def read_archive(path: str | Path, device: torch.device | str = "cpu", plain: bo
         raise CheckpointError(f"There is no checkpoint file '{path}'. Check the path.")
     try:
         with open(path, "rb") as file, Archive(file) as archive:
-            return Rebuilder(Storages(archive, device), plain).value(describe(archive.record("data.pkl"), admits))
+            described = describe(archive.record("data.pkl"), admits)
+            return Rebuilder(Storages(archive, device), plain, 2 * path.stat().st_size + (1 << 20)).value(described)
     except NotACheckpointError as error:
         raise CheckpointError(
             f"'{path}' is not a RecBole checkpoint, or only a part of one. Give the .pth file of a training."
         ) from error
     except AsksForCodeError as error:
         raise CheckpointError(
-            f"'{path}' asks to load '{error}', which no RecBole checkpoint needs and which could run code. "
+            f"'{path}' asks to load {shown(str(error))}, which no RecBole checkpoint needs and which could run code. "
             "It was not loaded; use a checkpoint from a source that you trust."
         ) from error
     except MalformedError as error:
         raise CheckpointError(
-            f"'{path}' is not what torch.save writes: {error}. It was not loaded; train the model again."
+            f"'{path}' is not what torch.save writes: {' '.join(str(error).split())[:200]}. It was not loaded; train the model again."
         ) from error
     except torch.cuda.OutOfMemoryError:
         raise

@@ -12,6 +12,7 @@ from recbole_derrd.recbole_compat.arrays import array_of, array_of_buffer, bytes
 from recbole_derrd.recbole_compat.placeholders import Described, Inert, Named, StorageAt
 from recbole_derrd.recbole_compat.refusals import MalformedError, RefusedError
 from recbole_derrd.recbole_compat.tensors import Storages, device_of, layout_of, number_type_of, shape_of, sparse
+from recbole_derrd.recbole_compat.unpickle import LARGEST_KEY
 
 #: Modules whose classes occur in a stock checkpoint; of these nothing is made.
 _INERT_MODULES = ("recbole.", "yaml.", "scipy.sparse", "pathlib")
@@ -33,9 +34,10 @@ class Rebuilder:
     Args:
         storages: where the numbers of tensors are.
         plain: whether to refuse everything that would stay inert.
+        most_bytes: how many bytes may be copied out of the pickle.
     """
 
-    def __init__(self, storages: Storages, plain: bool = False) -> None:
+    def __init__(self, storages: Storages, plain: bool = False, most_bytes: int = 1 << 20) -> None:
         """Nothing is made yet."""
         self.storages = storages
         self.plain = plain
@@ -43,6 +45,7 @@ class Rebuilder:
         self._made: dict[int, tuple[Any, Any, int]] = {}
         self._open: set[int] = set()
         self._count = 0
+        self._bytes_left = most_bytes
 
     def value(self, described: Any) -> Any:
         """Return what is described: shared parts once, nothing within itself.
@@ -72,6 +75,12 @@ class Rebuilder:
         if self._count > _MOST_VALUES:
             raise MalformedError("it holds too many values")
 
+    def copied(self, size: int) -> None:
+        """Count the bytes of a copy: a file that names one block many times must not become many blocks."""
+        self._bytes_left -= size
+        if self._bytes_left < 0:
+            raise MalformedError("it describes more numbers than it holds")
+
     def _new(self, described: Any) -> Any:
         kind = type(described)
         if kind in (list, tuple, set, frozenset):
@@ -80,6 +89,7 @@ class Rebuilder:
         if kind is dict:
             return self.dictionary(described.items())
         if kind is memoryview:
+            self.copied(len(described))
             return bytes(described)
         if kind is Named:
             number = number_type_of(described)
@@ -153,6 +163,7 @@ def _numpy(maker: Callable[[Described], Any]) -> Callable[[Rebuilder, Described]
     def made(make: Rebuilder, described: Described) -> Any:
         # An array of objects is nothing to load; scipy's lil_matrix has two.
         found = maker(described)
+        make.copied(getattr(found, "nbytes", 0))
         return make.stand_in(described.maker.path) if found is None else found
 
     return made
@@ -162,12 +173,24 @@ def _bytes(make: Rebuilder, described: Described) -> bytes:
     found = bytes_of(described) if described.arguments else b""
     if found is None:
         raise MalformedError("it describes bytes in another way than Python")
+    make.copied(len(found))
     return bytes(found)
+
+
+def _sparse(make: Rebuilder, described: Described) -> Tensor:
+    found = sparse(*make.arguments(described))
+    if found.layout == torch.sparse_coo and found.is_coalesced():
+        make.copied(found.indices().nbytes + found.values().nbytes)
+    return found
+
+
+def _is_small(member: Any) -> bool:
+    return type(member) in _ATOMS and not (type(member) is int and abs(member) >= LARGEST_KEY)
 
 
 def _set(make: Rebuilder, described: Described) -> set[Any]:
     (members,) = make.arguments(described)
-    if type(members) is not list or not all(type(member) in _ATOMS for member in members):
+    if type(members) is not list or not all(map(_is_small, members)):
         raise MalformedError("it describes a set in another way than Python")
     return set(members)
 
@@ -175,7 +198,7 @@ def _set(make: Rebuilder, described: Described) -> set[Any]:
 _MAKERS: dict[str, Callable[[Rebuilder, Described], Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_sparse_tensor": lambda make, described: sparse(*make.arguments(described)),
+    "torch._utils._rebuild_sparse_tensor": _sparse,
     "torch.serialization._get_layout": lambda make, described: layout_of(*make.arguments(described)),
     "torch.Size": lambda make, described: torch.Size(shape_of(*make.arguments(described))),
     "torch.device": lambda make, described: device_of(*make.arguments(described)),

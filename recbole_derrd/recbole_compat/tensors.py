@@ -66,8 +66,8 @@ class Storages:
         kind = _STORAGES.get(at.kind.path)
         if kind is None or at.numel < 0:
             raise MalformedError(f"it holds a tensor of '{at.kind.path}'")
+        width = torch.empty(0, dtype=kind).element_size()
         if at.key not in self._read:
-            width = torch.empty(0, dtype=kind).element_size()
             storage = self._archive.storage(at.key, at.numel * width)
             if self._archive.swapped:
                 _turn_round(storage, width // 2 if kind.is_complex else width)
@@ -75,6 +75,9 @@ class Storages:
         known, storage = self._read[at.key]
         if known != kind:
             raise MalformedError("it holds one tensor's bytes as two types of numbers")
+        # A tensor that reaches beyond it would make torch lengthen it.
+        if storage.nbytes() != at.numel * width:
+            raise MalformedError("it holds one tensor's bytes in two sizes")
         return known, storage
 
 

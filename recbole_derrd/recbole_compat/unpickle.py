@@ -20,7 +20,9 @@ Admits = Callable[[str, str], bool]
 _PROTOCOLS = range(2, 6)
 _MOST_STEPS = 10_000_000
 # Larger integers have the hashes of smaller ones, so that a file could fill a dict with equal hashes.
-_LARGEST_KEY = 1 << 60
+LARGEST_KEY = 1 << 60
+# Tuples and numpy's numbers can be chosen to have one hash; checkpoints have few such keys, and short ones.
+_MOST_ODD_KEYS, _LONGEST_KEY = 3000, 8
 
 # Numbers in a row, such as those of a list, are read at once: an opcode and its number, as an expression and in parts.
 # A pickler writes a thousand at most; the expression takes memory for each.
@@ -61,6 +63,7 @@ class _Interpreter:
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
+        self.odd_keys = 0
 
     def run(self) -> Any:
         """Interpret to the end."""
@@ -168,7 +171,7 @@ class _Interpreter:
             raise MalformedError("its pickle is not whole")
         pairs = list(zip(values[::2], values[1::2]))
         for key, _ in pairs:
-            _check_key(key)
+            self.check_key(key)
         if type(target) is dict:
             target.update(pairs)
         elif type(target) is Described:
@@ -183,15 +186,28 @@ class _Interpreter:
         if type(target) is not set:
             raise MalformedError("its pickle adds to what is no set")
         for value in values:
-            _check_key(value)
+            self.check_key(value)
         target.update(values)
 
     def frozen_set(self) -> None:
         """Make a set that stays as it is."""
         values = self.since_mark()
         for value in values:
-            _check_key(value)
+            self.check_key(value)
         self.stack.append(frozenset(values))
+
+    def check_key(self, key: Any) -> None:
+        """Refuse a key whose hash is deep, or may be equal to that of many others."""
+        parts = key if type(key) is tuple else (key,)
+        if type(key) in (tuple, Described):
+            self.odd_keys += 1
+            if self.odd_keys > _MOST_ODD_KEYS or len(parts) > _LONGEST_KEY:
+                raise MalformedError("its pickle has too many keys that are no text, or too long ones")
+        for part in parts:
+            if type(part) not in (str, int, float, bool, type(None), Named, Described):
+                raise MalformedError("its pickle has a key that is neither text nor number")
+            if type(part) is int and abs(part) >= LARGEST_KEY:
+                raise MalformedError("its pickle has a key that is too large")
 
     # -- names and what would be made of them
 
@@ -240,16 +256,6 @@ class _Interpreter:
         if word != "storage":
             raise MalformedError("its pickle refers to what is no storage")
         self.stack.append(StorageAt(kind, key, numel))
-
-
-def _check_key(key: Any) -> None:
-    """Refuse a key whose hash is deep, or equal to that of many others."""
-    parts = key if type(key) is tuple else (key,)
-    for part in parts:
-        if type(part) not in (str, int, float, bool, type(None), Named, Described):
-            raise MalformedError("its pickle has a key that is neither text nor number")
-        if type(part) is int and abs(part) >= _LARGEST_KEY:
-            raise MalformedError("its pickle has a key that is too large")
 
 
 def _by_code(operations: dict[bytes, Callable[[_Interpreter], None]]) -> dict[int, Callable[[_Interpreter], None]]:

@@ -117,13 +117,20 @@ def _only_trained(config: DistillConfig) -> TeacherSpec | None:
 
 
 def _labels(config: DistillConfig) -> list[str]:
-    if config["threshold"] is None or _reads_labels(config):
+    if config["threshold"] is None or any(map(_reads_labels, _trained_here(config))):
         return []
     ((column, value),) = config["threshold"].items()
     return [
         f"threshold: {{{column}: {value}}} has no effect: it labels interactions and removes none, and in ranking each "
         f'counts as a positive. To keep those from {value} on, write val_interval: {{{column}: "[{value},inf)"}}.'
     ]
+
+
+def _trained_here(config: DistillConfig) -> list[DistillConfig]:
+    """Return the configurations of the models that a run trains."""
+    specs = teacher_specs(config) if config.run_options.distillers else []
+    teachers = (spec for spec in specs if spec.checkpoint is None)
+    return [config, *(config.derived(spec.name(config), spec.settings, teacher=True) for spec in teachers)]
 
 
 def _reads_labels(config: DistillConfig) -> bool:
@@ -156,7 +163,7 @@ def of_data(config: DistillConfig, data: Data) -> list[str]:
 
 def _one_label(config: DistillConfig, data: Data) -> list[str]:
     feat, label = data.dataset.inter_feat, config["LABEL_FIELD"]
-    if config["threshold"] is None or not _reads_labels(config) or label not in feat:
+    if config["threshold"] is None or label not in feat or not any(map(_reads_labels, _trained_here(config))):
         return []
     labels = {float(value) for value in feat[label].unique()}
     if len(labels) > 1:

@@ -103,4 +103,11 @@ def _fault_of_number(key: str, value: Any, default: Any, sizes: frozenset[int]) 
 def _sizes(content: Mapping[str, Any]) -> frozenset[int]:
     """Return every length of a side of the file's tensors and arrays."""
     parts = [*content["state_dict"].values(), *(content.get("other_parameter") or {}).values()]
-    return frozenset(size for one in parts if isinstance(one, (torch.Tensor, np.ndarray)) for size in one.shape)
+    return frozenset(size for one in parts if _has_numbers(one) for size in one.shape)
+
+
+def _has_numbers(one: Any) -> bool:
+    """Say whether this is a full array: one without numbers, or of a few, may have any shape."""
+    if isinstance(one, np.ndarray):
+        return one.size > 0
+    return isinstance(one, torch.Tensor) and one.layout == torch.strided and one.numel() > 0

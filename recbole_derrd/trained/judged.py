@@ -17,7 +17,7 @@ from recbole_derrd.trained.building import build_model
 from recbole_derrd.trained.keys import content_key, entry_of, judged_by
 from recbole_derrd.trained.measured import TrainedModel, keep_result, measured, plain_metrics, stored_result
 from recbole_derrd.trained.same_split import IF_TRUSTED, SCORE, refuse_other_sizes
-from recbole_derrd.trained.valid_score import Comparison, compared, measured_alike, rounding_of, told_by
+from recbole_derrd.trained.valid_score import Comparison, compared, evaluable, measured_alike, rounding_of, told_by
 from recbole_derrd.trainer import trainer_for
 from recbole_derrd.training.saving import load_weights
 
@@ -99,7 +99,8 @@ def _same_score(
         )
     valid = None
     if measured_alike(config, told):
-        valid = plain_metrics(trainer.evaluate(data.valid, load_best_model=False, show_progress=False))
+        with evaluable(checkpoint):
+            valid = plain_metrics(trainer.evaluate(data.valid, load_best_model=False, show_progress=False))
         here = valid[told.metric]
         if abs(here - told.value) <= rounding_of(told):
             return valid, Comparison(told, here, here, here)

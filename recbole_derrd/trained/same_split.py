@@ -108,7 +108,10 @@ def fault_of_settings(
         )
     # A split in order of time, or one that is given, does not depend on the seed.
     drawn = config["eval_args"]["order"] == "RO" and not config["benchmark_filename"]
-    for key in keys if drawn else [key for key in keys if key != "seed"]:
+    idle = set() if drawn else {"seed"}
+    if config["benchmark_filename"]:
+        idle.add("eval_args")
+    for key in (key for key in keys if key not in idle):
         theirs, here = settings.get(key), config[key]
         if key == "seed" and config.run_options.split_seed is not None:
             # A stock model's seed drew its split; ours here is drawn by another.
@@ -136,7 +139,10 @@ def refuse_other_sizes(model: Any, content: dict[str, Any], checkpoint: Path) ->
     Raises:
         CheckpointError: both numbers, and what to do.
     """
-    built = {**model.state_dict(), **{name: getattr(model, name, None) for name in content["other_parameter"]}}
+    built = {
+        **model.state_dict(),
+        **{name: getattr(model, name, None) for name in content["other_parameter"] if isinstance(name, str)},
+    }
     shapes = {
         name: (tuple(theirs.shape), tuple(built[name].shape))
         for name, theirs in {**content["state_dict"], **content["other_parameter"]}.items()

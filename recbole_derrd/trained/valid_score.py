@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from recbole_derrd.trainer import trainer_for
 #: Where a score is drawn anew, the file's may be worse than this run's by so many standard errors, and better by more:
 #: it is the best of many epochs, so that chance has favoured it by about three.
 _WORSE, _BETTER = 4.0, 6.0
+#: RecBole's metrics that have no cut-off in their names.
+_WITHOUT_CUT = frozenset({"auc", "gauc", "mae", "rmse", "logloss"})
 #: Decimal places to which this run's score is measured.
 _EXACT = 12
 
@@ -82,7 +86,8 @@ def told_by(content: dict[str, Any]) -> Told | str:
     topk = [topk] if isinstance(topk, int) else topk
     if not isinstance(topk, (list, tuple)) or not 0 < len(topk) <= 1000 or not all(map(_is_count, topk)):
         return "its topk is no list of whole numbers"
-    if match[2] and int(match[2]) not in topk:
+    without_cut = match[1].lower() in _WITHOUT_CUT
+    if without_cut == bool(match[2]) or (match[2] and int(match[2]) not in topk):
         return "its valid_metric is not measured at its topk"
     mode = _valid_mode(settings.get("eval_args"))
     if mode is None:
@@ -150,8 +155,19 @@ def compared(config: DistillConfig, data: Data, model: Any, told: Told, checkpoi
     valid = (data if alike else prepare_data(own)).valid
     trainer = trainer_for(own, model, checkpoint=checkpoint, role="teacher")
     trainer.eval_collector.data_collect(data.train)
-    try:
+    with evaluable(checkpoint):
         return comparison_of(told, Evaluating(trainer, valid, told.metric))
+
+
+@contextlib.contextmanager
+def evaluable(checkpoint: Path) -> Iterator[None]:
+    """Say in a sentence that a brought model cannot be evaluated.
+
+    Raises:
+        CheckpointError: why not.
+    """
+    try:
+        yield
     except FAULTS as fault:
         reason = " ".join(str(fault).split())[:200] or type(fault).__name__
         raise CheckpointError(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_derrd.errors import CheckpointError
+from recbole_derrd.errors import CheckpointError, shown
 
 _SHOWN = 3
 #: Says whether a model can work with a value.
@@ -33,9 +33,9 @@ def refuse_other_weights(own: Mapping[str, Tensor], given: Mapping[Any, Any], mo
     missing = [name for name in own if name not in given]
     unexpected = [name for name in given if name not in own]
     if missing:
-        parts.append(f"missing {_first(map(repr, missing))}")
+        parts.append(f"missing {_first(map(shown, missing))}")
     if unexpected:
-        parts.append(f"unexpected {_first(map(repr, unexpected))}")
+        parts.append(f"unexpected {_first(map(shown, unexpected))}")
     other = [_difference(name, tensor, given[name]) for name, tensor in own.items() if name in given]
     if any(other):
         parts.append(_first(filter(None, other)))
@@ -76,8 +76,8 @@ def fitting_values(model: Any, given: Mapping[str, Any], source: str | Path) -> 
     for name, value in given.items():
         if name not in names:
             raise CheckpointError(
-                f"'{source}' sets '{name}', which is no value of {type(model).__name__} beside its weights. It is a "
-                "checkpoint of another model, or was tampered with; use another."
+                f"'{source}' sets {shown(name)}, which is no value of {type(model).__name__} beside its weights. It is "
+                "a checkpoint of another model, or was tampered with; use another."
             )
         if name in known and not known[name](model, value):
             raise CheckpointError(
@@ -130,7 +130,8 @@ def _largest(model: Any, value: Any) -> bool:
 
 def _similarity(model: Any, value: Any) -> bool:
     own = model.item_similarity
-    return isinstance(value, np.ndarray) and isinstance(own, np.ndarray) and value.shape == own.shape
+    arrays = isinstance(value, np.ndarray) and isinstance(own, np.ndarray)
+    return arrays and value.shape == own.shape and value.dtype.kind == own.dtype.kind
 
 
 def _never(model: Any, value: Any) -> bool:

@@ -44,7 +44,10 @@ RECORDS = {
     "k1": LONGS,
     "k2": struct.pack("<6q", 0, 1, 9, 0, 1, 2),
     "k3": struct.pack("<6q", 0, 1, -1, 0, 1, 2),
+    "k4": b"",
 }
+DOUBLES = number_type("f8")
+AGAIN = array(DOUBLES, sizes(10_000), pickle.BINGET + b"\x08")
 OBJECTS = number_type("O8", "|")
 OBJECT_ARRAY = array(OBJECTS, sizes(1), many(named("os", "system")))
 FIELDS = row(number(3), text("|"), NONE, row(text("a")), pairs(text("a"), row(number_type("O8"), number(0))), number(8),
@@ -143,6 +146,13 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         many(vector("FloatStorage", "0", 6), tensor(storage("IntStorage", "0", 6), 0, sizes(6), sizes(1))),
         "two types",
     ),
+    "a storage of two sizes": (
+        many(
+            tensor(storage("FloatStorage", "4", 0), 0, sizes(0), sizes(1)),
+            tensor(storage("FloatStorage", "4", 1 << 31), 0, sizes(1 << 31), sizes(1)),
+        ),
+        "two sizes",
+    ),
     "a tensor beyond its storage": (vector("FloatStorage", "0", 6, offset=1), "beyond its 6"),
     "a tensor that begins before its storage": (vector("FloatStorage", "0", 2, offset=-1), "beyond its 6"),
     "a tensor of large strides": (tensor(storage("FloatStorage", "0", 6), 0, sizes(2, 2), sizes(4, 3)), "beyond"),
@@ -209,6 +219,13 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     ),
     "texts of another coding": (call(named("_codecs", "encode"), text("a"), text("rot13")), "another way"),
     "an ordered dict of a list": (call(named("collections", "OrderedDict"), many()), "another way"),
+    "a set of numbers with the hash of others": (call(named("builtins", "set"), many(number(2**61))), "another way"),
+    "many keys that may have one hash": (pairs(*(row(number(n)) + NONE for n in range(3001))), "too many keys"),
+    "a long key": (pairs(row(*[NONE] * 9), NONE), "too long"),
+    "one block of bytes that is many arrays": (
+        many(array(DOUBLES, sizes(10_000), block(b"A" * 80_000) + pickle.BINPUT + b"\x08"), *[AGAIN] * 40),
+        "more numbers than it holds",
+    ),
     "a dict that is a set": (call(named("__builtin__", "set"), many(many())), "another way"),
 }  # fmt: skip
 
