@@ -21,6 +21,7 @@ from recbole_derrd.evaluation.spread import standard_error
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.teacher import Teacher, teacher_specs
 from recbole_derrd.trained.same_split import other_sizes, refuse_other_sizes
+from recbole_derrd.trained.training_preference import share_above
 from recbole_derrd.trained.valid_score import Comparison, Told, comparison_of, rounding_of, told_by
 
 FOLDS = {"benchmark_filename": ["train", "valid", "test"]}
@@ -145,8 +146,11 @@ def test_a_file_is_evaluated_as_it_says(folds: list[Path], tmp_path: Path) -> No
     """Other metric, cut-offs, decimals and mode than the run's; candidates are drawn anew at each evaluation."""
     told = {"valid_metric": "MRR@7", "metrics": ["MRR"], "topk": [3, 7], "metric_decimal_place": 6, **LEARNT}
     told["eval_args"] = {"mode": {"valid": "uni30", "test": "full"}}
-    # A file of another fold is not refused here: of 60 users among 30 drawn items its score is within chance.
-    file = tmp_path / "uni.pth"
+    file, other = tmp_path / "uni.pth", tmp_path / "other.pth"
+    stock_checkpoint("BPR", settings_on(folds[1], tmp_path, **{**FOLDS, **told}), other)
+    # Of 60 users among 30 drawn items its score may be within chance; that it knows the held-out items is not.
+    with pytest.raises(CheckpointError, match="trained on this run's split"):
+        brought(folds[3], tmp_path, other, **FOLDS)
     stock_checkpoint("BPR", settings_on(folds[3], tmp_path, **{**FOLDS, **told}), file)
     check = brought(folds[3], tmp_path, file, **FOLDS).trained.split_check
     assert (
@@ -301,6 +305,19 @@ def test_the_standard_error_is_that_of_the_mean(seed: int) -> None:
 def test_a_name_that_is_no_text_has_no_size() -> None:
     model = SimpleNamespace(n_users=3, n_items=3, state_dict=dict)
     refuse_other_sizes(model, {"state_dict": {}, "other_parameter": {7: np.ones(4)}}, Path("a.pth"))
+
+
+@given(st.lists(st.integers(0, 3), min_size=6, max_size=6), st.permutations(range(6)))
+def test_the_share_above_is_that_of_a_slow_count(values: list[int], order: list[int]) -> None:
+    some, others = np.array(order[:2]), np.array(order[2:5])
+    wins = [(values[a] > values[b]) + (values[a] == values[b]) / 2 for a in some for b in others]
+    assert share_above(torch.tensor(values, dtype=torch.float32), some, others) == pytest.approx(np.mean(wins))
+
+
+def test_a_range_is_wide_where_something_is_drawn() -> None:
+    told = Told("ndcg@5", 0.3, [5], "uni30", False, 4)
+    assert Comparison(told, 0.3, 0.29, 0.31, drawn=True).wide and not Comparison(told, 0.3, 0.29, 0.31).wide
+    assert not Comparison(told, 0.3, 0.295, 0.305, drawn=True).wide
 
 
 def test_sizes_are_told_apart() -> None:

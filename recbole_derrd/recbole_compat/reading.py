@@ -46,14 +46,18 @@ def read_archive(path: str | Path, device: torch.device | str = "cpu", plain: bo
         ) from error
     except MalformedError as error:
         raise CheckpointError(
-            f"'{path}' is not what torch.save writes: {' '.join(str(error).split())[:200]}. It was not loaded; train the model again."
+            f"'{path}' is not what torch.save writes: {_short(error)}. It was not loaded; train the model again."
         ) from error
     except torch.cuda.OutOfMemoryError:
         raise
     except OSError as error:
         raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}.") from error
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"'{path}' is damaged and cannot be read: {reason}. Take a whole copy of it, or train the model again."
+            f"'{path}' is damaged and cannot be read: {_short(error)}. Take a whole copy of it, or train the model "
+            "again."
         ) from error
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -17,12 +17,15 @@ from recbole_derrd.trained.building import build_model
 from recbole_derrd.trained.keys import content_key, entry_of, judged_by
 from recbole_derrd.trained.measured import TrainedModel, keep_result, measured, plain_metrics, stored_result
 from recbole_derrd.trained.same_split import IF_TRUSTED, SCORE, refuse_other_sizes
+from recbole_derrd.trained.training_preference import training_preference
 from recbole_derrd.trained.valid_score import Comparison, compared, evaluable, measured_alike, rounding_of, told_by
 from recbole_derrd.trainer import trainer_for
 from recbole_derrd.training.saving import load_weights
 
+#: By so many standard errors a model must prefer training items, where its score proves little.
+_ERRORS = 3.0
 #: Raised whenever what shows a brought model's split changes, so that it is looked at anew.
-_PROOFS = 1
+_PROOFS = 2
 
 
 def _judged_entry(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path, proof: str) -> tuple[str, Path]:
@@ -114,6 +117,17 @@ def _same_score(
             f"items are numbered otherwise (rows in another order). Use the very data that it was trained on, or train "
             f"one here (teacher_model). {IF_TRUSTED}"
         )
+    if comparison.wide:
+        with kept_random_state(), evaluable(checkpoint):
+            share, error = training_preference(trainer.model, data, seed=config["seed"])
+        if share < 0.5 + _ERRORS * error:
+            raise CheckpointError(
+                f"Nothing shows that the teacher '{checkpoint}' was trained on this run's split: its file was "
+                f"validated among candidates that are drawn anew ({told.mode}), so that its {told.metric} may come back by "
+                f"chance{_far(comparison)}. And it does not score training items above held-out ones: in {share:.0%} "
+                "of the pairs, where a teacher of another split has 50%. Validate it by full ranking (mode: full). "
+                f"{IF_TRUSTED}"
+            )
     return valid, comparison
 
 

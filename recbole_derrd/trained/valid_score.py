@@ -24,6 +24,8 @@ from recbole_derrd.trainer import trainer_for
 #: Where a score is drawn anew, the file's may be worse than this run's by so many standard errors, and better by more:
 #: it is the best of many epochs, so that chance has favoured it by about three.
 _WORSE, _BETTER = 4.0, 6.0
+#: A range of more than this share of the score proves little.
+_WIDE = 0.05
 #: RecBole's metrics that have no cut-off in their names.
 _WITHOUT_CUT = frozenset({"auc", "gauc", "mae", "rmse", "logloss"})
 #: Decimal places to which this run's score is measured.
@@ -55,12 +57,18 @@ class Told:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The value in a file, this run's, and the limits between which the file's may lie."""
+    """The value in a file, this run's, the limits between which the file's may lie, and whether anything is drawn."""
 
     told: Told
     here: float
     low: float
     high: float
+    drawn: bool = False
+
+    @property
+    def wide(self) -> bool:
+        """Whether something is drawn anew and chance goes so far that the value proves little."""
+        return self.drawn and self.high - self.low > _WIDE * abs(self.here)
 
     @property
     def agree(self) -> bool:
@@ -189,11 +197,12 @@ def comparison_of(told: Told, evaluating: Evaluating) -> Comparison:
     first = evaluating.parts()
     here = (here + evaluating.score()) / 2
     # Of the mean of two, and of the file's one.
-    low, high = _limits(told, here, math.sqrt(1.5) * standard_error(first, evaluating.parts()))
+    error = standard_error(first, evaluating.parts())
+    low, high = _limits(told, here, math.sqrt(1.5) * error)
     if not low - rounding <= told.value <= high + rounding:
         ties = evaluating.score_with_ties(1 if told.value > here else -1)
         low, high = min(low, ties), max(high, ties)
-    return Comparison(told, here, low - rounding, high + rounding)
+    return Comparison(told, here, low - rounding, high + rounding, drawn=error > 0)
 
 
 def _limits(told: Told, here: float, error: float) -> tuple[float, float]:
