@@ -122,10 +122,10 @@ def _same_score(
             share, error = training_preference(trainer.model, data, seed=config["seed"])
         if share < 0.5 + _ERRORS * error:
             raise CheckpointError(
-                f"Nothing shows that the teacher '{checkpoint}' was trained on this run's split: its file was "
-                f"validated among candidates that are drawn anew ({told.mode}), so that its {told.metric} may come back "
-                f"by chance{_far(comparison)}. And it does not score training items above held-out ones: in {share:.0%} "
-                "of the pairs, where a teacher of another split has 50%. Validate it by full ranking (mode: full). "
+                f"Nothing shows that the teacher '{checkpoint}' was trained on this run's split. It was validated "
+                f"among candidates that are drawn anew ({told.mode}), so its {told.metric} may come back by chance"
+                f"{_far(comparison)}. And it scores training items above held-out ones in {share:.0%} of pairs only; "
+                "a teacher of another split does so in 50%. Validate it by full ranking (mode: full). "
                 f"{IF_TRUSTED}"
             )
     return valid, comparison
