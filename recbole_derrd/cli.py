@@ -274,8 +274,13 @@ def _let_go_of(stream: TextIO) -> None:
 
 
 def _say(message: str) -> None:
+    # Text of files and records may be in it, which must not steer a terminal.
+    shown = "".join(
+        letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape").decode()
+        for letter in message
+    )
     try:
-        print(f"recbole-derrd: {message}", file=sys.stderr, flush=True)
+        print(f"recbole-derrd: {shown}", file=sys.stderr, flush=True)
     except (OSError, ValueError):
         # Where nothing can be said, the exit code must do.
         _let_go_of(sys.stderr)

@@ -229,9 +229,11 @@ def clearing_folder(folder: Path, suffix: str, lock_name: str) -> Iterator[None]
     Raises:
         DistillError: the folder cannot be written or the disk is full.
     """
-    lock = FileLock(str(folder / f".{lock_name}.lock"))
+    file = folder / f".{lock_name}.lock"
+    lock = FileLock(str(file))
     with _blaming_the_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        _refuse_foreign_lock(file)
         _acquire(lock, f"Another run writes to {folder}. Waiting until it ends.")
     try:
         if lock.is_locked:

@@ -170,7 +170,7 @@ def join(local_rank: int, settings: dict[str, Any]) -> torch.device:
 
 def remove_sockets() -> None:
     """Remove what processes that this one has started would leave if all were killed now."""
-    for folder in _SOCKETS:
+    for folder in tuple(_SOCKETS):
         shutil.rmtree(folder, ignore_errors=True)
 
 

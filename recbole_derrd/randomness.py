@@ -28,6 +28,9 @@ def set_random_state(state: dict[str, Any]) -> None:
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))
     name, keys, position, has_gauss, gauss = state["numpy"]
+    # Numpy believes any position, and would read beyond its 624 words.
+    if type(position) is not int or not 0 <= position <= 624:
+        raise ValueError(f"a random state has no position {position!r}")
     np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and torch.cuda.is_available():

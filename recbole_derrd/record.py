@@ -47,7 +47,7 @@ def git_commit() -> str | None:
             ["git", "-C", str(tree), "rev-parse", "--show-toplevel", "HEAD"],
             capture_output=True,
             text=True,
-            timeout=5,
+            timeout=60,
             check=True,
         )
         top, commit = answer.stdout.splitlines()
@@ -56,10 +56,13 @@ def git_commit() -> str | None:
     # A virtual environment inside somebody's repository must not lend us that repository's commit.
     if Path(top).resolve() != tree:
         return None
-    changed = subprocess.run(
-        ["git", "-C", str(tree), "diff-index", "--quiet", "HEAD", "--", "recbole_derrd"], check=False, timeout=30
-    )
-    return f"{commit}-dirty" if changed.returncode else str(commit)
+    command = ["git", "-C", str(tree), "diff-index", "--quiet", "HEAD", "--", "recbole_derrd"]
+    try:
+        changed = subprocess.run(command, check=False, timeout=60).returncode
+    except (OSError, subprocess.SubprocessError):
+        # What is not known is not called clean.
+        changed = 1
+    return f"{commit}-dirty" if changed else str(commit)
 
 
 def write_record(record: dict[str, Any], folder: Path, name: str) -> Path:

@@ -92,6 +92,9 @@ def die(local_rank: int, settings: dict[str, Any], how: str) -> str:
             raise MemoryError("Unable to allocate 3.2 GiB")
         if how == "defect":
             raise ZeroDivisionError("our fault")
+        if how == "SIGINT":
+            # A background job of a shell inherits that it is ignored.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         os.kill(os.getpid(), getattr(signal, how))
         time.sleep(600)
     return str(from_each(0))

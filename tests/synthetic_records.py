@@ -55,6 +55,7 @@ def rich(seed: int = 1) -> dict[str, Any]:
         stored={**part("BPR", 0.39, 100), "bits": 4, "users": True, "latency": latency},
         seconds={"teacher": 1.0, "student": 1.0, "distilled": 2.0, "epochs": [1.0]},
         data={"users": 5, "items": 9, "training_interactions": 20, "interactions": "x", "files": {"toy.inter": "1-a"},
+              "named_files": {"t.npy": "a"},
               "fingerprint": {"ids": "i", "train": "t", "valid": "v", "test": "w"}},
     )  # fmt: skip
 

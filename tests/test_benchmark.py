@@ -16,6 +16,7 @@ from typing import Any, Callable
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from recbole_derrd.benchmark import runner
 from recbole_derrd.benchmark.plan import Plan, read_plan
@@ -201,6 +202,29 @@ def test_a_config_file_may_have_a_space_in_its_name(tmp_path: Path) -> None:
     assert plan.cells[0].settings["epochs"] == 7
 
 
+@pytest.mark.parametrize("teacher", ["BPR", 5, ["BPR"]])
+def test_a_teacher_that_is_no_dict_is_the_cells_mistake(tmp_path: Path, teacher: Any) -> None:
+    for options in ({}, {"vary": "split", "teacher_seed": "varies"}):
+        plan = plan_of(
+            tmp_path, base={"model": "BPR", "dataset": "tiny", "teacher": teacher, "eval_args": "x"}, **options
+        )
+        assert len(plan.cells) == 4
+
+
+def test_a_benchmark_called_records_does_not_wait_for_itself(tmp_path: Path, said: list[str]) -> None:
+    """A cell's record is written under the lock ``.records.lock`` of the same folder."""
+    plan = plan_of(tmp_path, name="records", seeds=[1], cells=CELLS[:1])
+    taken = FileLock(plan.record_dir / ".records.lock")
+
+    def run_all(*_: Any) -> list[Any]:
+        with taken.acquire(timeout=0):
+            return []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "_run_all", run_all)
+        assert runner.run_benchmark(plan, [], said.append) == 1
+
+
 def test_dates_reach_the_cells_and_mixed_keys_are_a_sentence(tmp_path: Path, said: list[str]) -> None:
     plan = plan_of(tmp_path, base={"wandb_project": datetime.date(2024, 1, 1)})
     assert len({cell.key for cell in plan.cells}) == len(plan.cells)
@@ -305,7 +329,7 @@ def test_a_killed_benchmark_takes_its_cells_along_and_goes_on(real: Path) -> Non
                 found.append(int(stat.parent.name))
         return found
 
-    def waited_for(happened: Callable[[], Any], seconds: float = 60) -> None:
+    def waited_for(happened: Callable[[], Any], seconds: float = 1800) -> None:
         end = time.monotonic() + seconds
         while not happened():
             assert time.monotonic() < end
@@ -322,7 +346,14 @@ def test_a_killed_benchmark_takes_its_cells_along_and_goes_on(real: Path) -> Non
     assert cells
     benchmark.send_signal(signal.SIGKILL)
     benchmark.wait()
-    waited_for(lambda: not any(Path(f"/proc/{cell}/task").exists() for cell in cells), 10)
+
+    def lives(process: int) -> bool:
+        try:
+            return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
+
+    waited_for(lambda: not any(map(lives, cells)))
     assert read_records(Path("records"))[0] == []
     content["base"].update(epochs=4)
     real.write_text(yaml.safe_dump({**content, "cells": content["cells"][:1], "seeds": [1]}))

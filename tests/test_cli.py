@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -163,14 +162,20 @@ def test_help_answers_without_torch_in_under_a_second() -> None:
         "assert main(['--help']) == 0\n"
         "assert not {'torch', 'numpy', 'recbole'} & set(sys.modules)"
     )
+    resource = pytest.importorskip("resource")
+
+    def spent() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return float(usage.ru_utime + usage.ru_stime)
+
     seconds: dict[str, list[float]] = {code: [], "pass": []}
     for _ in range(3):
         for source, taken in seconds.items():
-            started = time.perf_counter()
+            started = spent()
             answer = subprocess.run(
                 [sys.executable, "-c", source], capture_output=True, text=True, cwd=ROOT, check=True
             )
-            taken.append(time.perf_counter() - started)
+            taken.append(spent() - started)
             if source == code:
                 assert "--rrd_weight" in answer.stdout and "--teacher_checkpoint" in answer.stdout
     # A second, or on a slow machine so many times what Python itself takes.

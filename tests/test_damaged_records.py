@@ -85,7 +85,9 @@ def reported(folder: Path, monkeypatch: pytest.MonkeyPatch, record: Any) -> None
             assert ("is damaged and left out" in text) == bool(damaged)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(path=st.sampled_from(PLACES), change=st.sampled_from([*ODD, "delete"]))
 @example(path=("teacher", "settings", "members"), change=None)
 @example(path=("teacher", "settings", "members", 0, "members"), change="x")

@@ -46,7 +46,8 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace
     """Return a command line whose processes are the one above."""
     (tmp_path / "check.py").write_text(WORKER, encoding="utf-8")
     monkeypatch.setattr(check, "HERE", tmp_path)
-    return argparse.Namespace(device="cuda", small=True, seconds=60.0, only="*", quiet=False, wheels=None)
+    monkeypatch.setattr(check, "GRACE", 600.0)
+    return argparse.Namespace(device="cuda", small=True, seconds=600.0, only="*", quiet=False, wheels=None)
 
 
 def test_a_check_that_ends_its_process_stops_no_other(

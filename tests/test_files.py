@@ -105,15 +105,21 @@ def test_a_lock_removes_what_the_dead_have_left_and_says_that_it_waits(
         with locked(target, "trains this", tmp_path / "also") as waited:
             order.append(("first", waited))
             inside.set()
-            leave.wait(10)
+            leave.wait(600)
 
     first = threading.Thread(target=hold)
     first.start()
-    assert inside.wait(10) and sorted(os.listdir(tmp_path)) == [".entry.lock", other.name]
+    assert inside.wait(600) and sorted(os.listdir(tmp_path)) == [".entry.lock", other.name]
     with caplog.at_level(logging.WARNING):
-        threading.Timer(0.3, leave.set).start()
-        with locked(target, "trains this") as waited:
-            order.append(("second", waited))
+        # The first leaves once the second has said that it waits.
+        told = logging.Handler()
+        told.emit = lambda record: leave.set()  # type: ignore[method-assign]
+        logging.getLogger().addHandler(told)
+        try:
+            with locked(target, "trains this") as waited:
+                order.append(("second", waited))
+        finally:
+            logging.getLogger().removeHandler(told)
     first.join()
     assert order == [("first", False), ("second", True)]
     assert [record.getMessage() for record in caplog.records if record.name == "root"] == [

@@ -366,7 +366,7 @@ class TestOnDisk:
 
     def test_two_processes_at_once(self, tmp_path: Path) -> None:
         """Of two runs that start together one builds the entry; the other waits and takes it, without the teacher."""
-        barrier = threading.Barrier(2, timeout=20)
+        barrier = threading.Barrier(2, timeout=600)
         found: dict[int, list[list[int]]] = {}
         errors: list[BaseException] = []
         loaded: list[int] = []
@@ -387,7 +387,7 @@ class TestOnDisk:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(600)
         assert errors == []
         assert found[0] == found[1] == brute_force(table(), some_history(), 9)
         assert loaded == [1]

@@ -138,7 +138,7 @@ start(in_processes.linger, 2)
     assert sorted(parent.stdout.readline() for _ in range(2)) == ["0 is here\n", "1 is here\n"]
     parent.kill()
     # The pipe ends with the last process that holds it.
-    parent.communicate(timeout=30)
+    parent.communicate(timeout=600)
     assert not list(tmp_path.glob("pymp-*"))
 
 

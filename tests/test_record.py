@@ -76,6 +76,6 @@ def test_a_record_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
         other.start()
         time.sleep(0.3)
         assert partial.exists() and other.is_alive()
-    other.join(10)
+    other.join(600)
     names = sorted(name for name in os.listdir(tmp_path) if not name.startswith("."))
     assert len(names) == 2 and names[1] == "own.json" and names[0].startswith("other-")

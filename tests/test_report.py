@@ -49,7 +49,9 @@ def test_latex_is_balanced_and_escaped(tmp_path: Path) -> None:
     for environment in ("table*", "tabular"):
         assert text.count(rf"\begin{{{environment}}}") == text.count(rf"\end{{{environment}}}") == 3
     assert r"\textbf{0.4011 $\pm$ 0.0010}" in text and r"50 \%" in text
-    assert r"\textbar{}" in as_tex("|") and as_tex("[2]") == "{[}2{]}", "an argument of the line's end before it"
+    assert r"\textbar{}" in as_tex("|") and as_tex("[2]*") == "{[}2{]}{*}", (
+        "an argument, or a star, of the line's end before it"
+    )
     body = re.sub(r"(?m)^%.*$", "", text)
     assert not re.search(r"(?<!\\)%(?!\n)", body) and body.count("{") == body.count("}")
 

@@ -223,20 +223,25 @@ def _seeded(settings: Mapping[str, Any], seed: int, first: int, options: Benchma
         return {"seed": seed}
     given: dict[str, Any] = {"seed": seed, "split_seed": settings.get("split_seed", first)}
     if options.teacher_seed == "fixed":
-        given["teacher"] = {"seed": first, **(settings.get("teacher") or {})}
+        teacher = settings.get("teacher") or {}
+        # What is no dict is refused when the cells are checked.
+        given["teacher"] = {"seed": first, **teacher} if isinstance(teacher, Mapping) else teacher
     return given
 
 
 def _refuse_unsplit(settings: Mapping[str, Any], options: BenchmarkOptions) -> None:
     """With ``vary: split``, refuse what would hold the split fixed."""
-    teacher = settings.get("teacher") or {}
+    # What is no dict here is refused when the cells are checked.
+    teacher, arguments = (
+        one if isinstance(one, Mapping) else {} for one in (settings.get("teacher"), settings.get("eval_args"))
+    )
     several = settings.get("teachers")
     entries = [one for one in several if isinstance(one, dict)] if isinstance(several, list) else []
     if options.teacher_seed == "varies" and "seed" in teacher:
         raise OptionError("teacher_seed: varies, but 'teacher' has a seed of its own: take one of them out.")
     if options.vary != "split":
         return
-    order = (settings.get("eval_args") or {}).get("order", "RO")
+    order = arguments.get("order", "RO")
     for held, holds in (
         ("split_seed", settings.get("split_seed") is not None),
         ("benchmark_filename", settings.get("benchmark_filename")),

@@ -20,6 +20,7 @@ from recbole_derrd.benchmark.plan import Cell, Plan
 from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.files import locked
 from recbole_derrd.named_files import named_files
+from recbole_derrd.report.escaping import printable
 from recbole_derrd.report.records import read_records
 
 _POLL_SECONDS = 0.1
@@ -69,7 +70,7 @@ def recorded(plan: Plan, say: Callable[[str], None]) -> set[str]:
     """Return the keys of the cells that are recorded; a record that is damaged, or of other data, counts as missing."""
     records, damaged = read_records(plan.record_dir)
     for path, fault in damaged.items():
-        say(f"The record '{path}' is damaged and counts as missing: {fault}.")
+        say(printable(f"The record '{path}' is damaged and counts as missing: {fault}."))
     cells, found, today = {cell.key: cell for cell in plan.cells}, set(), {}
     for record in records:
         key = str((record.get("benchmark") or {}).get("key"))
@@ -82,9 +83,8 @@ def recorded(plan: Plan, say: Callable[[str], None]) -> set[str]:
             now = today[place] and {**today[place], **named_files(settings)}
             changed = [name for name, content in before.items() if now and now.get(name) != content]
             if changed:
-                say(
-                    f"The data have changed since '{record['path']}' was recorded ({changed[0]}); it counts as missing."
-                )
+                words = f"The data have changed since '{record['path']}' was recorded ({changed[0]})"
+                say(printable(f"{words}; it counts as missing."))
                 continue
         found.add(key)
     return found
@@ -115,7 +115,8 @@ def run_benchmark(plan: Plan, command: list[str], say: Callable[[str], None] = p
         say(f"{sum(cell.key in done for cell in plan.cells)} of {len(plan.cells)} cells are recorded.")
         return 0
     check_cells(plan.cells)
-    with locked(plan.record_dir / plan.name, "goes through this benchmark"):
+    # No name of a benchmark makes it the lock that the records of its cells take.
+    with locked(plan.record_dir / f"{plan.name}.benchmark", "goes through this benchmark"):
         done = recorded(plan, say)
         left = [cell for cell in plan.cells if cell.key not in done]
         say(f"{plan.name}: {len(plan.cells) - len(left)} of {len(plan.cells)} cells are recorded, {len(left)} to run.")
@@ -228,7 +229,7 @@ def _ended(one: _Running) -> str | None:
     if code < 0:
         return _killed_by(-code)
     lines = _end_of(one.log).strip().splitlines()
-    last = lines[-1].replace("recbole-derrd: ", "") if lines else f"exit code {code}"
+    last = printable(lines[-1].replace("recbole-derrd: ", "")) if lines else f"exit code {code}"
     return f"out of memory: {last}" if _NO_MEMORY.search(last) else last
 
 

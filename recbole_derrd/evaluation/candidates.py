@@ -7,6 +7,7 @@ test share them, and so do teacher, students and every later run with the same s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from logging import getLogger
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from recbole_derrd.batches import CatalogueSizedLoader, taking_over
 from recbole_derrd.errors import DataError
-from recbole_derrd.files import replacing_file
+from recbole_derrd.files import clearing_folder, replacing_file
 from recbole_derrd.processes import from_first, is_first
 from recbole_derrd.sampling import exclusion_keys, sample_outside
 from recbole_derrd.stored_arrays import DamagedFileError, checksum, read_array, sealed, unsealed
@@ -111,7 +112,8 @@ def _refuse_other_content(file: Path) -> None:
 def _drawn(file: Path, drawing: tuple[Any, ...], own: bool) -> Tensor:
     candidates = draw_candidates(*drawing)
     if is_first():
-        with replacing_file(file) as partial:
+        alone = contextlib.nullcontext() if own else clearing_folder(file.parent, ".npy*", "candidates")
+        with alone, replacing_file(file) as partial:
             with open(partial, "wb") as content:
                 np.save(content, candidates.numpy())
             if not own:

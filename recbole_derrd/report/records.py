@@ -86,7 +86,7 @@ _RECORD = fields(
         "data": fields(
             {"fingerprint": _FINGERPRINT},
             {"users": _COUNT, "items": _COUNT, "training_interactions": _COUNT, "interactions": _TEXT,
-             "files": mapping(_TEXT)},
+             "files": mapping(_TEXT), "named_files": mapping(_TEXT)},
         ),
     },
     {

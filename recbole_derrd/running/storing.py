@@ -16,6 +16,7 @@ from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.evaluation import measure_latency, model_bytes
+from recbole_derrd.files import locked
 from recbole_derrd.models import model_class
 from recbole_derrd.options.compress import CompressOptions
 from recbole_derrd.processes import meeting_of
@@ -56,7 +57,9 @@ def store_student(config: DistillConfig, data: Data, student: Any, checkpoint: P
     path = checkpoint.with_name(
         f"{checkpoint.stem}.{options.store_bits}bit{'' if options.store_users else '-items'}.npz"
     )
-    save_tables(tables, path)
+    # Under a lock, so that what a killed run has left half written is removed.
+    with locked(path, "stores this student"):
+        save_tables(tables, path)
     seconds = time.perf_counter() - started
     judged = judge_tables(config, data, tables, role="stored", seconds=seconds)
     latency = measure_latency(judged.model, options.latency_users, seed=config["seed"])

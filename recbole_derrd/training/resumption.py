@@ -46,7 +46,7 @@ def refuse_unfit_numbers(content: Mapping[str, Any]) -> None:
     _require(_is_list_of(content["valid_scores"], _is_validation), "valid_scores", content["valid_scores"])
     progress = content["progress"]
     steps = list(progress.values()) if isinstance(progress, dict) else [None]
-    _require(all(_is_list_of(one, _is_step) for one in steps), "progress", progress)
+    _require(all(one and _is_list_of(one, _is_step) for one in steps), "progress", progress)
     _refuse_unfit_streams(content["streams"])
 
 

@@ -215,6 +215,8 @@ def main() -> int:
         print(wheels.collect(given.collect_wheels, given.pythons.split(",")))
         return 0
     if given.page_of:
+        if given.page is None:
+            raise SystemExit("--page-of needs --page=FILE.md.")
         given.page.write_text(page.page_of(json.loads(given.page_of.read_text(encoding="utf-8"))), encoding="utf-8")
         return 0
     with tempfile.TemporaryDirectory(prefix="device-check-") as work:

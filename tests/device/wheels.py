@@ -56,6 +56,7 @@ NEEDED = (
     Package("colorlog", "colorlog"),
     Package("colorama", "colorama"),
     Package("texttable", "texttable"),
+    Package("tabulate", "tabulate"),
     Package("tqdm", "tqdm"),
     Package("filelock", "filelock"),
     Package("threadpoolctl", "threadpoolctl"),
@@ -100,6 +101,11 @@ def fatal(missing: Iterable[Package]) -> list[Package]:
 def said(missing: list[Package], folder: Path | None) -> str:
     """Say in a sentence what is missing and what to do."""
     names = ", ".join(package.requirement for package in missing)
+    there = [package.name for package in missing if package.wheel == "there"]
+    if there:
+        return (
+            f"Missing here: {names}. Install on this machine, as no wheels are collected of these: {', '.join(there)}."
+        )
     where = f"they are not in '{folder}' either" if folder else "give a folder of wheels with --wheels=FOLDER"
     return (
         f"Missing here: {names}; {where}. Fill a folder where packages can be fetched: "

@@ -99,7 +99,9 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(PLAIN, st.sampled_from([2, 4, 5]))
 def test_plain_values_come_back_the_same(tmp_path: Path, value: Any, protocol: int) -> None:
     torch.save(value, tmp_path / "a.pth", pickle_protocol=protocol)
