@@ -134,6 +134,6 @@ def test_a_list_for_a_column_of_numbers_is_refused_once_its_type_is_known(
 
 def test_a_column_that_is_filtered_by_and_then_dropped_is_looked_at(tiny_settings: Settings) -> None:
     load = {"inter": ["user_id", "item_id", "rating"]}
-    given = tiny_settings("BPR", val_interval={"rating": [3, 4]}, load_col=load, unused_col={"inter": ["rating"]})
+    given = tiny_settings("BPR", val_interval={"rating": [3, 4, 5]}, load_col=load, unused_col={"inter": ["rating"]})
     with pytest.raises(OptionError, match="rating in val_interval must be an interval"):
         prepare_data(DistillConfig("BPR", "tiny", config_dict=given))
