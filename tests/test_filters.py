@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from types import SimpleNamespace
 from typing import Any, Callable
 
@@ -122,7 +121,6 @@ def test_a_list_for_a_column_of_numbers_is_refused_once_its_type_is_known(
     load = {"inter": ["user_id", "item_id", *column]}
     given_so = tiny_settings("BPR", val_interval={"rating": [3, 4, 5]}, load_col=load)
     config = DistillConfig("BPR", "tiny", config_dict=given_so)
-    logging.getLogger().setLevel(logging.ERROR)
     with pytest.raises(OptionError, match="rating in val_interval must be an interval"):
         check_data(config, prepare_data(config))
     again = DistillConfig(

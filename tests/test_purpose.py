@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable
@@ -162,7 +163,8 @@ def test_a_run_repeats_it_under_its_table_and_in_its_record(
     # Without quicker steps the teacher is the plain student, to the bit.
     lists = {"distillers": "RRD", "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "fast": "none", "latency_users": 0}
     settings = tiny_settings("BPR", **lists, foo=1, record_dir=str(tmp_path / "records"))
-    record = run_recbole_derrd("BPR", "tiny", config_dict=settings, notes=["Said before."])
+    with caplog.at_level(logging.WARNING):
+        record = run_recbole_derrd("BPR", "tiny", config_dict=settings, notes=["Said before."])
     said = record["warnings"]
     assert said[0] == "Said before." and "'foo'" in said[1] and _SAME in said[2]
     assert "no better than the plain student" in said[3] and len(said) == 4
