@@ -96,7 +96,7 @@ def _run(config: DistillConfig, given: list[str]) -> dict[str, Any]:
     # The teacher's configuration has a seed of its own, and always one of candidates.
     record["seed"], record["candidates_given"] = config["seed"], candidates_given(config)
     record["split_seed"] = config.run_options.split_seed
-    record["data"]["named_files"] = named_files(config.external_config_dict)
+    record["data"]["named_files"] = named_files(config.external_config_dict, config["data_path"])
     record["distilled"]["params"] = tables.users.size * (data.history.n_users + data.history.n_items)
     record["distilled"]["bytes_per_item"] = tables.items.bytes_a_row
     record["compression"] = _summary(config, tables, seconds)

@@ -16,7 +16,7 @@ from recbole.evaluator import metric_types
 from recbole.evaluator.register import metrics_dict
 from recbole.utils import InputType, ModelType
 
-from recbole_derrd.errors import OptionError
+from recbole_derrd.errors import OptionError, did_you_mean
 from recbole_derrd.known_keys import unknown_keys
 from recbole_derrd.models import model_class, name_of, recbole_ancestor
 from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
@@ -36,6 +36,7 @@ from recbole_derrd.settings import (
     typed_as_yaml,
 )
 
+_NEGATIVES = ("distribution", "sample_num", "alpha", "dynamic", "candidate_num")
 PROPERTIES = Path(__file__).parent / "properties"
 
 #: Models that RecBole trains on whole users, not on pairs (a table of its data loaders).
@@ -200,7 +201,7 @@ class DistillConfig(Config):
     def _load_internal_config_dict(self, model: str, model_class: type[Any], dataset: str) -> None:
         known = recbole_ancestor(model)
         super()._load_internal_config_dict(known, model_class, dataset)
-        self.distillers_given = "distillers" in self.external_config_dict
+        self.distillers_given = self.external_config_dict.get("distillers") is not None
         distillers = method_names(self.external_config_dict.get("distillers"), METHOD_OPTIONS)
         self.external_config_dict["distillers"] = distillers
         if self.external_config_dict.get("teacher", {}) is None:
@@ -251,6 +252,14 @@ class DistillConfig(Config):
 
     def _check_negatives(self) -> None:
         given = self["train_neg_sample_args"] or {}
+        for key in given:
+            if key in ("uniform", "popularity"):
+                raise OptionError(
+                    f"train_neg_sample_args has no '{key}', so RecBole would draw one negative: write "
+                    f"train_neg_sample_args: {{distribution: {key}, sample_num: {given[key]}}}."
+                )
+            if key not in _NEGATIVES:
+                raise OptionError(f"train_neg_sample_args has no '{key}'.{did_you_mean(str(key), _NEGATIVES)}")
         if given.get("dynamic") and (not isinstance(given.get("candidate_num"), int) or given["candidate_num"] < 1):
             raise OptionError(
                 "dynamic in train_neg_sample_args takes the student's best of some candidates: set candidate_num to a "

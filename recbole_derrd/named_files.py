@@ -23,33 +23,38 @@ _PLACES = frozenset(
 _MOST_FILES = 1000
 
 
-def with_contents(key: str, value: Any) -> Any:
+def with_contents(key: str, value: Any, beside: str | None = None) -> Any:
     """Return a setting's value with what a file holds in the place of its name, wherever it names one.
 
     Args:
         key: the setting.
         value: its value; lists and dicts are gone through.
+        beside: the folder of the data, where models look for a file too.
 
     Raises:
         OptionError: a file that is named cannot be read.
     """
     if type(value) is dict:
-        return {name: with_contents(f"{key}.{name}", one) for name, one in value.items()}
+        return {name: with_contents(f"{key}.{name}", one, beside) for name, one in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(with_contents(key, one) for one in value)
-    digest = _digest(key, value)
+        return type(value)(with_contents(key, one, beside) for one in value)
+    digest = _digest(key, value, beside)
     return value if digest is None else f"content {digest}"
 
 
-def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
+def named_files(settings: Mapping[str, Any], beside: str | None = None) -> dict[str, str]:
     """Return a hash of each file or folder that settings name, by its name.
+
+    Args:
+        settings: the settings.
+        beside: the folder of the data, where models look for a file too.
 
     Raises:
         OptionError: one cannot be read.
     """
     found = {}
     for key, value in _leaves(settings):
-        digest = _digest(key, value)
+        digest = _digest(key, value, beside)
         if digest is not None:
             found[os.fspath(value)] = digest
     return found
@@ -66,7 +71,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _digest(key: str, value: Any) -> str | None:
+def _digest(key: str, value: Any, beside: str | None) -> str | None:
     """Return a hash of what the file or folder holds that a value names; None where it names none."""
     if key.partition(".")[0] in _PLACES or not isinstance(value, (str, os.PathLike)):
         return None
@@ -74,6 +79,9 @@ def _digest(key: str, value: Any) -> str | None:
     try:
         if os.path.isfile(path):
             return file_digest(path)
+        near = os.path.join(beside, path) if beside and isinstance(path, str) and path.strip("./\\ ") else None
+        if near and os.path.isfile(near):
+            return file_digest(near)
         # A dot or a slash is a separator more often than a folder.
         folder = isinstance(path, str) and path.strip("./\\ ") and os.path.isdir(path)
         return _folder_digest(Path(path)) if folder else None

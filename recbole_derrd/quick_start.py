@@ -184,7 +184,7 @@ def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | Non
         knowledge = Knowledge(Path(), _no_teacher, data.history)
     methods = "-".join(config.run_options.distillers) or "plain"
     method_settings = [
-        (name, sorted(with_contents(name, options.to_keys()).items()))
+        (name, sorted(with_contents(name, options.to_keys(), config["data_path"]).items()))
         for name, options in config.method_options.items()
     ]
     key = content_key(

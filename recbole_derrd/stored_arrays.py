@@ -170,5 +170,11 @@ def unsealed(path: Path) -> dict[str, Any]:
     return found
 
 
+def is_sealed(content: dict[str, Any]) -> bool:
+    """Say whether content that has a seal is what :func:`sealed` was given."""
+    plain = {name: value for name, value in content.items() if name != "seal"}
+    return type(content.get("seal")) is int and content["seal"] == _seal(plain)
+
+
 def _seal(content: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode("ascii"))

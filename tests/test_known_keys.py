@@ -73,6 +73,8 @@ def test_a_key_with_a_hyphen_can_be_given_on_the_command_line(tiny_settings: Set
             "eval_args: {split: {RS: [0.6, 0.2, 0.2]}, order: RO, group_by: none, mode: uni100}",
         ),
         ({"group_by_user": True}, "group_by: user"),
+        ({"train_neg_sample_args": {"uniform": 5}}, "{distribution: uniform, sample_num: 5}"),
+        ({"train_neg_sample_args": {"distribution": "uniform", "sample_number": 4}}, "Did you mean 'sample_num'"),
         ({"leave_one_num": 1}, "split: {LS: valid_and_test}"),
         ({"training_neg_sample_num": 4}, "train_neg_sample_args: {distribution: uniform, sample_num: 4}"),
         ({"training_neg_sample_num": 0}, "train_neg_sample_args: null"),
@@ -99,7 +101,14 @@ def test_what_is_written_instead_is_accepted(tiny_settings: Settings) -> None:
     import yaml
 
     unequal, sampled = {"not_equal_val": {"rating": 1}}, {"neg_sampling": {"uniform": 2}}
-    for old in ({"eval_setting": "TO_RS,full"}, {"leave_one_num": 1}, {"min_user_inter_num": 2}, unequal, sampled):
+    for old in (
+        {"eval_setting": "TO_RS,full"},
+        {"leave_one_num": 1},
+        {"split_ratio": [0.8, 0.2]},
+        {"min_user_inter_num": 2},
+        unequal,
+        sampled,
+    ):
         sentence = str(retired(next(iter(old)), old))
         given = yaml.safe_load(sentence.partition("write ")[2].rstrip("."))
         assert DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", **given)).unknown_keys == {"": []}

@@ -87,6 +87,21 @@ def test_words_are_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert named_files({"benchmark_filename": ["train", "test"], "eval_args": {"group_by": "test"}}) == {}
 
 
+def test_a_file_in_the_datas_own_folder_counts(tiny_settings: Settings, tiny_data: Path) -> None:
+    """As LDiffRec finds its item_emb.npy."""
+
+    def key() -> str:
+        return content_key(DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", my_table="own.npz")), SPLIT)
+
+    file = tiny_data / "tiny" / "own.npz"
+    keys = [key()]
+    for content in (b"old", b"newer"):
+        file.write_bytes(content)
+        keys.append(key())
+    file.unlink()
+    assert len(set(keys)) == 3
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert named_files({"own": str(tmp_path / "pipe")}) == {}

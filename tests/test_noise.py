@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recbole.evaluator.collector import DataStruct
-from synthetic_records import made, part
+from synthetic_records import made, part, written
 
 from recbole_derrd.config import DistillConfig
 from recbole_derrd.evaluation.by_groups import GroupingEvaluator, group_means
 from recbole_derrd.metrics import gap_recovered, paired_error, percent
 from recbole_derrd.report import run_table, seeds_table
+from recbole_derrd.report.comparison import gap_of
+from recbole_derrd.report.rows import groups_of
+from recbole_derrd.report.write import report_of
 
 
 @settings(deadline=None)
@@ -36,6 +40,18 @@ def test_the_error_is_that_of_the_paired_difference() -> None:
     assert (
         paired_error([0.2], [0.1]) is None and paired_error([0.1, 0.2], [0.1]) is None and paired_error([], []) is None
     )
+
+
+def test_a_report_of_one_seed_holds_it_to_its_users_noise() -> None:
+    for error, known in ((0.11, False), (0.05, True)):
+        (group,) = groups_of([made("RRD", 1, 0.4, gap_error={"ndcg@10": error})])
+        row = next(row for row in group.rows.values() if row.distilled)
+        assert (gap_of(group, row, "ndcg@10") is not None) is known
+
+
+def test_the_report_repeats_what_runs_have_said(tmp_path: Path) -> None:
+    records = [made("RRD", 1, 0.4, warnings=["Too small."]), made("RRD", 2, 0.4)]
+    assert "1 of 2 runs: Too small." in report_of(written(tmp_path / "r", records), "md")
 
 
 def test_the_error_of_groups_is_about_that_of_users() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Callable
 import pytest
 import torch
 
-from recbole_derrd.config import DistillConfig
+from recbole_derrd.config import DistillConfig, model_settings
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.report import run_table
 from recbole_derrd.running.purpose import of_data, of_models, of_settings
@@ -144,6 +144,20 @@ def test_a_teacher_that_turns_out_weak_is_named(tiny_settings: Settings) -> None
     assert "no better than the plain student, 0.3000 to 0.3000 in ndcg@5 on the validation split" in worse
     (noise,) = of_models(config, trained("BPR", 200, 0.31, [0.5, 0.1, 0.33]), student)
     assert "0.0100 in ndcg@5, is within the noise" in noise
+
+
+def test_as_many_parameters_with_other_settings_have_a_point(tiny_settings: Settings) -> None:
+    config = made(tiny_settings("LightGCN", distillers=["rrd"], n_layers=1, teacher={"n_layers": 3}), "LightGCN")
+    assert of_settings(config) == []
+    assert of_models(config, trained("LightGCN", 100, 0.4), trained("LightGCN", 100, 0.3)) == []
+
+
+def test_a_brought_teacher_of_the_students_size_is_named_without_a_plain_student(tiny_settings: Settings) -> None:
+    config = made(tiny_settings("BPR", distillers=["rrd"], teacher_checkpoint="x.pth"))
+    own = {key: config[key] for key in ("embedding_size", *model_settings("BPR"))}
+    alike = dataclasses.replace(trained("BPR", 100, 0.4), settings=own)
+    assert "of the student's own size" in of_models(config, alike, None)[0]
+    assert of_models(config, dataclasses.replace(alike, settings={**own, "embedding_size": 99}), None) == []
 
 
 def test_a_metric_that_is_better_small_has_its_teacher_below(tiny_settings: Settings) -> None:

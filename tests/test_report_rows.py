@@ -85,6 +85,15 @@ def test_rows_that_differ_by_their_teacher_say_so() -> None:
     assert labels == {"RRD (teacher's embedding_size=64)", "RRD (teacher's embedding_size=128)"}
 
 
+def test_seeds_of_another_named_file_are_another_row() -> None:
+    def one(seed: int, content: str) -> dict[str, Any]:
+        data = {**made("DE", seed, 0.4)["data"], "named_files": {"a.pth": content}}
+        return made("DE", seed, 0.4, data=data, distilled=part("NeuMF", 0.4, 100, mf_pretrain_path="a.pth"))
+
+    (group,) = groups_of([one(1, "old"), one(2, "old"), one(3, "new")])
+    assert sorted(len(row.entries) for row in group.rows.values() if row.distilled) == [1, 2]
+
+
 def test_one_seed_on_two_splits_says_so() -> None:
     prints = [{"ids": "i", "train": "t", "valid": "v", "test": test} for test in ("w", "x")]
     data = [{"fingerprint": one, "interactions": "the same"} for one in prints]

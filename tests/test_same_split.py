@@ -20,8 +20,8 @@ from recbole_derrd.errors import CheckpointError, OptionError
 from recbole_derrd.evaluation.spread import standard_error
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.teacher import Teacher, teacher_specs
+from recbole_derrd.trained.preference import share_above
 from recbole_derrd.trained.same_split import other_sizes, refuse_other_sizes
-from recbole_derrd.trained.training_preference import share_above
 from recbole_derrd.trained.valid_score import Comparison, Told, comparison_of, rounding_of, told_by
 
 FOLDS = {"benchmark_filename": ["train", "valid", "test"]}
@@ -156,6 +156,17 @@ def test_a_file_is_evaluated_as_it_says(folds: list[Path], tmp_path: Path) -> No
     assert (
         check is not None and check["metric"] == "mrr@7" and check["in_file"] == pytest.approx(check["here"], abs=0.1)
     )
+
+
+def test_a_teacher_that_knows_the_test_items_alone_is_refused(folds: list[Path], tmp_path: Path) -> None:
+    """The neighbouring fold's has seen this run's test items and none of its validation items."""
+    told = {**FOLDS, **LEARNT, "eval_args": {"mode": {"valid": "uni30", "test": "full"}}}
+    files = {fold: tmp_path / f"{fold}.pth" for fold in (3, 4)}
+    for fold, file in files.items():
+        stock_checkpoint("BPR", settings_on(folds[fold], tmp_path, **told), file)
+    with pytest.raises(CheckpointError, match="on this run's split"):
+        brought(folds[3], tmp_path, files[4], **FOLDS)
+    assert brought(folds[3], tmp_path, files[3], **FOLDS).trained.split_check["by"] == "valid score"  # type: ignore[index]
 
 
 def test_nncf_keeps_the_neighbours_of_its_own_seed(folds: list[Path], tmp_path: Path) -> None:

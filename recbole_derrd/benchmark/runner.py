@@ -80,7 +80,8 @@ def recorded(plan: Plan, say: Callable[[str], None]) -> set[str]:
             place = json.dumps([settings.get("data_path"), settings.get("dataset")], default=str)
             if place not in today:
                 today[place] = _files_of(settings)
-            now = today[place] and {**today[place], **named_files(settings)}
+            files, folder = today[place]
+            now = files and {**files, **named_files(settings, folder)}
             changed = [name for name, content in before.items() if now and now.get(name) != content]
             if changed:
                 words = f"The data have changed since '{record['path']}' was recorded ({changed[0]})"
@@ -90,14 +91,15 @@ def recorded(plan: Plan, say: Callable[[str], None]) -> set[str]:
     return found
 
 
-def _files_of(settings: dict[str, Any]) -> dict[str, str]:
-    """Return what the data files of a cell hold today; nothing where its settings cannot be read."""
+def _files_of(settings: dict[str, Any]) -> tuple[dict[str, str], str | None]:
+    """Return what the data files of a cell hold today, and their folder; nothing where its settings cannot be read."""
     from recbole_derrd.config import DistillConfig
 
     try:
-        return data_files(DistillConfig(config_dict=settings))
+        config = DistillConfig(config_dict=settings)
+        return data_files(config), config["data_path"]
     except DistillError:
-        return {}
+        return {}, None
 
 
 def run_benchmark(plan: Plan, command: list[str], say: Callable[[str], None] = print) -> int:

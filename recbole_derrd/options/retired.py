@@ -72,7 +72,10 @@ def _evaluation(settings: Settings) -> str:
     if kind is None:
         kind = "LS" if "leave_one_num" in settings and "split_ratio" not in settings else "RS"
     mode = next((word for word in words if re.fullmatch(r"full|(uni|pop)\d+", word)), "full")
-    part = settings.get("split_ratio") or [0.8, 0.1, 0.1]
+    part = settings.get("split_ratio")
+    if not isinstance(part, (list, tuple)) or len(part) != 3:
+        # A run needs all three splits.
+        part = [0.8, 0.1, 0.1]
     if kind == "LS":
         # A run needs all three splits.
         part = "valid_and_test"

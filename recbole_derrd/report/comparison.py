@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Collection
 
 from recbole_derrd.errors import OptionError, did_you_mean
-from recbole_derrd.metrics import bigger_is_better, gap_recovered, is_within_noise
-from recbole_derrd.report.rows import Group, Row
+from recbole_derrd.metrics import bigger_is_better, gap_recovered, is_within_noise, within_noise
+from recbole_derrd.report.rows import Group, Pair, Row
 from recbole_derrd.report.significance import holm, paired_t, wilcoxon_signed_rank
 
 
@@ -61,14 +62,29 @@ def gap_of(group: Group, row: Row, metric: str) -> float | None:
 
 
 def gap_is_noise(group: Group, row: Row, metric: str) -> bool:
-    """Say whether the teacher is better than the student alone by no more than the standard error over the seeds."""
+    """Say whether the teacher is better than the student alone by no more than noise: over seeds, or users."""
     compared = _with_student_and_teacher(group, row)
     if compared is None:
         return False
     own, student, teacher = compared
     pairs = own.entries.keys() & student.entries.keys() & teacher.entries.keys()
     values = teacher.paired(student, metric, pairs)
-    return is_within_noise([one - other for one, other in zip(*values)])
+    differences = [one - other for one, other in zip(*values)]
+    if len(differences) != 1:
+        return is_within_noise(differences)
+    error = _error_over_users(group, student, teacher, metric, pairs)
+    return error is not None and within_noise(differences[0], error)
+
+
+def _error_over_users(group: Group, student: Row, teacher: Row, metric: str, pairs: Collection[Pair]) -> float | None:
+    """Return the gap's standard error over the users of one seed, as a record of these two models has it."""
+    for row in group.rows.values():
+        if (row.teacher, row.student) == (teacher.key, student.key):
+            for pair in row.entries.keys() & set(pairs):
+                error = (row.entries[pair].get("gap_error") or {}).get(metric)
+                if error is not None:
+                    return float(error)
+    return None
 
 
 def _with_student_and_teacher(group: Group, row: Row) -> tuple[Row, Row, Row] | None:

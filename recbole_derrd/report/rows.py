@@ -166,7 +166,13 @@ def _hash(*content: Any) -> str:
 
 
 def _settings(entry: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {key: value for key, value in (entry.get("settings") or {}).items() if key not in _NOT_OF_A_ROW}
+    files = entry.get("named_files") or {}
+    settings = {
+        # A file that holds something else is another setting.
+        key: f"{value} ({files[value]})" if isinstance(value, str) and value in files else value
+        for key, value in (entry.get("settings") or {}).items()
+        if key not in _NOT_OF_A_ROW
+    }
     if settings.get("members"):  # of an ensemble
         members = [{"model": one.get("model"), **_settings({"settings": one})} for one in settings["members"]]
         settings["members"] = members
@@ -249,7 +255,17 @@ def _place(record: dict[str, Any]) -> int:
     return int((record.get("benchmark") or {}).get("place", -1))
 
 
+def _with_files(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record whose models each know what the files held that its settings name."""
+    files = {"named_files": record["data"].get("named_files")}
+    models = {
+        role: {**record[role], **files} for role in ("teacher", "student", "distilled", "stored") if record.get(role)
+    }
+    return {**record, **models, "teachers": [{**one, **files} for one in record.get("teachers") or []]}
+
+
 def _add(group: Group, record: dict[str, Any]) -> None:
+    record = _with_files(record)
     pair = (int(record["seed"]), str(record["data"]["fingerprint"]["test"]))
     teacher = student = None
     if record.get("teacher"):
@@ -341,7 +357,10 @@ def _entry(record: dict[str, Any], role: str, split: str) -> dict[str, Any]:
     entry = record[role]
     seconds = entry.get("seconds", (record.get("seconds") or {}).get(role))
     costs = _with_costs(entry, split, (record.get("latency") or {}).get(role), seconds)
-    return {**costs, "expert_choice": record.get("expert_choice") if role == "distilled" else None}
+    own = role == "distilled"
+    # It is known of the test split alone.
+    error = record.get("gap_error") if own and split == "test" else None
+    return {**costs, "expert_choice": record.get("expert_choice") if own else None, "gap_error": error}
 
 
 def _with_costs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -72,6 +73,8 @@ def results_sheet(group: Group) -> Sheet:
         f'own teacher or ensemble; "-" where that is no better{_or_noise(group)}, or there is none. Bytes an item: of '
         "the served item vectors, or all bytes over the items where a model has no vectors.",
     ]
+    said = Counter(words for record in group.records for words in record.get("warnings") or ())
+    notes += [f"{count} of {len(group.records)} runs: {words}" for words, count in said.items()]
     return Sheet(group.title, head, [_result(group, row, marked) for row in rows], notes)
 
 
@@ -83,7 +86,11 @@ def _and_fewer(rows: list[Row]) -> str:
 def _or_noise(group: Group) -> str:
     methods = [row for row in group.rows.values() if row.role == "method"]
     noisy = any(gap_is_noise(group, row, group.headline) for row in methods)
-    return ", or better by no more than the standard error over the seeds" if noisy else ""
+    return (
+        ", or better by no more than the standard error over seeds (of one seed: twice that over users)"
+        if noisy
+        else ""
+    )
 
 
 def _result(group: Group, row: Row, marked: dict[str, tuple[set[str], set[str]]]) -> list[Entry]:

@@ -93,7 +93,7 @@ def record_of(
             "interactions": interactions_digest(data),
             "fingerprint": dataclasses.asdict(data.fingerprint),
             "files": data_files(config) if is_first() else {},
-            "named_files": named_files(config.external_config_dict) if is_first() else {},
+            "named_files": named_files(config.external_config_dict, config["data_path"]) if is_first() else {},
         },
         "teacher": teacher.summary() if teacher else None,
         "teachers": [{**one.summary(), "latency": _plain(one.latency)} for one in taught[1:]],

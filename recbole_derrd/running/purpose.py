@@ -91,7 +91,8 @@ def weak_teacher(config: DistillConfig) -> str | None:
     if spec is None or config.run_options.store_bits:
         return None
     name = spec.name(config)
-    if recbole_ancestor(name) != recbole_ancestor(config["model"]):
+    # Of a class of the user's own only its parameters tell the size.
+    if name != config["model"]:
         return None
     teacher = config.derived(name, spec.settings, teacher=True)
     describing = {"embedding_size", *model_settings(name)}
@@ -194,10 +195,12 @@ def of_models(config: DistillConfig, teacher: TrainedModel, student: TrainedMode
         student: the plain student, if there is one.
     """
     if student is None:
-        return []
+        return _brought_alike(config, teacher)
     found = []
     same = recbole_ancestor(teacher.model) == recbole_ancestor(student.model)
-    if same and teacher.params <= student.params and weak_teacher(config) is None and not config.run_options.store_bits:
+    # As many, trained here with other settings, e.g. more layers of a graph, may well be better.
+    fewer = teacher.params < student.params or (teacher.params == student.params and _only_trained(config) is None)
+    if same and fewer and weak_teacher(config) is None and not config.run_options.store_bits:
         found.append(
             f"The teacher has {teacher.params:,} parameters and the student {student.params:,}, both {student.model}: "
             "a student can hardly gain by it. Make the teacher larger, or choose another teacher_model."
@@ -218,3 +221,17 @@ def of_models(config: DistillConfig, teacher: TrainedModel, student: TrainedMode
             "smaller student or more test users; more seeds with 'recbole-derrd benchmark' tell more."
         )
     return found
+
+
+def _brought_alike(config: DistillConfig, teacher: TrainedModel) -> list[str]:
+    """Say so where a brought teacher is the student's own model in its own sizes, and no plain student shows it."""
+    specs = teacher_specs(config)
+    if len(specs) != 1 or specs[0].checkpoint is None or config.run_options.store_bits:
+        return []
+    sizes = ["embedding_size", *model_settings(config["model"])]
+    if teacher.model != config["model"] or any(teacher.settings.get(key) != config[key] for key in sizes):
+        return []
+    return [
+        f"The teacher is a {teacher.model} of the student's own size: a student can hardly gain by it. Bring a larger "
+        "one, or choose another model."
+    ]

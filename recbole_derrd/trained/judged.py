@@ -16,8 +16,8 @@ from recbole_derrd.randomness import kept_random_state
 from recbole_derrd.trained.building import build_model
 from recbole_derrd.trained.keys import content_key, entry_of, judged_by
 from recbole_derrd.trained.measured import TrainedModel, keep_result, measured, plain_metrics, stored_result
+from recbole_derrd.trained.preference import preference_for_test_items, preference_for_training_items
 from recbole_derrd.trained.same_split import IF_TRUSTED, SCORE, refuse_other_sizes
-from recbole_derrd.trained.training_preference import training_preference
 from recbole_derrd.trained.valid_score import Comparison, compared, evaluable, measured_alike, rounding_of, told_by
 from recbole_derrd.trainer import trainer_for
 from recbole_derrd.training.saving import load_weights
@@ -25,7 +25,7 @@ from recbole_derrd.training.saving import load_weights
 #: By so many standard errors a model must prefer training items, where its score proves little.
 _ERRORS = 3.0
 #: Raised whenever what shows a brought model's split changes, so that it is looked at anew.
-_PROOFS = 2
+_PROOFS = 3
 
 
 def _judged_entry(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path, proof: str) -> tuple[str, Path]:
@@ -100,15 +100,16 @@ def _same_score(
             f"Nothing shows that the teacher '{checkpoint}' has seen this run's split and none of its held-out items: "
             f"{told}. Give a file that RecBole saved with a validation split. {IF_TRUSTED}"
         )
-    valid = None
+    valid, comparison = None, None
     if measured_alike(config, told):
         with evaluable(checkpoint):
             valid = plain_metrics(trainer.evaluate(data.valid, load_best_model=False, show_progress=False))
         here = valid[told.metric]
         if abs(here - told.value) <= rounding_of(told):
-            return valid, Comparison(told, here, here, here)
-    with kept_random_state():
-        comparison = compared(config, data, trainer.model, told, checkpoint)
+            comparison = Comparison(told, here, here, here)
+    if comparison is None:
+        with kept_random_state():
+            comparison = compared(config, data, trainer.model, told, checkpoint)
     if not comparison.agree:
         raise CheckpointError(
             f"The teacher '{checkpoint}' was not trained on this run's split: its file says {told.metric} = "
@@ -117,18 +118,35 @@ def _same_score(
             f"items are numbered otherwise (rows in another order). Use the very data that it was trained on, or train "
             f"one here (teacher_model). {IF_TRUSTED}"
         )
-    if comparison.wide:
+    if told.mode != "full" or told.repeatable:
         with kept_random_state(), evaluable(checkpoint):
-            share, error = training_preference(trainer.model, data, seed=config["seed"])
-        if share < 0.5 + _ERRORS * error:
-            raise CheckpointError(
-                f"Nothing shows that the teacher '{checkpoint}' was trained on this run's split. It was validated "
-                f"among candidates that are drawn anew ({told.mode}), so its {told.metric} may come back by chance"
-                f"{_far(comparison)}. And it scores training items above held-out ones in {share:.0%} of pairs only; "
-                "a teacher of another split does so in 50%. Validate it by full ranking (mode: full). "
-                f"{IF_TRUSTED}"
-            )
+            _refuse_other_items(config, data, trainer.model, comparison, checkpoint)
     return valid, comparison
+
+
+def _refuse_other_items(
+    config: DistillConfig, data: Data, model: Any, comparison: Comparison, checkpoint: Path
+) -> None:
+    """Refuse a model that knows this run's test items, or about which its score proves little.
+
+    Full ranking hides a user's training items, so that another split has another score. Other ways do not.
+    """
+    share, error = preference_for_training_items(model, data, seed=config["seed"])
+    if comparison.wide and share < 0.5 + _ERRORS * error:
+        raise CheckpointError(
+            f"Nothing shows that the teacher '{checkpoint}' was trained on this run's split. It was validated "
+            f"among candidates that are drawn anew ({comparison.told.mode}), so its {comparison.told.metric} may come "
+            f"back by chance{_far(comparison)}. And it scores training items above held-out ones in {share:.0%} of "
+            "pairs only; a teacher of another split does so in 50%. Validate it by full ranking (mode: full). "
+            f"{IF_TRUSTED}"
+        )
+    known, error = preference_for_test_items(model, data, seed=config["seed"])
+    if known - 0.5 > max(_ERRORS * error, (share - 0.5) / 2):
+        raise CheckpointError(
+            f"The teacher '{checkpoint}' was not trained on this run's split: it scores this run's test items above "
+            f"its validation items in {known:.0%} of pairs (training items in {share:.0%}), so it has seen them. Use "
+            f"the very data that it was trained on, or train one here (teacher_model). {IF_TRUSTED}"
+        )
 
 
 def _far(comparison: Comparison) -> str:

@@ -46,7 +46,7 @@ def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = Non
     drawn_anew = any(mode.startswith(("uni", "pop")) for mode in modes)
     without = _WITHOUT_EFFECT if drawn_anew else _WITHOUT_EFFECT | _JUDGED_BY
     settings = {
-        key: repr(with_contents(key, value))
+        key: repr(with_contents(key, value, config["data_path"]))
         for key, value in config.final_config_dict.items()
         if key not in without and key not in ours
     }

@@ -17,6 +17,7 @@ from recbole_derrd.files import building_folder, replacing_file
 from recbole_derrd.json_files import anything, fields, mapping, nullable, number, read_json, row, sequence, text, whole
 from recbole_derrd.metrics import paired_error
 from recbole_derrd.processes import from_first, is_first
+from recbole_derrd.stored_arrays import is_sealed, sealed
 from recbole_derrd.trained.building import freeze
 from recbole_derrd.trained.keys import judged_by
 
@@ -119,7 +120,8 @@ def store_result(result: TrainedModel, folder: Path) -> None:
         return
     content = {name: value for name, value in dataclasses.asdict(result).items() if name in _STORED}
     with replacing_file(folder / "result.json") as partial:
-        partial.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
+        # As it will be read: a path is text by then.
+        partial.write_text(sealed(json.loads(json.dumps(content, default=str))), encoding="ascii")
 
 
 def stored_result(entry: Path, checkpoint: Path) -> TrainedModel | None:
@@ -177,6 +179,9 @@ def _read(entry: Path, checkpoint: Path) -> TrainedModel | None:
         return None
     try:
         content = read_json(file)
+        # Entries of earlier versions have no seal.
+        if isinstance(content, dict) and "seal" in content and not is_sealed(content):
+            raise ValueError("is damaged: it is not what was written (checksum)")
         fault = _RESULT(content)
         if fault is not None:
             raise ValueError(f"is damaged ({fault.lstrip('.')})")

@@ -1,4 +1,4 @@
-"""How surely a model scores a user's training items above the held-out ones, as one that was trained on this split."""
+"""How surely a model scores training or test items above validation items: which of them it was trained on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SCORES_AT_ONCE = 2_000_000
 
 
 @torch.no_grad()
-def training_preference(model: Any, data: Data, *, seed: int) -> tuple[float, float]:
+def preference_for_training_items(model: Any, data: Data, *, seed: int) -> tuple[float, float]:
     """Return the mean over users of the share of pairs in which the training item is scored higher, and its error.
 
     Of user u with training items T_u, validation items V_u and scores s::
@@ -35,11 +35,33 @@ def training_preference(model: Any, data: Data, *, seed: int) -> tuple[float, fl
     Returns:
         The mean and its standard error over users; (0.5, inf) where no user has both.
     """
+    history = data.history
+    return _preference(model, data, np.repeat(np.arange(history.n_users), history.lengths), history.items, seed)
+
+
+@torch.no_grad()
+def preference_for_test_items(model: Any, data: Data, *, seed: int) -> tuple[float, float]:
+    """Return the same of this run's test items: a model that has seen none of them prefers none."""
+    history, n_items = data.history, data.history.n_items
+    train = np.repeat(np.arange(history.n_users), history.lengths) * n_items + history.items
+    valid, test = (
+        users.astype(np.int64) * n_items + items
+        for users, items in (pairs_of(data.valid._dataset), pairs_of(data.test._dataset))
+    )
+    # An item that a user has in several splits is rightly known.
+    keys = np.setdiff1d(test, np.concatenate([train, valid]))
+    return _preference(model, data, keys // n_items, keys % n_items, seed)
+
+
+def _preference(
+    model: Any, data: Data, owners: np.ndarray[Any, Any], items: np.ndarray[Any, Any], seed: int
+) -> tuple[float, float]:
+    """Return how surely a model scores some items of users, ordered by user, above their validation items."""
     adapter = backbone_of(model)
-    users, items = pairs_of(data.valid._dataset)
-    users, items = users[(order := np.argsort(users, kind="stable"))], items[order]
-    both = np.unique(users)
-    both = both[data.history.lengths[both] > 0]
+    users, held_out = pairs_of(data.valid._dataset)
+    order = np.argsort(users, kind="stable")
+    users, held_out = users[order], held_out[order]
+    both = np.intersect1d(users, owners)
     if len(both) > _USERS:
         both = np.sort(np.random.default_rng(seed).choice(both, _USERS, replace=False))
     shares: list[float] = []
@@ -50,8 +72,8 @@ def training_preference(model: Any, data: Data, *, seed: int) -> tuple[float, fl
             scores = adapter.score_all(torch.from_numpy(some).to(adapter.device))
         for user, row in zip(some, scores):
             low, high = np.searchsorted(users, [user, user + 1])
-            begin, end = data.history.indptr[user : user + 2]
-            shares.append(share_above(row, data.history.items[begin:end], items[low:high]))
+            begin, end = np.searchsorted(owners, [user, user + 1])
+            shares.append(share_above(row, items[begin:end], held_out[low:high]))
     if len(shares) < 2:
         return 0.5, math.inf
     return float(np.mean(shares)), float(np.std(shares, ddof=1) / math.sqrt(len(shares)))
