@@ -49,6 +49,7 @@ def made(settings: dict[str, Any], model: str = "BPR") -> DistillConfig:
         ),
         ({"teacher": LARGE}, "plain RecBole training, and 'teacher' is not used"),
         ({}, "No distillers are given"),
+        ({"distillers": None, "teacher": LARGE}, "plain RecBole training, and 'teacher' is not used"),
     ],
 )  # fmt: skip
 def test_settings_without_a_point_are_named(tiny_settings: Settings, given: dict[str, Any], words: str) -> None:
