@@ -118,6 +118,7 @@ def test_what_is_sound_goes_on(begun: Any) -> None:
         (("optimizers", "optimizer", "state"), [1], "another model"),
         (("optimizers", "optimizer", "state", 0, "exp_avg"), torch.zeros(1), "'exp_avg' does not fit"),
         (("optimizers", "optimizer", "state", 0, "exp_avg"), KeyError, "lacks 'exp_avg'"),
+        (("optimizers", "optimizer", "state", 0, "exp_avg_sq"), None, "'exp_avg_sq' does not fit"),
         (("optimizers", "optimizer", "state", 0, "step"), torch.tensor(-1.0), "'step' does not fit"),
         (("optimizers", "optimizer", "state", 0, "step"), "x", "another model"),
         (("optimizers", "optimizer", "state", 0), 7, "another model"),

@@ -140,7 +140,7 @@ def refuse_unfit_optimizer(optimizer: torch.optim.Optimizer) -> None:
             if state and missing:
                 raise UnfitError(f"its optimizer lacks '{min(missing)}'")
             for name, value in state.items():
-                _refuse_unfit_state(name, value, parameter)
+                _refuse_unfit_state(name, value, parameter, needed=name in needed)
 
 
 def _is_setting(held: Any, default: Any) -> bool:
@@ -151,14 +151,14 @@ def _is_setting(held: Any, default: Any) -> bool:
     return type(held) is type(default) and bool(held == default)
 
 
-def _refuse_unfit_state(name: str, value: Any, parameter: torch.Tensor) -> None:
+def _refuse_unfit_state(name: str, value: Any, parameter: torch.Tensor, *, needed: bool) -> None:
     if name == "step":
         steps = float(value) if isinstance(value, torch.Tensor) and value.numel() == 1 else value
         fits = type(steps) in (int, float) and math.isfinite(steps) and steps >= 0
     elif isinstance(value, torch.Tensor):
         fits = value.shape == parameter.shape and _finite(value)
     else:
-        fits = value is None or _is_finite(value)
+        fits = not needed and (value is None or _is_finite(value))
     if not fits:
         raise UnfitError(f"its optimizer's '{name}' does not fit weights of shape {tuple(parameter.shape)}")
 
