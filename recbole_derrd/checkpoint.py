@@ -12,7 +12,7 @@ import torch
 import yaml
 from recbole.config import Config
 
-from recbole_derrd.errors import CheckpointError
+from recbole_derrd.errors import CheckpointError, UnreadableError
 from recbole_derrd.file_kinds import fault_of_checkpoint_path
 from recbole_derrd.files import replacing_file
 from recbole_derrd.models import general_models, recbole_ancestor
@@ -143,6 +143,8 @@ def read_plain(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]
     """
     try:
         content = read_archive(path, device, plain=True)
+    except UnreadableError:
+        raise
     except CheckpointError as error:
         raise CheckpointError(
             f"'{path}' is damaged or no training checkpoint of this plugin. Remove it to start the run anew."

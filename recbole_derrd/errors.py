@@ -24,6 +24,10 @@ class CheckpointError(DistillError):
     """A file that is no usable checkpoint."""
 
 
+class UnreadableError(CheckpointError):
+    """A file that the system does not give; it may be sound."""
+
+
 class TrainingError(DistillError):
     """Training that went wrong for a reason that a user can mend, such as a loss that is not a number."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -298,10 +299,16 @@ def _refuse_foreign_lock(file: Path) -> None:
     what = None
     if not stat.S_ISREG(status.st_mode):
         what = "a link" if stat.S_ISLNK(status.st_mode) else "no regular file"
-    elif status.st_size:
+    elif status.st_size and not _is_marker(file):
         what = f"a file of {status.st_size} bytes"
     if what is not None:
         raise DistillError(f"'{file}' should be an empty lock file, and is {what}. Remove it, and start the run again.")
+
+
+def _is_marker(file: Path) -> bool:
+    """Say whether filelock has written it, as where a file system has no locks: a process and its machine, in lines."""
+    with open(file, "rb") as content:
+        return re.match(rb"\d+\n[^\n]+", content.read(300)) is not None
 
 
 def _acquire(lock: BaseFileLock, notice: str) -> bool:

@@ -144,7 +144,7 @@ def either(first: Check, second: Check) -> Check:
     return lambda value: first(value) and second(value)
 
 
-def sequence(check: Check, least: int = 0) -> Check:
+def sequence(check: Check, least: int = 0, most: int | None = None) -> Check:
     """Accept a list of values of one kind."""
 
     def whole_list(value: Any) -> str | None:
@@ -152,6 +152,8 @@ def sequence(check: Check, least: int = 0) -> Check:
             return f" is {_shown(value)}, not a list"
         if len(value) < least:
             return f" has {len(value)} values, fewer than {least}"
+        if most is not None and len(value) > most:
+            return f" has {len(value):,} values, more than {most:,}"
         faults = (f"[{place}]{fault}" for place, one in enumerate(value) if (fault := check(one)))
         return next(faults, None)
 

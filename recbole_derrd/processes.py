@@ -190,8 +190,11 @@ def _started(
     arguments: tuple[Any, ...],
     answers: Any,
     environment: dict[str, str],
+    home: str,
     left: str | None,
 ) -> None:
+    # It began where Python's own modules are, see _among_pythons_own.
+    os.chdir(home)
     # That of the process which it was forked from may be older.
     os.environ.update(environment)
     # Its parent may be killed, and its files are then the next run's.
@@ -232,8 +235,8 @@ def _start_method() -> str:
 def _among_pythons_own() -> Iterator[None]:
     """Be in the folder of Python's own modules while processes are begun.
 
-    Each begins with ``python -c``, which imports from the folder that it is in first of all, and only then goes to this
-    one's folder and takes this one's path.
+    Each begins with ``python -c``, which imports from the folder that it is in first of all, and only then takes this
+    one's path.
     """
     home, library = os.getcwd(), os.path.dirname(os.__file__)
     os.chdir(library if os.path.isdir(library) else os.path.dirname(sys.executable))
@@ -259,6 +262,7 @@ def start(work: Callable[..., str], processes: int, *arguments: Any) -> str | No
     """
     from torch.multiprocessing.spawn import ProcessException, start_processes
 
+    home = os.getcwd()
     with _among_pythons_own():
         method = _start_method()
     # Where the sockets of the process lie that the others are forked from.
@@ -273,7 +277,7 @@ def start(work: Callable[..., str], processes: int, *arguments: Any) -> str | No
         with _among_pythons_own():
             context = start_processes(
                 _started,
-                args=(work, arguments, answers, dict(os.environ), left),
+                args=(work, arguments, answers, dict(os.environ), home, left),
                 nprocs=processes,
                 join=False,
                 start_method=method,

@@ -202,6 +202,11 @@ REFUSED: dict[str, tuple[bytes | dict[str, bytes], dict[str, Any], str]] = {
         {"val_interval": {"rating": "[3,inf)"}},
         "which val_interval needs, .*load",
     ),
+    "a feature that is not loaded": (
+        {"odd.inter": HEAD + ROW, "odd.user": b"user_id:token\tage:float\nu\t20\n"},
+        {"val_interval": {"age": "[18,30]"}},
+        r"odd\.user' has the column 'age'.*user: \[user_id, age\] in load_col",
+    ),
     "no such column of features": (
         HEAD + ROW,
         {**ALL, "val_interval": {"age": "[3,4]"}},

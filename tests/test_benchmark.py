@@ -18,7 +18,8 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from recbole_derrd.benchmark import runner
+from recbole_derrd import processes
+from recbole_derrd.benchmark import runner, worker
 from recbole_derrd.benchmark.plan import Plan, read_plan
 from recbole_derrd.cli import main
 from recbole_derrd.errors import OptionError
@@ -223,6 +224,15 @@ def test_a_benchmark_called_records_does_not_wait_for_itself(tmp_path: Path, sai
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "_run_all", run_all)
         assert runner.run_benchmark(plan, [], said.append) == 1
+
+
+def test_a_cell_of_several_processes_leaves_no_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (left := tmp_path / "pymp-x").mkdir()
+    monkeypatch.setattr(processes, "_SOCKETS", {str(left)})
+    monkeypatch.setattr(worker, "main", lambda: 0)
+    monkeypatch.setattr(os, "_exit", lambda code: None)
+    worker.run_and_end()
+    assert not left.exists()
 
 
 def test_dates_reach_the_cells_and_mixed_keys_are_a_sentence(tmp_path: Path, said: list[str]) -> None:

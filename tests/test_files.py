@@ -187,6 +187,12 @@ def test_an_empty_lock_file_of_an_earlier_run_is_taken(tmp_path: Path) -> None:
         assert not waited
 
 
+def test_what_filelock_writes_without_locks_of_the_system_is_a_lock(tmp_path: Path) -> None:
+    (tmp_path / ".target.lock").write_text(f"{os.getpid()}\na-machine\n")
+    with locked(tmp_path / "target", "makes this") as waited:
+        assert not waited
+
+
 def test_what_is_unusable_is_removed_and_what_a_link_leads_to_is_not(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
+import torch
 
 from recbole_derrd import cli
+from recbole_derrd.checkpoint import read_plain, write_plain
 from recbole_derrd.config import DistillConfig
+from recbole_derrd.errors import DistillError
 from recbole_derrd.process_faults import limit_reached, sentence_of
+from recbole_derrd.recbole_compat.archive import Archive
 from recbole_derrd.running.frame import most_threads, own_log
 
 ALLOCATION = (
@@ -204,6 +208,29 @@ def test_a_stopped_run_leaves_nothing_half_written(tmp_path: Path, arguments: st
         while time.monotonic() < end:
             os.killpg(process.pid, 0)
             time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("can't start new thread"),
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.EACCES, "Permission denied"),
+    ],
+    ids=str,
+)
+def test_what_the_machine_refuses_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise error
+
+    write_plain(tmp_path / "a.pth", {"x": torch.ones(3)})
+    monkeypatch.setattr(Archive, "storage", refuse)
+    with pytest.raises(DistillError) as caught:
+        read_plain(tmp_path / "a.pth")
+    assert "damaged" not in str(caught.value) and "emove it" not in str(caught.value)
 
 
 def test_too_many_threads_are_refused(

@@ -142,6 +142,14 @@ start(in_processes.linger, 2)
     assert not list(tmp_path.glob("pymp-*"))
 
 
+def test_processes_are_where_their_parent_is(
+    tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = start(in_processes.where, 2, {**tiny_settings("BPR"), **meeting()})
+    assert answer is not None and json.loads(answer) == [os.getcwd()] * 2
+
+
 def test_a_whole_run_in_two_processes(tiny_settings: Settings, tmp_path: Path) -> None:
     more = {"distillers": ["de", "rrd"], "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "de_num_experts": 3,
             "latency_users": 5, "epochs": 4, "record_dir": str(tmp_path / "records"), "checkpoint_step": 1}  # fmt: skip
@@ -172,6 +180,8 @@ def test_a_whole_run_in_two_processes(tiny_settings: Settings, tmp_path: Path) -
         (["--nproc=3", "--world_size=2"], "more than world_size"),
         (["--nproc=2", "--worker=2"], "take out worker"),
         (["--nproc=0"], "at least 1"),
+        (["--nproc=50000"], "too many processes"),
+        (["--worker=50000"], "too many processes"),
         (["--nproc=2", "--world_size=1"], "needs world_size"),
     ],
 )

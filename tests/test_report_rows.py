@@ -12,7 +12,7 @@ from recbole_derrd.errors import OptionError
 from recbole_derrd.report import seeds_table
 from recbole_derrd.report.comparison import baseline_of, fullest, gap_of
 from recbole_derrd.report.equal_epochs import equal_epochs_sheet
-from recbole_derrd.report.rows import groups_of
+from recbole_derrd.report.rows import groups_of, numbered
 from recbole_derrd.report.write import report_of
 
 
@@ -92,6 +92,11 @@ def test_seeds_of_another_named_file_are_another_row() -> None:
 
     (group,) = groups_of([one(1, "old"), one(2, "old"), one(3, "new")])
     assert sorted(len(row.entries) for row in group.rows.values() if row.distilled) == [1, 2]
+
+
+def test_many_rows_of_one_name_are_numbered_at_once() -> None:
+    assert len(set(numbered(["a"] * 20_000, " #{}"))) == 20_000
+    assert numbered(["a", "b", "a", "a #2"], " #{}") == ["a", "b", "a #3", "a #2"]
 
 
 def test_one_seed_on_two_splits_says_so() -> None:

@@ -88,6 +88,8 @@ def test_what_is_sound_goes_on(begun: Any) -> None:
         (("best_valid_score",), float("inf"), "best_valid_score"),
         (("best_valid_score",), None, "best_valid_score"),
         (("best_valid_result",), [1], "best_valid_result"),
+        (("best_valid_result",), {}, "has no ndcg@5"),
+        (("best_valid_result",), {"x": 1.0}, "has no ndcg@5"),
         (("best_valid_result",), {"ndcg@5": "x"}, "best_valid_result"),
         (("train_loss",), {"0": 1.0}, "train_loss"),
         (("train_loss",), {0: 1.0}, "epoch"),

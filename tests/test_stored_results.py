@@ -101,3 +101,7 @@ def test_a_model_with_a_damaged_result_is_made_anew(tiny_settings: Settings, cap
         second = train_or_find(config)
     assert not second.found and second.test == first.test and "epochs is 'x', not a list" in caplog.text
     assert train_or_find(config).found
+    content = json.loads(file.read_text())
+    del content["seal"]
+    file.write_text(json.dumps({**content, "test": {"x": 0.1}}))
+    assert train_or_find(config).test == first.test, "a metric that is not there is measured anew"

@@ -19,13 +19,17 @@ from recbole_derrd.process_faults import sentence_of
 
 def _end_with_the_benchmark() -> None:
     sys.stdin.read()
-    processes = sys.modules.get("recbole_derrd.processes")
-    if processes is not None:
-        processes.remove_sockets()
+    _remove_sockets()
     if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
         # The cell's own processes are in this group as well.
         os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(1)
+
+
+def _remove_sockets() -> None:
+    processes = sys.modules.get("recbole_derrd.processes")
+    if processes is not None:
+        processes.remove_sockets()
 
 
 def run_cell(settings: dict[str, Any], *, compressed: bool) -> dict[str, Any]:
@@ -66,6 +70,8 @@ def main() -> int:
 def run_and_end() -> None:
     """Do what :func:`main` does, and end at once."""
     code = main()
+    # The end at once is one without Python's own tidying up.
+    _remove_sockets()
     sys.stdout.flush()
     sys.stderr.flush()
     # The thread that reads stdin would hold up an ordinary end.

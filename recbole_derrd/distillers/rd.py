@@ -153,7 +153,13 @@ class RankingDistillation(Distiller):
         for start, stop in self.unobserved.blocks(count):
             items[start:stop] = self.unobserved.independent(start, stop, count, generator).to(torch.int32)
         self.negatives = items.to(self.student.device)
-        self.places = places_in_lists(self.lists, self.negatives)
+        # Some users at a time: places are found in int64, in several tables.
+        self.places = torch.cat(
+            [
+                places_in_lists(self.lists[start:stop], self.negatives[start:stop])
+                for start, stop in [(0, 1), *self.unobserved.blocks(count)]
+            ]
+        )
 
     @torch.no_grad()
     def _weights(self, users: Tensor, scores: Tensor) -> Tensor:

@@ -139,17 +139,17 @@ def _checked(
             f"it holds {held}, this run needs {count} for {n_users - 1}, and a row 0 for the padding user"
         )
     own = stored[1:]
-    wrong = (own < 1) | (own >= n_items)
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
+    if own.size and not 1 <= own.min() <= own.max() < n_items:
+        row, column = np.argwhere((own < 1) | (own >= n_items))[0]
         raise DamagedFileError(f"row {row + 1} holds {own[row, column]}, and items go from 1 to {n_items - 1}")
     pairs = np.sort(users.numpy().astype(np.int64) * n_items + items.numpy())
     for start in range(1, n_users, _DRAWN_AT_ONCE):
         stop = min(start + _DRAWN_AT_ONCE, n_users)
         low, high = np.searchsorted(pairs, [start * n_items, stop * n_items])
         _refuse_repeated_or_known(stored[start:stop], start, pairs[low:high], n_items)
-    candidates = torch.zeros(n_users, count, dtype=torch.int32)
-    candidates[1:] = torch.from_numpy(own.astype(np.int32))
+    # What was drawn here is int32 already, and is not copied.
+    candidates = torch.from_numpy(np.require(stored, np.int32, ["C_CONTIGUOUS", "WRITEABLE"]))
+    candidates[0] = 0
     return candidates
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import Counter
 from logging import getLogger
@@ -12,6 +13,7 @@ from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.file_checks.fields import (
     INTERACTIONS,
     DataFile,
+    Need,
     fault_of_columns,
     fault_of_need,
     id_keys,
@@ -52,7 +54,7 @@ def check_files(config: Any, *, saved: bool = False) -> str:
     if encoding == "utf-8" and any(mark_of(path) for path, _ in paths):
         given = encoding = "utf-8-sig"
     files = [_opened(path, source, encoding, config) for path, source in paths]
-    _check_columns(config, files)
+    _check_columns(config, files, encoding)
     for file in files:
         _check_rows(config, file, encoding)
     _say_what_is_ignored(config, files)
@@ -139,7 +141,7 @@ def _refuse(path: Path, fault: str | None, config: Any) -> None:
 # -- columns
 
 
-def _check_columns(config: Any, files: list[DataFile]) -> None:
+def _check_columns(config: Any, files: list[DataFile], encoding: str) -> None:
     for file in files:
         _refuse(file.path, fault_of_columns(config, file), config)
         label = file.column(config["LABEL_FIELD"])
@@ -155,12 +157,31 @@ def _check_columns(config: Any, files: list[DataFile]) -> None:
     for need in needs_of(config) if any(file.source == INTERACTIONS for file in files) else ():
         fault = fault_of_need(need, files)
         if fault:
+            fault = _left_out(config, need, files, encoding) or fault
             raise DataError(f"The data set '{config['dataset']}' cannot be used: {fault}")
     # Here, as unused_col takes columns out of the data once they have been filtered by.
     filters = config["val_interval"] if config["benchmark_filename"] is None else None
     for name, wanted in (filters or {}).items():
         for column in filter(None, (file.column(name) for file in files)):
             check_column(name, wanted, numeric=column.type.startswith("float"))
+
+
+def _left_out(config: Any, need: Need, files: list[DataFile], encoding: str) -> str | None:
+    """Say which file that load_col leaves out has the column that val_interval needs."""
+    if need.setting != "val_interval" or any(need.name == column.name for file in files for column in file.columns):
+        return None
+    for source in ("user", "item"):
+        path = Path(config["data_path"]) / f"{config['dataset']}.{source}"
+        if not path.is_file():
+            continue
+        with contextlib.suppress(DataError):
+            if need.name in [column.name for column in _opened(path, source, encoding, config).columns]:
+                ids = config[id_keys(source)[0]]
+                return (
+                    f"'{path}' has the column '{need.name}', which val_interval needs, and load_col reads nothing of "
+                    f"it. Write {source}: [{ids}, {need.name}] in load_col, beside inter."
+                )
+    return None
 
 
 def _say_what_is_ignored(config: Any, files: list[DataFile]) -> None:

@@ -164,7 +164,10 @@ def fault_of_need(need: Need, files: list[DataFile]) -> str | None:
 def _load_it(file: DataFile, name: str) -> str:
     names = [column.name for column in file.loaded]
     every = listed([column.name for column in file.columns])
-    return f"Set load_col: {{{file.source}: [{', '.join([*names, name])}]}}, of its columns {every}."
+    words = f"{file.source}: [{', '.join([*names, name])}]"
+    if file.source != INTERACTIONS:
+        return f"Write {words} in load_col, beside inter; its columns are {every}."
+    return f"Set load_col: {{{words}}}, of its columns {every}."
 
 
 def not_there(config: Any, file: DataFile) -> list[str]:

@@ -74,13 +74,18 @@ def _check_cutoffs(cutoffs: Any, kind: str) -> None:
         raise OptionError(f"topk must hold at least one whole number from 1 on, e.g. [10, 20], but is {cutoffs!r}.")
 
 
+def measured_names(settings: Any) -> list[str]:
+    """Return what the results of an evaluation are called, e.g. ``ndcg@10``."""
+    cutoffs, found = _as_list(settings["topk"]), []
+    for metric in _as_list(settings["metrics"]):
+        name = metric.lower()
+        found += [name] if name in _WITHOUT_CUTOFF else [f"{name}@{cutoff}" for cutoff in cutoffs]
+    return found
+
+
 def _check_valid_metric(settings: Mapping[str, Any]) -> None:
     metrics, cutoffs, given = _as_list(settings["metrics"]), _as_list(settings["topk"]), settings["valid_metric"]
-    measured = []
-    for metric in metrics:
-        name = metric.lower()
-        measured += [name] if name in _WITHOUT_CUTOFF else [f"{name}@{cutoff}" for cutoff in cutoffs]
-    if not isinstance(given, str) or given.lower() not in measured:
+    if not isinstance(given, str) or given.lower() not in measured_names(settings):
         example = metrics[0] if metrics[0].lower() in _WITHOUT_CUTOFF else f"{metrics[0]}@{cutoffs[0]}"
         raise OptionError(
             f"valid_metric '{given}' is not measured. It must be one of metrics {metrics} at one of topk {cutoffs}, "

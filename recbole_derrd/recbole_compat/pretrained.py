@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.errors import CheckpointError, DataError, OptionError
+from recbole_derrd.file_kinds import fault_of_checkpoint_path
 from recbole_derrd.recbole_compat.reading import read_archive
 
 
@@ -97,6 +98,9 @@ def _copies(config: Any, given: Mapping[str, Any], folder: Path) -> Iterator[dic
 
 def _weights(key: str, path: str) -> dict[str, Tensor]:
     try:
+        fault = fault_of_checkpoint_path(path)
+        if fault is not None:
+            raise CheckpointError(fault)
         content = read_archive(path)
     except CheckpointError as error:
         raise CheckpointError(f"{key}: {error}") from error

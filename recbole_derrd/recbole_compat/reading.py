@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from recbole_derrd.errors import CheckpointError, shown
+from recbole_derrd.errors import CheckpointError, UnreadableError, shown
+from recbole_derrd.process_faults import refuse_limit
 from recbole_derrd.recbole_compat.archive import Archive
 from recbole_derrd.recbole_compat.rebuild import Rebuilder, admits
 from recbole_derrd.recbole_compat.refusals import AsksForCodeError, MalformedError, NotACheckpointError
@@ -51,8 +52,10 @@ def read_archive(path: str | Path, device: torch.device | str = "cpu", plain: bo
     except torch.cuda.OutOfMemoryError:
         raise
     except OSError as error:
-        raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}.") from error
+        refuse_limit(error)
+        raise UnreadableError(f"'{path}' cannot be read: {error.strerror or error}.") from error
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+        refuse_limit(error)
         raise CheckpointError(
             f"'{path}' is damaged and cannot be read: {_short(error)}. Take a whole copy of it, or train the model "
             "again."

@@ -8,6 +8,7 @@ from typing import Any, Callable
 import torch
 from torch import Tensor
 
+from recbole_derrd.process_faults import refuse_limit
 from recbole_derrd.recbole_compat.arrays import array_of, array_of_buffer, bytes_of, number_type, scalar_of
 from recbole_derrd.recbole_compat.placeholders import Described, Inert, Named, StorageAt
 from recbole_derrd.recbole_compat.refusals import MalformedError, RefusedError
@@ -114,6 +115,7 @@ class Rebuilder:
         except (RefusedError, torch.cuda.OutOfMemoryError):
             raise
         except (TypeError, ValueError, RuntimeError) as error:
+            refuse_limit(error)
             raise MalformedError(f"it describes '{path}' in another way than its library") from error
 
     def dictionary(self, items: Any) -> dict[Any, Any]:

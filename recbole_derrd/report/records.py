@@ -66,8 +66,8 @@ _ENTRY = fields(
 _EXPERTS = both(
     fields(
         {
-            "activity": sequence(row(_COST, _COST), least=1),
-            "mean_choice": sequence(sequence(number(low=0), least=1), least=1),
+            "activity": sequence(row(_COST, _COST), least=1, most=1000),
+            "mean_choice": sequence(sequence(number(low=0), least=1, most=1000), least=1, most=1000),
         }
     ),
     _is_square,
@@ -93,7 +93,7 @@ _RECORD = fields(
         "teacher": _ENTRY,
         "student": _ENTRY,
         "stored": both(_ENTRY, fields({"bits": whole(high=64), "users": flag})),
-        "teachers": sequence(_ENTRY),
+        "teachers": sequence(_ENTRY, most=1000),
         "distillers": sequence(_TEXT),
         "split_seed": whole(-(2**64), 2**64),
         "candidates": _TEXT,

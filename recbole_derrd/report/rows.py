@@ -232,14 +232,16 @@ def numbered(names: Sequence[str], form: str) -> list[str]:
         names: the names.
         form: what is added, with {} for the number.
     """
-    taken = set(names)
-    seen: set[str] = set()
+    taken, seen = set(names), set[str]()
+    last: dict[str, int] = {}
     found = []
     for name in names:
-        free, count = name, 1
-        while free in seen or (count > 1 and free in taken):
-            count += 1
-            free = name + form.format(count)
+        free, count = name, last.get(name, 1)
+        if name in seen:
+            while free in seen or free in taken:
+                count += 1
+                free = name + form.format(count)
+            last[name] = count
         seen.add(free)
         found.append(free)
     return found

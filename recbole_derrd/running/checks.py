@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from logging import getLogger
 from pathlib import Path
@@ -17,6 +18,7 @@ from recbole_derrd.errors import OptionError
 from recbole_derrd.models import missing_package, model_class
 from recbole_derrd.options import HintOptions
 from recbole_derrd.options.filters import check_column
+from recbole_derrd.running.frame import most_threads
 from recbole_derrd.teacher import TeacherSpec, teacher_specs
 from recbole_derrd.teacher.search import check_search
 from recbole_derrd.warm_start import can_start, check_start_size
@@ -92,6 +94,13 @@ def _check_teacher(config: DistillConfig, name: str, spec: TeacherSpec) -> None:
 
 
 def _check_processes(config: DistillConfig) -> None:
+    most = most_threads(os.cpu_count() or 1)
+    for key in ("nproc", "worker"):
+        if int(config[key] or 0) > most:
+            raise OptionError(
+                f"{key} = {config[key]} are too many processes for the {os.cpu_count()} CPUs of this machine, where at "
+                f"most {most} may be asked for. Lower it."
+            )
     here, world = int(config["nproc"] or 1), int(config["world_size"] or -1)
     if world not in (-1, 1) and here + int(config["group_offset"] or 0) > world:
         raise OptionError(
@@ -155,8 +164,11 @@ def _refuse_unwritable(key: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # A cache that holds everything may be read-only.
         if key != "cache_dir":
-            with tempfile.TemporaryFile(dir=folder):
-                pass
+            with tempfile.TemporaryFile(dir=folder) as file:
+                # On a full disk an empty file can be made.
+                file.write(bytes(4096))
+                file.flush()
+                os.fsync(file.fileno())
     except OSError as error:
         raise OptionError(
             f"Cannot write to {key} = '{folder}': {error.strerror or error}. Choose another folder."

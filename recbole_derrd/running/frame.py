@@ -59,8 +59,11 @@ def _refuse_unwritable_tensorboard() -> None:
     folder = Path("log_tensorboard")
     try:
         folder.mkdir(exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # On a full disk an empty file can be made.
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise OptionError(
             f"Cannot write to '{folder.absolute()}', where RecBole keeps its TensorBoard files: "

@@ -12,10 +12,18 @@ from recbole_derrd.config import DistillConfig
 from recbole_derrd.data import Data, Fingerprint
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.files import locked
+from recbole_derrd.processes import from_first, is_first
 from recbole_derrd.randomness import kept_random_state
 from recbole_derrd.trained.building import build_model
 from recbole_derrd.trained.keys import content_key, entry_of, judged_by
-from recbole_derrd.trained.measured import TrainedModel, keep_result, measured, plain_metrics, stored_result
+from recbole_derrd.trained.measured import (
+    TrainedModel,
+    is_complete,
+    keep_result,
+    measured,
+    plain_metrics,
+    stored_result,
+)
 from recbole_derrd.trained.preference import preference_for_test_items, preference_for_training_items
 from recbole_derrd.trained.same_split import IF_TRUSTED, SCORE, refuse_other_sizes
 from recbole_derrd.trained.valid_score import Comparison, compared, evaluable, measured_alike, rounding_of, told_by
@@ -46,7 +54,8 @@ def find_judged(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Pat
         checkpoint: the model's file.
         proof: what shows that it has seen this run's split, see :func:`proof_of_split`.
     """
-    return stored_result(_judged_entry(config, fingerprint, checkpoint, proof)[1], checkpoint)
+    found = stored_result(_judged_entry(config, fingerprint, checkpoint, proof)[1], checkpoint)
+    return found if found is not None and is_complete(found, config) else None
 
 
 def judge_checkpoint(
@@ -131,7 +140,8 @@ def _refuse_other_items(
 
     Full ranking hides a user's training items, so that another split has another score. Other ways do not.
     """
-    share, error = preference_for_training_items(model, data, seed=config["seed"])
+    # One process decides for all: where it alone has evaluated, the others' models are still in training mode.
+    share, error = from_first(preference_for_training_items(model, data, seed=config["seed"]) if is_first() else None)
     if comparison.wide and share < 0.5 + _ERRORS * error:
         raise CheckpointError(
             f"Nothing shows that the teacher '{checkpoint}' was trained on this run's split. It was validated "
@@ -140,7 +150,7 @@ def _refuse_other_items(
             "pairs only; a teacher of another split does so in 50%. Validate it by full ranking (mode: full). "
             f"{IF_TRUSTED}"
         )
-    known, error = preference_for_test_items(model, data, seed=config["seed"])
+    known, error = from_first(preference_for_test_items(model, data, seed=config["seed"]) if is_first() else None)
     if known - 0.5 > max(_ERRORS * error, (share - 0.5) / 2):
         raise CheckpointError(
             f"The teacher '{checkpoint}' was not trained on this run's split: it scores this run's test items above "
@@ -167,11 +177,11 @@ def judge_model(config: DistillConfig, data: Data, name: str, *, more: Any, buil
     measures = content_key(config, data.fingerprint, [name, more, judged_by(config)])
     entry = config.cache_dir / f"{name}-{config['dataset']}-{measures}"
     found = stored_result(entry, entry / "result.json")
-    if found is not None:
+    if found is not None and is_complete(found, config):
         return found
     with locked(entry, f"measures this {name.lower()}"):
         found = stored_result(entry, entry / "result.json")
-        if found is not None:
+        if found is not None and is_complete(found, config):
             return found
         started = time.perf_counter()
         with kept_random_state():

@@ -16,6 +16,7 @@ from recbole_derrd.evaluation import Latency, bytes_per_item, measure_latency, m
 from recbole_derrd.files import building_folder, replacing_file
 from recbole_derrd.json_files import anything, fields, mapping, nullable, number, read_json, row, sequence, text, whole
 from recbole_derrd.metrics import paired_error
+from recbole_derrd.options.evaluation import measured_names
 from recbole_derrd.processes import from_first, is_first
 from recbole_derrd.stored_arrays import is_sealed, sealed
 from recbole_derrd.trained.building import freeze
@@ -129,6 +130,11 @@ def stored_result(entry: Path, checkpoint: Path) -> TrainedModel | None:
     # One look for all processes that train together: between two, another run may have ended.
     found: TrainedModel | None = from_first(_read(entry, checkpoint) if is_first() else None)
     return found
+
+
+def is_complete(result: TrainedModel, config: DistillConfig) -> bool:
+    """Say whether a result has every metric that is asked for."""
+    return all(name in split for split in (result.valid, result.test) for name in measured_names(config))
 
 
 def keep_result(result: TrainedModel, entry: Path) -> None:

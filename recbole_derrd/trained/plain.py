@@ -20,6 +20,7 @@ from recbole_derrd.trained.keys import content_key, entry_of, judged_by
 from recbole_derrd.trained.measured import (
     TrainedModel,
     both_splits,
+    is_complete,
     keep_result,
     measured,
     own_settings,
@@ -43,10 +44,16 @@ def find_trained(config: DistillConfig, fingerprint: Fingerprint) -> TrainedMode
     """
     entry = entry_of(config, content_key(config, fingerprint))
     found = stored_result(entry, entry / MODEL)
-    if found is not None and found.judged_by != judged_by(config):
+    if found is not None and not _is_judged(found, config):
         found = stored_result(_entry_of_metrics(config, fingerprint), entry / MODEL)
+        found = found if found is not None and is_complete(found, config) else None
     # As this run names them: which of them are defaults is nothing that was trained.
     return None if found is None else dataclasses.replace(found, settings=own_settings(config))
+
+
+def _is_judged(known: TrainedModel, config: DistillConfig) -> bool:
+    """Say whether a model was judged by the metrics that are asked for, and has them all."""
+    return known.judged_by == judged_by(config) and is_complete(known, config)
 
 
 def _entry_of_metrics(config: DistillConfig, fingerprint: Fingerprint) -> Path:
@@ -75,7 +82,7 @@ def train_or_find(
         return found
     key = content_key(config, data.fingerprint)
     entry = entry_of(config, key)
-    with locked(entry, f"trains this {role or 'model'}"):
+    with locked(entry, f"trains this {role or 'model'}", _entry_of_metrics(config, data.fingerprint)):
         # Another run may have trained it while this one waited, or was killed after its last word on it.
         found = find_trained(config, data.fingerprint)
         if found is not None:
@@ -87,7 +94,7 @@ def train_or_find(
             with working_folder(entry, anew=anew, marker=TRAINING) as folder:
                 known = finished or _trained_in(folder, config, data, key, role, versions)
             known = dataclasses.replace(known, checkpoint=entry / MODEL)
-        return known if known.judged_by == judged_by(config) else _judged_anew(known, config, data, role)
+        return known if _is_judged(known, config) else _judged_anew(known, config, data, role)
 
 
 def _trained_in(folder: Path, config: DistillConfig, data: Data, key: str, role: str, versions: int) -> TrainedModel:

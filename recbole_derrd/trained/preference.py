@@ -87,6 +87,8 @@ def share_above(scores: Tensor, some: np.ndarray[Any, Any], others: np.ndarray[A
         some: items.
         others: items.
     """
-    first = scores[torch.from_numpy(some).to(scores.device)].unsqueeze(1)
-    second = scores[torch.from_numpy(others).to(scores.device)]
-    return float(((first > second).double() + (first == second).double() / 2).mean())
+    first = scores[torch.from_numpy(some).to(scores.device)]
+    # Sorted, so that no table of pairs is made: how many are below each, and how many not above.
+    ordered = scores[torch.from_numpy(others).to(scores.device)].sort().values
+    below, not_above = (torch.searchsorted(ordered, first, right=right) for right in (False, True))
+    return float((below + not_above).double().mean() / (2 * len(ordered)))

@@ -19,6 +19,7 @@ from recbole_derrd.errors import CheckpointError
 from recbole_derrd.evaluation.spread import Evaluating, standard_error
 from recbole_derrd.faults import FAULTS
 from recbole_derrd.metrics import bigger_is_better
+from recbole_derrd.process_faults import refuse_limit
 from recbole_derrd.trainer import trainer_for
 
 #: Where a score is drawn anew, the file's may be worse than this run's by so many standard errors, and better by more:
@@ -177,6 +178,7 @@ def evaluable(checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except FAULTS as fault:
+        refuse_limit(fault)
         reason = " ".join(str(fault).split())[:200] or type(fault).__name__
         raise CheckpointError(
             f"The teacher '{checkpoint}' cannot be evaluated on this run's validation split: {reason}. Give another."

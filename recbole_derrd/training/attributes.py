@@ -38,9 +38,11 @@ def _mark(value: Any) -> Any:
 
 
 def marks_of(model: Any) -> dict[str, Any]:
-    """Return marks of a model's tensors and arrays in plain attributes, as they are now."""
-    state = _plain_state(model)
-    return {name: _mark(value) for name, value in state.items() if isinstance(value, (torch.Tensor, np.ndarray))}
+    """Return marks of a model's numbers, tensors and arrays in plain attributes, as they are now."""
+    return {
+        name: value if isinstance(value, (bool, int, float)) else _mark(value)
+        for name, value in _plain_state(model).items()
+    }
 
 
 def _has_changed(value: Any, before: Any) -> bool:
@@ -60,10 +62,19 @@ def kept_attributes(model: Any, as_built: dict[str, Any]) -> dict[str, Any]:
     return {
         name: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
         for name, value in _plain_state(model).items()
-        if isinstance(value, (bool, int, float))
-        or (isinstance(value, torch.Tensor) and value.numel() <= _COUNTER_SIZE)
-        or _has_changed(value, as_built.get(name))
+        if not _of_a_batch(value, as_built.get(name))
+        and (
+            isinstance(value, (bool, int, float))
+            or (isinstance(value, torch.Tensor) and value.numel() <= _COUNTER_SIZE)
+            or _has_changed(value, as_built.get(name))
+        )
     }
+
+
+def _of_a_batch(value: Any, built: Any) -> bool:
+    """Say whether a number has become many: what the last batch has left, as RaCT's counts of items."""
+    many = isinstance(value, (torch.Tensor, np.ndarray)) and int(np.prod(value.shape)) != 1
+    return many and isinstance(built, (bool, int, float))
 
 
 def put_back(model: Any, kept: dict[str, Any]) -> None:

@@ -183,9 +183,10 @@ def refuse_unfit_attributes(model: Any, kept: Any) -> None:
         if isinstance(own, (torch.Tensor, np.ndarray)):
             fits = isinstance(value, torch.Tensor) and tuple(value.shape) == tuple(own.shape)
         else:
-            # What is made during the training was nothing before it, or was not there.
-            fits = own is None or (isinstance(own, (bool, int, float)) and not isinstance(value, torch.Tensor))
+            # What is made during the training was nothing before it, or was not there; a mean may begin as a number.
+            one = not isinstance(value, torch.Tensor) or value.dim() == 0
+            fits = own is None or (isinstance(own, (bool, int, float)) and one)
         # The sizes of the data are no counters.
-        fits = fits and (not name.startswith("n_") or own is None or value == own or isinstance(value, torch.Tensor))
+        fits = fits and (name not in ("n_users", "n_items") or own is None or bool(value == own))
         if not fits or (isinstance(value, float) and value != value and own == own):
             raise UnfitError(f"its counter '{name}' does not fit {type(model).__name__}")

@@ -12,6 +12,7 @@ from recbole.utils import set_color
 
 from recbole_derrd.checkpoint import read_checkpoint, read_plain, stock_config, write_plain, write_stock_checkpoint
 from recbole_derrd.errors import CheckpointError
+from recbole_derrd.process_faults import refuse_limit
 from recbole_derrd.processes import from_each, is_first, rank, wait_for_all, world_size
 from recbole_derrd.randomness import random_state, set_random_state
 from recbole_derrd.training.attributes import kept_attributes, put_back
@@ -146,8 +147,11 @@ class SavingMixin:
         """Go on from a training checkpoint; the random states are put back when ``fit`` starts."""
         # To the CPU, where an optimizer counts its steps; all else is moved to where the model is.
         content = read_plain(Path(resume_file))
+        metric = self.config["valid_metric"].lower()
         with self._unfit_said(resume_file):
             refuse_unfit_numbers(content)
+            if metric not in content["best_valid_result"]:
+                raise UnfitError(f"its best_valid_result has no {metric}")
         if len(content["streams"]) != world_size():
             raise CheckpointError(
                 f"'{resume_file}' was written by {len(content['streams'])} processes, this run has {world_size()}. Go "
@@ -162,6 +166,7 @@ class SavingMixin:
                 optimizer.load_state_dict(content["optimizers"][name])
         # Torch takes the content apart without a look at what it is.
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            refuse_limit(error)
             raise CheckpointError(
                 f"'{resume_file}' belongs to a run with another model or other distillers. Remove it to start anew."
             ) from error
@@ -177,7 +182,8 @@ class SavingMixin:
         self.epoch_seconds = list(content["epoch_seconds"])
         self.valid_scores = list(content["valid_scores"])
         self.progress = dict(content["progress"])
-        self._pending = content
+        # The weights have been taken over, and need not stay in memory.
+        self._pending = {name: content[name] for name in ("streams", "loader", "best_valid_result")}
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
 
     def _restore(self, content: dict[str, Any]) -> None:
