@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from synthetic_records import made, part, rich, synthetic, written
 
 from recbole_derrd.cli import main
-from recbole_derrd.json_files import MAX_BYTES
 from recbole_derrd.report.plots import as_svg, figures_of
 from recbole_derrd.report.records import read_records, records_of
 from recbole_derrd.report.rows import groups_of
 from recbole_derrd.report.write import FORMATS, report_of
+from recbole_derrd.runtime.json_files import MAX_BYTES
 
 
 def nested(levels: int) -> Any:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import recbole_derrd.record as record
-from recbole_derrd.files import clearing_folder, replacing_file
-from recbole_derrd.running.outcome import command_line
+import recbole_derrd.report.record as record
+from recbole_derrd.experiment.record_entries import command_line
+from recbole_derrd.runtime.files import clearing_folder, replacing_file
 
 
 def test_records_never_overwrite_each_other(tmp_path: Path) -> None:

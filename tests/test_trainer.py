@@ -15,14 +15,14 @@ import pytest
 import torch
 from recbole.trainer import Trainer
 
-from recbole_derrd.checkpoint import read_checkpoint
-from recbole_derrd.config import WHOLE_USER_MODELS, DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.config.distill_config import WHOLE_USER_MODELS, DistillConfig
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import CheckpointError, TrainingError
-from recbole_derrd.model import build_student
 from recbole_derrd.quick_start import knowledge_of, run_recbole_derrd
+from recbole_derrd.student.model import build_student
 from recbole_derrd.teacher import Teacher
-from recbole_derrd.trainer import trainer_for
+from recbole_derrd.training.checkpoint import read_checkpoint
+from recbole_derrd.training.trainer import trainer_for
 
 Settings = Callable[..., dict[str, Any]]
 SMALL = {"rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "de_num_experts": 3, "latency_users": 0, "distillers": ["de", "rrd"]}
@@ -176,7 +176,7 @@ def test_stock_recbole_evaluates_the_students_checkpoint_to_the_last_digit(
 
     init_seed(config["seed"], config["reproducibility"])
     train, _, test = data_preparation(config, create_dataset(config))
-    from recbole_derrd.models import model_class
+    from recbole_derrd.recbole_compat.models import model_class
 
     network = model_class(model)(config, train._dataset)
     trainer = Trainer(config, network)

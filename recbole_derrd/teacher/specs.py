@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from recbole_derrd.checkpoint import read_checkpoint
-from recbole_derrd.config import DistillConfig
+from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.errors import CheckpointError, OptionError, shown
+from recbole_derrd.training.checkpoint import read_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
