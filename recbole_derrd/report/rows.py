@@ -167,7 +167,7 @@ def _hash(*content: Any) -> str:
 
 def _settings(entry: Mapping[str, Any]) -> dict[str, Any]:
     files = entry.get("named_files") or {}
-    settings = {
+    settings: dict[str, Any] = {
         # A file that holds something else is another setting.
         key: f"{value} ({files[value]})" if isinstance(value, str) and value in files else value
         for key, value in (entry.get("settings") or {}).items()
