@@ -75,7 +75,7 @@ def _say_once(handler: logging.Handler) -> None:
     """Let a log that cannot be written say so once instead of a traceback a line; the run goes on without it."""
     said = False
 
-    def handle_error(_: logging.LogRecord) -> None:
+    def handle_error(record: logging.LogRecord) -> None:
         nonlocal said
         if not said:
             _say_of_log(handler, sys.exc_info()[1])

@@ -83,7 +83,8 @@ class Comparison:
 
 def told_by(content: dict[str, Any]) -> Told | str:
     """Return what a checkpoint says of its validation, or what of it is missing."""
-    settings, value = content["config"], content.get("best_valid_score")
+    settings = content["config"]
+    value: Any = content.get("best_valid_score")
     value = value.item() if isinstance(value, np.generic) else value
     # In this order: no number that is not one, or not finite, is at most another.
     if not _is_number(value) or not abs(value) <= 1e9:
