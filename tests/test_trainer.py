@@ -224,6 +224,9 @@ def test_large_state_that_has_changed_is_kept_and_what_has_not_is_not(
     kept = attributes_module.kept_attributes(model, trainer.as_built)
     assert torch.equal(kept["history"], model.history) and kept["order"].tolist() == model.order.tolist()
     order = model.order.copy()
+    # As after an epoch.
+    trainer.train_loss_dict, trainer.best_valid_score = {0: 1.0}, 0.1
+    trainer.best_valid_result = {trainer.config["valid_metric"].lower(): 0.1}
     trainer._train_data = None
     trainer.save_training(0)
     model.order = np.arange(9)
