@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TextIO
 
 from recbole_derrd import __version__
+from recbole_derrd.config.options import METHOD_OPTIONS, Options, RunOptions
+from recbole_derrd.config.options.benchmark import BenchmarkOptions
+from recbole_derrd.config.options.compress import CompressOptions
+from recbole_derrd.config.settings import file_names, read_settings
 from recbole_derrd.errors import DistillError, did_you_mean
-from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
-from recbole_derrd.options.benchmark import BenchmarkOptions
-from recbole_derrd.options.compress import CompressOptions
-from recbole_derrd.process_faults import sentence_of
-from recbole_derrd.settings import file_names, read_settings
+from recbole_derrd.runtime.process_faults import sentence_of
 
 _COMMANDS = ("run", "compress", "benchmark", "report", "doctor")
 
@@ -106,7 +106,7 @@ def run(arguments: Sequence[str], *, compressed: bool = False) -> int:
     if not files and not any(argument.startswith("--model=") for argument in others):
         files = [str(_quick_start_file())]
     if compressed:
-        from recbole_derrd.compress import run_compressed as experiment
+        from recbole_derrd.experiment.compress import run_compressed as experiment
     else:
         from recbole_derrd.quick_start import run_recbole_derrd as experiment
 

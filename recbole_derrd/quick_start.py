@@ -11,22 +11,17 @@ from typing import Any
 
 from recbole.utils import set_color
 
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import Data, prepare_data
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.config.settings import config_files
+from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.distillers import Need, distiller_class
 from recbole_derrd.errors import OptionError
-from recbole_derrd.files import locked, remove_file
-from recbole_derrd.model import build_student
-from recbole_derrd.named_files import with_contents
-from recbole_derrd.processes import from_first, is_first, meeting_of, start
-from recbole_derrd.record import write_record
-from recbole_derrd.report import run_table
-from recbole_derrd.running import purpose
-from recbole_derrd.running.checks import check_data, check_run
-from recbole_derrd.running.frame import Notes, deprecations_hidden, own_log, own_threads, say
-from recbole_derrd.running.outcome import record_of
-from recbole_derrd.running.storing import check_storing, store_student
-from recbole_derrd.running.teaching import (
+from recbole_derrd.experiment import purpose
+from recbole_derrd.experiment.export import check_storing, store_student
+from recbole_derrd.experiment.log import Notes, deprecations_hidden, own_log, own_threads, say
+from recbole_derrd.experiment.preflight import check_data, check_run
+from recbole_derrd.experiment.record_entries import record_of
+from recbole_derrd.experiment.teachers import (
     follows_teachers,
     importance_of,
     judged,
@@ -34,12 +29,17 @@ from recbole_derrd.running.teaching import (
     teachers_of,
     versions_wanted,
 )
-from recbole_derrd.settings import config_files
+from recbole_derrd.model_cache.keys import content_key, judged_by
+from recbole_derrd.model_cache.named_files import with_contents
+from recbole_derrd.model_cache.results import Product, plain_metrics
+from recbole_derrd.model_cache.train_or_find import find_trained, train_or_find
+from recbole_derrd.report import run_table
+from recbole_derrd.report.record import write_record
+from recbole_derrd.runtime.files import locked, remove_file
+from recbole_derrd.runtime.processes import from_first, is_first, meeting_of, start
+from recbole_derrd.student.model import build_student
 from recbole_derrd.teacher import Knowledge
-from recbole_derrd.trained.keys import content_key, judged_by
-from recbole_derrd.trained.measured import Product, plain_metrics
-from recbole_derrd.trained.plain import find_trained, train_or_find
-from recbole_derrd.trainer import trainer_for
+from recbole_derrd.training.trainer import trainer_for
 
 
 def run_recbole_derrd(

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from recbole.trainer import trainer as recbole_trainer
 
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import DistillError
-from recbole_derrd.processes import from_each, from_first, is_first, joined, own_range, rank
-from recbole_derrd.trained.building import build_model
-from recbole_derrd.trainer import trainer_for
+from recbole_derrd.model_cache.building import build_model
+from recbole_derrd.runtime.processes import from_each, from_first, is_first, joined, own_range, rank
+from recbole_derrd.training.trainer import trainer_for
 
 
 def quiet() -> None:

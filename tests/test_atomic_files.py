@@ -14,14 +14,14 @@ from pandas._libs.parsers import STR_NA_VALUES
 from recbole.data.dataset import Dataset
 from recbole.utils import FeatureSource
 
-from recbole_derrd.atomic_files import data_files
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.atomic_files import data_files
+from recbole_derrd.data.file_checks import check, check_files, rows
+from recbole_derrd.data.file_checks.missing import NO_VALUE, is_missing
+from recbole_derrd.data.file_checks.rows import Rows, Table, read_rows
+from recbole_derrd.data.file_checks.text import TextError, text_blocks
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import DataError, OptionError
-from recbole_derrd.file_checks import check, check_files, rows
-from recbole_derrd.file_checks.missing import NO_VALUE, is_missing
-from recbole_derrd.file_checks.rows import Rows, Table, read_rows
-from recbole_derrd.file_checks.text import TextError, text_blocks
 
 Settings = Callable[..., dict[str, Any]]
 
@@ -524,7 +524,7 @@ def test_blocks_are_the_text_in_whole_lines(tmp_path_factory: Any, text: str, si
 
 
 def test_a_line_without_an_end_is_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recbole_derrd.file_checks.text._LONGEST_LINE", 100)
+    monkeypatch.setattr("recbole_derrd.data.file_checks.text._LONGEST_LINE", 100)
     (tmp_path / "long").write_bytes(b"a\n" + 200 * b"b")
     with pytest.raises(TextError, match="line 2"):
         list(text_blocks(tmp_path / "long", "utf-8", 50))

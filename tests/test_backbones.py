@@ -10,7 +10,7 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_derrd.backbones import (
+from recbole_derrd.adapters import (
     BACKBONES,
     Backbone,
     FactorBackbone,
@@ -20,14 +20,14 @@ from recbole_derrd.backbones import (
     backbone_of,
     register_backbone,
 )
-from recbole_derrd.backbones import factors as factors_module
-from recbole_derrd.backbones import pairs as pairs_module
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import Data, prepare_data
+from recbole_derrd.adapters import factors as factors_module
+from recbole_derrd.adapters import pairs as pairs_module
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import OptionError
-from recbole_derrd.model import distilled
-from recbole_derrd.models import general_models, model_class
-from recbole_derrd.trained.building import build_model
+from recbole_derrd.model_cache.building import build_model
+from recbole_derrd.recbole_compat.models import general_models, model_class
+from recbole_derrd.student.model import distilled
 
 MODELS = sorted(general_models())
 TRAINABLE = [name for name in MODELS if BACKBONES[name].trainable]
@@ -617,7 +617,7 @@ def test_chunks_run_again_with_the_same_dropout(built: Any, monkeypatch: pytest.
 
 
 def test_own_adapter_can_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recbole_derrd.backbones.BACKBONES", dict(BACKBONES))
+    monkeypatch.setattr("recbole_derrd.adapters.BACKBONES", dict(BACKBONES))
 
     @register_backbone("MyModel")
     class MyBackbone(FactorBackbone):

@@ -18,12 +18,12 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from recbole_derrd import processes
 from recbole_derrd.benchmark import runner, worker
 from recbole_derrd.benchmark.plan import Plan, read_plan
 from recbole_derrd.cli import main
 from recbole_derrd.errors import OptionError
 from recbole_derrd.report.records import read_records
+from recbole_derrd.runtime import processes
 
 ROOT = Path(__file__).resolve().parent.parent
 Settings = Callable[..., dict[str, Any]]
@@ -381,7 +381,7 @@ def test_a_record_without_its_benchmark_is_stamped(tmp_path: Path, monkeypatch: 
         path.write_text("{}")
         return {"schema": 1, "path": str(path)}
 
-    monkeypatch.setattr("recbole_derrd.compress.run_compressed", run_compressed)
+    monkeypatch.setattr("recbole_derrd.experiment.compress.run_compressed", run_compressed)
     worker.run_cell({"benchmark": {"cell": "svd"}}, compressed=True)
     assert json.loads(path.read_text()) == {"schema": 1, "benchmark": {"cell": "svd"}}
 

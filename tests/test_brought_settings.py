@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stock import ring_rows, settings_on, stock_checkpoint, write_rows
 
-from recbole_derrd.config import DistillConfig, model_settings
-from recbole_derrd.data import prepare_data
+from recbole_derrd.config.distill_config import DistillConfig, model_settings
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import CheckpointError, DistillError
-from recbole_derrd.models import general_models
+from recbole_derrd.recbole_compat.models import general_models
 from recbole_derrd.teacher import Teacher
 from recbole_derrd.teacher.brought import brought_settings, loads_a_file
 

@@ -14,14 +14,14 @@ from recbole.data.interaction import Interaction
 from recbole.model.general_recommender import BPR
 from recbole.trainer import Trainer
 
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.candidates import CandidateLoader, candidates_digest, draw_candidates
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import DataError, OptionError
-from recbole_derrd.evaluation.candidates import CandidateLoader, candidates_digest, draw_candidates
+from recbole_derrd.model_cache.building import build_model
+from recbole_derrd.model_cache.keys import content_key
 from recbole_derrd.quick_start import run_recbole_derrd
-from recbole_derrd.trained.building import build_model
-from recbole_derrd.trained.keys import content_key
-from recbole_derrd.trainer import trainer_for
+from recbole_derrd.training.trainer import trainer_for
 
 Settings = Callable[..., dict[str, Any]]
 FIXED = {"eval_args": {"mode": "fixed20", "split": {"LS": "valid_and_test"}, "order": "RO", "group_by": "user"}}

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_derrd.checkpoint import read_checkpoint, read_plain, write_plain
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.recbole_compat import Inert, read_archive
+from recbole_derrd.training.checkpoint import read_checkpoint, read_plain, write_plain
 
 Settings = Callable[..., dict[str, Any]]
 

@@ -193,7 +193,7 @@ def test_without_a_data_set_it_is_recboles_own_and_said(
         raise DistillError("enough")
 
     monkeypatch.setattr("recbole_derrd.quick_start.run_recbole_derrd", experiment)
-    monkeypatch.setattr("recbole_derrd.compress.run_compressed", experiment)
+    monkeypatch.setattr("recbole_derrd.experiment.compress.run_compressed", experiment)
     named = tmp_path / "named.yaml"
     named.write_text("dataset: tiny\n", encoding="utf-8")
     assert main([command, "--model=LightGCN"]) == 2

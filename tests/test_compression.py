@@ -11,18 +11,18 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_derrd.backbones import adapter_of, backbone_of
-from recbole_derrd.compress import recipe_name, run_compressed
+from recbole_derrd.adapters import adapter_of, backbone_of
 from recbole_derrd.compression import CompressedModel, compress
 from recbole_derrd.compression.model import CompressedBackbone
 from recbole_derrd.compression.recipe import check_recipe
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.config.options.compress import CompressOptions
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.evaluation import measure_latency, model_bytes
-from recbole_derrd.options.compress import CompressOptions
+from recbole_derrd.experiment.compress import recipe_name, run_compressed
+from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.quick_start import run_recbole_derrd
-from recbole_derrd.trained.building import build_model
 
 Settings = Callable[..., dict[str, Any]]
 FULL: dict[str, Any] = {}

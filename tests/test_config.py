@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
-from recbole_derrd.config import DistillConfig
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.config.options import METHOD_OPTIONS, RunOptions
+from recbole_derrd.config.settings import file_names, read_command_line, typed_as_yaml
 from recbole_derrd.errors import OptionError
-from recbole_derrd.options import METHOD_OPTIONS, RunOptions
-from recbole_derrd.running.checks import check_run
-from recbole_derrd.settings import file_names, read_command_line, typed_as_yaml
+from recbole_derrd.experiment.preflight import check_run
 from recbole_derrd.teacher import teacher_specs
 
 Settings = Callable[..., dict[str, Any]]

@@ -27,11 +27,11 @@ import pytest
 import recbole
 import torch
 
-from recbole_derrd.checkpoint import read_checkpoint, read_plain
 from recbole_derrd.errors import DistillError
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.teacher import Knowledge
-from recbole_derrd.trainer import TrainerMixin
+from recbole_derrd.training.checkpoint import read_checkpoint, read_plain
+from recbole_derrd.training.trainer import TrainerMixin
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a run is a forked child")
 KILLS = os.environ.get("CRASH_KILLS", "")

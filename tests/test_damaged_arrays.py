@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_knowledge import N_ITEMS, N_USERS, TableTeacher, never, open_knowledge, some_history, table
 
-from recbole_derrd.backbones import Backbone
+from recbole_derrd.adapters import Backbone
 from recbole_derrd.errors import CheckpointError, DistillError
-from recbole_derrd.stored_arrays import DamagedFileError, read_array, sealed, unsealed
+from recbole_derrd.runtime.stored_arrays import DamagedFileError, read_array, sealed, unsealed
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.array_checks import fault_of_lists, fault_of_ranks, fault_of_scores, fault_of_vectors
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from synthetic_records import made, part, rich, synthetic, written
 
 from recbole_derrd.cli import main
-from recbole_derrd.json_files import MAX_BYTES
 from recbole_derrd.report.plots import as_svg, figures_of
 from recbole_derrd.report.records import read_records, records_of
 from recbole_derrd.report.rows import groups_of
 from recbole_derrd.report.write import FORMATS, report_of
+from recbole_derrd.runtime.json_files import MAX_BYTES
 
 
 def nested(levels: int) -> Any:
@@ -286,7 +286,7 @@ def test_a_mean_over_seeds_has_no_gap_within_its_noise(tmp_path: Path) -> None:
         return report_of(written(tmp_path / "records", records), "md")
 
     noisy, clear = with_students(0.3, 0.69, 0.49), with_students(0.39, 0.4, 0.41)
-    assert "no more than the standard error over the seeds" in noisy and "no more than" not in clear
+    assert "no more than the standard error over seeds" in noisy and "no more than" not in clear
     (row,) = (line for line in noisy.splitlines() if line.startswith("| DE | BPR | 3 | ") and "400.00 B" in line)
     assert " | - | 100 |" in row and " | 0 % | 100 |" in clear
     assert " | 0 % |" in with_students(0.4001, 0.4001, 0.4002) and "-0 %" not in with_students(0.4001, 0.4001, 0.4002)

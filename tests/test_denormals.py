@@ -8,12 +8,12 @@ from typing import Any, Callable
 import pytest
 import torch
 
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
-from recbole_derrd.distillers import experts
-from recbole_derrd.trained.building import build_model
-from recbole_derrd.trainer import trainer_for
-from recbole_derrd.training.denormals import denormals_flushed, flushes_denormals
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
+from recbole_derrd.model_cache.building import build_model
+from recbole_derrd.ops import experts
+from recbole_derrd.training.subnormals import denormals_flushed, flushes_denormals
+from recbole_derrd.training.trainer import trainer_for
 
 can_flush = torch.set_flush_denormal(True)
 torch.set_flush_denormal(False)

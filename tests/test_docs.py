@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from recbole_derrd.options import METHOD_OPTIONS, Options, RunOptions
-from recbole_derrd.options.benchmark import BenchmarkOptions
-from recbole_derrd.options.compress import CompressOptions
+from recbole_derrd.config.options import METHOD_OPTIONS, Options, RunOptions
+from recbole_derrd.config.options.benchmark import BenchmarkOptions
+from recbole_derrd.config.options.compress import CompressOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,9 +22,9 @@ def options_page() -> str:
     lines = [
         "# Options",
         "",
-        "Made from `recbole_derrd/options/` by `pytest tests/test_docs.py --regen`. Each option is a flat RecBole key:",
-        "a line in a YAML file, an entry of `config_dict`, or `--key=value`. All of RecBole's own keys work as well.",
-        "Default weights differ by student model: `recbole_derrd/properties/model/`.",
+        "Made from `recbole_derrd/config/options/` by `pytest tests/test_docs.py --regen`. Each option is a flat",
+        "RecBole key: a line in a YAML file, an entry of `config_dict`, or `--key=value`. All of RecBole's own",
+        "keys work as well. Default weights differ by student model: `recbole_derrd/properties/model/`.",
     ]
     for title, group in groups.items():
         lines += ["", f"## {title}", "", "| option | type | default | limits | meaning |", "|---|---|---|---|---|"]

@@ -13,13 +13,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import DistillError, OptionError
-from recbole_derrd.model import build_student
+from recbole_derrd.experiment.teachers import judged, knowledge_of, teachers_of
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.report import run_table
-from recbole_derrd.running.teaching import judged, knowledge_of, teachers_of
+from recbole_derrd.student.model import build_student
 from recbole_derrd.teacher import EnsembleKnowledge, Importance, Teacher, ensemble, teacher_specs
 
 Settings = Callable[..., dict[str, Any]]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from recbole_derrd.config import DistillConfig
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.config.options.evaluation import check_evaluation
 from recbole_derrd.errors import OptionError
-from recbole_derrd.options.evaluation import check_evaluation
 
 KINDS = {"NDCG": "ranking", "Recall": "ranking", "GAUC": "ranking", "AUC": "value", "LogLoss": "value"}
 WORKING = {"metrics": ["NDCG", "Recall"], "topk": [5, 10], "valid_metric": "NDCG@5", "eval_args": {}}

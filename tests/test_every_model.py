@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from recbole_derrd import run_recbole_derrd
-from recbole_derrd.backbones import BACKBONES
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.adapters import BACKBONES
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import OptionError
-from recbole_derrd.model import DistilledMixin
-from recbole_derrd.models import general_models, missing_package
-from recbole_derrd.trained.building import build_model
+from recbole_derrd.model_cache.building import build_model
+from recbole_derrd.recbole_compat.models import general_models, missing_package
+from recbole_derrd.student.model import DistilledMixin
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "models.md"
 MODELS = sorted(general_models(), key=str.lower)

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from recbole.model.general_recommender import BPR, NeuMF
 from recbole.trainer import Trainer
 
-from recbole_derrd.backbones import NeuMFBackbone, adapter_of
-from recbole_derrd.batches import CatalogueSizedLoader, PairSampler, WholeBatchLoader
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.adapters import NeuMFBackbone, adapter_of
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.loaders import CatalogueSizedLoader, PairSampler, WholeBatchLoader
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import OptionError
-from recbole_derrd.graph import compressed, layer_mean, propagate
-from recbole_derrd.model import distilled
-from recbole_derrd.trained.building import build_model
-from recbole_derrd.trained.keys import content_key
-from recbole_derrd.trainer import trainer_for
+from recbole_derrd.model_cache.building import build_model
+from recbole_derrd.model_cache.keys import content_key
+from recbole_derrd.ops.propagation import compressed, layer_mean, propagate
+from recbole_derrd.student.model import distilled
 from recbole_derrd.training.optimizer import RowAdam, RowAdamW, give_rows, quick_adam
+from recbole_derrd.training.trainer import trainer_for
 
 Settings = Callable[..., dict[str, Any]]
 # A model that learns from a column of its own.
@@ -164,7 +164,7 @@ def test_a_whole_catalogue_at_once_ranks_as_pair_by_pair(
     metrics = {"metrics": ["NDCG", "Recall", "MRR", "GAUC"], "topk": [1, 5, 39], "learning_rate": 0.1, **more}
     _, stock = trained(tiny_settings, "NeuMF", ["ranking"], **metrics)
     # Several blocks of items.
-    monkeypatch.setattr("recbole_derrd.backbones.neumf._block_numbers", lambda device: 1000)
+    monkeypatch.setattr("recbole_derrd.adapters.neumf._block_numbers", lambda device: 1000)
     trainer, quick = trained(tiny_settings, "NeuMF", ["ranking", "scores"], **metrics)
     assert quick == pytest.approx(stock, abs=1e-6)
     monkeypatch.setattr(trainer.model, "predict", None)

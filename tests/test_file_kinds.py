@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_derrd.checkpoint import read_checkpoint
 from recbole_derrd.errors import CheckpointError
-from recbole_derrd.file_kinds import fault_of_checkpoint_path
+from recbole_derrd.recbole_compat.file_kinds import fault_of_checkpoint_path
+from recbole_derrd.training.checkpoint import read_checkpoint
 
 
 def write(kind: str, file: Path) -> None:

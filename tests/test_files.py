@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from recbole_derrd.errors import DistillError
-from recbole_derrd.files import (
+from recbole_derrd.runtime.files import (
     building_folder,
     locked,
     remove_entry,
@@ -86,7 +86,7 @@ def test_a_working_folder_is_emptied_from_its_marker_on(tmp_path: Path, monkeypa
     working = working_name(tmp_path / "entry")
     working.mkdir()
     (working / "far").write_text("far")
-    monkeypatch.setattr("recbole_derrd.files.shutil.rmtree", lambda _: pytest.fail("the marker is left"))
+    monkeypatch.setattr("recbole_derrd.runtime.files.shutil.rmtree", lambda _: pytest.fail("the marker is left"))
     with pytest.raises(pytest.fail.Exception), working_folder(tmp_path / "entry", anew=True, marker="far"):
         pass
     assert os.listdir(working) == []
@@ -134,7 +134,7 @@ def test_a_lock_that_cannot_be_written_is_a_sentence(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("recbole_derrd.files.FileLock.acquire", refuse)
+    monkeypatch.setattr("recbole_derrd.runtime.files.FileLock.acquire", refuse)
     with pytest.raises(DistillError, match="Cannot write"), locked(tmp_path / "entry", "trains this"):
         pass
 
@@ -146,7 +146,7 @@ def test_a_file_system_without_locks_is_said_and_used(
         raise OSError(errno.ENOLCK, "No locks available")
 
     (tmp_path / ".entry.partial-1-ab").write_text("maybe of a run that lives")
-    monkeypatch.setattr("recbole_derrd.files.FileLock.acquire", refuse)
+    monkeypatch.setattr("recbole_derrd.runtime.files.FileLock.acquire", refuse)
     with caplog.at_level(logging.WARNING), locked(tmp_path / "entry", "trains this") as waited:
         assert not waited
     assert "no locks" in caplog.text and os.listdir(tmp_path) == [".entry.partial-1-ab"]

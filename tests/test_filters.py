@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recbole.data.dataset import Dataset
 
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.config.options.filters import check_counts, check_threshold, check_values, intervals_of
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import OptionError
-from recbole_derrd.options.filters import check_counts, check_threshold, check_values, intervals_of
-from recbole_derrd.running.checks import check_data
+from recbole_derrd.experiment.preflight import check_data
 
 Settings = Callable[..., dict[str, Any]]
 

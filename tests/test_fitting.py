@@ -11,13 +11,13 @@ import pytest
 import torch
 from recbole_compat.same import same
 
-from recbole_derrd.checkpoint import read_checkpoint, write_stock_checkpoint
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import CheckpointError
-from recbole_derrd.trained.building import build_model
+from recbole_derrd.model_cache.building import build_model
+from recbole_derrd.training.checkpoint import read_checkpoint, write_stock_checkpoint
+from recbole_derrd.training.checkpointing import load_weights
 from recbole_derrd.training.fitting import declared_names, refuse_other_weights
-from recbole_derrd.training.saving import load_weights
 
 USERS, ITEMS, SIZE = 31, 41, 8
 

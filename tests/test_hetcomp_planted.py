@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from planted import GROUPS, group_of_item, group_of_user, write_planted
 
-from recbole_derrd.backbones import Backbone, backbone_of
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import Data, prepare_data
-from recbole_derrd.model import build_student
+from recbole_derrd.adapters import Backbone, backbone_of
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import Data, prepare_data
+from recbole_derrd.model_cache.building import build_model
+from recbole_derrd.student.model import build_student
 from recbole_derrd.teacher import EnsembleKnowledge, Importance, Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
-from recbole_derrd.trained.building import build_model
-from recbole_derrd.trainer import trainer_for
+from recbole_derrd.training.trainer import trainer_for
 
 LISTED, WHIMS = 60, 16
 

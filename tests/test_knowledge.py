@@ -17,8 +17,8 @@ from torch import Tensor
 
 import recbole_derrd.teacher.exact as exact_module
 import recbole_derrd.teacher.writing as writing_module
-from recbole_derrd.backbones import Backbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import Backbone
+from recbole_derrd.data.prepare import History
 from recbole_derrd.errors import DataError, DistillError, OptionError
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.array_file import ArrayFile

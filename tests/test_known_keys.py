@@ -12,11 +12,11 @@ import recbole
 from recbole.model.general_recommender import BPR
 from recbole_source import keys_read
 
-from recbole_derrd.config import DistillConfig
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.config.known_keys import mentions, recbole_keys
+from recbole_derrd.config.options.recbole_keys import READ_BY_CODE, SET_BY_RECBOLE
+from recbole_derrd.config.options.retired import retired, retired_keys
 from recbole_derrd.errors import OptionError
-from recbole_derrd.known_keys import mentions, recbole_keys
-from recbole_derrd.options.recbole_keys import READ_BY_CODE, SET_BY_RECBOLE
-from recbole_derrd.options.retired import retired, retired_keys
 
 Settings = Callable[..., dict[str, Any]]
 RECBOLE = Path(recbole.__file__).parent

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recbole_derrd.config.options import METHOD_OPTIONS
+from recbole_derrd.config.options.methods import TOGETHER, method_names, unknown_method
 from recbole_derrd.errors import OptionError
-from recbole_derrd.options import METHOD_OPTIONS
-from recbole_derrd.options.methods import TOGETHER, method_names, unknown_method
 
 
 @pytest.mark.parametrize(

@@ -13,17 +13,17 @@ from recbole.model.general_recommender import BPR
 from recbole.utils import get_trainer, init_seed
 
 from recbole_derrd import quick_start
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.distillers import DISTILLERS
 from recbole_derrd.distillers.rrd import relaxed_ranking_loss
 from recbole_derrd.errors import OptionError
-from recbole_derrd.model import build_student, distilled, step_batch
-from recbole_derrd.models import model_class
+from recbole_derrd.experiment.preflight import check_roles
 from recbole_derrd.quick_start import knowledge_of, run_recbole_derrd
-from recbole_derrd.running.checks import check_roles
+from recbole_derrd.recbole_compat.models import model_class
+from recbole_derrd.student.model import build_student, distilled, step_batch
 from recbole_derrd.teacher import Knowledge, Teacher
-from recbole_derrd.trainer import trainer_for
+from recbole_derrd.training.trainer import trainer_for
 
 Settings = Callable[..., dict[str, Any]]
 SMALL = {"rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "de_num_experts": 3, "latency_users": 0}

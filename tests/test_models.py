@@ -13,13 +13,13 @@ import recbole.model.general_recommender as general
 import scipy.sparse as sp
 import torch
 
-from recbole_derrd import models
-from recbole_derrd.backbones import BACKBONES
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.adapters import BACKBONES
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import OptionError
-from recbole_derrd.models import general_models, missing_package, model_class
-from recbole_derrd.trained.building import build_model
+from recbole_derrd.model_cache.building import build_model
+from recbole_derrd.recbole_compat import models
+from recbole_derrd.recbole_compat.models import general_models, missing_package, model_class
 
 BUILDS = ["GCMC", "LightGCN", "NCL", "NGCF", "SpectralCF"]
 

@@ -8,11 +8,11 @@ from typing import Any, Callable
 
 import pytest
 
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import Fingerprint
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import Fingerprint
 from recbole_derrd.errors import OptionError
-from recbole_derrd.named_files import named_files, with_contents
-from recbole_derrd.trained.keys import content_key
+from recbole_derrd.model_cache.keys import content_key
+from recbole_derrd.model_cache.named_files import named_files, with_contents
 
 Settings = Callable[..., dict[str, Any]]
 SPLIT = Fingerprint("i", "t", "v", "s")
@@ -114,6 +114,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest
     def denied(_: Any) -> str:
         raise PermissionError(13, "Permission denied", str(file))
 
-    monkeypatch.setattr("recbole_derrd.named_files.file_digest", denied)
+    monkeypatch.setattr("recbole_derrd.model_cache.named_files.file_digest", denied)
     with pytest.raises(OptionError, match=r"table.npy', which the setting 'own' names: Permission denied"):
         with_contents("own", str(file))

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from recbole.evaluator.collector import DataStruct
 from synthetic_records import made, part, written
 
-from recbole_derrd.config import DistillConfig
+from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.evaluation.by_groups import GroupingEvaluator, group_means
-from recbole_derrd.metrics import gap_recovered, paired_error, percent
+from recbole_derrd.evaluation.metrics import gap_recovered, paired_error, percent
 from recbole_derrd.report import run_table, seeds_table
 from recbole_derrd.report.comparison import gap_of
 from recbole_derrd.report.rows import groups_of

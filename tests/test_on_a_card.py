@@ -14,13 +14,13 @@ from device.noise import same_noise
 from device.pretend import CARD, CardGenerator, MixedDevicesError, OnCard, pretended_card
 from device.worlds import batch_of, built, contracts_of, world_on
 
-import recbole_derrd.processes as processes
+import recbole_derrd.runtime.processes as processes
 from recbole_derrd.distillers import DISTILLERS
-from recbole_derrd.distillers.catalogue import users_at_once
-from recbole_derrd.distillers.experts import _rows_at_once
 from recbole_derrd.errors import OptionError
-from recbole_derrd.model import DistilledMixin
-from recbole_derrd.randomness import random_state, set_random_state
+from recbole_derrd.ops.experts import _rows_at_once
+from recbole_derrd.ops.full_softmax import users_at_once
+from recbole_derrd.runtime.randomness import random_state, set_random_state
+from recbole_derrd.student.model import DistilledMixin
 from recbole_derrd.training.attributes import put_back
 
 CPU = torch.device("cpu")

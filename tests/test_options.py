@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from recbole_derrd.config.options import METHOD_OPTIONS, DEOptions, RRDOptions, RunOptions
+from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.errors import OptionError
-from recbole_derrd.options import METHOD_OPTIONS, DEOptions, RRDOptions, RunOptions
-from recbole_derrd.options.compress import CompressOptions
 
 
 @pytest.mark.parametrize(

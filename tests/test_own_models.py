@@ -10,15 +10,15 @@ from typing import Any, Callable
 import pytest
 from recbole.model.general_recommender import BPR, LightGCN
 
-from recbole_derrd.backbones import adapter_of
-from recbole_derrd.backbones.factors import TwoTablesBackbone
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.adapters import adapter_of
+from recbole_derrd.adapters.factors import TwoTablesBackbone
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import CheckpointError, OptionError
-from recbole_derrd.models import model_class, name_of, recbole_ancestor
+from recbole_derrd.model_cache.keys import content_key
 from recbole_derrd.quick_start import run_recbole_derrd
+from recbole_derrd.recbole_compat.models import model_class, name_of, recbole_ancestor
 from recbole_derrd.teacher import teacher_specs
-from recbole_derrd.trained.keys import content_key
 
 Settings = Callable[..., dict[str, Any]]
 RRD = {"distillers": ["rrd"], "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "latency_users": 0}

@@ -13,13 +13,13 @@ import torch
 from recbole.model.general_recommender import NAIS
 from recbole_compat.same import same
 
-from recbole_derrd.checkpoint import read_checkpoint, write_stock_checkpoint
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import CheckpointError, DataError, OptionError
-from recbole_derrd.model import distilled
-from recbole_derrd.models import model_class, name_of
-from recbole_derrd.trained.building import build_model
+from recbole_derrd.model_cache.building import build_model
+from recbole_derrd.recbole_compat.models import model_class, name_of
+from recbole_derrd.student.model import distilled
+from recbole_derrd.training.checkpoint import read_checkpoint, write_stock_checkpoint
 
 
 class OwnNAIS(NAIS):  # type: ignore[misc]

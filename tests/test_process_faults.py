@@ -16,12 +16,12 @@ import pytest
 import torch
 
 from recbole_derrd import cli
-from recbole_derrd.checkpoint import read_plain, write_plain
-from recbole_derrd.config import DistillConfig
+from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.errors import DistillError
-from recbole_derrd.process_faults import limit_reached, sentence_of
+from recbole_derrd.experiment.log import most_threads, own_log
 from recbole_derrd.recbole_compat.archive import Archive
-from recbole_derrd.running.frame import most_threads, own_log
+from recbole_derrd.runtime.process_faults import limit_reached, sentence_of
+from recbole_derrd.training.checkpoint import read_plain, write_plain
 
 ALLOCATION = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "

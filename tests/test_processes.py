@@ -17,13 +17,13 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import ProcessContext
 
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import DistillError
-from recbole_derrd.processes import from_each, from_first, is_first, joined, own_range, start
+from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.quick_start import run_recbole_derrd
-from recbole_derrd.trained.building import build_model
-from recbole_derrd.trainer import trainer_for
+from recbole_derrd.runtime.processes import from_each, from_first, is_first, joined, own_range, start
+from recbole_derrd.training.trainer import trainer_for
 
 Settings = Callable[..., dict[str, Any]]
 
@@ -129,7 +129,7 @@ def test_processes_end_with_a_killed_parent(tmp_path: Path) -> None:
 import sys
 sys.path[:0] = [{str(tests)!r}, {str(tests.parent)!r}]
 import in_processes
-from recbole_derrd.processes import start
+from recbole_derrd.runtime.processes import start
 start(in_processes.linger, 2)
 """
     environment = {**os.environ, "TMPDIR": str(tmp_path)}

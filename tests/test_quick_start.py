@@ -11,16 +11,16 @@ import pytest
 import torch
 from planted import group_of_item, group_of_user, write_planted
 
-import recbole_derrd.trained.plain as trained
-from recbole_derrd.backbones import backbone_of
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import Data, prepare_data
+import recbole_derrd.model_cache.train_or_find as trained
+from recbole_derrd.adapters import backbone_of
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import CheckpointError, DataError
-from recbole_derrd.metrics import gap_recovered
+from recbole_derrd.evaluation.metrics import gap_recovered
+from recbole_derrd.model_cache.building import load_model
+from recbole_derrd.model_cache.results import plain_metrics
 from recbole_derrd.quick_start import objective_function, run_recbole_derrd
 from recbole_derrd.teacher import Knowledge
-from recbole_derrd.trained.building import load_model
-from recbole_derrd.trained.measured import plain_metrics
 
 
 def settings(data: Path, home: Path, **more: Any) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def test_a_brought_teacher_is_measured_once(
     more = {"teacher_checkpoint": record["checkpoints"]["teacher"], "teacher": {}, "compare_student": False}
     brought = settings(planted, home, epochs=1, **more)
     first = run_recbole_derrd("BPR", "planted", config_dict=brought)
-    for module in ("recbole_derrd.teacher.teacher", "recbole_derrd.trained.plain"):
+    for module in ("recbole_derrd.teacher.teacher", "recbole_derrd.model_cache.train_or_find"):
         monkeypatch.setattr(f"{module}.prepare_data", lambda _: pytest.fail("the teacher's data were prepared again"))
     again = run_recbole_derrd("BPR", "planted", config_dict=brought)
     assert again["teacher"]["found"] and again["teacher"]["test"] == first["teacher"]["test"]

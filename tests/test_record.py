@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-import recbole_derrd.record as record
-from recbole_derrd.files import clearing_folder, replacing_file
-from recbole_derrd.running.outcome import command_line
+import recbole_derrd
+import recbole_derrd.report.record as record
+from recbole_derrd.experiment.record_entries import command_line
+from recbole_derrd.runtime.files import clearing_folder, replacing_file
 
 
 def test_records_never_overwrite_each_other(tmp_path: Path) -> None:
@@ -30,9 +31,9 @@ def test_the_commit_is_that_of_this_package_alone(tmp_path: Path, monkeypatch: p
     subprocess.run(["git", "-C", str(tmp_path), *identity, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
     inside = tmp_path / "venv" / "site-packages" / "recbole_derrd"
     inside.mkdir(parents=True)
-    monkeypatch.setattr(record, "__file__", str(inside / "record.py"))
+    monkeypatch.setattr(recbole_derrd, "__file__", str(inside / "__init__.py"))
     assert record.git_commit() is None
-    monkeypatch.setattr(record, "__file__", str(tmp_path / "recbole_derrd" / "record.py"))
+    monkeypatch.setattr(recbole_derrd, "__file__", str(tmp_path / "recbole_derrd" / "__init__.py"))
     assert record.git_commit()
 
 

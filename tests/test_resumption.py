@@ -11,12 +11,12 @@ from typing import Any, Callable
 import pytest
 import torch
 
-from recbole_derrd.checkpoint import read_plain, write_plain
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import CheckpointError, DistillError
-from recbole_derrd.trained.building import build_model
-from recbole_derrd.trainer import trainer_for
+from recbole_derrd.model_cache.building import build_model
+from recbole_derrd.training.checkpoint import read_plain, write_plain
+from recbole_derrd.training.trainer import trainer_for
 
 
 @pytest.fixture(autouse=True)

@@ -13,13 +13,13 @@ from typing import Any, Callable
 import pytest
 import torch
 
-from recbole_derrd.backbones import BACKBONES, backbone_of
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
-from recbole_derrd.models import general_models, missing_package
-from recbole_derrd.options.run import AMPLIFYING, FAST_EXACT
-from recbole_derrd.trained.building import build_model
-from recbole_derrd.trainer import trainer_for
+from recbole_derrd.adapters import BACKBONES, backbone_of
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.config.options.run import AMPLIFYING, FAST_EXACT
+from recbole_derrd.data.prepare import prepare_data
+from recbole_derrd.model_cache.building import build_model
+from recbole_derrd.recbole_compat.models import general_models, missing_package
+from recbole_derrd.training.trainer import trainer_for
 
 Settings = Callable[..., dict[str, Any]]
 MODELS = sorted(name for name in general_models() if BACKBONES[name].trainable)

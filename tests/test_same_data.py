@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_records import made, part, synthetic, written
 
-from recbole_derrd.compress import run_compressed
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import interactions_digest, prepare_data
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import interactions_digest, prepare_data
+from recbole_derrd.experiment.compress import run_compressed
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.report.comparison import gap_of
 from recbole_derrd.report.rows import groups_of, numbered

@@ -22,12 +22,12 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.trainer import Trainer
 from recbole.utils import InputType, init_seed
 
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.evaluation.collector import _best_items
-from recbole_derrd.trained.building import build_model
-from recbole_derrd.trainer import trainer_for
+from recbole_derrd.model_cache.building import build_model
+from recbole_derrd.training.trainer import trainer_for
 
 RANKING = ["NDCG", "Recall", "MRR", "Hit", "Precision", "MAP"]
 #: Metrics of the items that are recommended, of which four fail in stock RecBole's collector.

@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stock import ring_rows, settings_on, stock_checkpoint, write_rows
 
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import CheckpointError, OptionError
 from recbole_derrd.evaluation.spread import standard_error
+from recbole_derrd.model_cache.preference import share_above
+from recbole_derrd.model_cache.same_split import other_sizes, refuse_other_sizes
+from recbole_derrd.model_cache.valid_score import Comparison, Told, comparison_of, rounding_of, told_by
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.teacher import Teacher, teacher_specs
-from recbole_derrd.trained.preference import share_above
-from recbole_derrd.trained.same_split import other_sizes, refuse_other_sizes
-from recbole_derrd.trained.valid_score import Comparison, Told, comparison_of, rounding_of, told_by
 
 FOLDS = {"benchmark_filename": ["train", "valid", "test"]}
 IN_TIME = {"eval_args": {"order": "TO", "split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "user", "mode": "full"}}
@@ -191,7 +191,7 @@ def test_what_was_never_validated_is_refused(folds: list[Path], tmp_path: Path) 
 def test_every_checkpoint_of_ours_says_what_it_has_seen(folds: list[Path], tmp_path: Path) -> None:
     """Those of a script of the user's own too."""
     from recbole_derrd import trainer_for
-    from recbole_derrd.trained.building import build_model
+    from recbole_derrd.model_cache.building import build_model
 
     config = DistillConfig("BPR", "ring", config_dict=settings_on(folds[1], tmp_path, **FOLDS))
     data = prepare_data(config)

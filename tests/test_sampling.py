@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from recbole_derrd import sampling
-from recbole_derrd.sampling import exclusion_keys, sample_outside, sample_subsets, sample_top_positions
+from recbole_derrd.ops import sampling
+from recbole_derrd.ops.sampling import exclusion_keys, sample_outside, sample_subsets, sample_top_positions
 
 #: A right sampler passes a chi-square test at this level; the seeds are fixed, so it passes always or never.
 LEVEL = 0.01

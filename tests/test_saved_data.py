@@ -9,9 +9,9 @@ from typing import Any, Callable
 
 import pytest
 
-import recbole_derrd.data as data_module
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import Data, prepare_data
+import recbole_derrd.data.prepare as data_module
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import DataError
 
 Settings = Callable[..., dict[str, Any]]

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from recbole_derrd.backbones import BACKBONES, VectorBackbone, backbone_of, base
-from recbole_derrd.backbones.scoring import distinct_places, listed_products
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
-from recbole_derrd.models import general_models
-from recbole_derrd.trained.building import build_model
+from recbole_derrd.adapters import BACKBONES, VectorBackbone, backbone_of, base
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
+from recbole_derrd.model_cache.building import build_model
+from recbole_derrd.ops.listed_scores import distinct_places, listed_products
+from recbole_derrd.recbole_compat.models import general_models
 
 DOT_PRODUCT = [
     name

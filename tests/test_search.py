@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 import recbole_derrd.teacher.search as search_module
-from recbole_derrd.backbones import FactorBackbone, RowBackbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import FactorBackbone, RowBackbone
+from recbole_derrd.data.prepare import History
 from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch

@@ -8,7 +8,7 @@ import random
 import pytest
 from scipy import stats
 
-from recbole_derrd.metrics import bigger_is_better
+from recbole_derrd.evaluation.metrics import bigger_is_better
 from recbole_derrd.report.significance import holm, paired_t, wilcoxon_signed_rank
 
 

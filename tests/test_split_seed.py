@@ -8,13 +8,13 @@ from typing import Any, Callable
 import pytest
 import torch
 
-from recbole_derrd.backbones import backbone_of
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import Data, prepare_data
+from recbole_derrd.adapters import backbone_of
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.evaluation import bytes_per_item, model_bytes
+from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.quick_start import run_recbole_derrd
-from recbole_derrd.trained.building import build_model
 
 Settings = Callable[..., dict[str, Any]]
 RRD = {"distillers": ["rrd"], "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "latency_users": 0}

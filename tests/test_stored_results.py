@@ -10,10 +10,10 @@ from typing import Any, Callable
 
 import pytest
 
-from recbole_derrd.config import DistillConfig
+from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.evaluation import Latency
-from recbole_derrd.trained.measured import TrainedModel, keep_result, store_result, stored_result
-from recbole_derrd.trained.plain import MODEL, train_or_find
+from recbole_derrd.model_cache.results import TrainedModel, keep_result, store_result, stored_result
+from recbole_derrd.model_cache.train_or_find import MODEL, train_or_find
 
 Settings = Callable[..., dict[str, Any]]
 

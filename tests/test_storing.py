@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_derrd.backbones import backbone_of
-from recbole_derrd.checkpoint import read_checkpoint
+from recbole_derrd.adapters import backbone_of
 from recbole_derrd.compression import load_tables
 from recbole_derrd.compression.file import save_tables
 from recbole_derrd.compression.recipe import Tables
 from recbole_derrd.compression.tables import ProductTable, QuantizedTable
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import CheckpointError, OptionError
+from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.report import run_table
 from recbole_derrd.report.rows import groups_of
-from recbole_derrd.trained.building import build_model
-from recbole_derrd.training.saving import load_weights
+from recbole_derrd.training.checkpoint import read_checkpoint
+from recbole_derrd.training.checkpointing import load_weights
 
 Settings = Callable[..., dict[str, Any]]
 COMMON: dict[str, Any] = {

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_derrd.svd import score_factors, singular_values
+from recbole_derrd.ops.svd import score_factors, singular_values
 
 
 def vectors(users: int, items: int, size: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,8 +13,8 @@ from test_knowledge import N_ITEMS, N_USERS, TableTeacher, history_of, never, op
 from torch import Tensor, nn
 
 import recbole_derrd.teacher.users as users_module
-from recbole_derrd.backbones import VectorBackbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import VectorBackbone
+from recbole_derrd.data.prepare import History
 from recbole_derrd.errors import DataError
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.users import swapped

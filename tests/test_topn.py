@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import recbole_derrd.topn as topn_module
-from recbole_derrd.topn import top_scores
+import recbole_derrd.ops.top_k as topn_module
+from recbole_derrd.ops.top_k import top_scores
 
 BLOCK, LONG = topn_module._BLOCK, topn_module._LONG
 

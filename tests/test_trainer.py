@@ -15,14 +15,14 @@ import pytest
 import torch
 from recbole.trainer import Trainer
 
-from recbole_derrd.checkpoint import read_checkpoint
-from recbole_derrd.config import WHOLE_USER_MODELS, DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.config.distill_config import WHOLE_USER_MODELS, DistillConfig
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import CheckpointError, TrainingError
-from recbole_derrd.model import build_student
 from recbole_derrd.quick_start import knowledge_of, run_recbole_derrd
+from recbole_derrd.student.model import build_student
 from recbole_derrd.teacher import Teacher
-from recbole_derrd.trainer import trainer_for
+from recbole_derrd.training.checkpoint import read_checkpoint
+from recbole_derrd.training.trainer import trainer_for
 
 Settings = Callable[..., dict[str, Any]]
 SMALL = {"rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "de_num_experts": 3, "latency_users": 0, "distillers": ["de", "rrd"]}
@@ -176,7 +176,7 @@ def test_stock_recbole_evaluates_the_students_checkpoint_to_the_last_digit(
 
     init_seed(config["seed"], config["reproducibility"])
     train, _, test = data_preparation(config, create_dataset(config))
-    from recbole_derrd.models import model_class
+    from recbole_derrd.recbole_compat.models import model_class
 
     network = model_class(model)(config, train._dataset)
     trainer = Trainer(config, network)
@@ -224,6 +224,9 @@ def test_large_state_that_has_changed_is_kept_and_what_has_not_is_not(
     kept = attributes_module.kept_attributes(model, trainer.as_built)
     assert torch.equal(kept["history"], model.history) and kept["order"].tolist() == model.order.tolist()
     order = model.order.copy()
+    # As after an epoch.
+    trainer.train_loss_dict, trainer.best_valid_score = {0: 1.0}, 0.1
+    trainer.best_valid_result = {trainer.config["valid_metric"].lower(): 0.1}
     trainer._train_data = None
     trainer.save_training(0)
     model.order = np.arange(9)

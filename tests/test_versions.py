@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_derrd.checkpoint import write_stock_checkpoint
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import CheckpointError
-from recbole_derrd.running.teaching import knowledge_of
+from recbole_derrd.experiment.teachers import knowledge_of
+from recbole_derrd.model_cache import replay as retrace
+from recbole_derrd.model_cache.train_or_find import VERSIONS
 from recbole_derrd.teacher import Teacher
-from recbole_derrd.trained import retrace
-from recbole_derrd.trained.plain import VERSIONS
-from recbole_derrd.training import versions as versions_module
-from recbole_derrd.training.versions import MOST, Versions, kept_epochs, version_epochs
+from recbole_derrd.training import snapshots as versions_module
+from recbole_derrd.training.checkpoint import write_stock_checkpoint
+from recbole_derrd.training.snapshots import MOST, Versions, kept_epochs, version_epochs
 
 Settings = Callable[..., dict[str, Any]]
 

@@ -10,15 +10,15 @@ import torch
 from hypothesis import example, given, settings, strategies
 from torch import Tensor
 
-from recbole_derrd.backbones.graph import least_squares
-from recbole_derrd.compress import run_compressed
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.adapters.graph import least_squares
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import OptionError
-from recbole_derrd.model import build_student
+from recbole_derrd.experiment.compress import run_compressed
+from recbole_derrd.experiment.preflight import check_run
+from recbole_derrd.ops.svd import score_factors
 from recbole_derrd.quick_start import knowledge_of, run_recbole_derrd, teachers_of
-from recbole_derrd.running.checks import check_run
-from recbole_derrd.svd import score_factors
+from recbole_derrd.student.model import build_student
 from recbole_derrd.teacher import Teacher
 
 Settings = Callable[..., dict[str, Any]]

@@ -9,8 +9,8 @@ import pytest
 import recbole
 
 from recbole_derrd.benchmark.plan import read_plan
+from recbole_derrd.config.settings import read_command_line, read_settings, read_yaml, typed_as_yaml
 from recbole_derrd.errors import OptionError
-from recbole_derrd.settings import read_command_line, read_settings, read_yaml, typed_as_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 

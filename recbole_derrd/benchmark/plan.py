@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from recbole_derrd.config.options.benchmark import BenchmarkOptions
+from recbole_derrd.config.settings import file_names, read_command_line, read_settings
 from recbole_derrd.errors import OptionError, did_you_mean
-from recbole_derrd.options.benchmark import BenchmarkOptions
-from recbole_derrd.settings import file_names, read_command_line, read_settings
 
 #: Raised whenever the same settings come to mean another run, so that cells are run anew.
 PLAN_FORMAT = 1

@@ -15,13 +15,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any, Callable
 
-from recbole_derrd.atomic_files import data_files
 from recbole_derrd.benchmark.plan import Cell, Plan
+from recbole_derrd.data.atomic_files import data_files
 from recbole_derrd.errors import DistillError, OptionError
-from recbole_derrd.files import locked
-from recbole_derrd.named_files import named_files
+from recbole_derrd.model_cache.named_files import named_files
 from recbole_derrd.report.escaping import printable
 from recbole_derrd.report.records import read_records
+from recbole_derrd.runtime.files import locked
 
 _POLL_SECONDS = 0.1
 #: Characters of a cell's name in that of its log; file systems allow 255 bytes.
@@ -52,8 +52,8 @@ def check_cells(cells: Iterable[Cell]) -> None:
     Raises:
         OptionError: which cell, and what is wrong with it.
     """
-    from recbole_derrd.config import DistillConfig
-    from recbole_derrd.running.checks import check_run
+    from recbole_derrd.config.distill_config import DistillConfig
+    from recbole_derrd.experiment.preflight import check_run
 
     seen = set()
     for cell in cells:
@@ -93,7 +93,7 @@ def recorded(plan: Plan, say: Callable[[str], None]) -> set[str]:
 
 def _files_of(settings: dict[str, Any]) -> tuple[dict[str, str], str | None]:
     """Return what the data files of a cell hold today, and their folder; nothing where its settings cannot be read."""
-    from recbole_derrd.config import DistillConfig
+    from recbole_derrd.config.distill_config import DistillConfig
 
     try:
         config = DistillConfig(config_dict=settings)

@@ -14,7 +14,7 @@ import threading
 from typing import Any
 
 from recbole_derrd.errors import DistillError
-from recbole_derrd.process_faults import sentence_of
+from recbole_derrd.runtime.process_faults import sentence_of
 
 
 def _end_with_the_benchmark() -> None:
@@ -27,7 +27,7 @@ def _end_with_the_benchmark() -> None:
 
 
 def _remove_sockets() -> None:
-    processes = sys.modules.get("recbole_derrd.processes")
+    processes = sys.modules.get("recbole_derrd.runtime.processes")
     if processes is not None:
         processes.remove_sockets()
 
@@ -35,7 +35,7 @@ def _remove_sockets() -> None:
 def run_cell(settings: dict[str, Any], *, compressed: bool) -> dict[str, Any]:
     """Run a cell and return its record, which says of which benchmark it is."""
     if compressed:
-        from recbole_derrd.compress import run_compressed
+        from recbole_derrd.experiment.compress import run_compressed
 
         record = run_compressed(config_dict=settings)
     else:
@@ -43,7 +43,7 @@ def run_cell(settings: dict[str, Any], *, compressed: bool) -> dict[str, Any]:
 
         record = run_recbole_derrd(config_dict=settings)
     if record.get("path") and record.get("benchmark") != settings["benchmark"]:
-        from recbole_derrd.record import rewrite_record
+        from recbole_derrd.report.record import rewrite_record
 
         record["benchmark"] = settings["benchmark"]
         rewrite_record(record)

@@ -14,8 +14,8 @@ from recbole_derrd.compression.packing import packed_size
 from recbole_derrd.compression.recipe import Tables
 from recbole_derrd.compression.tables import PlainTable, ProductTable, QuantizedTable, Table
 from recbole_derrd.errors import CheckpointError
-from recbole_derrd.files import replacing_file
-from recbole_derrd.stored_arrays import DamagedFileError, member_array
+from recbole_derrd.runtime.files import replacing_file
+from recbole_derrd.runtime.stored_arrays import DamagedFileError, member_array
 
 #: Raised whenever the arrays of a file change their meaning.
 FORMAT = 1

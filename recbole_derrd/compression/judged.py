@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from recbole_derrd.compression.model import CompressedModel
 from recbole_derrd.compression.recipe import Tables
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import Data
-from recbole_derrd.trained.building import freeze
-from recbole_derrd.trained.measured import Product, both_splits
-from recbole_derrd.trainer import trainer_for
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import Data
+from recbole_derrd.model_cache.building import freeze
+from recbole_derrd.model_cache.results import Product, both_splits
+from recbole_derrd.training.trainer import trainer_for
 
 
 def judge_tables(config: DistillConfig, data: Data, tables: Tables, *, role: str, seconds: float) -> Product:

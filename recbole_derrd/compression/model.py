@@ -9,7 +9,7 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import ModelType
 from torch import Tensor, nn
 
-from recbole_derrd.backbones import VectorBackbone
+from recbole_derrd.adapters import VectorBackbone
 from recbole_derrd.compression.recipe import Tables
 from recbole_derrd.compression.tables import Table
 

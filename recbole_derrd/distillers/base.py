@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from recbole_derrd.backbones import Backbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import Backbone
+from recbole_derrd.config.options import Options
+from recbole_derrd.data.prepare import History
 from recbole_derrd.errors import DataError, OptionError, TrainingError
-from recbole_derrd.options import Options
-from recbole_derrd.randomness import kept_random_state
+from recbole_derrd.runtime.randomness import kept_random_state
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
 

@@ -30,8 +30,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_derrd.backbones import Backbone, RowBackbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import Backbone, RowBackbone
+from recbole_derrd.config.options import CDOptions
+from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers.base import (
     STUDENT_DIVERGED,
     Distiller,
@@ -45,7 +46,6 @@ from recbole_derrd.distillers.base import (
 from recbole_derrd.distillers.shortage import Shortage, short_users, shortage
 from recbole_derrd.distillers.unobserved import Unobserved, without_padding
 from recbole_derrd.errors import DataError, TrainingError
-from recbole_derrd.options import CDOptions
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
 

@@ -32,8 +32,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_derrd.backbones import Backbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import Backbone
+from recbole_derrd.config.options import CPDOptions
+from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_entities, drawn_share, epoch_seed
 from recbole_derrd.distillers.de import DistillationExperts, gumbel_noise
 from recbole_derrd.distillers.hint_vectors import HintVectors
@@ -42,8 +43,7 @@ from recbole_derrd.distillers.nkd import direction_errors
 from recbole_derrd.distillers.projector import projectors_of
 from recbole_derrd.distillers.shortage import short_users, shortage
 from recbole_derrd.distillers.unobserved import without_padding
-from recbole_derrd.options import CPDOptions
-from recbole_derrd.sampling import sample_top_positions
+from recbole_derrd.ops.sampling import sample_top_positions
 from recbole_derrd.teacher import Knowledge
 
 #: Entries of the lists that are drawn from at once; bounds the memory of drawing to some 20 MB.

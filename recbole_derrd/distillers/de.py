@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_derrd.backbones import Backbone
+from recbole_derrd.adapters import Backbone
+from recbole_derrd.config.options import DEOptions
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_entities, epoch_seed
-from recbole_derrd.distillers.experts import expert_error_sum
 from recbole_derrd.distillers.hint_vectors import HintVectors
 from recbole_derrd.distillers.selection import chosen_weights
-from recbole_derrd.options import DEOptions
+from recbole_derrd.ops.experts import expert_error_sum
 from recbole_derrd.teacher import Knowledge
 
 

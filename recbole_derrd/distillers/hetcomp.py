@@ -31,10 +31,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_derrd.backbones import Backbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import Backbone
+from recbole_derrd.config.options import HetCompOptions
+from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, at_rest, drawn_share, own_lists
-from recbole_derrd.distillers.catalogue import LOWEST, catalogue_sum, hidden_pairs
 from recbole_derrd.distillers.curriculum import advance, is_finished, is_step, threshold
 from recbole_derrd.distillers.discrepancy import discrepancy
 from recbole_derrd.distillers.merging import merged_history, merged_lists
@@ -46,9 +46,10 @@ from recbole_derrd.distillers.remainder import (
     remainder_sum,
 )
 from recbole_derrd.distillers.unobserved import without_padding
+from recbole_derrd.distillers.whole_catalogue import catalogue_sum
 from recbole_derrd.errors import OptionError
-from recbole_derrd.options import HetCompOptions
-from recbole_derrd.processes import joined, own_range
+from recbole_derrd.ops.full_softmax import LOWEST, hidden_pairs
+from recbole_derrd.runtime.processes import joined, own_range
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_derrd.backbones import Backbone
+from recbole_derrd.adapters import Backbone
 from recbole_derrd.teacher import Knowledge
 
 SIDES = ("user", "item")

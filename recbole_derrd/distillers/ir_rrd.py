@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_derrd.backbones import Backbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import Backbone
+from recbole_derrd.config.options import IRRRDOptions, RRDOptions
+from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share
 from recbole_derrd.distillers.rrd import RelaxedRankingDistillation, relaxed_ranking_loss
 from recbole_derrd.distillers.shortage import shortage
 from recbole_derrd.distillers.unobserved import without_padding
-from recbole_derrd.options import IRRRDOptions, RRDOptions
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.users import swapped
 

@@ -20,19 +20,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_derrd.backbones import Backbone, VectorBackbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import Backbone, VectorBackbone
+from recbole_derrd.config.options import ListwiseOptions
+from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share
-from recbole_derrd.distillers.catalogue import (
+from recbole_derrd.distillers.shortage import short_users, shortage
+from recbole_derrd.distillers.unobserved import without_padding
+from recbole_derrd.distillers.whole_catalogue import catalogue_sum
+from recbole_derrd.ops.full_softmax import (
     LOWEST,
     Targets,
-    catalogue_sum,
     cross_entropy_sum,
     hidden_pairs,
 )
-from recbole_derrd.distillers.shortage import short_users, shortage
-from recbole_derrd.distillers.unobserved import without_padding
-from recbole_derrd.options import ListwiseOptions
 from recbole_derrd.teacher import Knowledge
 
 

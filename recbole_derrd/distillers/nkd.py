@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_derrd.backbones import Backbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import Backbone
+from recbole_derrd.config.options import NKDOptions
+from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_entities
 from recbole_derrd.distillers.hint_vectors import SIDES, HintVectors
 from recbole_derrd.distillers.projector import projectors_of
 from recbole_derrd.errors import OptionError
-from recbole_derrd.options import NKDOptions
 from recbole_derrd.teacher import Knowledge
 
 

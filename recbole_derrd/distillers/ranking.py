@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recbole_derrd.distillers.catalogue import LOWEST
+from recbole_derrd.ops.full_softmax import LOWEST
 
 #: e^{rest_K - m} from which on plain sums are safe: float32's smallest number is 1e-38, its rounding 1e-7.
 _SAFE = 1e-24

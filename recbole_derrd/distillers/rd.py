@@ -30,12 +30,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_derrd.backbones import Backbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import Backbone
+from recbole_derrd.config.options import RDOptions
+from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share, epoch_seed
 from recbole_derrd.distillers.shortage import short_users, shortage
 from recbole_derrd.distillers.unobserved import Unobserved, without_padding
-from recbole_derrd.options import RDOptions
 from recbole_derrd.teacher import Knowledge
 
 

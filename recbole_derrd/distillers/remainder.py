@@ -17,8 +17,8 @@ from typing import Callable, NamedTuple
 import torch
 from torch import Tensor
 
-from recbole_derrd.distillers.catalogue import LOWEST, product_sum
-from recbole_derrd.sampling import allowed_items, exclusion_keys
+from recbole_derrd.ops.full_softmax import LOWEST, product_sum
+from recbole_derrd.ops.sampling import allowed_items, exclusion_keys
 
 
 class Picked(NamedTuple):

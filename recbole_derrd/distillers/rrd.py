@@ -24,14 +24,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_derrd.backbones import Backbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import Backbone
+from recbole_derrd.config.options import RRDOptions
+from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share, epoch_seed
-from recbole_derrd.distillers.catalogue import LOWEST
 from recbole_derrd.distillers.ranking import ranking_losses
 from recbole_derrd.distillers.shortage import short_users, shortage
-from recbole_derrd.options import RRDOptions
-from recbole_derrd.sampling import exclusion_keys, sample_outside, sample_top_positions
+from recbole_derrd.ops.full_softmax import LOWEST
+from recbole_derrd.ops.sampling import exclusion_keys, sample_outside, sample_top_positions
 from recbole_derrd.teacher import Knowledge
 
 #: Entries of the lists that are drawn from at once; bounds the memory of drawing to some 20 MB.

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_derrd.data import History
+from recbole_derrd.data.prepare import History
 from recbole_derrd.errors import OptionError
 
 #: Share of users who may be short; where more are, it is the options that do not fit the data.

@@ -20,16 +20,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_derrd.backbones import Backbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import Backbone
+from recbole_derrd.config.options import RRDOptions, SLDOptions
+from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share
-from recbole_derrd.distillers.catalogue import LOWEST
 from recbole_derrd.distillers.listwise import listwise_loss
 from recbole_derrd.distillers.rrd import RelaxedRankingDistillation
 from recbole_derrd.distillers.shortage import short_users, shortage
 from recbole_derrd.distillers.unobserved import without_padding
 from recbole_derrd.errors import DataError
-from recbole_derrd.options import RRDOptions, SLDOptions
+from recbole_derrd.ops.full_softmax import LOWEST
 from recbole_derrd.teacher import Knowledge
 
 #: Labels that the teacher is asked for at once; bounds the memory of asking to some 50 MB.

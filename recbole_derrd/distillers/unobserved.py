@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_derrd.data import History
-from recbole_derrd.sampling import allowed_items, exclusion_keys, sample_subsets
+from recbole_derrd.data.prepare import History
+from recbole_derrd.ops.sampling import allowed_items, exclusion_keys, sample_subsets
 
 #: Items drawn at once; bounds the memory of drawing to some 20 MB.
 _DRAWN_AT_ONCE = 1 << 19

@@ -1,4 +1,4 @@
-"""How models are judged beside RecBole's metrics: among fixed candidates, by size and by speed."""
+"""How models are judged beside RecBole's metrics: over groups of users, within chance, by size and by speed."""
 
 from recbole_derrd.evaluation.choice import expert_choice
 from recbole_derrd.evaluation.latency import Latency, measure_latency

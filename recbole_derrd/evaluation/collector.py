@@ -8,8 +8,8 @@ import torch
 from recbole.evaluator import Collector
 from torch import Tensor
 
-from recbole_derrd.processes import joined
-from recbole_derrd.topn import top_scores
+from recbole_derrd.ops.top_k import top_scores
+from recbole_derrd.runtime.processes import joined
 
 #: What RecBole collects by rows of users, or of pairs; the rest describes the data.
 BY_ROWS = ("rec.topk", "rec.meanrank", "rec.score", "rec.items", "data.label")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_derrd.backbones import backbone_of
+from recbole_derrd.adapters import backbone_of
 
 #: A slow model is timed on fewer users, so that measuring takes seconds at most.
 _BUDGET_SECONDS = 2.0

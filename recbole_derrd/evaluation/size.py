@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from recbole_derrd.backbones import VectorBackbone, adapter_of, backbone_of
+from recbole_derrd.adapters import VectorBackbone, adapter_of, backbone_of
 
 
 def _arrays(model: Any) -> Iterator[tuple[int, int]]:

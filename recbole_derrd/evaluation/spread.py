@@ -9,9 +9,9 @@ import torch
 from recbole.evaluator.collector import DataStruct
 from torch import Tensor
 
-from recbole_derrd.batches import taking_over
+from recbole_derrd.data.loaders import taking_over
 from recbole_derrd.evaluation.collector import BY_ROWS, PlainValuesCollector
-from recbole_derrd.processes import from_first, is_first
+from recbole_derrd.runtime.processes import from_first, is_first
 
 #: Parts of the users by which two evaluations are compared.
 _PARTS = 64

@@ -1,4 +1,4 @@
-"""Files of RecBole, read as data: nothing that a file names is imported or called, and damage is noticed."""
+"""RecBole's models by name, and its files read as data: nothing that one names is imported or called."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.errors import CheckpointError, DataError, OptionError
-from recbole_derrd.file_kinds import fault_of_checkpoint_path
+from recbole_derrd.recbole_compat.file_kinds import fault_of_checkpoint_path
 from recbole_derrd.recbole_compat.reading import read_archive
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from recbole_derrd.errors import CheckpointError, UnreadableError, shown
-from recbole_derrd.process_faults import refuse_limit
 from recbole_derrd.recbole_compat.archive import Archive
 from recbole_derrd.recbole_compat.rebuild import Rebuilder, admits
 from recbole_derrd.recbole_compat.refusals import AsksForCodeError, MalformedError, NotACheckpointError
 from recbole_derrd.recbole_compat.tensors import Storages
 from recbole_derrd.recbole_compat.unpickle import describe
+from recbole_derrd.runtime.process_faults import refuse_limit
 
 
 def read_archive(path: str | Path, device: torch.device | str = "cpu", plain: bool = False) -> Any:

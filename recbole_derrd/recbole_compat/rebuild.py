@@ -8,12 +8,12 @@ from typing import Any, Callable
 import torch
 from torch import Tensor
 
-from recbole_derrd.process_faults import refuse_limit
 from recbole_derrd.recbole_compat.arrays import array_of, array_of_buffer, bytes_of, number_type, scalar_of
 from recbole_derrd.recbole_compat.placeholders import Described, Inert, Named, StorageAt
 from recbole_derrd.recbole_compat.refusals import MalformedError, RefusedError
 from recbole_derrd.recbole_compat.tensors import Storages, device_of, layout_of, number_type_of, shape_of, sparse
 from recbole_derrd.recbole_compat.unpickle import LARGEST_KEY
+from recbole_derrd.runtime.process_faults import refuse_limit
 
 #: Modules whose classes occur in a stock checkpoint; of these nothing is made.
 _INERT_MODULES = ("recbole.", "yaml.", "scipy.sparse", "pathlib")

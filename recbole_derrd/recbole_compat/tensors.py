@@ -58,9 +58,10 @@ class Storages:
         kind, storage = self._storage(at)
         if type(offset) is not int or len(stride) != len(size) or not _within(at.numel, offset, size, stride):
             raise MalformedError(f"it holds a tensor of shape {size} that reaches beyond its {at.numel} numbers")
-        tensor = torch.empty(0, dtype=kind, device=self._device)
-        tensor.set_(storage, offset, size, stride)  # type: ignore[call-overload]
-        return tensor.requires_grad_(requires_grad)
+        # Torch's own description of set_ differs between its versions.
+        tensor: Any = torch.empty(0, dtype=kind, device=self._device)
+        made: Tensor = tensor.set_(storage, offset, size, stride)
+        return made.requires_grad_(requires_grad)
 
     def _storage(self, at: StorageAt) -> tuple[torch.dtype, torch.UntypedStorage]:
         kind = _STORAGES.get(at.kind.path)
@@ -95,8 +96,9 @@ def _within(numel: int, offset: int, size: Sequence[int], stride: Sequence[int])
 
 
 def _bytes_of(storage: torch.UntypedStorage) -> Tensor:
-    whole = torch.empty(0, dtype=torch.uint8, device=storage.device)
-    return whole.set_(storage, 0, (storage.nbytes(),), (1,))  # type: ignore[call-overload, no-any-return]
+    whole: Any = torch.empty(0, dtype=torch.uint8, device=storage.device)
+    found: Tensor = whole.set_(storage, 0, (storage.nbytes(),), (1,))
+    return found
 
 
 def _turn_round(storage: torch.UntypedStorage, width: int) -> None:

@@ -1,4 +1,4 @@
-"""Tables from records."""
+"""One record a run, and tables, tests and plots from records alone."""
 
 from recbole_derrd.report.seeds import seeds_table
 from recbole_derrd.report.table import run_table

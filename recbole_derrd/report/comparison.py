@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection
 
 from recbole_derrd.errors import OptionError, did_you_mean
-from recbole_derrd.metrics import bigger_is_better, gap_recovered, is_within_noise, within_noise
+from recbole_derrd.evaluation.metrics import bigger_is_better, gap_recovered, is_within_noise, within_noise
 from recbole_derrd.report.rows import Group, Pair, Row
 from recbole_derrd.report.significance import holm, paired_t, wilcoxon_signed_rank
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 
-from recbole_derrd.metrics import bigger_is_better
+from recbole_derrd.evaluation.metrics import bigger_is_better
 from recbole_derrd.report.comparison import fullest
 from recbole_derrd.report.rows import Group, Row, curve_of
 from recbole_derrd.report.tables import BEST, Entry, Sheet, spread

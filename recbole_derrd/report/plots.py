@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_derrd.errors import OptionError
-from recbole_derrd.metrics import bigger_is_better
+from recbole_derrd.evaluation.metrics import bigger_is_better
 from recbole_derrd.report.escaping import as_label
 from recbole_derrd.report.rows import SPLITS, Group, Row, curve_of
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_derrd.errors import DataError
-from recbole_derrd.json_files import (
+from recbole_derrd.runtime.json_files import (
     anything,
     both,
     either,

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from recbole_derrd.options.run import RunOptions
+from recbole_derrd.config.options.run import RunOptions
 from recbole_derrd.report.escaping import shortened
 from recbole_derrd.report.same_data import identities, sorted_by_data, stated
 

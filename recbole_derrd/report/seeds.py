@@ -8,7 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_derrd.metrics import bigger_is_better, gap_recovered, is_within_noise, percent
+from recbole_derrd.evaluation.metrics import bigger_is_better, gap_recovered, is_within_noise, percent
 from recbole_derrd.report.table import ROLES
 from recbole_derrd.report.tables import spread
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_derrd.metrics import percent
+from recbole_derrd.evaluation.metrics import percent
 from recbole_derrd.report.rows import stored_as
 
 ROLES = (("teacher", "Teacher"), ("student", "Student alone"), ("distilled", "Distilled student"))

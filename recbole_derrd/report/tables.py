@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from recbole_derrd.metrics import bigger_is_better, percent
+from recbole_derrd.evaluation.metrics import bigger_is_better, percent
 from recbole_derrd.report.comparison import baseline_of, best_two, comparisons, fullest, gap_is_noise, gap_of
 from recbole_derrd.report.escaping import as_html, as_md, as_tex
 from recbole_derrd.report.rows import SPLITS, Group, Row

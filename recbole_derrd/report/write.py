@@ -133,7 +133,7 @@ def _latex(groups: list[Group], sheets: list[list[Sheet]], drawn: list[list[str]
 def write_report(text: str, path: Path, say: Callable[[str], None] = print) -> None:
     """Write a report to a file."""
     # It waits for torch, which what is printed need not.
-    from recbole_derrd.files import replacing_file
+    from recbole_derrd.runtime.files import replacing_file
 
     with replacing_file(path) as partial:
         partial.write_text(text, encoding="utf-8")

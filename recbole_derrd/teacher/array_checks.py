@@ -14,7 +14,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from recbole_derrd.stored_arrays import DamagedFileError, RowReader, checksum, sealed, unsealed
+from recbole_derrd.runtime.stored_arrays import DamagedFileError, RowReader, checksum, sealed, unsealed
 
 Rows = np.ndarray[Any, Any]
 

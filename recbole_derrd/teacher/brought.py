@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_derrd.config import model_settings
+from recbole_derrd.config.distill_config import model_settings
 from recbole_derrd.errors import CheckpointError, shown
 
 #: Settings by which RecBole's models load a file as they are built. A checkpoint has its weights itself.
@@ -31,7 +31,7 @@ def brought_settings(
 
     Args:
         model: the model's name.
-        content: what :func:`recbole_derrd.checkpoint.read_checkpoint` has read.
+        content: what :func:`recbole_derrd.training.checkpoint.read_checkpoint` has read.
         source: the checkpoint's file.
         given: what the user says of this teacher.
 

@@ -23,8 +23,8 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import ModelType
 from torch import Tensor, nn
 
-from recbole_derrd.backbones.rows import FixedBackbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters.rows import FixedBackbone
+from recbole_derrd.data.prepare import History
 from recbole_derrd.errors import OptionError
 from recbole_derrd.teacher.importance import Importance
 from recbole_derrd.teacher.knowledge import Knowledge, knowledge_folder

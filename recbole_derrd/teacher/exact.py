@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_derrd.backbones import Backbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import Backbone
+from recbole_derrd.data.prepare import History
 from recbole_derrd.errors import DataError
-from recbole_derrd.topn import top_scores
+from recbole_derrd.ops.top_k import top_scores
 
 #: What a search says of a teacher that has no order to give.
 DIVERGED = "The teacher's scores hold NaN; train the teacher anew with a lower learning_rate."

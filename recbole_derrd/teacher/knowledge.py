@@ -14,13 +14,13 @@ from typing import Any, Callable
 import numpy as np
 from torch import Tensor
 
-from recbole_derrd.backbones import Backbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import Backbone
+from recbole_derrd.data.prepare import History
 from recbole_derrd.errors import DataError
-from recbole_derrd.files import building_folder, locked, remove_entry
-from recbole_derrd.processes import from_first, is_first, wait_for_all
-from recbole_derrd.randomness import kept_random_state
-from recbole_derrd.stored_arrays import DamagedFileError
+from recbole_derrd.runtime.files import building_folder, locked, remove_entry
+from recbole_derrd.runtime.processes import from_first, is_first, wait_for_all
+from recbole_derrd.runtime.randomness import kept_random_state
+from recbole_derrd.runtime.stored_arrays import DamagedFileError
 from recbole_derrd.teacher.array_checks import (
     ARRAY,
     Expected,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recbole_derrd.ops.top_k import top_scores
 from recbole_derrd.teacher.exact import _CPU_SCORES, _FEWEST_USERS, _SCORES
-from recbole_derrd.topn import top_scores
 
 #: Vectors that are in double precision at once.
 _ROWS_AT_ONCE = 1 << 16

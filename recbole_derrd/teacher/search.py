@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_derrd.backbones import Backbone, VectorBackbone
+from recbole_derrd.adapters import Backbone, VectorBackbone
 from recbole_derrd.errors import DataError, OptionError
+from recbole_derrd.ops.top_k import top_scores
 from recbole_derrd.teacher.exact import DIVERGED, ExactSearch, hidden_entries
-from recbole_derrd.topn import top_scores
 
 #: Recall@N at which no more cells are searched, and the one below which the log warns.
 WANTED_RECALL, LOW_RECALL = 0.98, 0.95

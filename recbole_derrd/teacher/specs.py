@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from recbole_derrd.checkpoint import read_checkpoint
-from recbole_derrd.config import DistillConfig
+from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.errors import CheckpointError, OptionError, shown
+from recbole_derrd.training.checkpoint import read_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ def teacher_specs(config: DistillConfig) -> list[TeacherSpec]:
     for entry in options.teachers:
         own = {"model": entry} if isinstance(entry, str) else dict(entry)
         model, checkpoint = own.pop("model", None), own.pop("checkpoint", None)
-        trusted = own.pop("trusted", options.teacher_trusted)
+        trusted = bool(own.pop("trusted", options.teacher_trusted))
         shared = {} if checkpoint else options.teacher
         specs.append(TeacherSpec(model, {**shared, **own}, checkpoint, trusted))
     return specs

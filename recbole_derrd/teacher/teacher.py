@@ -11,22 +11,22 @@ from typing import Any, Callable
 
 from recbole.utils import dataset_arguments
 
-from recbole_derrd.atomic_files import content_digest
-from recbole_derrd.backbones import Backbone, adapter_of, backbone_of
-from recbole_derrd.checkpoint import read_checkpoint
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import Data, prepare_data
+from recbole_derrd.adapters import Backbone, adapter_of, backbone_of
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.atomic_files import content_digest
+from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import CheckpointError, DataError
-from recbole_derrd.models import model_class
+from recbole_derrd.model_cache.building import load_model
+from recbole_derrd.model_cache.evaluated import find_judged, judge_checkpoint
+from recbole_derrd.model_cache.keys import content_key
+from recbole_derrd.model_cache.replay import earlier_versions
+from recbole_derrd.model_cache.results import TrainedModel
+from recbole_derrd.model_cache.same_split import proof_of_split
+from recbole_derrd.model_cache.train_or_find import find_trained, train_or_find
+from recbole_derrd.recbole_compat.models import model_class
 from recbole_derrd.teacher.brought import brought_settings, seed_of
 from recbole_derrd.teacher.specs import TeacherSpec, only_spec
-from recbole_derrd.trained.building import load_model
-from recbole_derrd.trained.judged import find_judged, judge_checkpoint
-from recbole_derrd.trained.keys import content_key
-from recbole_derrd.trained.measured import TrainedModel
-from recbole_derrd.trained.plain import find_trained, train_or_find
-from recbole_derrd.trained.retrace import earlier_versions
-from recbole_derrd.trained.same_split import proof_of_split
+from recbole_derrd.training.checkpoint import read_checkpoint
 
 #: Settings that may give a teacher another split; so may its seed, unless the run has a split_seed.
 _OF_THE_DATA = frozenset(dataset_arguments)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_derrd.backbones import Backbone, VectorBackbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import Backbone, VectorBackbone
+from recbole_derrd.data.prepare import History
 from recbole_derrd.errors import DataError
 from recbole_derrd.teacher.exact import _CPU_SCORES, _FEWEST_USERS, _SCORES, DIVERGED, best_unseen, hidden_entries
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from recbole_derrd.backbones import Backbone, RowBackbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import Backbone, RowBackbone
+from recbole_derrd.data.prepare import History
 from recbole_derrd.errors import DataError
-from recbole_derrd.processes import is_first, own_range, wait_for_all
+from recbole_derrd.runtime.processes import is_first, own_range, wait_for_all
 from recbole_derrd.teacher.array_file import ArrayFile
 from recbole_derrd.teacher.exact import DIVERGED, ExactSearch
 from recbole_derrd.teacher.neighbours import entities_at_once, nearest, principal_components

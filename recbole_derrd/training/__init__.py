@@ -1,1 +1,1 @@
-"""What RecBole's trainer is extended with: saving and going on, quicker steps, several processes, logs."""
+"""RecBole's trainer and what it is extended with: saving and going on, quicker steps, several processes, logs."""

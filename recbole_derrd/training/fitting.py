@@ -85,7 +85,9 @@ def fitting_values(model: Any, given: Mapping[str, Any], source: str | Path) -> 
                 "Use the settings and the data that it was trained with."
             )
     users, items = (given.get(name) if name in known else None for name in _PROPAGATED)
-    if (users is None) != (items is None) or (users is not None and users.shape[1] != items.shape[1]):
+    # None, or tables.
+    widths = [None if table is None else table.shape[1] for table in (users, items)]
+    if widths[0] != widths[1]:
         raise CheckpointError(
             f"The values 'restore_user_e' and 'restore_item_e' in '{source}' do not go together. "
             "Use another checkpoint."

@@ -25,14 +25,14 @@ from power_law import write_power_law
 from recbole.trainer import Trainer
 from tabulate import tabulate
 
-from recbole_derrd.backbones import backbone_of
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
-from recbole_derrd.model import build_student
-from recbole_derrd.record import peak_rss_bytes, versions
+from recbole_derrd.adapters import backbone_of
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
+from recbole_derrd.model_cache.building import build_model, freeze
+from recbole_derrd.report.record import peak_rss_bytes, versions
+from recbole_derrd.student.model import build_student
 from recbole_derrd.teacher import Knowledge
-from recbole_derrd.trained.building import build_model, freeze
-from recbole_derrd.trainer import trainer_for
+from recbole_derrd.training.trainer import trainer_for
 
 METHODS: dict[str, list[str]] = {
     "RRD": ["rrd"], "DE": ["de"], "DE-RRD": ["de", "rrd"],

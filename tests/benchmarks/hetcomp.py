@@ -36,11 +36,11 @@ import torch
 from scale import Factors, made_up_history, step_seconds, timed
 from tabulate import tabulate
 
-from recbole_derrd.backbones import Backbone, FactorBackbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import Backbone, FactorBackbone
+from recbole_derrd.config.options import HetCompOptions
+from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers import distiller_class
-from recbole_derrd.options import HetCompOptions
-from recbole_derrd.record import peak_rss_bytes, versions
+from recbole_derrd.report.record import peak_rss_bytes, versions
 from recbole_derrd.teacher import EnsembleKnowledge, Importance, Knowledge
 
 SIZES = "10000x5000,20000x5000,10000x10000,20000x10000"

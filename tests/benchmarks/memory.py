@@ -24,12 +24,12 @@ from epochs import knowledge_of_untrained, settings
 from power_law import write_power_law
 from tabulate import tabulate
 
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
-from recbole_derrd.model import build_student
-from recbole_derrd.record import peak_rss_bytes
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
+from recbole_derrd.report.record import peak_rss_bytes
+from recbole_derrd.student.model import build_student
 from recbole_derrd.teacher import Knowledge
-from recbole_derrd.trainer import trainer_for
+from recbole_derrd.training.trainer import trainer_for
 
 
 def one_epoch(given: argparse.Namespace, model: str, distillers: list[str], temporary: str, answer: Any) -> None:

@@ -21,14 +21,14 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from recbole_derrd.backbones import backbone_of
-from recbole_derrd.config import DistillConfig
-from recbole_derrd.data import prepare_data
+from recbole_derrd.adapters import backbone_of
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.distillers.hetcomp import fine_order_loss, overall_relation_loss
 from recbole_derrd.distillers.remainder import drawn_remainder, estimated_log_remainder, log_remainder
-from recbole_derrd.record import versions
-from recbole_derrd.trained.building import load_model
-from recbole_derrd.trained.plain import train_or_find
+from recbole_derrd.model_cache.building import load_model
+from recbole_derrd.model_cache.train_or_find import train_or_find
+from recbole_derrd.report.record import versions
 
 COUNTS = (10, 30, 100, 300, 1000)
 RANKED, OBSERVED = 20, 10

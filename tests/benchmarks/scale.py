@@ -34,12 +34,12 @@ from tabulate import tabulate
 from torch import nn
 from torch.nn import functional
 
-from recbole_derrd.backbones import FactorBackbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import FactorBackbone
+from recbole_derrd.config.options import DEOptions, RRDOptions
+from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers import distiller_class
 from recbole_derrd.distillers.base import StepBatch
-from recbole_derrd.options import DEOptions, RRDOptions
-from recbole_derrd.record import peak_rss_bytes, versions
+from recbole_derrd.report.record import peak_rss_bytes, versions
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
 from recbole_derrd.teacher.search import SAMPLE, ApproximateSearch

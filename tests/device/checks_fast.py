@@ -12,30 +12,30 @@ import torch
 from distillers.contract import TinyBackbone, TinyModel, history_of, some_rows
 from torch import Tensor
 
-import recbole_derrd.distillers.catalogue as catalogue
-import recbole_derrd.distillers.experts as experts_module
+import recbole_derrd.ops.experts as experts_module
+import recbole_derrd.ops.full_softmax as catalogue
 from device.plan import Bench, Check, FailedError, equal, relative_error, within
-from recbole_derrd.backbones.scoring import distinct_places
 from recbole_derrd.compression import compress
 from recbole_derrd.compression.packing import pack, unpack
-from recbole_derrd.distillers.catalogue import LOWEST, Targets, cross_entropy_sum, hidden_pairs
+from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.distillers.de import gumbel_noise, mixed_experts, reconstruction_errors
 from recbole_derrd.distillers.discrepancy import discrepancy
-from recbole_derrd.distillers.experts import expert_error_sum
 from recbole_derrd.distillers.hetcomp import overall_relation_loss
 from recbole_derrd.distillers.listwise import listwise_loss
 from recbole_derrd.distillers.remainder import Picked, drawn_remainder, remainder_sum
 from recbole_derrd.evaluation.collector import _best_items
 from recbole_derrd.evaluation.latency import measure_latency
-from recbole_derrd.graph import compressed, layer_mean, propagate
-from recbole_derrd.options.compress import CompressOptions
-from recbole_derrd.randomness import kept_random_state, random_state, set_random_state
-from recbole_derrd.sampling import allowed_items, exclusion_keys, sample_subsets
-from recbole_derrd.svd import score_factors
+from recbole_derrd.ops.experts import expert_error_sum
+from recbole_derrd.ops.full_softmax import LOWEST, Targets, cross_entropy_sum, hidden_pairs
+from recbole_derrd.ops.listed_scores import distinct_places
+from recbole_derrd.ops.propagation import compressed, layer_mean, propagate
+from recbole_derrd.ops.sampling import allowed_items, exclusion_keys, sample_subsets
+from recbole_derrd.ops.svd import score_factors
+from recbole_derrd.ops.top_k import top_scores
+from recbole_derrd.runtime.randomness import kept_random_state, random_state, set_random_state
 from recbole_derrd.teacher.exact import ExactSearch, best_unseen
 from recbole_derrd.teacher.neighbours import nearest, principal_components
 from recbole_derrd.teacher.users import UserSearch, swapped
-from recbole_derrd.topn import top_scores
 from recbole_derrd.training.optimizer import quick_adam
 
 #: Errors as shares of the largest number, float32.

@@ -12,12 +12,12 @@ from conftest import _SMALL as SMALL_MODELS
 
 from device.checks_training import data_of
 from device.plan import Bench, Check, SkippedError, kept_environment, relative_error, within
-from recbole_derrd.backbones import adapter_of, backbone_of
-from recbole_derrd.config import WHOLE_USER_MODELS
-from recbole_derrd.data import prepare_data
-from recbole_derrd.models import general_models, missing_package, model_class
-from recbole_derrd.trained.building import build_model
-from recbole_derrd.trainer import trainer_for
+from recbole_derrd.adapters import adapter_of, backbone_of
+from recbole_derrd.config.distill_config import WHOLE_USER_MODELS
+from recbole_derrd.data.prepare import prepare_data
+from recbole_derrd.model_cache.building import build_model
+from recbole_derrd.recbole_compat.models import general_models, missing_package, model_class
+from recbole_derrd.training.trainer import trainer_for
 
 #: Models that are checked in every form.
 FIRST = ("BPR", "NeuMF", "LightGCN")

@@ -17,15 +17,15 @@ from recbole.trainer import Trainer
 
 from device.checks_fast import places_moved
 from device.plan import Bench, Check, SkippedError, kept_environment, within
-from recbole_derrd.backbones import backbone_of
-from recbole_derrd.batches import catalogue_sized, whole_batches
-from recbole_derrd.data import prepare_data
+from recbole_derrd.adapters import backbone_of
+from recbole_derrd.data.loaders import catalogue_sized, whole_batches
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.distillers import DISTILLERS
-from recbole_derrd.model import build_student
+from recbole_derrd.model_cache.building import build_model, freeze
+from recbole_derrd.student.model import build_student
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
-from recbole_derrd.trained.building import build_model, freeze
-from recbole_derrd.trainer import trainer_for
+from recbole_derrd.training.trainer import trainer_for
 
 #: (users, items, interactions) of the made-up data.
 SIZES = {"citeulike": (5_551, 15_980, 210_000), "gowalla": (29_858, 40_981, 1_030_000)}

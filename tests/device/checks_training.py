@@ -20,14 +20,14 @@ from recbole.trainer import Trainer
 from recbole.utils import init_seed
 
 from device.plan import Bench, Check, FailedError, SkippedError, kept_environment, relative_error, within
-from recbole_derrd.checkpoint import read_checkpoint
-from recbole_derrd.data import prepare_data
-from recbole_derrd.model import DistilledMixin, build_student
-from recbole_derrd.models import model_class
-from recbole_derrd.processes import start
+from recbole_derrd.data.prepare import prepare_data
+from recbole_derrd.experiment.teachers import knowledge_of, teachers_of
 from recbole_derrd.quick_start import run_recbole_derrd
-from recbole_derrd.running.teaching import knowledge_of, teachers_of
-from recbole_derrd.trainer import trainer_for
+from recbole_derrd.recbole_compat.models import model_class
+from recbole_derrd.runtime.processes import start
+from recbole_derrd.student.model import DistilledMixin, build_student
+from recbole_derrd.training.checkpoint import read_checkpoint
+from recbole_derrd.training.trainer import trainer_for
 
 #: Steps from one start whose losses are compared, and how far they may be apart: rounding grows with each step.
 STEPS, LOSS_BOUND = 20, 1e-3
@@ -284,8 +284,8 @@ def in_one_process(local_rank: int, settings: dict[str, Any]) -> str:
     import hashlib
     import logging
 
-    from recbole_derrd.config import DistillConfig
-    from recbole_derrd.processes import from_each
+    from recbole_derrd.config.distill_config import DistillConfig
+    from recbole_derrd.runtime.processes import from_each
 
     logging.disable(logging.CRITICAL)
     more = {"local_rank": local_rank, "metrics": ["NDCG", "Recall", "GAUC"]}

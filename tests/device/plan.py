@@ -72,7 +72,7 @@ class Bench:
 
     def config(self, model: str, *, on_device: bool = True, **settings: Any) -> Any:
         """Return a configuration on the device or on the CPU."""
-        from recbole_derrd.config import DistillConfig
+        from recbole_derrd.config.distill_config import DistillConfig
 
         with kept_environment():
             return DistillConfig(model, config_dict=self.settings(on_device=on_device, **settings))

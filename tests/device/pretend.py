@@ -193,7 +193,7 @@ class _GeneratorOf(metaclass=_Choosing):
 @contextlib.contextmanager
 def pretended_card() -> Iterator[torch.device]:
     """Within the block there is such a card; RecBole's configurations with a ``gpu_id`` take it."""
-    from recbole_derrd.config import DistillConfig
+    from recbole_derrd.config.distill_config import DistillConfig
 
     own = DistillConfig._init_device
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recbole_derrd.backbones import VectorBackbone
-from recbole_derrd.data import History
+from recbole_derrd.adapters import VectorBackbone
+from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers import DISTILLERS, Distiller, StepBatch
 from recbole_derrd.teacher import Knowledge
 

@@ -10,8 +10,8 @@ from typing import Any, Callable
 import numpy as np
 import torch
 
+from recbole_derrd.config.options import HetCompOptions
 from recbole_derrd.distillers import HeterogeneousDistillation
-from recbole_derrd.options import HetCompOptions
 from recbole_derrd.teacher import Knowledge
 
 from .contract import TinyBackbone, TinyModel, World, make_world

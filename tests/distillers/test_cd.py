@@ -17,11 +17,11 @@ from torch import Tensor
 
 import recbole_derrd.distillers.cd as cd_module
 import recbole_derrd.distillers.unobserved as unobserved_module
+from recbole_derrd.config.options import CDOptions
 from recbole_derrd.distillers import CollaborativeDistillation, StepBatch
 from recbole_derrd.distillers.cd import better_of_pairs, collaborative_loss, soft_labels
 from recbole_derrd.distillers.unobserved import Unobserved, distinct_numbers
 from recbole_derrd.errors import OptionError, TrainingError
-from recbole_derrd.options import CDOptions
 
 from .contract import LossContract, World, history_of, make_world, some_rows, step
 

@@ -8,8 +8,8 @@ from types import ModuleType
 
 import pytest
 
+from recbole_derrd.config.options import METHOD_OPTIONS
 from recbole_derrd.distillers import DISTILLERS
-from recbole_derrd.options import METHOD_OPTIONS
 
 from .contract import KINDS, LossContract
 

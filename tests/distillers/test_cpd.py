@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import recbole_derrd.distillers.cpd as cpd_module
+from recbole_derrd.config.options import CPDOptions
 from recbole_derrd.distillers import ConsistentPreferenceDistillation, DistillationExperts, StepBatch
 from recbole_derrd.distillers.cpd import list_inconsistency, pair_inconsistency
 from recbole_derrd.distillers.de import gumbel_noise, mixed_experts, selection_weights
 from recbole_derrd.errors import OptionError
-from recbole_derrd.options import CPDOptions
 
 from .contract import LossContract, World, assert_share_is_unbiased, make_world, some_rows, step
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
 
+from recbole_derrd.config.options import DEOptions
 from recbole_derrd.distillers import DistillationExperts, StepBatch
 from recbole_derrd.distillers.de import (
     ExpertBank,
@@ -24,7 +25,6 @@ from recbole_derrd.distillers.de import (
     temperature,
 )
 from recbole_derrd.errors import OptionError
-from recbole_derrd.options import DEOptions
 
 from .contract import LossContract, World, make_world, some_rows, step
 

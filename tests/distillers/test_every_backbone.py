@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from recbole_derrd.backbones import BACKBONES, adapter_of, backbone_of
-from recbole_derrd.config import WHOLE_USER_MODELS, DistillConfig
-from recbole_derrd.data import prepare_data
-from recbole_derrd.model import build_student, step_batch
-from recbole_derrd.models import missing_package, model_class
+from recbole_derrd.adapters import BACKBONES, adapter_of, backbone_of
+from recbole_derrd.config.distill_config import WHOLE_USER_MODELS, DistillConfig
+from recbole_derrd.data.prepare import prepare_data
+from recbole_derrd.model_cache.building import build_model, freeze
+from recbole_derrd.recbole_compat.models import missing_package, model_class
+from recbole_derrd.student.model import build_student, step_batch
 from recbole_derrd.teacher import Knowledge
-from recbole_derrd.trained.building import build_model, freeze
 
 METHODS = {
     "cd": {"cd_weight": 1.0, "cd_n_distill": 3},

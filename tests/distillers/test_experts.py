@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import recbole_derrd.distillers.experts as experts
+import recbole_derrd.ops.experts as experts
 from recbole_derrd.distillers.de import mixed_experts, reconstruction_errors, selection_weights
-from recbole_derrd.distillers.experts import expert_error_sum
+from recbole_derrd.ops.experts import expert_error_sum
 
 
 def problem(rows: int, seed: int = 0, dtype: torch.dtype = torch.float64, **sizes: int) -> dict[str, Any]:

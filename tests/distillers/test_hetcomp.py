@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import recbole_derrd.distillers.catalogue as catalogue_module
+import recbole_derrd.ops.full_softmax as catalogue_module
 from recbole_derrd.distillers import HeterogeneousDistillation, StepBatch
-from recbole_derrd.distillers.catalogue import LOWEST
 from recbole_derrd.distillers.curriculum import threshold
 from recbole_derrd.distillers.hetcomp import fine_order_loss, overall_relation_loss
 from recbole_derrd.distillers.remainder import Picked, remainder_sum
 from recbole_derrd.distillers.rrd import relaxed_ranking_loss
+from recbole_derrd.ops.full_softmax import LOWEST
 from recbole_derrd.teacher import Importance
 
 from .contract import LossContract, World, some_rows, step

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from recbole_derrd.config.options import HetCompOptions
 from recbole_derrd.distillers import HeterogeneousDistillation
 from recbole_derrd.errors import OptionError, TrainingError
-from recbole_derrd.options import HetCompOptions
 
 from .contract import LossContract, World, make_world, some_rows, step
 from .hetcomp_world import build, world_of

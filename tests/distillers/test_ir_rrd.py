@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from recbole_derrd.config.options import IRRRDOptions, RRDOptions
 from recbole_derrd.distillers import ItemSideRankingDistillation, RelaxedRankingDistillation, StepBatch
 from recbole_derrd.distillers.ir_rrd import two_sided_ranking_loss
 from recbole_derrd.errors import OptionError
-from recbole_derrd.options import IRRRDOptions, RRDOptions
 
 from .contract import LossContract, World, make_world, some_rows, step
 from .test_rrd import naive_loss

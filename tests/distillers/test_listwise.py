@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import recbole_derrd.distillers.catalogue as catalogue_module
-from recbole_derrd.backbones import Backbone
+import recbole_derrd.ops.full_softmax as catalogue_module
+from recbole_derrd.adapters import Backbone
+from recbole_derrd.config.options import ListwiseOptions
 from recbole_derrd.distillers import ListwiseDistillation, StepBatch
-from recbole_derrd.distillers.catalogue import LOWEST, Targets, cross_entropy_sum, sum_by_blocks
 from recbole_derrd.distillers.listwise import listwise_loss, teacher_mass
 from recbole_derrd.errors import OptionError
-from recbole_derrd.options import ListwiseOptions
+from recbole_derrd.ops.full_softmax import LOWEST, Targets, cross_entropy_sum, sum_by_blocks
 
 from .contract import LossContract, TinyBackbone, TinyModel, World, make_world, some_rows, step
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import recbole_derrd.distillers.unobserved as unobserved_module
+from recbole_derrd.config.options import RDOptions
 from recbole_derrd.distillers import RankingDistillation, StepBatch
 from recbole_derrd.distillers.rd import (
     dynamic_weights,
@@ -22,7 +23,6 @@ from recbole_derrd.distillers.rd import (
     weighted_positive_loss,
 )
 from recbole_derrd.errors import OptionError
-from recbole_derrd.options import RDOptions
 
 from .contract import LossContract, World, make_world, some_rows, step
 

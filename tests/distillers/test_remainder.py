@@ -9,8 +9,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-import recbole_derrd.distillers.catalogue as catalogue_module
-from recbole_derrd.distillers.catalogue import LOWEST, hidden_pairs
+import recbole_derrd.ops.full_softmax as catalogue_module
 from recbole_derrd.distillers.remainder import (
     Picked,
     drawn_remainder,
@@ -18,6 +17,7 @@ from recbole_derrd.distillers.remainder import (
     log_remainder,
     remainder_sum,
 )
+from recbole_derrd.ops.full_softmax import LOWEST, hidden_pairs
 
 ITEMS = torch.tensor([[1, 4], [2, 0], [6, 5], [3, 4], [0, 0]])
 #: Beside the padding item and what is picked: row 0 hides item 2, row 3 everything else.

@@ -16,10 +16,10 @@ from scipy import stats
 from torch import Tensor
 
 import recbole_derrd.distillers.rrd as rrd_module
+from recbole_derrd.config.options import RRDOptions
 from recbole_derrd.distillers import RelaxedRankingDistillation, StepBatch
 from recbole_derrd.distillers.rrd import relaxed_ranking_loss
 from recbole_derrd.errors import OptionError
-from recbole_derrd.options import RRDOptions
 
 from .contract import LossContract, World, make_world, some_rows, step
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
+from recbole_derrd.config.options import DEOptions, RRDOptions
 from recbole_derrd.distillers.base import drawn_share
 from recbole_derrd.errors import OptionError
-from recbole_derrd.options import DEOptions, RRDOptions
 
 
 @pytest.mark.parametrize(

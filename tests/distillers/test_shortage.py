@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from recbole_derrd.config import DistillConfig
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.config.options import METHOD_OPTIONS
 from recbole_derrd.distillers import DISTILLERS, RelaxedRankingDistillation
 from recbole_derrd.distillers.ranking import ranking_losses
 from recbole_derrd.distillers.rrd import relaxed_ranking_loss
 from recbole_derrd.distillers.shortage import short_users, shortage
 from recbole_derrd.errors import OptionError
-from recbole_derrd.options import METHOD_OPTIONS
-from recbole_derrd.running.checks import check_data
+from recbole_derrd.experiment.preflight import check_data
 
 from .contract import World, history_of, make_world, step
 

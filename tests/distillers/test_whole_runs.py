@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from recbole_derrd import run_recbole_derrd
-from recbole_derrd.model import DistilledMixin
+from recbole_derrd.student.model import DistilledMixin
 
 from .test_every_backbone import BY_VECTORS, METHODS, SETTINGS
 

@@ -128,6 +128,10 @@ class Cases:
         return self.file
 
 
+#: What reading does of its own accord, and what reaches nothing.
+_HARMLESS = frozenset({"_thread.start_new_thread", "object.__getattr__", "builtins.id"})
+
+
 class Watch:
     """Notes every audit event, while a file is read, but for the opening of this file and the start of a thread."""
 
@@ -138,7 +142,7 @@ class Watch:
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.path is None or event in ("_thread.start_new_thread", "object.__getattr__"):
+        if self.path is None or event in _HARMLESS:
             return
         if event == "open" and str(arguments[0]) == self.path and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
             return

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_derrd.checkpoint import read_checkpoint, read_plain, write_plain, write_stock_checkpoint
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.recbole_compat import archive, read_archive
 from recbole_derrd.recbole_compat.layout import read_layout
+from recbole_derrd.training.checkpoint import read_checkpoint, read_plain, write_plain, write_stock_checkpoint
 
 from .pickles import HEAD, checkpoint, many, pairs, sizes, storage, tensor, text, write_archive
 from .same import same

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from recbole_derrd.checkpoint import read_checkpoint
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.recbole_compat import Inert, read_archive
+from recbole_derrd.training.checkpoint import read_checkpoint
 
 from .pickles import (
     HEAD,

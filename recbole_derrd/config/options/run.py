@@ -1,0 +1,187 @@
+"""Options of the whole run: which methods, which teacher, where results go."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from recbole_derrd.config.options.schema import Options, option
+from recbole_derrd.errors import OptionError, did_you_mean
+
+Text = (str, type(None))
+
+#: Quicker ways that give RecBole's numbers to the bit, and those that give them within float32's rounding.
+FAST_EXACT = ("batches", "ranking")
+FAST_ROUNDED = ("adam", "rows", "graph", "scores")
+#: Models whose training turns one rounding into other scores, so that they end near no other run but an exact one.
+AMPLIFYING = frozenset({"DMF"})
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions(Options):
+    """Options without a method's prefix."""
+
+    distillers: list[str] = option([], "Distillation methods, e.g. [de, rrd]; empty is plain RecBole training.")
+    base_weight: float = option(
+        1.0, "Weight of the student's own loss beside the methods' terms; 0 leaves distillation alone.", low=0
+    )
+    teacher_model: str | None = option(None, "Teacher's RecBole model; the student's where none is given.", kind=Text)
+    teacher: dict[str, Any] = option({}, "RecBole keys of the teacher that differ from the student's.")
+    teacher_checkpoint: str | None = option(
+        None, "A trained teacher: our checkpoint or a stock RecBole .pth file.", kind=Text
+    )
+    teacher_trusted: bool = option(
+        False,
+        "Take a brought teacher without proof that it has seen this run's split alone; the record says so. In "
+        "teachers: trusted, beside checkpoint.",
+    )
+    teachers: list[Any] = option(
+        [],
+        "Several teachers, each a RecBole model, or its keys with model or checkpoint among them: [BPR, {model: "
+        "LightGCN, embedding_size: 64}, {checkpoint: x.pth}]; teacher holds for all that are trained.",
+    )
+    teacher_versions: int = option(
+        4,
+        "Versions of each teacher whose lists are kept for methods that follow its training, at equal shares of the "
+        "way to its best epoch, which is the last of them.",
+        low=1,
+    )
+    ensemble_top_n: int = option(
+        500,
+        "Items of each teacher's list that count in the ensemble of several teachers; all others rank behind. HetComp "
+        "merges lists of its own length, hetcomp_lists_n.",
+        low=1,
+    )
+    ensemble_importance: str = option(
+        "power",
+        "What a rank r counts in the ensemble: power is r^-p, less what the first unlisted rank counts; exponential is "
+        "exp(-r / decay).",
+        choices=("power", "exponential"),
+    )
+    ensemble_power: float = option(0.05, "Exponent p of ensemble_importance power.", above=0)
+    ensemble_decay: float = option(10.0, "Decay, in ranks, of ensemble_importance exponential.", above=0)
+    warm_start: str = option(
+        "none",
+        "Where the distilled student starts: as RecBole draws it (none), or at the truncated SVD of the scores of its "
+        "teacher, which must be of at least its dimensions; of several, the best that can (svd; students BPR, LINE, "
+        "LightGCN).",
+        choices=("none", "svd"),
+    )
+    store_bits: int = option(
+        0,
+        "Bits a dimension in which the finished student's vectors are stored as well, judged, and written beside its "
+        "checkpoint (.npz), for models of two vectors; 0 stores nothing.",
+        low=0,
+        high=8,
+    )
+    store_users: bool = option(True, "Whether store_bits goes for the users' vectors too; else they stay float32.")
+    compare_student: bool = option(True, "Also train the same student without distillation, for comparison.")
+    record_dir: str = option("records", "Folder of the run records (one JSON file a run).")
+    cache_dir: str | None = option(
+        None,
+        "Folder of trained teachers, plain students and knowledge; <checkpoint_dir>/cache if none.",
+        kind=Text,
+    )
+    split_seed: int | None = option(
+        None,
+        "Seed of the data's split alone, so that seed varies the training on one split; RecBole's way if none: seed "
+        "decides both.",
+        low=0,
+        high=2**32 - 1,
+        kind=(int, type(None)),
+    )
+    candidates_seed: int | None = option(
+        None,
+        "Seed of the candidates of eval_args mode fixedN; split_seed, else the run's seed, if none.",
+        kind=(int, type(None)),
+    )
+    candidates_file: str | None = option(
+        None, "File (.npy) of the candidates, written where it is missing; in cache_dir if none.", kind=Text
+    )
+    knowledge_batch_size: int = option(
+        0, "Users scored at once while the teacher's lists are built; 0 sizes it to the catalogue.", low=0
+    )
+    knowledge_search: str = option(
+        "exact",
+        "How the teacher's lists are searched; faiss is approximate, for teachers with vectors and large catalogues "
+        "(pip install 'recbole_derrd[ann]').",
+        choices=("exact", "faiss"),
+    )
+    fast: str | list[str] = option(
+        "auto",
+        "Quicker steps with RecBole's result: batches, ranking (the same to the bit), adam, rows, graph, scores "
+        "(within rounding). auto: all for teachers and distilled students, exact ones for plain students; all; none; a "
+        "list. DMF, which amplifies rounding, takes exact ones only, unless it is distilled.",
+        kind=(str, list),
+    )
+    threads: int = option(
+        0, "CPU threads of torch; 0 leaves it its choice. One is fastest for small data.", low=0, high=1024
+    )
+    resume: bool = option(False, "Go on from the training checkpoint of an interrupted run, if there is one.")
+    checkpoint_step: int = option(10, "Validations between two training checkpoints.", low=1)
+    distill_seed: int | None = option(
+        None, "Seed of the distillers' own sampling; the run's seed if none.", kind=(int, type(None))
+    )
+    benchmark: dict[str, Any] = option(
+        {}, "Written by `recbole-derrd benchmark`: which of its cells this run is; goes into the record."
+    )
+    latency_users: int = option(200, "Users whose single request is timed for the table; 0 leaves latency out.", low=0)
+
+    def __post_init__(self) -> None:
+        """Check the parts of ``fast``."""
+        super().__post_init__()
+        self._check_teachers()
+        parts = [self.fast] if isinstance(self.fast, str) else self.fast
+        known = ("auto", "all", "none") if isinstance(self.fast, str) else FAST_EXACT + FAST_ROUNDED
+        for part in parts:
+            if part not in known:
+                raise OptionError(
+                    f"Option 'fast' cannot be or hold '{part}'.{did_you_mean(str(part), known)} It is auto, all, none, "
+                    f"or a list of {', '.join(FAST_EXACT + FAST_ROUNDED)}."
+                )
+
+    def _check_teachers(self) -> None:
+        if not self.teachers:
+            return
+        for key in ("teacher_model", "teacher_checkpoint"):
+            if getattr(self, key) is not None:
+                raise OptionError(f"{key} names one teacher and teachers several: take one of them out.")
+        known: list[dict[str, Any]] = []
+        for index, entry in enumerate(self.teachers):
+            if not isinstance(entry, (str, dict)):
+                raise OptionError(
+                    f"Each of the teachers is a model's name or a dict of its keys, e.g. {{model: BPR, embedding_size: "
+                    f"64}}; number {index + 1} is {entry!r}."
+                )
+            own = {"model": entry} if isinstance(entry, str) else entry
+            for key in ("model", "checkpoint"):
+                if not isinstance(own.get(key, ""), str):
+                    raise OptionError(f"'{key}' of teacher number {index + 1} must be a text, but is {own[key]!r}.")
+            if not isinstance(own.get("trusted", False), bool) or ("trusted" in own and "checkpoint" not in own):
+                raise OptionError(
+                    f"'trusted' of teacher number {index + 1} stands beside a checkpoint and is True or False: a "
+                    "teacher that is trained here has seen this run's split."
+                )
+            if own in known:
+                raise OptionError(
+                    f"The teacher {entry!r} is given twice. Take it out, or give it another seed and the run a "
+                    "split_seed, so that both are trained on one split."
+                )
+            known.append(own)
+
+    def fast_parts(self, model: str, teacher: bool) -> frozenset[str]:
+        """Return the quicker ways that a model of this run takes.
+
+        Args:
+            model: RecBole's name of the model.
+            teacher: whether the model is a teacher.
+        """
+        if isinstance(self.fast, list):
+            parts = frozenset(self.fast)
+        elif self.fast == "none":
+            return frozenset()
+        else:
+            plain = self.fast == "auto" and not self.distillers and not teacher
+            parts = frozenset(FAST_EXACT if plain else FAST_EXACT + FAST_ROUNDED)
+        # A distilled student has no counterpart in stock RecBole.
+        return parts.intersection(FAST_EXACT) if model in AMPLIFYING and not self.distillers else parts

@@ -1,0 +1,150 @@
+"""One compressed teacher, from configuration to record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Mapping
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from recbole.utils import set_color
+
+from recbole_derrd.adapters import VectorBackbone, adapter_of
+from recbole_derrd.compression import Tables, check_recipe, compress, judge_tables
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.config.options.compress import CompressOptions
+from recbole_derrd.config.settings import config_files
+from recbole_derrd.data.prepare import prepare_data
+from recbole_derrd.errors import OptionError
+from recbole_derrd.experiment import purpose
+from recbole_derrd.experiment.log import Notes, deprecations_hidden, own_log, own_threads, say
+from recbole_derrd.experiment.preflight import check_run
+from recbole_derrd.experiment.record_entries import candidates_given, record_of
+from recbole_derrd.model_cache.named_files import named_files
+from recbole_derrd.recbole_compat.models import missing_package, model_class
+from recbole_derrd.report import run_table
+from recbole_derrd.report.record import write_record
+from recbole_derrd.runtime.processes import meeting_of
+from recbole_derrd.teacher import Teacher, only_spec
+
+
+def run_compressed(
+    model: str | None = None,
+    dataset: str | None = None,
+    config_file_list: Iterable[str | Path] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    command_line: Iterable[str] = (),
+    notes: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Train, find or load the teacher of a run, compress it, evaluate it and write the record.
+
+    The settings are those of a distillation run, whose teacher is found again; ``distillers`` and the student's own
+    settings are not looked at. The ``compress_`` options say what is done.
+
+    Args:
+        model: the RecBole model of the run; the teacher's, unless ``teacher_model`` is set.
+        dataset: the data set.
+        config_file_list: YAML files, later ones win.
+        config_dict: settings over the files.
+        command_line: arguments ``--key=value`` over everything.
+        notes: sentences for the log, the table and the record, of what the caller has decided.
+
+    Returns:
+        The record, as written to ``record_dir``: an ordinary one whose ``distilled`` is the compressed teacher.
+
+    Raises:
+        DistillError: something the user can mend; its message says what and how.
+    """
+    arguments = [argument for argument in command_line if not argument.startswith(("--distillers=", "--warm_start="))]
+    settings = {**(config_dict or {}), "distillers": [], "warm_start": "none"}
+    config = DistillConfig(model, dataset, config_files(config_file_list), settings, arguments)
+    check_run(config)
+    spec = only_spec(config)
+    name = spec.name(config)
+    adapter = adapter_of(model_class(name))
+    # Where a model's vectors can be set, they are its embeddings; elsewhere they are seen once it is there.
+    size = spec.embedding_size(config) if adapter.takes_start else None
+    check_recipe(config.compress_options, adapter, name, size)
+    lacking = None if spec.checkpoint else missing_package(name)
+    if lacking:
+        raise OptionError(lacking)
+    if meeting_of(config) is not None:
+        raise OptionError("A teacher is compressed by one process: take out nproc and world_size.")
+    with own_log(config), own_threads(config.run_options.threads, 1), deprecations_hidden():
+        return _run(config, list(notes))
+
+
+def _run(config: DistillConfig, given: list[str]) -> dict[str, Any]:
+    notes = Notes()
+    notes.add([*given, *purpose.of_settings(config)])
+    started = time.perf_counter()
+    options = config.compress_options
+    data = prepare_data(config)
+    teacher = Teacher.of(config, data)
+    say(teacher.trained, "Teacher")
+    backbone = teacher.load()
+    assert isinstance(backbone, VectorBackbone)
+    begun = time.perf_counter()
+    tables = compress(backbone, options, _seed(config))
+    seconds = time.perf_counter() - begun
+    product = judge_tables(teacher.config, data, tables, role="compressed", seconds=seconds)
+    record = record_of(teacher.config, data, [teacher.trained], None, None, product, time.perf_counter() - started)
+    record["warnings"] = list(notes)
+    # The teacher's configuration has a seed of its own, and always one of candidates.
+    record["seed"], record["candidates_given"] = config["seed"], candidates_given(config)
+    record["split_seed"] = config.run_options.split_seed
+    record["data"]["named_files"] = named_files(config.external_config_dict, config["data_path"])
+    record["distilled"]["params"] = tables.users.size * (data.history.n_users + data.history.n_items)
+    record["distilled"]["bytes_per_item"] = tables.items.bytes_a_row
+    record["compression"] = _summary(config, tables, seconds)
+    record["options"] = options.to_keys()
+    # Without a random rotation or codebook all seeds have one model.
+    drawn = record["compression"]["rotation"] or options.method == "product"
+    made = [teacher.trained.key, sorted(options.to_keys().items()), _seed(config) if drawn else None]
+    record["distilled"]["key"] = hashlib.sha256(json.dumps(made, default=repr).encode()).hexdigest()[:16]
+    # A compressed model has no RecBole class that could load a checkpoint of it.
+    record["checkpoints"].update(student=None, training=None)
+    label = "-".join([record["model"], record["dataset"], recipe_name(options), f"seed{config['seed']}"])
+    path = write_record(record, Path(config.run_options.record_dir), label.replace("/", "_"))
+    record["path"] = str(path)
+    getLogger().info(
+        set_color("Compressed", "yellow") + f" teacher, {tables.items.bytes_a_row} bytes an item "
+        f"(and {tables.items.shared_bytes} that all items share):\n\n{run_table(record)}\n"
+    )
+    getLogger().info(set_color("Record", "yellow") + f":  {path}")
+    return record
+
+
+def _seed(config: DistillConfig) -> int:
+    return int(config["seed"] if config.compress_options.seed is None else config.compress_options.seed)
+
+
+def _summary(config: DistillConfig, tables: Tables, seconds: float) -> dict[str, Any]:
+    options = config.compress_options
+    return {
+        "method": options.method,
+        "size": tables.items.size,
+        "bits": options.bits if options.method == "quantized" else None,
+        "rotation": options.rotation and options.method != "svd",
+        "svd": options.size is not None,
+        "seed": _seed(config),
+        "bytes_per_item": tables.items.bytes_a_row,
+        "codebook_bytes": tables.items.shared_bytes,
+        "bytes_per_user": tables.users.bytes_a_row,
+        "seconds": seconds,
+    }
+
+
+def recipe_name(options: CompressOptions) -> str:
+    """Return a recipe in a word, for the record's name: "svd20", "svd160-4bit", "8bit", "svd160-pq80-users"."""
+    parts = [
+        f"svd{options.size}" if options.size is not None else "",
+        f"{options.bits}bit" if options.method == "quantized" else "",
+        f"pq{options.bytes}" if options.method == "product" else "",
+        "unrotated" if options.method != "svd" and not options.rotation else "",
+        "users" if options.users else "",
+    ]
+    return "-".join(part for part in parts if part)

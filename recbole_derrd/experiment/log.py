@@ -1,0 +1,161 @@
+"""What surrounds a run: its own log file, its own share of the threads, and a word on each model."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from logging import getLogger
+from pathlib import Path
+
+import torch
+from recbole.utils import init_logger, set_color
+from threadpoolctl import threadpool_limits
+
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.errors import OptionError
+from recbole_derrd.model_cache.results import TrainedModel
+from recbole_derrd.runtime.processes import is_first
+
+
+@contextlib.contextmanager
+def own_log(config: DistillConfig) -> Iterator[None]:
+    """Give the run its own log file; the next run of the same process gets another."""
+    root = getLogger()
+    before, level = list(root.handlers), root.level
+    if not is_first():
+        root.setLevel(logging.ERROR)
+        yield
+        return
+    try:
+        # RecBole looks whether a folder is there and then makes it: of two processes one would fail.
+        Path("log", config["model"]).mkdir(parents=True, exist_ok=True)
+        init_logger(config)
+        own = [handler for handler in root.handlers if handler not in before]
+        _refuse_unwritable_tensorboard()
+    except (OSError, OptionError) as error:
+        _close([handler for handler in root.handlers if handler not in before])
+        if isinstance(error, OptionError):
+            raise
+        raise OptionError(
+            f"Cannot write the log under '{Path.cwd()}': {error.strerror or error}. Start the run in another folder."
+        ) from error
+    for handler in own:
+        _say_once(handler)
+    try:
+        yield
+    finally:
+        _close(own)
+        root.setLevel(level)
+
+
+def _refuse_unwritable_tensorboard() -> None:
+    """Refuse before a training what RecBole's trainer would stumble over."""
+    folder = Path("log_tensorboard")
+    try:
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # On a full disk an empty file can be made.
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OptionError(
+            f"Cannot write to '{folder.absolute()}', where RecBole keeps its TensorBoard files: "
+            f"{error.strerror or error}. Free it, or start the run in another folder."
+        ) from error
+
+
+def _say_once(handler: logging.Handler) -> None:
+    """Let a log that cannot be written say so once instead of a traceback a line; the run goes on without it."""
+    said = False
+
+    def handle_error(record: logging.LogRecord) -> None:
+        nonlocal said
+        if not said:
+            _say_of_log(handler, sys.exc_info()[1])
+        said = True
+
+    handler.handleError = handle_error  # type: ignore[method-assign]
+    stream = getattr(handler, "stream", None)
+    # A locale without ± writes a ? instead of nothing.
+    if isinstance(stream, io.TextIOWrapper):
+        with contextlib.suppress(OSError, ValueError):
+            stream.reconfigure(errors="replace")
+
+
+def _say_of_log(handler: logging.Handler, error: BaseException | None) -> None:
+    name = getattr(handler, "baseFilename", "the log")
+    # Where nothing can be said, the log was the place to say it.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        print(f"recbole-derrd: Cannot write '{name}': {error}. The run goes on; its log is not whole.", file=sys.stderr)
+
+
+def _close(handlers: list[logging.Handler]) -> None:
+    root = getLogger()
+    for handler in handlers:
+        root.removeHandler(handler)
+        try:
+            handler.close()
+        except OSError as error:
+            _say_of_log(handler, error)
+
+
+@contextlib.contextmanager
+def deprecations_hidden() -> Iterator[None]:
+    """Keep RecBole's own use of what pandas and torch give up to itself: it is not the user's to mend."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+        yield
+
+
+def most_threads(cpus: int) -> int:
+    """Return how many threads a run may ask for: a file of settings may come from a larger machine."""
+    return max(64, 4 * cpus)
+
+
+@contextlib.contextmanager
+def own_threads(threads: int, processes: int) -> Iterator[None]:
+    """Bind torch, and the libraries behind numpy, to this many threads; several processes share the cores.
+
+    Raises:
+        OptionError: there are so many that they would only get in each other's way, or that a library would crash.
+    """
+    most = most_threads(os.cpu_count() or 1)
+    if threads > most:
+        raise OptionError(
+            f"threads: {threads} are too many for the {os.cpu_count()} CPUs of this machine, where at most {most} may "
+            "be asked for. Lower it; 0 leaves torch its choice, and more threads than CPUs make a run slower."
+        )
+    before = torch.get_num_threads()
+    threads = threads or (max(1, before // processes) if processes > 1 else 0)
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        with threadpool_limits(limits=threads or None):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Notes(list[str]):
+    """Sentences that are logged as warnings and that the run's table repeats."""
+
+    def add(self, sentences: Iterable[str]) -> None:
+        """Log and keep what has not been said yet."""
+        for sentence in sentences:
+            if sentence not in self:
+                self.append(sentence)
+                getLogger().warning(sentence)
+
+
+def say(trained: TrainedModel, who: str) -> None:
+    """Log where a model comes from and how good it is."""
+    how = f"trained in {trained.seconds:.0f} s" if trained.epochs else "brought"
+    how = "found, not trained again" if trained.found else how
+    getLogger().info(set_color(who, "yellow") + f": {trained.model} ({how}), test {trained.test}")

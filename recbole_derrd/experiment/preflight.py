@@ -1,0 +1,227 @@
+"""The user's mistakes that can be seen before an hour of training, not after."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from logging import getLogger
+from pathlib import Path
+
+import torch
+from recbole.utils import FeatureType
+
+from recbole_derrd.adapters import BACKBONES, VectorBackbone, adapter_of
+from recbole_derrd.config.distill_config import WHOLE_USER_MODELS, DistillConfig
+from recbole_derrd.config.options import HintOptions
+from recbole_derrd.config.options.filters import check_column
+from recbole_derrd.data.prepare import Data
+from recbole_derrd.distillers import Need, distiller_class
+from recbole_derrd.errors import OptionError
+from recbole_derrd.experiment.log import most_threads
+from recbole_derrd.recbole_compat.models import missing_package, model_class
+from recbole_derrd.student.warm_start import can_start, check_start_size
+from recbole_derrd.teacher import TeacherSpec, teacher_specs
+from recbole_derrd.teacher.search import check_search
+
+
+def check_run(config: DistillConfig) -> None:
+    """Refuse what cannot end well, from the configuration alone.
+
+    Raises:
+        OptionError: what is wrong and what to do.
+        CheckpointError: the teacher's checkpoint is unusable.
+    """
+    options = config.run_options
+    _check_processes(config)
+    if options.split_seed is not None and config["save_dataloaders"]:
+        raise OptionError(
+            "RecBole's saved data loaders know nothing of split_seed, and it would take them for another split: take "
+            "out save_dataloaders or split_seed."
+        )
+    for key, folder in (
+        ("record_dir", options.record_dir),
+        ("checkpoint_dir", config["checkpoint_dir"]),
+        ("cache_dir", config.cache_dir),
+    ):
+        _refuse_unwritable(key, Path(folder))
+    if not options.distillers:
+        if options.warm_start != "none":
+            raise OptionError(
+                "warm_start needs a teacher, and a run without distillers has none. Add distillers, or set "
+                "warm_start: none."
+            )
+        return
+    specs = teacher_specs(config)
+    names = [spec.name(config) for spec in specs]
+    check_roles(config["model"], names, list(options.distillers))
+    check_hints(config, names)
+    _check_start(config, specs)
+    for name, spec in zip(names, specs):
+        _check_teacher(config, name, spec)
+
+
+def _check_start(config: DistillConfig, specs: list[TeacherSpec]) -> None:
+    if config.run_options.warm_start == "none":
+        return
+    student = config["model"]
+    if not adapter_of(model_class(student)).takes_start:
+        able = sorted(name for name, adapter in BACKBONES.items() if adapter.takes_start)
+        raise OptionError(f"warm_start cannot set the vectors of {student}, only those of {', '.join(able)}.")
+    wanted, sizes = config["embedding_size"], []
+    for spec in specs:
+        teacher = spec.name(config)
+        size = spec.embedding_size(config)
+        adapter = adapter_of(model_class(teacher))
+        if can_start(wanted, adapter, size):
+            return
+        if issubclass(adapter, VectorBackbone):
+            sizes.append(int(size or 0))
+    if sizes:
+        check_start_size(wanted, max(sizes))
+    names = " or ".join(dict.fromkeys(spec.name(config) for spec in specs))
+    raise OptionError(
+        f"warm_start needs a teacher whose score is the dot product of two vectors, and {names}'s is not. Take it out, "
+        "or use a teacher such as BPR or LightGCN."
+    )
+
+
+def _check_teacher(config: DistillConfig, name: str, spec: TeacherSpec) -> None:
+    check_search(config.run_options.knowledge_search, adapter_of(model_class(name)), name)
+    lacking = None if spec.checkpoint else missing_package(name)
+    if lacking:
+        raise OptionError(lacking)
+    config.derived(name, spec.settings, teacher=True)
+
+
+def _check_processes(config: DistillConfig) -> None:
+    most = most_threads(os.cpu_count() or 1)
+    for key in ("nproc", "worker"):
+        if int(config[key] or 0) > most:
+            raise OptionError(
+                f"{key} = {config[key]} are too many processes for the {os.cpu_count()} CPUs of this machine, where at "
+                f"most {most} may be asked for. Lower it."
+            )
+    here, world = int(config["nproc"] or 1), int(config["world_size"] or -1)
+    if world not in (-1, 1) and here + int(config["group_offset"] or 0) > world:
+        raise OptionError(
+            f"nproc = {here} from group_offset = {config['group_offset'] or 0} on are more than world_size = {world}: "
+            "world_size counts the processes of all machines."
+        )
+    if world == 1 < here:
+        raise OptionError(f"nproc = {here} needs world_size = {here} or more, or none.")
+    if here == 1 and world in (-1, 1):
+        return
+    if config["worker"]:
+        raise OptionError("Several processes load their own data: take out worker, or nproc.")
+    gpus = [gpu for gpu in str(config["gpu_id"]).split(",") if gpu.strip()]
+    if gpus and torch.cuda.is_available() and len(gpus) < here:
+        raise OptionError(
+            f"nproc = {here} needs as many GPUs, and gpu_id names {len(gpus)}. Name them (--gpu_id=0,1), or none for "
+            "the CPU (--gpu_id=)."
+        )
+
+
+def check_data(config: DistillConfig, data: Data) -> None:
+    """Refuse options that the data do not allow.
+
+    Raises:
+        OptionError: what is wrong and what to do.
+    """
+    _check_columns(config, data)
+    run, most = config.run_options, data.history.n_items - 1
+    if run.warm_start != "none" and config["embedding_size"] > min(most, data.history.n_users - 1):
+        raise OptionError(
+            f"warm_start: svd cannot fill {config['embedding_size']} dimensions: '{config['dataset']}' has "
+            f"{data.history.n_users - 1} users and {most} items. Lower embedding_size, or take warm_start out."
+        )
+    for name, options in config.method_options.items():
+        kind = distiller_class(name)
+        kind.check(options, data.history)
+        note = kind.note(options, data.history)
+        if note:
+            getLogger().warning(f"{name}: {note}")
+        listed = min(getattr(options, "top_n", 0), most)
+        if run.teachers and listed > min(run.ensemble_top_n, most):
+            raise OptionError(
+                f"{name} takes {listed} items of the ensemble's lists, which are made from {run.ensemble_top_n} of "
+                f"each teacher and may hold fewer: set ensemble_top_n to {listed} or more, or lower "
+                f"{options.prefix}top_n."
+            )
+
+
+def _check_columns(config: DistillConfig, data: Data) -> None:
+    """Refuse parts of val_interval that do not go with their column's type, which only the data tell."""
+    types = data.dataset.field2type
+    for column, wanted in (config["val_interval"] or {}).items():
+        # A column of numbers that threshold has read is there no more.
+        if column in types or column in (config["threshold"] or {}):
+            kind = types.get(column, FeatureType.FLOAT)
+            check_column(column, wanted, numeric=kind in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ))
+
+
+def _refuse_unwritable(key: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # A cache that holds everything may be read-only.
+        if key != "cache_dir":
+            with tempfile.TemporaryFile(dir=folder) as file:
+                # On a full disk an empty file can be made.
+                file.write(bytes(4096))
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise OptionError(
+            f"Cannot write to {key} = '{folder}': {error.strerror or error}. Choose another folder."
+        ) from error
+
+
+def check_roles(student: str, teachers: list[str], distillers: list[str]) -> None:
+    """Refuse what these models cannot do.
+
+    Raises:
+        OptionError: the student cannot learn, or a method asks for vectors that a model does not have.
+    """
+    student_class = model_class(student)
+    lacking = missing_package(student)
+    if lacking:
+        raise OptionError(lacking)
+    if not adapter_of(student_class).trainable:
+        raise OptionError(
+            f"{student} is not trained by gradients and cannot be a student, only a teacher (teacher_model). "
+            "Choose a student such as BPR, NeuMF or LightGCN."
+        )
+    for name in distillers:
+        if Need.VECTORS not in distiller_class(name).needs:
+            continue
+        for role, models in (("teacher", teachers), ("student", [student])):
+            if not any(adapter_of(model_class(model)).hints for model in models):
+                raise OptionError(
+                    f"{name} needs user and item vectors, and the {role} {' or '.join(models)} has none. "
+                    f"Use distillers that need scores only: [rrd], or another {role}."
+                )
+        if student in WHOLE_USER_MODELS:
+            raise OptionError(
+                f"{name} needs the items of a batch, and {student} is trained on whole users. Use distillers: [rrd]."
+            )
+
+
+def check_hints(config: DistillConfig, teachers: list[str]) -> None:
+    """Refuse hint layers that student or teachers do not have; which of several teaches by vectors is seen later.
+
+    Raises:
+        OptionError: a layer is unknown.
+    """
+    for options in config.method_options.values():
+        if not isinstance(options, HintOptions):
+            continue
+        for key, models, layers in (
+            ("hint", [config["model"]], options.layers()),
+            ("teacher_hint", teachers, options.teacher_layers()),
+        ):
+            hints = list(dict.fromkeys(hint for model in models for hint in adapter_of(model_class(model)).hints))
+            for layer in layers:
+                if layer is not None and layer not in hints:
+                    raise OptionError(
+                        f"{' or '.join(models)} has no hint layer '{layer}' ({options.prefix}{key}). It has: "
+                        f"{', '.join(hints)}."
+                    )

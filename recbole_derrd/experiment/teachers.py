@@ -1,0 +1,192 @@
+"""The teachers of a run, what they know together, and how good they are together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from logging import getLogger
+from typing import Callable
+
+from recbole.utils import set_color
+
+from recbole_derrd.adapters import adapter_of
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.config.options import Options
+from recbole_derrd.data.candidates import CandidateLoader
+from recbole_derrd.data.prepare import Data
+from recbole_derrd.distillers import Need, distiller_class
+from recbole_derrd.errors import DistillError, OptionError
+from recbole_derrd.evaluation import Latency
+from recbole_derrd.experiment.log import say
+from recbole_derrd.model_cache.evaluated import judge_model
+from recbole_derrd.model_cache.results import TrainedModel
+from recbole_derrd.recbole_compat.models import model_class
+from recbole_derrd.runtime.processes import is_first
+from recbole_derrd.runtime.randomness import kept_random_state
+from recbole_derrd.student.warm_start import can_start
+from recbole_derrd.teacher import EnsembleKnowledge, Importance, Knowledge, Teacher, TeacherSpec, teacher_specs
+from recbole_derrd.teacher.knowledge import knowledge_folder
+
+
+def follows_teachers(config: DistillConfig) -> bool:
+    """Return whether a method of the run ranks by importance, over versions of the teachers."""
+    return bool(_following(config))
+
+
+def _following(config: DistillConfig) -> list[Options]:
+    methods = config.method_options.items()
+    return [options for name, options in methods if Need.TRAJECTORY in distiller_class(name).needs]
+
+
+def versions_wanted(config: DistillConfig) -> int:
+    """Return how many versions of each teacher the run's methods look at, the final one included."""
+    several = any(getattr(options, "trajectory", True) for options in _following(config))
+    return config.run_options.teacher_versions if several else 1
+
+
+def importance_of(config: DistillConfig) -> Importance:
+    """Return what a rank in a teacher's list counts."""
+    options = config.run_options
+    return Importance(options.ensemble_importance, options.ensemble_power, options.ensemble_decay)
+
+
+def teachers_of(config: DistillConfig, data: Data) -> list[Teacher]:
+    """Train, find or load the teachers of a run, one after another."""
+    specs = teacher_specs(config)
+    several = len(specs) > 1
+    if several:
+        _refuse_unfit(config, data, specs)
+    teachers = []
+    for number, spec in enumerate(specs, 1):
+        teachers.append(Teacher.of(config, data, spec, versions_wanted(config)))
+        say(teachers[-1].trained, f"Teacher {number} of {len(specs)}" if several else "Teacher")
+        if several:
+            # One at a time, its data too.
+            teachers[-1].forget()
+    return teachers
+
+
+def _refuse_unfit(config: DistillConfig, data: Data, specs: Sequence[TeacherSpec]) -> None:
+    """Refuse a teacher of other data, or one that is there already, before an hour is spent on the first."""
+    known: dict[str, int] = {}
+    for number, spec in enumerate(specs, 1):
+        try:
+            with kept_random_state():
+                key = Teacher.check(config, data, spec)
+        except DistillError as error:
+            raise type(error)(f"Teacher {number} of {len(specs)}: {error}") from error
+        if key in known:
+            raise OptionError(
+                f"Teachers {known[key]} and {number} are the same {spec.name(config)}, so that it would count twice: "
+                "take one out, or give it other settings (another seed, too, with a split_seed of the run)."
+            )
+        known[key] = number
+
+
+def knowledge_of(config: DistillConfig, teachers: Teacher | Sequence[Teacher], data: Data) -> Knowledge:
+    """Return the knowledge of a run's teacher or teachers, kept under their content keys."""
+    teachers = [teachers] if isinstance(teachers, Teacher) else list(teachers)
+    members = [_knowledge_of_one(config, teacher, data) for teacher in teachers]
+    if len(members) == 1:
+        return members[0]
+    options = config.run_options
+    return EnsembleKnowledge(
+        config.cache_dir,
+        members,
+        data.history,
+        data.fingerprint.train,
+        config=teachers[0].config,
+        dataset=data.train._dataset,
+        importance=importance_of(config),
+        count=min(options.ensemble_top_n, data.history.n_items - 1),
+        leader=_best(config, teachers, lambda teacher: bool(_hints(teacher))),
+        starter=_best(config, teachers, lambda teacher: _can_start(config, teacher)),
+        chunk=options.knowledge_batch_size,
+        show_progress=config["show_progress"],
+    )
+
+
+def _knowledge_of_one(config: DistillConfig, teacher: Teacher, data: Data) -> Knowledge:
+    return Knowledge(
+        knowledge_folder(config.cache_dir, teacher.trained.key, data.fingerprint.train),
+        teacher.load,
+        data.history,
+        teacher_hints=_hints(teacher),
+        chunk=config.run_options.knowledge_batch_size,
+        show_progress=config["show_progress"],
+        search=config.run_options.knowledge_search,
+        importance=importance_of(config),
+        versions=teacher.versions,
+        version_count=versions_wanted(config),
+        forget=teacher.forget,
+    )
+
+
+def _hints(teacher: Teacher) -> tuple[str, ...]:
+    return adapter_of(model_class(teacher.config["model"])).hints
+
+
+def _can_start(config: DistillConfig, teacher: Teacher) -> bool:
+    adapter = adapter_of(model_class(teacher.config["model"]))
+    return can_start(config["embedding_size"] or 0, adapter, teacher.config["embedding_size"])
+
+
+def _best(config: DistillConfig, teachers: Sequence[Teacher], able: Callable[[Teacher], bool]) -> int | None:
+    """Return which of the teachers that are able is the best on the validation split; None where none is."""
+    metric, sign = config["valid_metric"].lower(), 1 if config["valid_metric_bigger"] else -1
+    places = [index for index, teacher in enumerate(teachers) if able(teacher)]
+    return max(places, key=lambda index: sign * teachers[index].trained.valid[metric], default=None)
+
+
+def judged(config: DistillConfig, teachers: Sequence[Teacher], knowledge: Knowledge, data: Data) -> TrainedModel:
+    """Return what the teachers are together: the one teacher itself, or the ensemble, evaluated or found.
+
+    Its size is that of all of its members, its latency that of asking one after another.
+    """
+    if not isinstance(knowledge, EnsembleKnowledge):
+        return teachers[0].trained
+    members = [teacher.trained for teacher in teachers]
+    found = judge_model(
+        teachers[0].config,
+        data,
+        "Ensemble",
+        more=[knowledge.key, [member.key for member in members]],
+        build=lambda: knowledge.model(among_candidates=isinstance(data.test, CandidateLoader)),
+    )
+    knowledge.forget_teacher()
+    sizes = [member.bytes_per_item for member in members]
+    ensemble = TrainedModel(
+        model="Ensemble",
+        key=found.key,
+        checkpoint=found.checkpoint,
+        params=sum(member.params for member in members),
+        bytes=sum(member.bytes for member in members),
+        valid=found.valid,
+        test=found.test,
+        seconds=sum(member.seconds for member in members),
+        epochs=[],
+        latency=_one_after_another([member.latency for member in members]),
+        settings={
+            "members": [{"model": member.model, **member.settings} for member in members],
+            "ensemble_top_n": knowledge.count,
+            "ensemble_importance": repr(knowledge.importance),
+        },
+        bytes_per_item=None if None in sizes else sum(size for size in sizes if size is not None),
+        test_groups=found.test_groups,
+        found=found.found,
+    )
+    if is_first():
+        getLogger().info(set_color("Ensemble", "yellow") + f" of {len(members)} teachers: test {ensemble.test}")
+    return ensemble
+
+
+def _one_after_another(parts: Sequence[Latency | None]) -> Latency | None:
+    known = [part for part in parts if part is not None]
+    if not known or len(known) < len(parts):
+        return None
+    return Latency(
+        sum(part.p50_ms for part in known),
+        sum(part.p99_ms for part in known),
+        1 / sum(1 / part.users_per_second for part in known),
+        known[0].device,
+        known[0].threads,
+    )

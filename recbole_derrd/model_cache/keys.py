@@ -1,0 +1,83 @@
+"""Under which keys models and what is measured of them are kept and found again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from recbole_derrd.adapters import adapter_of
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.config.options.run import FAST_ROUNDED
+from recbole_derrd.config.settings import candidate_count
+from recbole_derrd.data.atomic_files import data_files, file_digest
+from recbole_derrd.data.loaders import columns_beside
+from recbole_derrd.data.prepare import Fingerprint
+from recbole_derrd.model_cache.named_files import with_contents
+from recbole_derrd.recbole_compat.models import model_class, own_sources, recbole_ancestor
+from recbole_derrd.runtime.processes import world_size
+
+#: Raised whenever what is stored changes, so that older entries are trained anew.
+CACHE_FORMAT = 1
+
+# RecBole's settings that change where things are written or shown, but not what is trained.
+_WITHOUT_EFFECT = frozenset(
+    """
+    checkpoint_dir show_progress state log_wandb wandb_project data_path device gpu_id use_gpu save_dataset
+    dataset_save_path save_dataloaders dataloaders_save_path config_files loss_decimal_place local_rank single_spec
+    nproc world_size ip port offset group_offset
+    """.split()
+)
+# What a finished model is judged by; the metric that ends its training is another setting.
+_JUDGED_BY = frozenset({"metrics", "topk"})
+
+
+def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = None) -> str:
+    """Return the key of a model: its settings, the data, the format, and ``more``; not what it is judged by.
+
+    Where a setting names a file, what the file holds is in the key and not its name.
+
+    But for candidates that RecBole draws anew each time: two evaluations would not go together in one table.
+    """
+    ours = set(config.parameters.get("Distillation", ()))
+    modes = config["eval_args"]["mode"].values()
+    drawn_anew = any(mode.startswith(("uni", "pop")) for mode in modes)
+    without = _WITHOUT_EFFECT if drawn_anew else _WITHOUT_EFFECT | _JUDGED_BY
+    settings = {
+        key: repr(with_contents(key, value, config["data_path"]))
+        for key, value in config.final_config_dict.items()
+        if key not in without and key not in ours
+    }
+    if any(candidate_count(mode) for mode in modes):
+        file = config.run_options.candidates_file
+        # What is in a file, not how it is called, and then no seed has a part in it.
+        settings["candidates"] = repr(file_digest(file) if file else (config.candidates_seed, None))
+    # What gives RecBole's numbers to the bit is the same model.
+    rounded = sorted(config.fast.intersection(FAST_ROUNDED))
+    kind = model_class(config["model"])
+    if "scores" in rounded and not adapter_of(kind).catalogue_at_once(kind):
+        rounded.remove("scores")
+    own = "." in config["model"]
+    if own:
+        # A name says nothing of what a class, and what it calls, do today.
+        settings["source"] = repr(own_sources(kind))
+    if own or columns_beside(config):
+        # The fingerprint is of pairs and labels alone.
+        settings["files"] = repr(data_files(config))
+    if recbole_ancestor(config["model"]) == "LDiffRec" and config["n_cate"] != 1:
+        # RecBole's one file that no setting names.
+        settings["item_emb"] = repr(file_digest(Path(config["data_path"]) / "item_emb.npy"))
+    content = [CACHE_FORMAT, config["model"], settings, rounded, world_size(), dataclasses.asdict(fingerprint), more]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
+
+
+def judged_by(config: DistillConfig) -> list[str]:
+    """Return what goes beside :func:`content_key` into the key of something that holds metrics."""
+    return [repr(config[key]) for key in sorted(_JUDGED_BY)]
+
+
+def entry_of(config: DistillConfig, key: str) -> Path:
+    """Return the folder of the cache that belongs to a model's key."""
+    return config.cache_dir / f"{config['model']}-{config['dataset']}-{key}"

@@ -1,0 +1,116 @@
+"""Files that settings name: a model that was built from one is another model once the file holds something else."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from recbole_derrd.data.atomic_files import file_digest
+from recbole_derrd.errors import OptionError
+
+#: Settings that say where things lie, whose content has a part of its own in a key, or that hold words alone.
+_PLACES = frozenset(
+    """
+    model dataset data_path checkpoint_dir record_dir cache_dir config_files dataset_save_path dataloaders_save_path
+    wandb_project state benchmark teacher_model benchmark_filename eval_args train_neg_sample_args load_col unload_col
+    unused_col metrics valid_metric distillers
+    """.split()
+)
+#: Of a folder with more files than these, sizes and times stand for their content.
+_MOST_FILES = 1000
+
+
+def with_contents(key: str, value: Any, beside: str | None = None) -> Any:
+    """Return a setting's value with what a file holds in the place of its name, wherever it names one.
+
+    Args:
+        key: the setting.
+        value: its value; lists and dicts are gone through.
+        beside: the folder of the data, where models look for a file too.
+
+    Raises:
+        OptionError: a file that is named cannot be read.
+    """
+    if type(value) is dict:
+        return {name: with_contents(f"{key}.{name}", one, beside) for name, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(with_contents(key, one, beside) for one in value)
+    digest = _digest(key, value, beside)
+    return value if digest is None else f"content {digest}"
+
+
+def named_files(settings: Mapping[str, Any], beside: str | None = None) -> dict[str, str]:
+    """Return a hash of each file or folder that settings name, by its name.
+
+    Args:
+        settings: the settings.
+        beside: the folder of the data, where models look for a file too.
+
+    Raises:
+        OptionError: one cannot be read.
+    """
+    found = {}
+    for key, value in _leaves(settings):
+        digest = _digest(key, value, beside)
+        if digest is not None:
+            found[os.fspath(value)] = digest
+    return found
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, one in value.items():
+            yield from _leaves(one, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _leaves(one, key)
+    else:
+        yield key, value
+
+
+def _digest(key: str, value: Any, beside: str | None) -> str | None:
+    """Return a hash of what the file or folder holds that a value names; None where it names none."""
+    if key.partition(".")[0] in _PLACES or not isinstance(value, (str, os.PathLike)):
+        return None
+    path = os.fspath(value)
+    try:
+        if os.path.isfile(path):
+            return file_digest(path)
+        near = os.path.join(beside, path) if beside and isinstance(path, str) and path.strip("./\\ ") else None
+        if near and os.path.isfile(near):
+            return file_digest(near)
+        # A dot or a slash is a separator more often than a folder.
+        folder = isinstance(path, str) and path.strip("./\\ ") and os.path.isdir(path)
+        return _folder_digest(Path(path)) if folder else None
+    except OSError as error:
+        raise OptionError(
+            f"Cannot read '{error.filename or path}', which the setting '{key}' names: {error.strerror or error}. "
+            "What is trained depends on it: make it readable, or take it out."
+        ) from error
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder, those behind links too; no folder twice."""
+    seen = {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, onerror=_raised, followlinks=True):
+        real = {name: os.path.realpath(os.path.join(place, name)) for name in folders}
+        folders[:] = [name for name in sorted(folders) if real[name] not in seen]
+        seen.update(real.values())
+        yield from (Path(place) / name for name in names)
+
+
+def _raised(error: OSError) -> None:
+    raise error
+
+
+def _folder_digest(folder: Path) -> str:
+    files = sorted(file for file in _files(folder) if file.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        content = file_digest(file) if len(files) <= _MOST_FILES else f"{stat.st_size} {stat.st_mtime_ns}"
+        digest.update(f"{file.relative_to(folder)}\0{content}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,261 @@
+"""What is known of a model: its metrics, size and latency, and where its weights are; kept beside these."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import time
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.config.options.evaluation import measured_names
+from recbole_derrd.data.prepare import Data
+from recbole_derrd.evaluation import Latency, bytes_per_item, measure_latency, model_bytes, parameter_count
+from recbole_derrd.evaluation.metrics import paired_error
+from recbole_derrd.model_cache.building import freeze
+from recbole_derrd.model_cache.keys import judged_by
+from recbole_derrd.runtime.files import building_folder, replacing_file
+from recbole_derrd.runtime.json_files import (
+    anything,
+    fields,
+    mapping,
+    nullable,
+    number,
+    read_json,
+    row,
+    sequence,
+    text,
+    whole,
+)
+from recbole_derrd.runtime.processes import from_first, is_first
+from recbole_derrd.runtime.stored_arrays import is_sealed, sealed
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A model that a run has made, its trainer, and what it was measured at."""
+
+    trainer: Any
+    model: Any
+    valid: dict[str, float]
+    test: dict[str, float]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A trained plain model: what a run needs to know of it, and where its weights are."""
+
+    model: str
+    key: str
+    checkpoint: Path
+    params: int
+    bytes: int
+    valid: dict[str, float]
+    test: dict[str, float]
+    seconds: float
+    epochs: list[float]
+    latency: Latency | None
+    settings: dict[str, Any]
+    bytes_per_item: float | None = None
+    valid_scores: list[list[float]] = dataclasses.field(default_factory=list)
+    judged_by: list[str] = dataclasses.field(default_factory=list)
+    #: Of each test metric that is a mean over users, its means over groups of them.
+    test_groups: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    #: Of a model that the user brought: what shows that it has seen this run's split.
+    split_check: dict[str, Any] | None = None
+    found: bool = False
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a record says of this model."""
+        return {
+            "model": self.model,
+            "key": self.key,
+            "params": self.params,
+            "bytes": self.bytes,
+            "bytes_per_item": self.bytes_per_item,
+            "valid": self.valid,
+            "test": self.test,
+            "seconds": self.seconds,
+            "epochs": len(self.epochs),
+            "valid_scores": self.valid_scores,
+            "found": self.found,
+            "settings": self.settings,
+            **({} if self.split_check is None else self._brought()),
+        }
+
+    def _brought(self) -> dict[str, Any]:
+        check = self.split_check or {}
+        return {"trusted": check.get("by") == "trusted", "split_check": check}
+
+
+def plain_metrics(metrics: Any) -> dict[str, float]:
+    """Return RecBole's metric dict with plain numbers."""
+    return {str(name): float(value) for name, value in (metrics or {}).items()}
+
+
+def own_settings(config: DistillConfig) -> dict[str, Any]:
+    """Return the settings that the user or the model's defaults gave, as plain values for a record."""
+    ours = set(config.parameters.get("Distillation", ()))
+    keep = set(config.external_config_dict) | {
+        "seed",
+        "learning_rate",
+        "train_batch_size",
+        "weight_decay",
+        "embedding_size",
+    }
+    return {
+        key: value if isinstance(value, (int, float, str, bool, list, dict, type(None))) else str(value)
+        for key, value in config.final_config_dict.items()
+        if key in keep and key not in ours and key not in _OF_THE_MACHINE
+    }
+
+
+_OF_THE_MACHINE = ("data_path", "checkpoint_dir", "ip", "port", "offset", "group_offset", "local_rank")
+_STORED = tuple(field.name for field in dataclasses.fields(TrainedModel) if field.name != "found")
+# Entries of earlier versions lack these; they are no reason to train anew.
+_LATER: dict[str, Any] = {
+    "bytes_per_item": None,
+    "valid_scores": [],
+    "judged_by": [],
+    "test_groups": {},
+    "split_check": None,
+}
+
+
+def store_result(result: TrainedModel, folder: Path) -> None:
+    """Write what is known of a model beside it."""
+    if not is_first():
+        return
+    content = {name: value for name, value in dataclasses.asdict(result).items() if name in _STORED}
+    with replacing_file(folder / "result.json") as partial:
+        # As it will be read: a path is text by then.
+        partial.write_text(sealed(json.loads(json.dumps(content, default=str))), encoding="ascii")
+
+
+def stored_result(entry: Path, checkpoint: Path) -> TrainedModel | None:
+    """Read what is known of a model, if both are whole."""
+    # One look for all processes that train together: between two, another run may have ended.
+    found: TrainedModel | None = from_first(_read(entry, checkpoint) if is_first() else None)
+    return found
+
+
+def is_complete(result: TrainedModel, config: DistillConfig) -> bool:
+    """Say whether a result has every metric that is asked for."""
+    return all(name in split for split in (result.valid, result.test) for name in measured_names(config))
+
+
+def keep_result(result: TrainedModel, entry: Path) -> None:
+    """Write what is known of a model into a folder of its own; what lies there and was unusable is replaced."""
+    if from_first(entry.is_dir()):
+        store_result(result, entry)
+        return
+    with building_folder(entry) as folder:
+        store_result(result, folder)
+
+
+#: A metric may be undefined; everything else is a number.
+_METRICS = mapping(number(undefined=True), least=1)
+_AMOUNT = number(low=0, high=1e15)
+_LATENCY = {"p50_ms": _AMOUNT, "p99_ms": _AMOUNT, "users_per_second": _AMOUNT, "device": text(), "threads": whole()}
+_RESULT = fields(
+    {
+        "model": text(),
+        "key": text(),
+        "params": whole(),
+        "bytes": whole(),
+        "valid": _METRICS,
+        "test": _METRICS,
+        "seconds": _AMOUNT,
+        "epochs": sequence(_AMOUNT),
+        "settings": mapping(anything),
+        "latency": nullable(fields(_LATENCY)),
+    },
+    may_miss={
+        "bytes_per_item": nullable(_AMOUNT),
+        "valid_scores": sequence(row(number(low=0), number(undefined=True))),
+        "judged_by": sequence(text()),
+        "test_groups": mapping(sequence(number(undefined=True))),
+        "split_check": nullable(mapping(anything)),
+    },
+)
+
+
+@functools.cache
+def _warn_once(warning: str) -> None:
+    # A run looks several times, as it waits for other runs.
+    getLogger().warning(warning)
+
+
+def _read(entry: Path, checkpoint: Path) -> TrainedModel | None:
+    file = entry / "result.json"
+    if not file.exists() or not checkpoint.is_file():
+        return None
+    try:
+        content = read_json(file)
+        # Entries of earlier versions have no seal.
+        if isinstance(content, dict) and "seal" in content and not is_sealed(content):
+            raise ValueError("is damaged: it is not what was written (checksum)")
+        fault = _RESULT(content)
+        if fault is not None:
+            raise ValueError(f"is damaged ({fault.lstrip('.')})")
+    except ValueError as error:
+        _warn_once(f"'{file}' {error}. It counts as missing, and what it says of a model is made anew.")
+        return None
+    content = {**_LATER, **content}
+    latency = content["latency"] and Latency(**{name: content["latency"][name] for name in _LATENCY})
+    kept = {name: content[name] for name in _STORED if name not in ("latency", "checkpoint")}
+    return TrainedModel(checkpoint=checkpoint, latency=latency, found=True, **kept)
+
+
+def both_splits(
+    trainer: Any, config: DistillConfig, data: Data, valid: Any = None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Evaluate a trainer's model as it is: on the validation split, unless training did, and on the test split.
+
+    The test metrics' means over groups of users are left in the trainer's evaluator.
+    """
+    show = {"load_best_model": False, "show_progress": config["show_progress"]}
+    valid = trainer.evaluate(data.valid, **show) if valid is None else valid
+    with trainer.evaluator.grouping():
+        return plain_metrics(valid), plain_metrics(trainer.evaluate(data.test, **show))
+
+
+def gap_errors(teacher: TrainedModel, student: TrainedModel) -> dict[str, float]:
+    """Return the standard error over users of teacher - student, of each test metric for which it is known."""
+    errors = {
+        metric: paired_error(groups, student.test_groups.get(metric, []))
+        for metric, groups in teacher.test_groups.items()
+    }
+    return {metric: error for metric, error in errors.items() if error is not None}
+
+
+def measured(
+    config: DistillConfig, key: str, checkpoint: Path, trainer: Any, data: Data, valid: Any, started: float
+) -> TrainedModel:
+    """Evaluate, freeze and measure a trained model."""
+    valid, test = both_splits(trainer, config, data, valid)
+    groups = trainer.evaluator.groups
+    seconds = time.perf_counter() - started
+    model = freeze(trainer.model)
+    return TrainedModel(
+        model=config["model"],
+        key=key,
+        checkpoint=checkpoint,
+        params=parameter_count(model),
+        bytes=model_bytes(model),
+        valid=valid,
+        test=test,
+        seconds=seconds,
+        epochs=trainer.epoch_seconds,
+        # Timed by one process: several would share the cores.
+        latency=measure_latency(model, config["latency_users"], seed=config["seed"]) if is_first() else None,
+        settings=own_settings(config),
+        bytes_per_item=bytes_per_item(model),
+        valid_scores=trainer.valid_scores,
+        judged_by=judged_by(config),
+        test_groups=groups,
+    )

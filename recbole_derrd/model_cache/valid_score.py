@@ -1,0 +1,232 @@
+"""A brought model's score on its own validation split, as its file has it, against the one on this run's."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from recbole.evaluator.register import metrics_dict
+
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.config.error_translation import FAULTS
+from recbole_derrd.data.prepare import Data, prepare_data
+from recbole_derrd.errors import CheckpointError
+from recbole_derrd.evaluation.metrics import bigger_is_better
+from recbole_derrd.evaluation.spread import Evaluating, standard_error
+from recbole_derrd.runtime.process_faults import refuse_limit
+from recbole_derrd.training.trainer import trainer_for
+
+#: Where a score is drawn anew, the file's may be worse than this run's by so many standard errors, and better by more:
+#: it is the best of many epochs, so that chance has favoured it by about three.
+_WORSE, _BETTER = 4.0, 6.0
+#: A range of more than this share of the score proves little.
+_WIDE = 0.05
+#: RecBole's metrics that have no cut-off in their names.
+_WITHOUT_CUT = frozenset({"auc", "gauc", "mae", "rmse", "logloss"})
+#: Decimal places to which this run's score is measured.
+_EXACT = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What a checkpoint says of its validation.
+
+    Attributes:
+        metric: the valid_metric, in lower case.
+        value: its value, ``best_valid_score``.
+        topk: the cut-offs that were measured.
+        mode: eval_args' mode of the validation split.
+        repeatable: RecBole's setting of that name.
+        decimals: to which the value is rounded.
+        processes: how many processes shared out the users.
+    """
+
+    metric: str
+    value: float
+    topk: list[int]
+    mode: str
+    repeatable: bool
+    decimals: int
+    processes: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The value in a file, this run's, the limits between which the file's may lie, and whether anything is drawn."""
+
+    told: Told
+    here: float
+    low: float
+    high: float
+    drawn: bool = False
+
+    @property
+    def wide(self) -> bool:
+        """Whether something is drawn anew and chance goes so far that the value proves little."""
+        return self.drawn and self.high - self.low > _WIDE * abs(self.here)
+
+    @property
+    def agree(self) -> bool:
+        """Whether the file's value comes back."""
+        return self.low <= self.told.value <= self.high
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a record says of it."""
+        return {"metric": self.told.metric, "in_file": self.told.value, "here": round(self.here, 6)}
+
+
+def told_by(content: dict[str, Any]) -> Told | str:
+    """Return what a checkpoint says of its validation, or what of it is missing."""
+    settings = content["config"]
+    value: Any = content.get("best_valid_score")
+    value = value.item() if isinstance(value, np.generic) else value
+    # In this order: no number that is not one, or not finite, is at most another.
+    if not _is_number(value) or not abs(value) <= 1e9:
+        return "it holds no best_valid_score: it was never validated"
+    metric, topk = settings.get("valid_metric"), settings.get("topk")
+    match = re.fullmatch(r"([A-Za-z]+)(?:@([1-9]\d{0,5}))?", metric) if isinstance(metric, str) else None
+    if match is None or match[1].lower() not in metrics_dict:
+        return "its valid_metric is none of RecBole's"
+    topk = [topk] if isinstance(topk, int) else topk
+    if not isinstance(topk, (list, tuple)) or not 0 < len(topk) <= 1000 or not all(map(_is_count, topk)):
+        return "its topk is no list of whole numbers"
+    without_cut = match[1].lower() in _WITHOUT_CUT
+    if without_cut == bool(match[2]) or (match[2] and int(match[2]) not in topk):
+        return "its valid_metric is not measured at its topk"
+    mode = _valid_mode(settings.get("eval_args"))
+    if mode is None:
+        return "its eval_args name no mode of evaluation"
+    decimals = settings.get("metric_decimal_place", 4)
+    if not _is_count(decimals) or decimals < 2:
+        return "its metric_decimal_place leaves less than two"
+    shared = settings.get("world_size") if settings.get("single_spec") is False else 1
+    processes = shared if _is_count(shared) else 1
+    repeatable = settings.get("repeatable") is True
+    return Told(metric.lower(), float(value), list(topk), mode, repeatable, min(decimals, _EXACT), processes)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 10**6
+
+
+def _valid_mode(arguments: Any) -> str | None:
+    mode = arguments.get("mode") if isinstance(arguments, dict) else None
+    mode = mode.get("valid", mode.get("test", "full")) if isinstance(mode, dict) else mode
+    usual = isinstance(mode, str) and re.fullmatch(r"full|labeled|(uni|pop)[1-9]\d{0,4}", mode)
+    return mode if usual else None
+
+
+def measured_alike(config: DistillConfig, told: Told) -> bool:
+    """Whether this run's own validation measures what the file tells."""
+    own = [metric.lower() for metric in config["metrics"]]
+    return told.metric.partition("@")[0] in own and (
+        told.topk, told.mode, told.repeatable, told.decimals
+    ) == (
+        config["topk"], config["eval_args"]["mode"]["valid"], bool(config["repeatable"]),
+        config["metric_decimal_place"],
+    )  # fmt: skip
+
+
+def rounding_of(told: Told, users: int = 10**9) -> float:
+    """Return what rounding alone explains, and that RecBole's processes count a few of so many users twice."""
+    return 10.0**-told.decimals + min((told.processes - 1) / max(users, 1), 0.02) + 1e-9
+
+
+def compared(config: DistillConfig, data: Data, model: Any, told: Told, checkpoint: Path) -> Comparison:
+    """Evaluate a brought model as its file was, on this run's validation split.
+
+    Args:
+        config: the model's configuration.
+        data: this run's data.
+        model: the model, with its weights.
+        told: what its file says.
+        checkpoint: the file.
+
+    Raises:
+        CheckpointError: it cannot be evaluated as the file says.
+    """
+    if max(told.topk) >= data.history.n_items:
+        raise CheckpointError(
+            f"The teacher '{checkpoint}' was validated at topk {max(told.topk)}, and this run has "
+            f"{data.history.n_items - 1} items only: its data were others. Give a teacher of these data."
+        )
+    own = _as_told(config, told)
+    alike = (told.mode, told.repeatable) == (config["eval_args"]["mode"]["valid"], bool(config["repeatable"]))
+    valid = (data if alike else prepare_data(own)).valid
+    trainer = trainer_for(own, model, checkpoint=checkpoint, role="teacher")
+    trainer.eval_collector.data_collect(data.train)
+    with evaluable(checkpoint):
+        return comparison_of(told, Evaluating(trainer, valid, told.metric))
+
+
+@contextlib.contextmanager
+def evaluable(checkpoint: Path) -> Iterator[None]:
+    """Say in a sentence that a brought model cannot be evaluated.
+
+    Raises:
+        CheckpointError: why not.
+    """
+    try:
+        yield
+    except FAULTS as fault:
+        refuse_limit(fault)
+        reason = " ".join(str(fault).split())[:200] or type(fault).__name__
+        raise CheckpointError(
+            f"The teacher '{checkpoint}' cannot be evaluated on this run's validation split: {reason}. Give another."
+        ) from fault
+
+
+def comparison_of(told: Told, evaluating: Evaluating) -> Comparison:
+    """Compare what a file says of its validation with what comes back.
+
+    It is evaluated once, where the value comes back to the file's rounding. If not, once more: what is drawn anew then
+    gives another value, and two of them say how far chance goes. If that is not far enough, once with all ties decided
+    the one way, as they might have been by another machine.
+    """
+    here = evaluating.score()
+    rounding = rounding_of(told, evaluating.rows())
+    if abs(here - told.value) <= rounding:
+        return Comparison(told, here, here - rounding, here + rounding)
+    first = evaluating.parts()
+    here = (here + evaluating.score()) / 2
+    # Of the mean of two, and of the file's one.
+    error = standard_error(first, evaluating.parts())
+    low, high = _limits(told, here, math.sqrt(1.5) * error)
+    if not low - rounding <= told.value <= high + rounding:
+        ties = evaluating.score_with_ties(1 if told.value > here else -1)
+        low, high = min(low, ties), max(high, ties)
+    return Comparison(told, here, low - rounding, high + rounding, drawn=error > 0)
+
+
+def _limits(told: Told, here: float, error: float) -> tuple[float, float]:
+    """Return between which values the file's lies if chance alone has moved it from this run's."""
+    if bigger_is_better(told.metric):
+        return here - _WORSE * error, here + _BETTER * error
+    return here - _BETTER * error, here + _WORSE * error
+
+
+def _as_told(config: DistillConfig, told: Told) -> DistillConfig:
+    mode = {"valid": told.mode, "test": told.mode}
+    return config.derived(
+        config["model"],
+        {
+            "metrics": [told.metric.partition("@")[0]],
+            "topk": told.topk,
+            "valid_metric": told.metric,
+            "eval_args": {**config["eval_args"], "mode": mode},
+            "repeatable": told.repeatable,
+            "metric_decimal_place": _EXACT,
+            "log_wandb": False,
+        },
+        teacher=True,
+    )

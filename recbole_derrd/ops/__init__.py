@@ -1,0 +1,1 @@
+"""Kernels of plain tensors, each with a readable twin in the tests."""

@@ -1,0 +1,1 @@
+"""The process and its disk: processes, signals, locks, whole files, random states."""

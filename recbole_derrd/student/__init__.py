@@ -1,0 +1,1 @@
+"""The distilled model, and where it starts from."""
