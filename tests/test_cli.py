@@ -246,3 +246,11 @@ def test_a_terminal_without_the_signs_of_a_report_shows_it(tmp_path: Path) -> No
         env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert answer.returncode == 0 and "0.4011 ? 0.0010" in answer.stdout
+
+
+def test_no_stray_file_of_the_working_directory_is_imported(tmp_path: Path) -> None:
+    for name in ("yaml", "difflib"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'a').close()")
+    command = [sys.executable, "-m", "recbole_derrd", "--version"]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    assert not (tmp_path / "ran").exists()
