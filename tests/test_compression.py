@@ -19,7 +19,8 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import DataError, OptionError
-from recbole_derrd.evaluation import measure_latency, model_bytes
+from recbole_derrd.evaluation.latency import measure_latency
+from recbole_derrd.evaluation.size import model_bytes
 from recbole_derrd.experiment.compress import recipe_name, run_compressed
 from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.quick_start import run_recbole_derrd

@@ -12,7 +12,7 @@ from recbole_derrd.adapters import backbone_of
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import CheckpointError
-from recbole_derrd.evaluation import bytes_per_item, model_bytes
+from recbole_derrd.evaluation.size import bytes_per_item, model_bytes
 from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.quick_start import run_recbole_derrd
 

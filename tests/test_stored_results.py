@@ -11,7 +11,7 @@ from typing import Any, Callable
 import pytest
 
 from recbole_derrd.config.distill_config import DistillConfig
-from recbole_derrd.evaluation import Latency
+from recbole_derrd.evaluation.latency import Latency
 from recbole_derrd.model_cache.results import TrainedModel, keep_result, store_result, stored_result
 from recbole_derrd.model_cache.train_or_find import MODEL, train_or_find
 

@@ -16,7 +16,8 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.data.prepare import Data
 from recbole_derrd.errors import OptionError
-from recbole_derrd.evaluation import measure_latency, model_bytes
+from recbole_derrd.evaluation.latency import measure_latency
+from recbole_derrd.evaluation.size import model_bytes
 from recbole_derrd.recbole_compat.models import model_class
 from recbole_derrd.runtime.files import locked
 from recbole_derrd.runtime.processes import meeting_of

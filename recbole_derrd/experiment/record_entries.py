@@ -14,15 +14,10 @@ from recbole_derrd.config.options import RunOptions
 from recbole_derrd.config.settings import candidate_count
 from recbole_derrd.data.atomic_files import data_files
 from recbole_derrd.data.prepare import Data, interactions_digest
-from recbole_derrd.evaluation import (
-    Latency,
-    bytes_per_item,
-    expert_choice,
-    measure_latency,
-    model_bytes,
-    parameter_count,
-)
+from recbole_derrd.evaluation.choice import expert_choice
+from recbole_derrd.evaluation.latency import Latency, measure_latency
 from recbole_derrd.evaluation.metrics import bigger_is_better, gap_recovered
+from recbole_derrd.evaluation.size import bytes_per_item, model_bytes, parameter_count
 from recbole_derrd.model_cache.named_files import named_files
 from recbole_derrd.model_cache.results import Product, TrainedModel, gap_errors, own_settings
 from recbole_derrd.report.record import git_commit, peak_rss_bytes, versions

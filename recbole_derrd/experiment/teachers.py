@@ -15,7 +15,7 @@ from recbole_derrd.data.candidates import CandidateLoader
 from recbole_derrd.data.prepare import Data
 from recbole_derrd.distillers import Need, distiller_class
 from recbole_derrd.errors import DistillError, OptionError
-from recbole_derrd.evaluation import Latency
+from recbole_derrd.evaluation.latency import Latency
 from recbole_derrd.experiment.log import say
 from recbole_derrd.model_cache.evaluated import judge_model
 from recbole_derrd.model_cache.results import TrainedModel

@@ -13,8 +13,9 @@ from typing import Any
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.evaluation import measured_names
 from recbole_derrd.data.prepare import Data
-from recbole_derrd.evaluation import Latency, bytes_per_item, measure_latency, model_bytes, parameter_count
+from recbole_derrd.evaluation.latency import Latency, measure_latency
 from recbole_derrd.evaluation.metrics import paired_error
+from recbole_derrd.evaluation.size import bytes_per_item, model_bytes, parameter_count
 from recbole_derrd.model_cache.building import freeze
 from recbole_derrd.model_cache.keys import judged_by
 from recbole_derrd.runtime.files import building_folder, replacing_file
