@@ -7,7 +7,6 @@ import io
 import logging
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from logging import getLogger
@@ -20,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.errors import OptionError
 from recbole_derrd.model_cache.results import TrainedModel
+from recbole_derrd.runtime.files import try_writing
 from recbole_derrd.runtime.processes import is_first
 
 
@@ -59,11 +59,7 @@ def _refuse_unwritable_tensorboard() -> None:
     folder = Path("log_tensorboard")
     try:
         folder.mkdir(exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            # On a full disk an empty file can be made.
-            file.write(bytes(4096))
-            file.flush()
-            os.fsync(file.fileno())
+        try_writing(folder)
     except OSError as error:
         raise OptionError(
             f"Cannot write to '{folder.absolute()}', where RecBole keeps its TensorBoard files: "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from logging import getLogger
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from recbole_derrd.distillers import Need, distiller_class
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment.log import most_threads
 from recbole_derrd.recbole_compat.models import missing_package, model_class
+from recbole_derrd.runtime.files import try_writing
 from recbole_derrd.student.warm_start import can_start, check_start_size
 from recbole_derrd.teacher import TeacherSpec, teacher_specs
 from recbole_derrd.teacher.search import check_search
@@ -164,11 +164,7 @@ def _refuse_unwritable(key: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # A cache that holds everything may be read-only.
         if key != "cache_dir":
-            with tempfile.TemporaryFile(dir=folder) as file:
-                # On a full disk an empty file can be made.
-                file.write(bytes(4096))
-                file.flush()
-                os.fsync(file.fileno())
+            try_writing(folder)
     except OSError as error:
         raise OptionError(
             f"Cannot write to {key} = '{folder}': {error.strerror or error}. Choose another folder."

@@ -15,6 +15,7 @@ from recbole.evaluator.register import metrics_dict
 
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.error_translation import FAULTS
+from recbole_derrd.config.options.evaluation import WITHOUT_CUTOFF
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.evaluation.metrics import bigger_is_better
@@ -27,8 +28,6 @@ from recbole_derrd.training.trainer import trainer_for
 _WORSE, _BETTER = 4.0, 6.0
 #: A range of more than this share of the score proves little.
 _WIDE = 0.05
-#: RecBole's metrics that have no cut-off in their names.
-_WITHOUT_CUT = frozenset({"auc", "gauc", "mae", "rmse", "logloss"})
 #: Decimal places to which this run's score is measured.
 _EXACT = 12
 
@@ -96,7 +95,7 @@ def told_by(content: dict[str, Any]) -> Told | str:
     topk = [topk] if isinstance(topk, int) else topk
     if not isinstance(topk, (list, tuple)) or not 0 < len(topk) <= 1000 or not all(map(_is_count, topk)):
         return "its topk is no list of whole numbers"
-    without_cut = match[1].lower() in _WITHOUT_CUT
+    without_cut = match[1].lower() in WITHOUT_CUTOFF
     if without_cut == bool(match[2]) or (match[2] and int(match[2]) not in topk):
         return "its valid_metric is not measured at its topk"
     mode = _valid_mode(settings.get("eval_args"))

@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from logging import getLogger
 from pathlib import Path
@@ -303,6 +304,18 @@ def _refuse_foreign_lock(file: Path) -> None:
         what = f"a file of {status.st_size} bytes"
     if what is not None:
         raise DistillError(f"'{file}' should be an empty lock file, and is {what}. Remove it, and start the run again.")
+
+
+def try_writing(folder: Path) -> None:
+    """Write a little to a folder and remove it, as an empty file can be made on a full disk too.
+
+    Raises:
+        OSError: what the system answers.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(4096))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _is_marker(file: Path) -> bool:

@@ -13,7 +13,7 @@ _SPLITS = ("training", "validation", "test")
 _LEAVE_ONE_OUT = ("valid_and_test", "valid_only", "test_only")
 _SHOWN_MODES = ("full", "uni100", "pop100", "labeled", "fixed499")
 #: Metrics of all scores at once, whatever topk says.
-_WITHOUT_CUTOFF = ("gauc", "auc", "mae", "rmse", "logloss")
+WITHOUT_CUTOFF = ("gauc", "auc", "mae", "rmse", "logloss")
 
 
 def check_evaluation(settings: Mapping[str, Any], metric_kinds: Mapping[str, str]) -> None:
@@ -79,14 +79,14 @@ def measured_names(settings: Any) -> list[str]:
     cutoffs, found = _as_list(settings["topk"]), []
     for metric in _as_list(settings["metrics"]):
         name = metric.lower()
-        found += [name] if name in _WITHOUT_CUTOFF else [f"{name}@{cutoff}" for cutoff in cutoffs]
+        found += [name] if name in WITHOUT_CUTOFF else [f"{name}@{cutoff}" for cutoff in cutoffs]
     return found
 
 
 def _check_valid_metric(settings: Mapping[str, Any]) -> None:
     metrics, cutoffs, given = _as_list(settings["metrics"]), _as_list(settings["topk"]), settings["valid_metric"]
     if not isinstance(given, str) or given.lower() not in measured_names(settings):
-        example = metrics[0] if metrics[0].lower() in _WITHOUT_CUTOFF else f"{metrics[0]}@{cutoffs[0]}"
+        example = metrics[0] if metrics[0].lower() in WITHOUT_CUTOFF else f"{metrics[0]}@{cutoffs[0]}"
         raise OptionError(
             f"valid_metric '{given}' is not measured. It must be one of metrics {metrics} at one of topk {cutoffs}, "
             f"e.g. {example}."
