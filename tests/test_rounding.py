@@ -74,10 +74,16 @@ def test_quick_training_ends_at_the_scores_of_stock(tiny_settings: Settings, mod
 
 @pytest.mark.slow
 def test_dmf_amplifies_rounding_whoever_rounds(tiny_settings: Settings) -> None:
-    """The reason why it takes exact ways only: gates of its ReLUs turn on the last bit, for all rows of an item."""
-    own = small(tiny_settings, "DMF", fast="none", epochs=15)
-    stock = scores_of(own, "DMF")
-    assert drift(stock, scores_of(own, "DMF", moved=True)) > DRIFT
+    """The reason why it takes exact ways only: gates of its ReLUs turn on the last bit, for all rows of an item.
+
+    Of which weights they do depends on the machine's own rounding, hence several.
+    """
+
+    def amplifies(seed: int) -> bool:
+        own = small(tiny_settings, "DMF", fast="none", epochs=15, seed=seed)
+        return drift(scores_of(own, "DMF"), scores_of(own, "DMF", moved=True)) > DRIFT
+
+    assert any(map(amplifies, range(1, 9)))
 
 
 def test_what_amplifies_rounding_takes_exact_ways_only(tiny_settings: Settings) -> None:
