@@ -20,7 +20,7 @@ from recbole_derrd.config.options.benchmark import BenchmarkOptions
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.config.settings import file_names, read_settings
 from recbole_derrd.errors import DistillError, did_you_mean
-from recbole_derrd.runtime.process_faults import sentence_of
+from recbole_derrd.runtime.machine_errors import sentence_of
 
 _COMMANDS = ("run", "compress", "benchmark", "report", "doctor")
 

@@ -79,7 +79,7 @@ def judge(tested: Bounds, installed: str | None) -> Finding:
         problem = f"{name} reports the version {installed!r}, which cannot be compared with {allowed}."
         return Finding(name, installed, allowed, "unreadable", f"{problem} {remedy}")
     wanted = SpecifierSet(allowed)
-    # A pre-release is judged by its number instead of being refused for what it is.
+    # A pre-release is evaluated by its number instead of being refused for what it is.
     if wanted.contains(version, prereleases=True):
         return Finding(name, installed, allowed, "ok", "")
     if any(version < Version(bound.version) for bound in wanted if bound.operator == ">="):

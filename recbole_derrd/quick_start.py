@@ -17,26 +17,26 @@ from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.distillers import Need, distiller_class
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment import purpose
-from recbole_derrd.experiment.export import check_storing, store_student
+from recbole_derrd.experiment.export import check_export, export_student
 from recbole_derrd.experiment.log import Notes, deprecations_hidden, own_log, own_threads, say
 from recbole_derrd.experiment.preflight import check_data, check_run
 from recbole_derrd.experiment.record_entries import record_of
 from recbole_derrd.experiment.teachers import (
+    evaluated,
     follows_teachers,
-    importance_of,
-    judged,
     knowledge_of,
+    snapshots_wanted,
     teachers_of,
-    versions_wanted,
+    weighting_of,
 )
-from recbole_derrd.model_cache.keys import content_key, judged_by
+from recbole_derrd.model_cache.keys import cache_key, evaluation_settings
 from recbole_derrd.model_cache.named_files import with_contents
-from recbole_derrd.model_cache.results import Product, plain_metrics
+from recbole_derrd.model_cache.results import TrainResult, plain_metrics
 from recbole_derrd.model_cache.train_or_find import find_trained, train_or_find
 from recbole_derrd.report import run_table
 from recbole_derrd.report.record import write_record
 from recbole_derrd.runtime.files import locked, remove_file
-from recbole_derrd.runtime.processes import from_first, is_first, meeting_of, start
+from recbole_derrd.runtime.processes import broadcast, is_main_process, rendezvous, start
 from recbole_derrd.student.model import build_student
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.training.trainer import trainer_for
@@ -69,10 +69,10 @@ def run_recbole_derrd(
     files, settings, arguments = config_files(config_file_list), dict(config_dict or {}), list(command_line)
     config = DistillConfig(model, dataset, files, settings, arguments)
     check_run(config)
-    check_storing(config)
+    check_export(config)
     if config.compress_options.method != "none":
         raise OptionError("compress_method compresses a teacher without training: use 'recbole-derrd compress'.")
-    meeting = meeting_of(config)
+    meeting = rendezvous(config)
     if meeting is None:
         return _in_this_process(config, list(notes))
     # What is said of the processes on the command line goes over a dict; here it is settled.
@@ -126,7 +126,7 @@ def _run(config: DistillConfig, given: list[str]) -> dict[str, Any]:
     knowledge = knowledge_of(config, teachers, data) if teachers else None
     taught = [teacher.trained for teacher in teachers]
     if knowledge is not None and len(teachers) > 1:
-        taught.insert(0, judged(config, teachers, knowledge, data))
+        taught.insert(0, evaluated(config, teachers, knowledge, data))
     if taught:
         notes.add(purpose.of_models(config, taught[0], plain))
     product = _train_student(config, data, knowledge)
@@ -134,17 +134,17 @@ def _run(config: DistillConfig, given: list[str]) -> dict[str, Any]:
         knowledge.forget_teacher()
     stored = None
     if options.store_bits:
-        stored = store_student(config, data, product.model, Path(product.trainer.saved_model_file))
+        stored = export_student(config, data, product.model, Path(product.trainer.saved_model_file))
     record = record_of(config, data, taught, plain, knowledge, product, time.perf_counter() - started, stored, notes)
     name = "-".join([config["model"], config["dataset"], *(options.distillers or ["plain"]), f"seed{config['seed']}"])
     name = name.replace("/", "_")
-    path = from_first(write_record(record, Path(options.record_dir), name) if is_first() else None)
+    path = broadcast(write_record(record, Path(options.record_dir), name) if is_main_process() else None)
     record["path"] = str(path)
-    _say_result(record)
+    _log_result(record)
     return record
 
 
-def _say_result(record: dict[str, Any]) -> None:
+def _log_result(record: dict[str, Any]) -> None:
     for what, said in (
         ("Result", f":\n\n{run_table(record)}\n"),
         ("Student", f": {record['checkpoints']['student']} (an ordinary RecBole checkpoint)"),
@@ -178,7 +178,7 @@ def objective_function(
     }
 
 
-def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | None) -> Product:
+def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | None) -> TrainResult:
     """Train the distilled student, alone on its files: another run of this very student waits meanwhile."""
     if knowledge is None:
         knowledge = Knowledge(Path(), _no_teacher, data.history)
@@ -187,7 +187,7 @@ def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | Non
         (name, sorted(with_contents(name, options.to_keys(), config["data_path"]).items()))
         for name, options in config.method_options.items()
     ]
-    key = content_key(
+    key = cache_key(
         config,
         data.fingerprint,
         (
@@ -195,7 +195,7 @@ def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | Non
             knowledge.search,
             method_settings,
             config.run_options.distill_seed,
-            judged_by(config),
+            evaluation_settings(config),
             *_set_apart(config),
         ),
     )
@@ -212,13 +212,13 @@ def _set_apart(config: DistillConfig) -> list[Any]:
     if config.run_options.warm_start != "none":
         apart.append(config.run_options.warm_start)
     if follows_teachers(config):
-        apart += [versions_wanted(config), repr(importance_of(config))]
+        apart += [snapshots_wanted(config), repr(weighting_of(config))]
     return apart
 
 
 def _train_alone(
     config: DistillConfig, data: Data, knowledge: Knowledge, checkpoint: Path, *, goes_on: bool
-) -> Product:
+) -> TrainResult:
     model = build_student(config, data, knowledge)
     if not any(Need.SCORES in distiller_class(name).needs for name in config.method_options):
         # All that is asked of it is on disk by now.
@@ -232,7 +232,7 @@ def _train_alone(
     trainer.extra["derrd"] = {**data.seen, "distillers": config.run_options.distillers}
     if not goes_on:
         # Were it left, a run killed before its own first one would be resumed from an earlier run's end.
-        if is_first():
+        if is_main_process():
             remove_file(trainer.training_file)
     elif trainer.training_file.exists():
         trainer.resume_checkpoint(trainer.training_file)
@@ -248,7 +248,7 @@ def _train_alone(
     if valid is None:
         valid = trainer.evaluate(data.valid, load_best_model=False)
     test = trainer.evaluate(data.test, load_best_model=False, show_progress=config["show_progress"])
-    return Product(trainer, model, plain_metrics(valid), plain_metrics(test), seconds)
+    return TrainResult(trainer, model, plain_metrics(valid), plain_metrics(test), seconds)
 
 
 def _no_teacher() -> Any:

@@ -17,7 +17,7 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import DistillError
 from recbole_derrd.model_cache.building import build_model
-from recbole_derrd.runtime.processes import from_each, from_first, is_first, joined, own_range, rank
+from recbole_derrd.runtime.processes import all_gather, broadcast, gather_rows, is_main_process, rank, shard_range
 from recbole_derrd.training.trainer import trainer_for
 
 
@@ -48,11 +48,11 @@ def plain(local_rank: int, model: str, settings: dict[str, Any]) -> str:
     rows = sum(len(batch) for batch in data.train)
     return json.dumps(
         {
-            "weights": from_each(weights_of(trainer.model)),
-            "results": from_each(result),
-            "rows": from_each(rows),
+            "weights": all_gather(weights_of(trainer.model)),
+            "results": all_gather(result),
+            "rows": all_gather(rows),
             "checkpoint": trainer.saved_model_file,
-            "losses": from_each(trainer.train_loss_dict),
+            "losses": all_gather(trainer.train_loss_dict),
         }
     )
 
@@ -61,9 +61,9 @@ def talk(local_rank: int, settings: dict[str, Any]) -> str:
     """Use every way in which processes speak to each other."""
     quiet()
     DistillConfig("BPR", "tiny", config_dict={**settings, "local_rank": local_rank})
-    start, stop = own_range(7)
-    rows = joined(torch.arange(start, stop).view(-1, 1).expand(-1, 2))
-    return json.dumps({"rows": rows.tolist(), "first": from_first(rank() + 5), "each": from_each(is_first())})
+    start, stop = shard_range(7)
+    rows = gather_rows(torch.arange(start, stop).view(-1, 1).expand(-1, 2))
+    return json.dumps({"rows": rows.tolist(), "first": broadcast(rank() + 5), "each": all_gather(is_main_process())})
 
 
 def linger(local_rank: int) -> str:
@@ -80,14 +80,14 @@ def fail(local_rank: int, settings: dict[str, Any]) -> str:
     DistillConfig("BPR", "tiny", config_dict={**settings, "local_rank": local_rank})
     if local_rank == 1:
         raise DistillError("The second process has no more disk.")
-    return str(from_each(0))
+    return str(all_gather(0))
 
 
 def where(local_rank: int, settings: dict[str, Any]) -> str:
     """Say in which folder each process is."""
     quiet()
     DistillConfig("BPR", "tiny", config_dict={**settings, "local_rank": local_rank})
-    return json.dumps(from_each(os.getcwd()))
+    return json.dumps(all_gather(os.getcwd()))
 
 
 def die(local_rank: int, settings: dict[str, Any], how: str) -> str:
@@ -104,4 +104,4 @@ def die(local_rank: int, settings: dict[str, Any], how: str) -> str:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         os.kill(os.getpid(), getattr(signal, how))
         time.sleep(600)
-    return str(from_each(0))
+    return str(all_gather(0))

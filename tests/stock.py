@@ -17,6 +17,13 @@ USERS, ITEMS, EACH = 60, 80, 12
 Row = tuple[str, str, int]
 
 
+def stock_config(*args: Any, **given: Any) -> Config:
+    """Return RecBole's own configuration, which asks numpy for names that numpy 2 lacks."""
+    names = {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}
+    with patch.multiple(np, create=True, **names):
+        return Config(*args, **given)
+
+
 def ring_rows(seed: int = 1) -> list[Row]:
     """Return (user, item, time) of each interaction; every item is drawn by someone."""
     draw, items = np.random.default_rng(seed), np.arange(ITEMS)
@@ -50,7 +57,7 @@ def settings_on(data: Path, home: Path, **more: Any) -> dict[str, Any]:
 def stock_checkpoint(model: str, settings: dict[str, Any], file: Path, *, validated: bool = True) -> float:
     """Train a model as RecBole's own documentation does, save it to a file, and return its best_valid_score."""
     with patch.object(sys, "argv", sys.argv[:1]):
-        config = Config(model=model, dataset="ring", config_dict=settings)
+        config = stock_config(model=model, dataset="ring", config_dict=settings)
     init_seed(config["seed"], config["reproducibility"])
     dataset = create_dataset(config)
     train, valid, _ = data_preparation(config, dataset)

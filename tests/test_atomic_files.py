@@ -42,7 +42,7 @@ TO = {"eval_args": {"order": "TO", "split": {"LS": "valid_and_test"}}}
 
 @pytest.fixture(autouse=True)
 def said_anew() -> None:
-    check._say_once.cache_clear()
+    check._log_once.cache_clear()
 
 
 def wrote(folder: Path, files: bytes | dict[str, bytes], **more: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from recbole_derrd.data.candidates import CandidateLoader, candidates_digest, dr
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.model_cache.building import build_model
-from recbole_derrd.model_cache.keys import content_key
+from recbole_derrd.model_cache.keys import cache_key
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.training.trainer import trainer_for
 
@@ -104,14 +104,14 @@ def test_item_metrics_speak_of_items(tiny_settings: Settings) -> None:
         trainer = trainer_for(config, build_model(config, data))
         trainer.fit(data.train, data.valid, saved=False)
         result = trainer.evaluate(data.test, load_best_model=False)
-        assert result["itemcoverage@5"] > 0.6, "30 users have 150 places for 40 items"
+        assert result["itemcoverage@5"] > 0.6, "30 users have 150 positions for 40 items"
 
 
 def test_a_files_content_is_part_of_a_models_key_and_its_name_is_not(tiny_settings: Settings, tmp_path: Path) -> None:
     def key(file: Path, **more: Any) -> str:
         config, data = prepared(tiny_settings, candidates_file=str(file), **more)
         assert data.candidates == candidates_digest(torch.from_numpy(np.load(file)))
-        return content_key(config, data.fingerprint)
+        return cache_key(config, data.fingerprint)
 
     first, second = tmp_path / "first.npy", tmp_path / "second.npy"
     found = key(first, candidates_seed=1)

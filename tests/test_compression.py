@@ -1,4 +1,4 @@
-"""A compressed teacher from its vectors to its record, judged as every other model is."""
+"""A compressed teacher from its embeddings to its record, evaluated as every other model is."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_derrd.adapters import adapter_of, backbone_of
+from recbole_derrd.adapters import adapter_class, adapter_of
 from recbole_derrd.compression import CompressedModel, compress
-from recbole_derrd.compression.model import CompressedBackbone
+from recbole_derrd.compression.model import CompressedAdapter
 from recbole_derrd.compression.recipe import check_recipe
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.compress import CompressOptions
@@ -40,12 +40,12 @@ def prepared(tiny_settings: Settings) -> tuple[DistillConfig, Any, Any]:
 
 def dense_scores(model: Any) -> torch.Tensor:
     with torch.no_grad():
-        return backbone_of(model).score_all(torch.arange(model.n_users))
+        return adapter_of(model).score_all(torch.arange(model.n_users))
 
 
 def compressed(prepared: tuple[DistillConfig, Any, Any], **options: Any) -> CompressedModel:
     config, data, model = prepared
-    tables = compress(backbone_of(model), CompressOptions(**options), 3)  # type: ignore[arg-type]
+    tables = compress(adapter_of(model), CompressOptions(**options), 3)  # type: ignore[arg-type]
     return CompressedModel(config, data.train._dataset, tables).eval()
 
 
@@ -73,8 +73,8 @@ def test_predictions_are_products_of_the_stored_vectors(prepared: Any, options: 
     assert model.predict(pairs).tolist() == pytest.approx(wanted, abs=1e-6)
     rows = model.full_sort_predict(pairs).view(4, model.n_items)
     torch.testing.assert_close(rows[torch.arange(4), items], model.predict(pairs))
-    adapter = backbone_of(model)
-    assert isinstance(adapter, CompressedBackbone) and not adapter.trainable
+    adapter = adapter_of(model)
+    assert isinstance(adapter, CompressedAdapter) and not adapter.trainable
     torch.testing.assert_close(adapter.score_all(users), rows)
     torch.testing.assert_close(adapter.score(users, items.view(4, 1)).view(4), model.predict(pairs))
     assert measure_latency(model, 5, seed=0) is not None
@@ -97,12 +97,12 @@ def test_the_padding_items_vector_changes_nothing(prepared: Any) -> None:
         prepared[2].item_embedding.weight[0] = 1000.0
         prepared[2].user_embedding.weight[0] = -1000.0
     after = compressed(prepared, method="quantized", size=3, bits=2)
-    assert torch.equal(before.item_vectors(), after.item_vectors()) and not after.item_vectors()[0].any()
+    assert torch.equal(before.item_embeddings(), after.item_embeddings()) and not after.item_embeddings()[0].any()
 
 
 def test_a_class_that_names_its_adapter_is_not_in_the_table() -> None:
-    assert adapter_of(CompressedModel) is CompressedBackbone
-    assert adapter_of(type("Heir", (CompressedModel,), {})) is CompressedBackbone
+    assert adapter_class(CompressedModel) is CompressedAdapter
+    assert adapter_class(type("Heir", (CompressedModel,), {})) is CompressedAdapter
 
 
 # -- the options and what is refused
@@ -163,7 +163,7 @@ def test_what_cannot_be_compressed_is_refused(
         assert not list((tmp_path / "saved" / "cache").glob("BPR-*")), "nothing was trained for it"
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(OptionError, match="pip install"):
-        check_recipe(CompressOptions(method="product", bytes=2), CompressedBackbone, "BPR")
+        check_recipe(CompressOptions(method="product", bytes=2), CompressedAdapter, "BPR")
 
 
 @pytest.mark.parametrize(

@@ -168,16 +168,16 @@ def test_bytes_are_those_stored(bits: int, size: int) -> None:
 
 
 def test_rows_of_zeros_and_rows_by_their_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors = drawn(50, 10)
-    vectors[0] = 0
-    whole = QuantizedTable.of(vectors, 3)
+    embeddings = drawn(50, 10)
+    embeddings[0] = 0
+    whole = QuantizedTable.of(embeddings, 3)
     assert not whole.rows()[0].any() and not QuantizedTable.of(torch.zeros(3, 4), 5).rows().any()
     ids = torch.tensor([3, 0, 3, 49])
     assert torch.equal(whole.rows(ids), whole.rows()[ids])
     monkeypatch.setattr(tables_module, "_CHUNK_NUMBERS", 25)
-    chunked = QuantizedTable.of(vectors, 3)
+    chunked = QuantizedTable.of(embeddings, 3)
     assert torch.equal(chunked.packed, whole.packed) and torch.equal(chunked.rows(), whole.rows())
-    assert torch.equal(PlainTable(vectors).rows(ids), vectors[ids])
+    assert torch.equal(PlainTable(embeddings).rows(ids), embeddings[ids])
 
 
 # -- product quantisation

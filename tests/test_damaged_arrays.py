@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_knowledge import N_ITEMS, N_USERS, TableTeacher, never, open_knowledge, some_history, table
 
-from recbole_derrd.adapters import Backbone
+from recbole_derrd.adapters import Adapter
 from recbole_derrd.errors import CheckpointError, DistillError
 from recbole_derrd.runtime.stored_arrays import DamagedFileError, read_array, sealed, unsealed
 from recbole_derrd.teacher import Knowledge
-from recbole_derrd.teacher.array_checks import fault_of_lists, fault_of_ranks, fault_of_scores, fault_of_vectors
+from recbole_derrd.teacher.array_checks import fault_of_embeddings, fault_of_rankings, fault_of_ranks, fault_of_scores
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def _no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 #: Each array that a distiller may ask for.
 QUESTIONS: dict[str, Callable[[Knowledge], Any]] = {
-    "vectors": lambda knowledge: knowledge.vectors("item", "second"),
+    "embeddings": lambda knowledge: knowledge.embeddings("item", "second"),
     "neighbours": lambda knowledge: knowledge.neighbours("item", 4, 2),
     "top items": lambda knowledge: knowledge.top_items(6),
     "top users": lambda knowledge: knowledge.top_users(5),
@@ -51,7 +51,7 @@ def versions(count: int) -> Any:
 def asked(folder: Path, teacher: Any = None) -> dict[str, np.ndarray[Any, Any]]:
     """Ask everything, as one process of a run does; copies, so that files may change afterwards."""
     knowledge = open_knowledge(
-        folder, TableTeacher(table()) if teacher is None else teacher, versions=versions, version_count=2
+        folder, TableTeacher(table()) if teacher is None else teacher, snapshots=versions, snapshot_count=2
     )
     return {name: np.array(question(knowledge)) for name, question in QUESTIONS.items()}
 
@@ -123,7 +123,7 @@ def test_a_few_hundred_damages_change_no_number(whole: Any, tmp_path: Path) -> N
     draw = random.Random(4)
     loaded: list[int] = []
 
-    def load() -> Backbone:
+    def load() -> Adapter:
         loaded.append(1)
         return TableTeacher(table())
 
@@ -153,7 +153,7 @@ def reseal(entry: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["top-items", "top-users", "trajectory", "neighbours", "vectors-second", "scores", "ranks"]
+    "name", ["top-items", "top-users", "trajectory", "neighbours", "embeddings-second", "scores", "ranks"]
 )
 def test_values_are_checked_beside_the_checksum(
     whole: Any, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
@@ -184,7 +184,7 @@ def test_a_damage_is_named_once_and_made_good(
 
 
 def test_a_teacher_that_is_gone_is_still_a_sentence(tmp_path: Path) -> None:
-    def gone() -> Backbone:
+    def gone() -> Adapter:
         raise CheckpointError("There is no checkpoint file 'teacher.pth'. Check the path.")
 
     open_knowledge(tmp_path / "here", TableTeacher(table())).top_items(4)
@@ -235,12 +235,12 @@ def test_sound_lists_pass_and_one_wrong_id_does_not(
     count: int, width: int, entities: int, seed: int, data: st.DataObject
 ) -> None:
     rows = lists_of(count, width, entities, seed)
-    assert fault_of_lists(rows, 0, count, entities) is None
-    assert fault_of_lists(rows[1:], 1, count, entities) is None
+    assert fault_of_rankings(rows, 0, count, entities) is None
+    assert fault_of_rankings(rows[1:], 1, count, entities) is None
     row, column = data.draw(st.integers(0, count - 1)), data.draw(st.integers(0, width - 1))
     value = data.draw(st.one_of(st.integers(-(2**31), -1), st.integers(entities, 2**31 - 1)))
     rows[row, column] = value
-    assert f"row {row} holds {value}" in str(fault_of_lists(rows, 0, count, entities))
+    assert f"row {row} holds {value}" in str(fault_of_rankings(rows, 0, count, entities))
 
 
 @pytest.mark.parametrize(
@@ -253,18 +253,18 @@ def test_sound_lists_pass_and_one_wrong_id_does_not(
     ],
 )
 def test_lists_that_no_search_writes(rows: list[list[int]], words: str) -> None:
-    assert words in str(fault_of_lists(np.array(rows, np.int32), 0, 2 if len(rows) == 2 else 4, 4))
+    assert words in str(fault_of_rankings(np.array(rows, np.int32), 0, 2 if len(rows) == 2 else 4, 4))
 
 
 def test_other_values() -> None:
     neighbours = np.array([[0, 0], [2, 1]], np.int32)
-    assert fault_of_lists(neighbours, 0, 2, 4) is None
-    assert "its own" in str(fault_of_lists(neighbours, 0, 2, 4, own=True))
+    assert fault_of_rankings(neighbours, 0, 2, 4) is None
+    assert "its own" in str(fault_of_rankings(neighbours, 0, 2, 4, own=True))
     assert fault_of_scores(np.array([[-np.inf, 1]], np.float32), 0) is None
     for bad in (np.nan, np.inf):
         assert "row 7" in str(fault_of_scores(np.array([[0, bad]], np.float32), 7))
-        assert "row 7" in str(fault_of_vectors(np.array([[0, bad]], np.float32), 7))
-    assert fault_of_vectors(np.array([[-np.inf]], np.float32), 0)
+        assert "row 7" in str(fault_of_embeddings(np.array([[0, bad]], np.float32), 7))
+    assert fault_of_embeddings(np.array([[-np.inf]], np.float32), 0)
     assert fault_of_ranks(np.array([[1], [3]]), 0, 3) is None
     assert fault_of_ranks(np.array([[0]]), 0, 3) and fault_of_ranks(np.array([[4]]), 0, 3)
 

@@ -39,12 +39,12 @@ ODD: list[Any] = [
 ]  # fmt: skip
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def positions(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Every node of a record."""
     yield path
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, one in inner:
-        yield from places(one, (*path, key))
+        yield from positions(one, (*path, key))
 
 
 def changed(record: dict[str, Any], path: tuple[Any, ...], change: Any) -> Any:
@@ -62,7 +62,7 @@ def changed(record: dict[str, Any], path: tuple[Any, ...], change: Any) -> Any:
     return record
 
 
-PLACES = list(places(rich()))
+PLACES = list(positions(rich()))
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import DistillError, OptionError
-from recbole_derrd.experiment.teachers import judged, knowledge_of, teachers_of
+from recbole_derrd.experiment.teachers import evaluated, knowledge_of, teachers_of
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.report import run_table
 from recbole_derrd.student.model import build_student
-from recbole_derrd.teacher import EnsembleKnowledge, Importance, Teacher, ensemble, teacher_specs
+from recbole_derrd.teacher import EnsembleKnowledge, RankWeighting, Teacher, ensemble, teacher_specs
 
 Settings = Callable[..., dict[str, Any]]
 TEACHERS = [{"model": "BPR", "embedding_size": 16}, {"model": "ItemKNN", "k": 5}, {"model": "LightGCN", "n_layers": 1}]
@@ -37,10 +37,10 @@ def several(settings: dict[str, Any], **more: Any) -> tuple[DistillConfig, Any, 
     return config, data, teachers, knowledge
 
 
-def slow_scores(lists: list[list[int]], n_items: int, importance: Importance, listed: int) -> list[float]:
+def slow_scores(rankings: list[list[int]], n_items: int, importance: RankWeighting, listed: int) -> list[float]:
     """G of one user by loops: what is unlisted stands at rank N + 1."""
     scores = [0.0] * n_items
-    for items in lists:
+    for items in rankings:
         for rank, item in enumerate(items, start=1):
             if item:
                 if importance.kind == "power":
@@ -52,13 +52,13 @@ def slow_scores(lists: list[list[int]], n_items: int, importance: Importance, li
 
 @pytest.mark.parametrize("kind", ["power", "exponential"])
 def test_the_scores_are_those_of_the_formula(tiny_settings: Settings, kind: str) -> None:
-    _, data, _, knowledge = several(tiny_settings("BPR"), ensemble_importance=kind, ensemble_decay=3.0)
+    _, data, _, knowledge = several(tiny_settings("BPR"), ensemble_weighting=kind, ensemble_decay=3.0)
     users = torch.arange(1, data.history.n_users)
     found = knowledge.teacher.score_all(users)
-    lists = [member.top_items(10) for member in knowledge.members]
+    rankings = [member.top_items(10) for member in knowledge.members]
     for user in users.tolist():
-        rows = [array[user].tolist() for array in lists]
-        wanted = torch.tensor(slow_scores(rows, data.history.n_items, Importance(kind, decay=3.0), 10)).log()
+        rows = [array[user].tolist() for array in rankings]
+        wanted = torch.tensor(slow_scores(rows, data.history.n_items, RankWeighting(kind, decay=3.0), 10)).log()
         torch.testing.assert_close(found[user - 1], wanted.float(), rtol=1e-4, atol=1e-5)
     top = knowledge.top_items(6)
     order = found.argsort(dim=1, descending=True, stable=True)[:, :6]
@@ -71,18 +71,20 @@ def test_the_scores_are_those_of_the_formula(tiny_settings: Settings, kind: str)
 
 @given(st.integers(2, 400), st.floats(0.01, 2))
 def test_importance_falls_with_the_rank_and_is_nothing_behind_the_list(listed: int, power: float) -> None:
-    weights = Importance("power", power).of_list(listed).double()
+    weights = RankWeighting("power", power).of_list(listed).double()
     assert (weights.diff() < 0).all() and weights[-1] > 0
-    assert Importance("power", power).of_ranks(torch.tensor([listed + 1]), listed).item() == pytest.approx(0, abs=1e-7)
+    assert RankWeighting("power", power).of_ranks(torch.tensor([listed + 1]), listed).item() == pytest.approx(
+        0, abs=1e-7
+    )
     # Up to the constant it is the whole catalogue's.
-    whole = Importance("power", power).of_ranks(torch.arange(1, listed + 1)).double()
+    whole = RankWeighting("power", power).of_ranks(torch.arange(1, listed + 1)).double()
     torch.testing.assert_close(weights - weights[0], whole - whole[0], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("power", [1e-9, 0.05, 1.0, 10.0])
 def test_power_importance(power: float) -> None:
     """r^-p - (N + 1)^-p; positive and falling however flat or steep."""
-    weights = Importance(power=power).of_list(6)
+    weights = RankWeighting(power=power).of_list(6)
     expected = [rank**-power - 7.0**-power for rank in range(1, 7)]
     assert weights.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-15)
     assert (weights > 0).all() and (weights.diff() < 0).all()
@@ -90,7 +92,7 @@ def test_power_importance(power: float) -> None:
 
 def test_exponential_importance() -> None:
     expected = [math.exp(-rank / 2.5) for rank in range(1, 5)]
-    assert Importance("exponential", decay=2.5).of_list(4).tolist() == pytest.approx(expected)
+    assert RankWeighting("exponential", decay=2.5).of_list(4).tolist() == pytest.approx(expected)
 
 
 def test_vectors_are_those_of_the_best_teacher_that_has_any(tiny_settings: Settings) -> None:
@@ -98,11 +100,11 @@ def test_vectors_are_those_of_the_best_teacher_that_has_any(tiny_settings: Setti
     scores = [teacher.trained.valid["ndcg@5"] for teacher in teachers]
     best = 0 if scores[0] >= scores[2] else 2
     assert knowledge.leader == best and knowledge.teacher_hints == knowledge.members[best].teacher_hints
-    assert np.array_equal(knowledge.vectors("item"), knowledge.members[best].vectors("item"))
+    assert np.array_equal(knowledge.embeddings("item"), knowledge.members[best].embeddings("item"))
 
 
 def test_neighbours_are_the_best_teachers_and_lie_with_it(tiny_settings: Settings) -> None:
-    """Beside the ensemble's lists they would be found again when another teacher has come to lead."""
+    """Beside the ensemble's rankings they would be found again when another teacher has come to lead."""
     _, _, _, knowledge = several(tiny_settings("BPR"))
     leader = knowledge.members[knowledge.leader or 0]
     found = knowledge.neighbours("item", 3, 150)
@@ -131,7 +133,7 @@ def test_among_candidates_the_teachers_rank_the_candidates(tiny_settings: Settin
     model = knowledge.model(among_candidates=True)
     users, items = torch.tensor([3, 7]), torch.tensor([[5, 9, 2, 30, 0], [1, 8, 4, 12, 40]])
     found = model.candidate_scores(users, items)
-    importance = Importance()
+    importance = RankWeighting()
     for row, user in enumerate(users.tolist()):
         total = np.zeros(5)
         for member in knowledge.members:
@@ -140,7 +142,7 @@ def test_among_candidates_the_teachers_rank_the_candidates(tiny_settings: Settin
             for place, own in enumerate(scores):
                 total[place] += sum(score >= own for score in scores) ** -importance.power
         torch.testing.assert_close(found[row], torch.from_numpy(total).log().float(), rtol=1e-5, atol=1e-6)
-    ensemble = judged(config, teachers, knowledge, data)
+    ensemble = evaluated(config, teachers, knowledge, data)
     assert 0 < ensemble.test["ndcg@5"] <= 1
 
 
@@ -207,12 +209,12 @@ def test_a_teacher_that_does_not_fit_is_refused_before_any_is_trained(
 
 @pytest.mark.parametrize(
     ("interval", "words"),
-    [(1, "all users are at the teachers' last versions (epoch"), (9, "training ended before all users had come to")],
+    [(1, "all users are at the teachers' last snapshots (epoch"), (9, "training ended before all users had come to")],
 )
 def test_the_log_says_how_far_the_schedule_came(
     tiny_settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture, interval: int, words: str
 ) -> None:
-    small = {"hetcomp_k": 6, "hetcomp_lists_n": 6, "hetcomp_discrepancy_k": 6, "hetcomp_fine_lists": [3, 2]}
+    small = {"hetcomp_k": 6, "hetcomp_top_n": 6, "hetcomp_discrepancy_k": 6, "hetcomp_fine_lists": [3, 2]}
     settings = tiny_settings("BPR", epochs=8, stopping_step=20, learning_rate=0.01, state="INFO", latency_users=0)
     run = {
         **settings,
@@ -263,7 +265,7 @@ def test_unlisted_items_are_judged_behind_the_listed_and_before_the_hidden(tiny_
         if good:
             pairs = [(own[i] > own[j]).item() + 0.5 * (own[i] == own[j]).item() for i in good for j in others]
             shares.append((sum(pairs), len(others)))
-    found = judged(config, teachers, knowledge, data).test["gauc"]
+    found = evaluated(config, teachers, knowledge, data).test["gauc"]
     assert found == pytest.approx(sum(share for share, _ in shares) / sum(count for _, count in shares), abs=2e-3)
 
 
@@ -290,7 +292,7 @@ def test_a_first_teacher_with_a_trainer_of_its_own(tiny_settings: Settings, firs
     small = {"RecVAE": {"hidden_dimension": 12, "latent_dimension": 8, "n_enc_epochs": 1}}
     own = {"model": first, **small.get(first, {"num_clusters": 4, "warm_up_step": 9, "n_layers": 1})}
     config, data, teachers, knowledge = several(tiny_settings("BPR"), teachers=[own, "Pop"], epochs=1)
-    assert 0 <= judged(config, teachers, knowledge, data).test["ndcg@5"] <= 1
+    assert 0 <= evaluated(config, teachers, knowledge, data).test["ndcg@5"] <= 1
 
 
 def test_what_an_approximate_search_has_found_is_another_ensemble(tiny_settings: Settings) -> None:
@@ -335,4 +337,4 @@ def test_the_item_side_leaves_out_items_that_few_users_list(tiny_settings: Setti
     taught = distiller.items_of(torch.arange(1, data.history.n_users))
     assert len(taught) and (listing[taught] >= 7).all()
     users = distiller.item_side.items[taught, :7].long()
-    assert (scores[users, taught.unsqueeze(1)] > -torch.inf).all(), "each of the interesting users lists the item"
+    assert (scores[users, taught.unsqueeze(1)] > -torch.inf).all(), "each of the interesting users rankings the item"

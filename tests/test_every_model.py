@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from recbole_derrd import run_recbole_derrd
-from recbole_derrd.adapters import BACKBONES
+from recbole_derrd.adapters import ADAPTERS
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import OptionError
@@ -111,7 +111,7 @@ def skip_without_package(model: str) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_as_teacher(model: str, cache: Path, tmp_path: Path, tiny_settings: Any, terms: list[dict[str, float]]) -> None:
     skip_without_package(model)
-    methods = ["de", "rrd"] if BACKBONES[model].hints else ["rrd"]
+    methods = ["de", "rrd"] if ADAPTERS[model].hints else ["rrd"]
     own = tiny_settings(model)
     student = tiny_settings("BPR")
     teacher = {key: value for key, value in own.items() if key not in student or student[key] != value}
@@ -124,7 +124,7 @@ def test_as_teacher(model: str, cache: Path, tmp_path: Path, tiny_settings: Any,
 
 @pytest.mark.parametrize("model", MODELS)
 def test_as_student(model: str, cache: Path, tmp_path: Path, tiny_settings: Any, terms: list[dict[str, float]]) -> None:
-    adapter, settings = BACKBONES[model], tiny_settings(model)
+    adapter, settings = ADAPTERS[model], tiny_settings(model)
     if not adapter.trainable:
         with pytest.raises(OptionError, match=f"{model} is not trained by gradients and cannot be a student"):
             run(settings, cache, tmp_path, model=model, teacher_model="BPR", distillers=["rrd"])
@@ -154,16 +154,16 @@ def page(seen: dict[tuple[str, str], str]) -> str:
         "",
         "- RRD needs scores, so every model teaches it and every model trained by gradients learns it.",
         "- CD, RD, IR-RRD, listwise, HetComp and SLD need scores as well: whatever does RRD does them. What does DE",
-        "  does NKD and CPD (`tests/distillers/test_every_backbone.py` sees to both).",
-        "- DE needs user and item vectors on both sides, and the items of a batch. *Vectors* names the hint layers",
-        "  that `de_hint` (student) and `de_teacher_hint` (teacher) take, default first (NKD: `ego` where there is",
-        "  one); a dash means that DE cannot use the model.",
+        "  does NKD and CPD (`tests/distillers/test_every_adapter.py` sees to both).",
+        "- DE needs user and item embeddings on both sides, and the items of a batch. *Embeddings* names the hint",
+        "  layers that `de_hint` (student) and `de_teacher_hint` (teacher) take, default first (NKD: `ego` where there",
+        "  is one); a dash means that DE cannot use the model.",
         "",
-        "| Model | As teacher | As student | Vectors (hint layers) | Needs / remarks |",
+        "| Model | As teacher | As student | Embeddings (hint layers) | Needs / remarks |",
         "|---|---|---|---|---|",
     ]
     for model in MODELS:
-        hints = ", ".join(f"`{hint}`" for hint in BACKBONES[model].hints) or "-"
+        hints = ", ".join(f"`{hint}`" for hint in ADAPTERS[model].hints) or "-"
         row = [model, seen[model, "teacher"], seen[model, "student"], hints, REMARKS.get(model, "")]
         lines.append(f"| {' | '.join(row)} |".replace("|  |", "| |"))
     return "\n".join(lines) + "\n"

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from recbole.model.general_recommender import BPR, NeuMF
 from recbole.trainer import Trainer
 
-from recbole_derrd.adapters import NeuMFBackbone, adapter_of
+from recbole_derrd.adapters import NeuMFBackbone, adapter_class
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.loaders import CatalogueSizedLoader, PairSampler, WholeBatchLoader
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.model_cache.building import build_model
-from recbole_derrd.model_cache.keys import content_key
+from recbole_derrd.model_cache.keys import cache_key
 from recbole_derrd.ops.propagation import compressed, layer_mean, propagate
 from recbole_derrd.student.model import distilled
 from recbole_derrd.training.optimizer import RowAdam, RowAdamW, give_rows, quick_adam
@@ -189,15 +189,15 @@ class OtherNeuMF(NeuMF):
 
 @pytest.mark.parametrize(("model", "known"), [(NeuMF, True), (distilled(NeuMF), True), (OtherNeuMF, False)])
 def test_a_model_that_predicts_otherwise_is_asked_itself(model: type[Any], known: bool) -> None:
-    assert adapter_of(model).catalogue_at_once(model) == known and adapter_of(model) is NeuMFBackbone
-    assert not adapter_of(BPR).catalogue_at_once(BPR)
+    assert adapter_class(model).catalogue_at_once(model) == known and adapter_class(model) is NeuMFBackbone
+    assert not adapter_class(BPR).catalogue_at_once(BPR)
 
 
 def test_scores_change_the_key_of_those_models_alone_that_they_change(tiny_settings: Settings) -> None:
     for model, same in (("BPR", True), ("NeuMF", False)):
         configs = [config_of(tiny_settings, model, fast=fast) for fast in (["adam"], ["adam", "scores"])]
         fingerprint = prepare_data(configs[0]).fingerprint
-        keys = [content_key(config, fingerprint) for config in configs]
+        keys = [cache_key(config, fingerprint) for config in configs]
         assert (keys[0] == keys[1]) == same, model
 
 
@@ -235,15 +235,15 @@ def test_propagation_is_the_mean_of_layers(nodes: int, size: int, layers: int, s
     dense = torch.rand(nodes, nodes, generator=generator, dtype=torch.float64)
     dense = (dense + dense.T) * (torch.rand(nodes, nodes, generator=generator) < 0.5)
     dense = torch.triu(dense) + torch.triu(dense, 1).T
-    vectors = torch.randn(nodes, size, generator=generator, dtype=torch.float64, requires_grad=True)
-    layer, stacked = vectors, [vectors]
+    embeddings = torch.randn(nodes, size, generator=generator, dtype=torch.float64, requires_grad=True)
+    layer, stacked = embeddings, [embeddings]
     for _ in range(layers):
         layer = dense @ layer
         stacked.append(layer)
     expected = torch.stack(stacked).mean(dim=0)
     adjacency = compressed(dense.to_sparse())
-    assert torch.allclose(layer_mean(adjacency, vectors.detach(), layers), expected)
-    assert torch.autograd.gradcheck(lambda x: propagate(adjacency, x, layers), (vectors,))
+    assert torch.allclose(layer_mean(adjacency, embeddings.detach(), layers), expected)
+    assert torch.autograd.gradcheck(lambda x: propagate(adjacency, x, layers), (embeddings,))
 
 
 # -- the option
@@ -270,7 +270,7 @@ def test_auto_is_exact_for_plain_students_alone(tiny_settings: Settings) -> None
 def test_only_what_rounds_is_another_model(tiny_settings: Settings) -> None:
     stock, exact, rounded = (config_of(tiny_settings, "BPR", fast=fast) for fast in ("none", "auto", "all"))
     fingerprint = prepare_data(stock).fingerprint
-    assert content_key(stock, fingerprint) == content_key(exact, fingerprint) != content_key(rounded, fingerprint)
+    assert cache_key(stock, fingerprint) == cache_key(exact, fingerprint) != cache_key(rounded, fingerprint)
 
 
 def test_batches_may_be_made_by_processes_of_their_own(tiny_settings: Settings) -> None:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from planted import GROUPS, group_of_item, group_of_user, write_planted
 
-from recbole_derrd.adapters import Backbone, backbone_of
+from recbole_derrd.adapters import Adapter, adapter_of
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.student.model import build_student
-from recbole_derrd.teacher import EnsembleKnowledge, Importance, Knowledge
+from recbole_derrd.teacher import EnsembleKnowledge, Knowledge, RankWeighting
 from recbole_derrd.teacher.exact import ExactSearch
 from recbole_derrd.training.trainer import trainer_for
 
@@ -32,7 +32,7 @@ def groups(data: Data) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     return found[0], found[1]
 
 
-def teacher(config: DistillConfig, data: Data, known: range, noise: float) -> Backbone:
+def teacher(config: DistillConfig, data: Data, known: range, noise: float) -> Adapter:
     """Return a BPR that knows the tastes of these groups' users, more or less, and of all others nothing."""
     users, items = groups(data)
     draw = torch.Generator().manual_seed(known[0])
@@ -45,16 +45,16 @@ def teacher(config: DistillConfig, data: Data, known: range, noise: float) -> Ba
             (model.item_embedding.weight, torch.eye(GROUPS)[torch.from_numpy(items).clamp(min=0)], torch.ones(1)),
         ):
             table.copy_(torch.cat([5 * of_group, whim * torch.randn(len(table), WHIMS, generator=draw)], dim=1))
-    return backbone_of(model.eval())
+    return adapter_of(model.eval())
 
 
 def knowledge_of(folder: Path, config: DistillConfig, data: Data) -> EnsembleKnowledge:
-    """Return what two teachers know, each with an earlier version that guesses more."""
+    """Return what two teachers know, each with an earlier snapshot that guesses more."""
     members = []
     for half in (range(GROUPS // 2), range(GROUPS // 2, GROUPS)):
 
         @contextlib.contextmanager
-        def earlier(count: int, half: range = half) -> Iterator[list[Callable[[], Backbone]]]:
+        def earlier(count: int, half: range = half) -> Iterator[list[Callable[[], Adapter]]]:
             yield [lambda: teacher(config, data, half, noise=2.0)]
 
         members.append(
@@ -62,20 +62,20 @@ def knowledge_of(folder: Path, config: DistillConfig, data: Data) -> EnsembleKno
                 folder / str(half[0]),
                 lambda half=half: teacher(config, data, half, noise=0.1),  # type: ignore[misc]
                 data.history,
-                versions=earlier,
-                version_count=2,
+                snapshots=earlier,
+                snapshot_count=2,
             )
         )
     return EnsembleKnowledge(
         folder, members, data.history, data.fingerprint.train,
-        config=config, dataset=data.train._dataset, importance=Importance(), count=LISTED,
+        config=config, dataset=data.train._dataset, importance=RankWeighting(), count=LISTED,
     )  # fmt: skip
 
 
-def share_of_own_group(lists: np.ndarray[Any, Any], data: Data) -> float:
+def share_of_own_group(rankings: np.ndarray[Any, Any], data: Data) -> float:
     """Return how many of each user's ten best unobserved items are of the user's own group."""
     users, items = groups(data)
-    return float((items[lists[1:, :10]] == users[1:, None]).mean())
+    return float((items[rankings[1:, :10]] == users[1:, None]).mean())
 
 
 def test_the_student_knows_more_than_each_teacher(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_the_student_knows_more_than_each_teacher(tmp_path: Path) -> None:
         "embedding_size": GROUPS, "learning_rate": 0.01, "epochs": 40, "stopping_step": 40, "train_batch_size": 256,
         "eval_batch_size": 40_000, "metrics": ["NDCG"], "topk": [10], "valid_metric": "NDCG@10",
         "show_progress": False, "state": "WARNING", "distillers": ["hetcomp"], "base_weight": 0,
-        "hetcomp_k": 12, "hetcomp_lists_n": LISTED, "hetcomp_discrepancy_k": 12, "hetcomp_fine_lists": [6, 2],
+        "hetcomp_k": 12, "hetcomp_top_n": LISTED, "hetcomp_discrepancy_k": 12, "hetcomp_fine_lists": [6, 2],
         "hetcomp_interval": 3, "hetcomp_observed": 2,
     }  # fmt: skip
     config = DistillConfig("BPR", "planted", config_dict=settings)
@@ -101,12 +101,12 @@ def test_the_student_knows_more_than_each_teacher(tmp_path: Path) -> None:
     trainer = trainer_for(config, student, checkpoint=tmp_path / "student.pth")
     trainer.fit(data.train, data.valid)
     (method,) = student.distillers
-    # The way there: all begin at the first versions, nobody goes back, and all arrive.
-    last = [entry[1]["teacher0/version1"] for entry in trainer.progress["hetcomp"]]
+    # The way there: all begin at the first snapshots, nobody goes back, and all arrive.
+    last = [entry[1]["teacher0/snapshot1"] for entry in trainer.progress["hetcomp"]]
     assert last[0] == 0 and last == sorted(last) and last[-1] == 1 and method.in_fine_order
 
     with torch.no_grad():
-        search = ExactSearch(backbone_of(student.eval()), data.history, 10)
-        own = np.concatenate([np.zeros((1, 10), np.int32), search.lists(1, data.history.n_users).numpy()])
+        search = ExactSearch(adapter_of(student.eval()), data.history, 10)
+        own = np.concatenate([np.zeros((1, 10), np.int32), search.rankings(1, data.history.n_users).numpy()])
     learnt = share_of_own_group(own, data)
     assert learnt > max(*of_each, together) + 0.1, (learnt, together, of_each)

@@ -17,20 +17,20 @@ from torch import Tensor
 
 import recbole_derrd.teacher.exact as exact_module
 import recbole_derrd.teacher.writing as writing_module
-from recbole_derrd.adapters import Backbone
+from recbole_derrd.adapters import Adapter
 from recbole_derrd.data.prepare import History
 from recbole_derrd.errors import DataError, DistillError, OptionError
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.array_file import ArrayFile
 from recbole_derrd.teacher.exact import ExactSearch, best_unseen
 from recbole_derrd.teacher.knowledge import knowledge_folder
-from recbole_derrd.teacher.writing import fill_lists
+from recbole_derrd.teacher.writing import fill_rankings
 
 N_USERS, N_ITEMS = 14, 23
 
 
-class TableTeacher(Backbone):
-    """A teacher whose scores and vectors are tables; it notes for which users it was asked."""
+class TableTeacher(Adapter):
+    """A teacher whose scores and embeddings are tables; it notes for which users it was asked."""
 
     hints = ("first", "second")
 
@@ -40,19 +40,19 @@ class TableTeacher(Backbone):
         self.asked: list[list[int]] = []
         self.scored: list[tuple[int, ...]] = []
 
-    def _vectors(self, count: int, start: float, hint: str | None) -> Tensor:
+    def _embeddings(self, count: int, start: float, hint: str | None) -> Tensor:
         sign = -1.0 if self.layer(hint) == "second" else 1.0
         return (sign * (torch.arange(3.0 * count) + start)).view(count, 3)
 
-    def user_vectors(self, users: Tensor | None = None, hint: str | None = None) -> Tensor:
+    def user_embeddings(self, users: Tensor | None = None, hint: str | None = None) -> Tensor:
         """Return 0, 1, 2 ... for all users."""
         assert users is None
-        return self._vectors(self.n_users, 0.0, hint)
+        return self._embeddings(self.n_users, 0.0, hint)
 
-    def item_vectors(self, items: Tensor | None = None, hint: str | None = None) -> Tensor:
+    def item_embeddings(self, items: Tensor | None = None, hint: str | None = None) -> Tensor:
         """Return 1000, 1001 ... for all items."""
         assert items is None
-        return self._vectors(self.n_items, 1000.0, hint)
+        return self._embeddings(self.n_items, 1000.0, hint)
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Read the table."""
@@ -89,23 +89,23 @@ def some_history(seed: int = 0, most: int = 12) -> History:
 
 def brute_force(scores: Tensor, history: History, count: int) -> list[list[int]]:
     """Return each user's list by a full sort in Python."""
-    lists = [[0] * count]
+    rankings = [[0] * count]
     for user in range(1, len(scores)):
         seen = set(history.items[history.indptr[user] : history.indptr[user + 1]].tolist())
         row = scores[user].tolist()
         best = sorted((item for item in range(1, N_ITEMS) if item not in seen), key=lambda item: -row[item])[:count]
-        lists.append(best + [0] * (count - len(best)))
-    return lists
+        rankings.append(best + [0] * (count - len(best)))
+    return rankings
 
 
-def never() -> Backbone:
+def never() -> Adapter:
     """Stand for a teacher that must not be loaded."""
     raise AssertionError("The teacher was loaded though everything is on disk.")
 
 
-def open_knowledge(folder: Path, teacher: Backbone | Callable[[], Backbone], **settings: Any) -> Knowledge:
+def open_knowledge(folder: Path, teacher: Adapter | Callable[[], Adapter], **settings: Any) -> Knowledge:
     """Open knowledge of this teacher over some history."""
-    load = (lambda: teacher) if isinstance(teacher, Backbone) else teacher
+    load = (lambda: teacher) if isinstance(teacher, Adapter) else teacher
     history = settings.pop("history", None)
     return Knowledge(folder, load, some_history() if history is None else history, **settings)
 
@@ -116,11 +116,11 @@ class TestTopItems:
     @pytest.mark.parametrize("chunk", [0, 1, 2, 5, 13, 14, 100])
     @pytest.mark.parametrize("count", [1, 6, N_ITEMS - 1])
     def test_equals_a_full_sort(self, tmp_path: Path, chunk: int, count: int) -> None:
-        """Training items hidden in the wrong row of a chunk would leak into the lists of some users only."""
+        """Training items hidden in the wrong row of a chunk would leak into the rankings of some users only."""
         scores = table()
-        lists = open_knowledge(tmp_path, TableTeacher(scores.clone()), chunk=chunk).top_items(count)
-        assert lists.dtype == np.int32 and lists.shape == (N_USERS, count)
-        assert lists.tolist() == brute_force(scores, some_history(), count)
+        rankings = open_knowledge(tmp_path, TableTeacher(scores.clone()), chunk=chunk).top_items(count)
+        assert rankings.dtype == np.int32 and rankings.shape == (N_USERS, count)
+        assert rankings.tolist() == brute_force(scores, some_history(), count)
 
     def test_more_than_the_catalogue(self, tmp_path: Path) -> None:
         """A top-500 list of 22 items has 22 columns, not 500 and no error."""
@@ -132,10 +132,10 @@ class TestTopItems:
         rows[3] = [item for item in range(1, N_ITEMS) if item not in (4, 17)]
         rows[5] = list(range(1, N_ITEMS))
         scores = table()
-        lists = open_knowledge(tmp_path, TableTeacher(scores.clone()), history=history_of(rows)).top_items(6)
-        assert sorted(lists[3, :2].tolist()) == [4, 17] and lists[3, 2:].tolist() == [0] * 4
-        assert lists[5].tolist() == [0] * 6
-        assert (lists[1] > 0).all()
+        rankings = open_knowledge(tmp_path, TableTeacher(scores.clone()), history=history_of(rows)).top_items(6)
+        assert sorted(rankings[3, :2].tolist()) == [4, 17] and rankings[3, 2:].tolist() == [0] * 4
+        assert rankings[5].tolist() == [0] * 6
+        assert (rankings[1] > 0).all()
 
     @pytest.mark.parametrize("low", [-torch.inf, torch.finfo(torch.float32).min])
     def test_teacher_s_own_minus_infinity(self, tmp_path: Path, low: float) -> None:
@@ -143,20 +143,20 @@ class TestTopItems:
         scores = torch.full((N_USERS, N_ITEMS), low)
         scores[:, 8] = 1.0
         history = some_history()
-        lists = open_knowledge(tmp_path, TableTeacher(scores), history=history).top_items(N_ITEMS - 1)
+        rankings = open_knowledge(tmp_path, TableTeacher(scores), history=history).top_items(N_ITEMS - 1)
         for user in range(1, N_USERS):
             seen = set(history.items[history.indptr[user] : history.indptr[user + 1]].tolist())
-            listed = [item for item in lists[user].tolist() if item]
+            listed = [item for item in rankings[user].tolist() if item]
             assert set(listed) == set(range(1, N_ITEMS)) - seen and len(listed) == len(set(listed))
-            assert lists[user, : len(listed)].all()
+            assert rankings[user, : len(listed)].all()
             if 8 not in seen:
                 assert listed[0] == 8
 
     def test_half_precision_scores(self, tmp_path: Path) -> None:
         """A teacher that scores in bfloat16 is sorted in float32 as well."""
         scores = table().bfloat16()
-        lists = open_knowledge(tmp_path, TableTeacher(scores)).top_items(1)
-        best = [scores[user, lists[user, 0]].item() for user in range(1, N_USERS)]
+        rankings = open_knowledge(tmp_path, TableTeacher(scores)).top_items(1)
+        best = [scores[user, rankings[user, 0]].item() for user in range(1, N_USERS)]
         expected = brute_force(scores.float(), some_history(), 1)
         assert best == [scores[user, expected[user][0]].item() for user in range(1, N_USERS)]
 
@@ -187,19 +187,21 @@ class TestTopItems:
         for answer, chunk in ((own[1:], 0), (own[5].expand(N_USERS - 1, -1), 0), (own[5:6], 1)):
             teacher = TableTeacher(own)
             teacher.score_all = lambda users, answer=answer: answer  # type: ignore[method-assign]
-            lists = open_knowledge(tmp_path / str(len(list(tmp_path.iterdir()))), teacher, chunk=chunk).top_items(count)
+            rankings = open_knowledge(tmp_path / str(len(list(tmp_path.iterdir()))), teacher, chunk=chunk).top_items(
+                count
+            )
             shown = torch.cat([own[:1], answer.expand(N_USERS - 1, -1)])
-            assert lists.tolist() == brute_force(shown, some_history(), count)
+            assert rankings.tolist() == brute_force(shown, some_history(), count)
         assert torch.equal(own, table())
 
     def test_ranges_of_users_one_after_another(self, tmp_path: Path) -> None:
         """Several processes fill ranges of one file, in any order."""
         knowledge = open_knowledge(tmp_path, TableTeacher(table()), chunk=3)
-        lists = ArrayFile.create(tmp_path / "lists.npy", (N_USERS, 6), np.dtype(np.int32))
+        rankings = ArrayFile.create(tmp_path / "rankings.npy", (N_USERS, 6), np.dtype(np.int32))
         for start, stop in ((8, N_USERS), (1, 2), (2, 8)):
-            other = ArrayFile(lists.path)
-            fill_lists(other, ExactSearch(knowledge.teacher, knowledge.history, 6, 3), start, stop)
-        assert np.load(lists.path).tolist() == brute_force(table(), some_history(), 6)
+            other = ArrayFile(rankings.path)
+            fill_rankings(other, ExactSearch(knowledge.teacher, knowledge.history, 6, 3), start, stop)
+        assert np.load(rankings.path).tolist() == brute_force(table(), some_history(), 6)
 
     @pytest.mark.parametrize("chunk", [1, 4, 13])
     def test_never_more_users_than_a_chunk(self, tmp_path: Path, chunk: int) -> None:
@@ -225,38 +227,38 @@ class TestTopItems:
 
 
 class TestVectorsAndScores:
-    """Knowledge.vectors and Knowledge.scores."""
+    """Knowledge.embeddings and Knowledge.scores."""
 
     def test_vectors_by_side_and_hint(self, tmp_path: Path) -> None:
         """Arrays named without side or layer would return whichever was made first."""
         knowledge = open_knowledge(tmp_path, TableTeacher(table()))
-        users, items = knowledge.vectors("user"), knowledge.vectors("item")
+        users, items = knowledge.embeddings("user"), knowledge.embeddings("item")
         assert users.dtype == np.float32
         assert np.array_equal(users, np.arange(3 * N_USERS).reshape(-1, 3))
         assert np.array_equal(items, np.arange(3 * N_ITEMS).reshape(-1, 3) + 1000)
-        assert np.array_equal(knowledge.vectors("user", "first"), users)
-        assert np.array_equal(knowledge.vectors("user", "second"), -users)
-        assert np.array_equal(knowledge.vectors("item", "second"), -items)
+        assert np.array_equal(knowledge.embeddings("user", "first"), users)
+        assert np.array_equal(knowledge.embeddings("user", "second"), -users)
+        assert np.array_equal(knowledge.embeddings("item", "second"), -items)
 
     def test_unknown_hint_leaves_nothing(self, tmp_path: Path) -> None:
         knowledge = open_knowledge(tmp_path, TableTeacher(table()))
         with pytest.raises(OptionError, match="third"):
-            knowledge.vectors("user", "third")
+            knowledge.embeddings("user", "third")
         assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
     @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
     def test_vectors_must_be_finite(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float) -> None:
         """Imitating NaN turns the student into NaN at the first step."""
         teacher = TableTeacher(table())
-        monkeypatch.setattr(teacher, "item_vectors", lambda items, hint: torch.tensor([[1.0], [bad]]))
+        monkeypatch.setattr(teacher, "item_embeddings", lambda items, hint: torch.tensor([[1.0], [bad]]))
         with pytest.raises(DataError, match="not finite"):
-            open_knowledge(tmp_path, teacher).vectors("item")
+            open_knowledge(tmp_path, teacher).embeddings("item")
 
     def test_writing_to_an_array_leaves_the_file(self, tmp_path: Path) -> None:
         """Torch may write in place; the shared file must stay as it is."""
         knowledge = open_knowledge(tmp_path, TableTeacher(table()))
-        torch.from_numpy(knowledge.vectors("user")).zero_()
-        assert knowledge.vectors("user").any()
+        torch.from_numpy(knowledge.embeddings("user")).zero_()
+        assert knowledge.embeddings("user").any()
 
     def test_scores_of_chosen_items_in_chunks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A chunk joined in the wrong order would give users each other's scores."""
@@ -275,10 +277,10 @@ class TestOnDisk:
     def test_second_knowledge_needs_no_teacher(self, tmp_path: Path) -> None:
         """Loading and scoring the teacher anew for every student is what the folder is there to save."""
         first = open_knowledge(tmp_path, TableTeacher(table()))
-        lists, vectors = first.top_items(7), first.vectors("item", "second")
+        rankings, embeddings = first.top_items(7), first.embeddings("item", "second")
         again = open_knowledge(tmp_path, never)
-        assert np.array_equal(again.top_items(7), lists)
-        assert np.array_equal(again.vectors("item", "second"), vectors)
+        assert np.array_equal(again.top_items(7), rankings)
+        assert np.array_equal(again.embeddings("item", "second"), embeddings)
         assert first.seconds > 0 and again.seconds == 0
         with pytest.raises(AssertionError):
             again.top_items(8)
@@ -286,31 +288,31 @@ class TestOnDisk:
     def test_teacher_is_loaded_once_and_late(self, tmp_path: Path) -> None:
         loaded = []
 
-        def load() -> Backbone:
+        def load() -> Adapter:
             loaded.append(1)
             return TableTeacher(table())
 
         knowledge = open_knowledge(tmp_path, load)
         assert loaded == []
         knowledge.top_items(3)
-        knowledge.vectors("user")
+        knowledge.embeddings("user")
         assert len(loaded) == 1
         knowledge.forget_teacher()
-        knowledge.vectors("item")
+        knowledge.embeddings("item")
         assert len(loaded) == 2
 
     def test_leftover_of_a_killed_run_is_ignored(self, tmp_path: Path) -> None:
         """A half-written array must not be taken for a whole one."""
-        lists = open_knowledge(tmp_path / "whole", TableTeacher(table())).top_items(4)
+        rankings = open_knowledge(tmp_path / "whole", TableTeacher(table())).top_items(4)
         (entry,) = (path for path in (tmp_path / "whole").iterdir() if path.is_dir())
         leftover = tmp_path / "half" / f".{entry.name}.partial-123-abcd"
         leftover.mkdir(parents=True)
         (leftover / "array.npy").write_bytes((entry / "array.npy").read_bytes()[:100])
         again = open_knowledge(tmp_path / "half", TableTeacher(table()))
-        assert np.array_equal(again.top_items(4), lists)
+        assert np.array_equal(again.top_items(4), rankings)
 
     def test_failure_leaves_no_entry_and_the_next_try_works(self, tmp_path: Path) -> None:
-        """An interrupt in the middle of the lists must not leave an entry that a later run believes."""
+        """An interrupt in the middle of the rankings must not leave an entry that a later run believes."""
         teacher = TableTeacher(table())
 
         class Interrupted(TableTeacher):
@@ -330,7 +332,7 @@ class TestOnDisk:
     def test_missing_teacher_is_no_full_disk(self, tmp_path: Path) -> None:
         """A teacher's file that is gone must not be reported as 'Cannot write' a folder that is fine."""
 
-        def load() -> Backbone:
+        def load() -> Adapter:
             raise FileNotFoundError(2, "No such file or directory", "teacher.pth")
 
         with pytest.raises(Exception, match=r"teacher\.pth") as caught:
@@ -338,7 +340,7 @@ class TestOnDisk:
         assert "Cannot write" not in str(caught.value)
 
     def test_a_teacher_s_error_is_no_error_of_writing(self, tmp_path: Path) -> None:
-        def load() -> Backbone:
+        def load() -> Adapter:
             raise PermissionError(errno.EACCES, "Permission denied", "teacher.pth")
 
         with pytest.raises(PermissionError, match=r"teacher\.pth"):
@@ -357,12 +359,12 @@ class TestOnDisk:
 
     def test_rows_must_fit_their_file(self, tmp_path: Path) -> None:
         """A row too many would be appended and make the file unreadable."""
-        lists = ArrayFile.create(tmp_path / "lists.npy", (5, 2), np.dtype(np.int32))
+        rankings = ArrayFile.create(tmp_path / "rankings.npy", (5, 2), np.dtype(np.int32))
         for start, rows in ((4, np.ones((2, 2), np.int32)), (0, np.ones((1, 3), np.int32)), (0, np.ones((1, 2)))):
             with pytest.raises(ValueError, match="does not fit"):
-                lists.write(start, rows)
-        lists.write(3, np.array([[1, 2], [3, 4]], dtype=np.int32))
-        assert np.load(lists.path).tolist() == [[0, 0]] * 3 + [[1, 2], [3, 4]]
+                rankings.write(start, rows)
+        rankings.write(3, np.array([[1, 2], [3, 4]], dtype=np.int32))
+        assert np.load(rankings.path).tolist() == [[0, 0]] * 3 + [[1, 2], [3, 4]]
 
     def test_two_processes_at_once(self, tmp_path: Path) -> None:
         """Of two runs that start together one builds the entry; the other waits and takes it, without the teacher."""
@@ -371,7 +373,7 @@ class TestOnDisk:
         errors: list[BaseException] = []
         loaded: list[int] = []
 
-        def load() -> Backbone:
+        def load() -> Adapter:
             loaded.append(1)
             time.sleep(0.5)  # the other one comes meanwhile
             return TableTeacher(table())
@@ -395,15 +397,15 @@ class TestOnDisk:
 
     def test_removing_the_folder_makes_it_anew(self, tmp_path: Path) -> None:
         """What the message for a damaged array promises."""
-        lists = open_knowledge(tmp_path, TableTeacher(table())).top_items(4).tolist()
+        rankings = open_knowledge(tmp_path, TableTeacher(table())).top_items(4).tolist()
         (array,) = tmp_path.rglob("array.npy")
         for path in sorted(array.parent.iterdir()):
             path.unlink()
         array.parent.rmdir()
-        assert open_knowledge(tmp_path, TableTeacher(table())).top_items(4).tolist() == lists
+        assert open_knowledge(tmp_path, TableTeacher(table())).top_items(4).tolist() == rankings
 
     def test_folder_depends_on_teacher_and_data(self, tmp_path: Path) -> None:
-        """One teacher on two splits has two sets of lists; mixing them up would leak test items."""
+        """One teacher on two splits has two sets of rankings; mixing them up would leak test items."""
         folders = {knowledge_folder(tmp_path, teacher, data) for teacher in ("a", "b") for data in ("x", "y")}
         assert len(folders) == 4 and all(folder.parent == tmp_path for folder in folders)
         assert knowledge_folder(tmp_path, "a", "x") in folders

@@ -14,8 +14,9 @@ from recbole_source import keys_read
 
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.known_keys import mentions, recbole_keys
+from recbole_derrd.config.options import METHOD_OPTIONS, RunOptions
 from recbole_derrd.config.options.recbole_keys import READ_BY_CODE, SET_BY_RECBOLE
-from recbole_derrd.config.options.retired import retired, retired_keys
+from recbole_derrd.config.options.retired import RENAMED, retired, retired_keys
 from recbole_derrd.errors import OptionError
 
 Settings = Callable[..., dict[str, Any]]
@@ -56,6 +57,11 @@ def test_a_key_with_a_hyphen_can_be_given_on_the_command_line(tiny_settings: Set
     assert config["time-aware"] is True and config.unknown_keys == {"": []}
 
 
+def test_new_names_are_options() -> None:
+    known = {key for group in (RunOptions, *METHOD_OPTIONS.values()) for key in group.defaults()}
+    assert set(RENAMED.values()) <= known and not known & RENAMED.keys()
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -73,6 +79,7 @@ def test_a_key_with_a_hyphen_can_be_given_on_the_command_line(tiny_settings: Set
             "eval_args: {split: {RS: [0.6, 0.2, 0.2]}, order: RO, group_by: none, mode: uni100}",
         ),
         ({"group_by_user": True}, "group_by: user"),
+        *(({old: 3}, f"'{old}' is called '{new}' now: write {new}: 3.") for old, new in RENAMED.items()),
         ({"train_neg_sample_args": {"uniform": 5}}, "{distribution: uniform, sample_num: 5}"),
         ({"train_neg_sample_args": {"distribution": "uniform", "sample_number": 4}}, "Did you mean 'sample_num'"),
         ({"leave_one_num": 1}, "split: {LS: valid_and_test}"),

@@ -65,8 +65,8 @@ def at_the_head(module: str) -> set[str]:
     """Modules that the head of a module of ours imports, its packages' heads included."""
     found: set[str] = set()
     parts = module.split(".")
-    places = [PACKAGE.joinpath(*parts[1:count]) for count in range(1, len(parts) + 1)]
-    for file in [place / "__init__.py" for place in places] + [places[-1].with_suffix(".py")]:
+    positions = [PACKAGE.joinpath(*parts[1:count]) for count in range(1, len(parts) + 1)]
+    for file in [place / "__init__.py" for place in positions] + [positions[-1].with_suffix(".py")]:
         for node in ast.parse(file.read_text(encoding="utf-8")).body if file.is_file() else ():
             if isinstance(node, ast.Import):
                 found.update(alias.name for alias in node.names)

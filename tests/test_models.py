@@ -13,7 +13,7 @@ import recbole.model.general_recommender as general
 import scipy.sparse as sp
 import torch
 
-from recbole_derrd.adapters import BACKBONES
+from recbole_derrd.adapters import ADAPTERS
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import OptionError
@@ -32,7 +32,7 @@ def stock_class(name: str) -> type[Any]:
 def test_every_general_recommender_is_found_and_has_an_adapter() -> None:
     files = {file.stem for file in Path(general.__file__).parent.glob("*.py")} - {"__init__"}
     assert {module.rpartition(".")[2] for module in general_models().values()} == files
-    assert set(general_models()) == set(BACKBONES)
+    assert set(general_models()) == set(ADAPTERS)
 
 
 @pytest.mark.parametrize("name", sorted(general_models()))

@@ -11,7 +11,7 @@ import pytest
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import Fingerprint
 from recbole_derrd.errors import OptionError
-from recbole_derrd.model_cache.keys import content_key
+from recbole_derrd.model_cache.keys import cache_key
 from recbole_derrd.model_cache.named_files import named_files, with_contents
 
 Settings = Callable[..., dict[str, Any]]
@@ -27,7 +27,7 @@ def test_the_key_follows_what_a_named_file_holds(
     tiny_settings: Settings, tmp_path: Path, model: str, name: str, nest: Callable[[Any], Any]
 ) -> None:
     def key(file: Path) -> str:
-        return content_key(
+        return cache_key(
             DistillConfig(model, "tiny", config_dict=tiny_settings(model, **{name: nest(str(file))})), SPLIT
         )
 
@@ -56,7 +56,7 @@ def test_names_are_relative_to_the_working_directory(tmp_path: Path, monkeypatch
 
 
 def test_a_folder_is_what_its_files_hold(tmp_path: Path) -> None:
-    folder = tmp_path / "vectors"
+    folder = tmp_path / "embeddings"
     (folder / "deep").mkdir(parents=True)
     keys = [with_contents("own", str(folder))]
     for name, content in (("a", "1"), ("deep/b", "2"), ("deep/b", "33"), ("c", "1")):
@@ -70,7 +70,7 @@ def test_a_folder_is_what_its_files_hold(tmp_path: Path) -> None:
 
 
 def test_what_lies_behind_a_link_counts_too(tmp_path: Path) -> None:
-    folder, other = tmp_path / "vectors", tmp_path / "other"
+    folder, other = tmp_path / "embeddings", tmp_path / "other"
     folder.mkdir()
     other.mkdir()
     (other / "a").write_text("1")
@@ -91,7 +91,7 @@ def test_a_file_in_the_datas_own_folder_counts(tiny_settings: Settings, tiny_dat
     """As LDiffRec finds its item_emb.npy."""
 
     def key() -> str:
-        return content_key(DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", my_table="own.npz")), SPLIT)
+        return cache_key(DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", my_table="own.npz")), SPLIT)
 
     file = tiny_data / "tiny" / "own.npz"
     keys = [key()]

@@ -148,13 +148,13 @@ def test_what_the_cpu_has_collected_is_joined_by_cards(card: torch.device, monke
         for part in parts:
             part.copy_(own)
 
-    monkeypatch.setattr(processes, "together", lambda: True)
-    monkeypatch.setattr(processes, "from_each", lambda value: [value, value])
+    monkeypatch.setattr(processes, "is_distributed", lambda: True)
+    monkeypatch.setattr(processes, "all_gather", lambda value: [value, value])
     monkeypatch.setattr(processes.dist, "get_backend", lambda: "nccl")
     monkeypatch.setattr(processes.dist, "all_gather", gather)
-    joined = processes.joined(torch.tensor([[1, 2]]))
+    joined = processes.gather_rows(torch.tensor([[1, 2]]))
     assert not isinstance(joined, OnCard) and joined.tolist() == [[1, 2], [1, 2]]
-    assert isinstance(processes.joined(torch.ones(2, device=card)), OnCard)
+    assert isinstance(processes.gather_rows(torch.ones(2, device=card)), OnCard)
 
 
 def test_more_processes_than_cards_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def test_numbers_are_typed_and_ranged() -> None:
         ({"rrd_k": "many"}, "'rrd_k' must be int"),
         ({"rrd_weight": -1}, "'rrd_weight' must be at least 0"),
         ({"rrd_weight": float("nan")}, "finite"),
-        ({"rrd_sharpness": 0}, "above 0"),
+        ({"rrd_decay": 0}, "above 0"),
     ]:
         with pytest.raises(OptionError, match=words):
             RRDOptions.from_keys(keys)
@@ -38,7 +38,7 @@ def test_numbers_are_typed_and_ranged() -> None:
 
 def test_choices_suggest_the_nearest() -> None:
     with pytest.raises(OptionError, match="Did you mean 'attention'"):
-        DEOptions.from_keys({"de_selection": "atention"})
+        DEOptions.from_keys({"de_gating": "atention"})
 
 
 def test_default_containers_are_not_shared() -> None:

@@ -10,12 +10,12 @@ from typing import Any, Callable
 import pytest
 from recbole.model.general_recommender import BPR, LightGCN
 
-from recbole_derrd.adapters import adapter_of
-from recbole_derrd.adapters.factors import TwoTablesBackbone
+from recbole_derrd.adapters import adapter_class
+from recbole_derrd.adapters.factors import TwoTablesAdapter
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import CheckpointError, OptionError
-from recbole_derrd.model_cache.keys import content_key
+from recbole_derrd.model_cache.keys import cache_key
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.recbole_compat.models import model_class, name_of, recbole_ancestor
 from recbole_derrd.teacher import teacher_specs
@@ -79,7 +79,7 @@ def test_a_class_is_the_model_and_not_recboles_of_its_name(tiny_settings: Settin
 def test_defaults_adapter_and_graph_are_the_ancestors(own: str, tiny_settings: Settings) -> None:
     settings = tiny_settings("BPR")
     del settings["embedding_size"]
-    assert recbole_ancestor(own) == "BPR" and adapter_of(model_class(own)) is TwoTablesBackbone
+    assert recbole_ancestor(own) == "BPR" and adapter_class(model_class(own)) is TwoTablesAdapter
     assert DistillConfig(own, "tiny", config_dict=settings)["embedding_size"] == 64
     config = DistillConfig(Graph, "tiny", config_dict=tiny_settings("LightGCN"))
     assert config["n_layers"] == 2
@@ -92,13 +92,13 @@ def test_another_source_is_another_model(
 ) -> None:
     config = DistillConfig(own, "tiny", config_dict=tiny_settings("BPR"))
     data = prepare_data(config)
-    before = content_key(config, data.fingerprint)
+    before = cache_key(config, data.fingerprint)
     (tmp_path / "my_models.py").write_text(OWN.format(scale=3.25))
     monkeypatch.delitem(__import__("sys").modules, "my_models")
     __import__("importlib").invalidate_caches()
     __import__("linecache").clearcache()
     again = DistillConfig(own, "tiny", config_dict=tiny_settings("BPR"))
-    assert content_key(again, data.fingerprint) != before
+    assert cache_key(again, data.fingerprint) != before
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_data_and_source_of_ones_own_are_in_the_key(
         for model, more in wanted.items():
             settings = tiny_settings("BPR", data_path=str(tmp_path / "data"), **more)
             config = DistillConfig(model, "tiny", config_dict=settings)
-            made[model] = content_key(config, prepare_data(config).fingerprint)
+            made[model] = cache_key(config, prepare_data(config).fingerprint)
         return made
 
     before = keys()

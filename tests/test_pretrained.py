@@ -139,7 +139,7 @@ def test_ldiffrecs_vectors_are_numbers_alone(tiny_settings: Any, tiny_data: Path
     (tmp_path / "data" / "tiny").mkdir(parents=True)
     (tmp_path / "data" / "tiny" / "tiny.inter").write_bytes((tiny_data / "tiny" / "tiny.inter").read_bytes())
     settings = tiny_settings("LDiffRec", n_cate=2, in_dims=[12], out_dims=[], data_path=str(tmp_path / "data"))
-    with pytest.raises(DataError, match=r"needs the items' vectors in '.*item_emb\.npy'"):
+    with pytest.raises(DataError, match=r"needs the items' embeddings in '.*item_emb\.npy'"):
         built("LDiffRec", settings)
     np.save(tmp_path / "data" / "tiny" / "item_emb.npy", np.array([Hostile()]), allow_pickle=True)
     with pytest.raises(DataError, match="no plain table of numbers"):

@@ -22,7 +22,7 @@ from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import DistillError
 from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.quick_start import run_recbole_derrd
-from recbole_derrd.runtime.processes import from_each, from_first, is_first, joined, own_range, start
+from recbole_derrd.runtime.processes import all_gather, broadcast, gather_rows, is_main_process, shard_range, start
 from recbole_derrd.training.trainer import trainer_for
 
 Settings = Callable[..., dict[str, Any]]
@@ -72,9 +72,9 @@ def test_processes_speak(tiny_settings: Settings) -> None:
 
 
 def test_one_process_speaks_to_itself() -> None:
-    assert is_first() and from_first(3) == 3 and from_each(3) == [3] and own_range(7) == (0, 7)
+    assert is_main_process() and broadcast(3) == 3 and all_gather(3) == [3] and shard_range(7) == (0, 7)
     rows = torch.ones(3, 2)
-    assert joined(rows) is rows
+    assert gather_rows(rows) is rows
 
 
 def test_an_error_of_one_process_ends_all(tiny_settings: Settings) -> None:

@@ -12,7 +12,7 @@ import torch
 from planted import group_of_item, group_of_user, write_planted
 
 import recbole_derrd.model_cache.train_or_find as trained
-from recbole_derrd.adapters import backbone_of
+from recbole_derrd.adapters import adapter_of
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import CheckpointError, DataError
@@ -54,7 +54,7 @@ def record(planted: Path, home: Path) -> dict[str, Any]:
 def own_group_share(model: Any, data: Data, folder: Path) -> float:
     """Share of own-group items in all users' top-10 lists without their training items; chance is 1/8."""
     dataset, history = data.dataset, data.history
-    knowledge = Knowledge(folder, lambda: backbone_of(model), history)
+    knowledge = Knowledge(folder, lambda: adapter_of(model), history)
     right = total = 0
     for user, items in enumerate(knowledge.top_items(10)):
         for item in items[items > 0]:
@@ -120,7 +120,7 @@ def test_further_metrics_train_no_teacher_anew(
     record: dict[str, Any], planted: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
-        raise AssertionError("a model that is there was trained or judged again")
+        raise AssertionError("a model that is there was trained or evaluated again")
 
     monkeypatch.setattr(trained, "_trained_in", refuse)
     more = {"metrics": ["GAUC", "NDCG", "ItemCoverage"], "topk": [5, 10], "epochs": 30}
@@ -135,7 +135,7 @@ def test_further_metrics_train_no_teacher_anew(
     assert further["seconds"]["knowledge"] == 0
     assert further["distilled"]["test"]["ndcg@10"] == record["distilled"]["test"]["ndcg@10"]
     # Both are kept.
-    monkeypatch.setattr(trained, "_judged_anew", refuse)
+    monkeypatch.setattr(trained, "_evaluated_again", refuse)
     for wanted, run in (({}, record), (more, further)):
         again = run_recbole_derrd("BPR", "planted", config_dict=settings(planted, home, **wanted))
         assert again["teacher"]["test"] == run["teacher"]["test"]

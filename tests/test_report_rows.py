@@ -309,9 +309,9 @@ def test_rows_are_compared_after_equal_epochs() -> None:
 def test_options_that_records_leave_out_are_the_defaults() -> None:
     cell: dict[str, Any] = {"benchmark": None}
     two = made("HetComp", 1, 0.4, **cell)
-    two["options"] = {"teacher_versions": 2}
+    two["options"] = {"teacher_snapshots": 2}
     usual = made("HetComp", 1, 0.5, **cell)
     labels = {row.label for row in groups_of([two, usual])[0].ordered() if row.role == "method"}
-    assert any("teacher_versions=2" in label for label in labels) and any(
-        "teacher_versions=4" in label for label in labels
+    assert any("teacher_snapshots=2" in label for label in labels) and any(
+        "teacher_snapshots=4" in label for label in labels
     )

@@ -43,7 +43,7 @@ def test_numbers_in_pages_are_those_of_their_records(page: str, records: str) ->
     """A number in a page comes from a record that a stated command made."""
 
     def plain(text: str) -> str:
-        # Versions of tabulate pad cells differently.
+        # Snapshots of tabulate pad cells differently.
         return re.sub(r"[ \-:]+", " ", text)
 
     text = plain((ROOT / page).read_text(encoding="utf-8"))

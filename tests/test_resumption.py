@@ -149,12 +149,12 @@ def test_a_wrong_value_is_a_sentence(begun: Any, place: Place, value: Any, words
     assert words in said and "model.training.pth" in said and "emove it to start anew" in said
 
 
-def places(content: Any, place: Place = ()) -> list[Place]:
+def positions(content: Any, place: Place = ()) -> list[Place]:
     """Every place of a nested content, short of single numbers of long lists."""
     keys = (
         list(content) if isinstance(content, dict) else range(min(len(content), 4)) if isinstance(content, list) else []
     )
-    return [found for key in keys for found in [(*place, key), *places(content[key], (*place, key))]]
+    return [found for key in keys for found in [(*place, key), *positions(content[key], (*place, key))]]
 
 
 def test_no_value_anywhere_ends_in_a_traceback(begun: Any) -> None:
@@ -165,7 +165,7 @@ def test_no_value_anywhere_ends_in_a_traceback(begun: Any) -> None:
     ]  # fmt: skip
     refused = 0
     # Which of a model's numbers its training changes is the model's own.
-    every = [place for place in places(begun[1]) if place[:1] != ("counters",)]
+    every = [place for place in positions(begun[1]) if place[:1] != ("counters",)]
     for _ in range(40):
         place, value = draw.choice(every), draw.choice(wrong)
         try:

@@ -13,7 +13,7 @@ from typing import Any, Callable
 import pytest
 import torch
 
-from recbole_derrd.adapters import BACKBONES, backbone_of
+from recbole_derrd.adapters import ADAPTERS, adapter_of
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.run import AMPLIFYING, FAST_EXACT
 from recbole_derrd.data.prepare import prepare_data
@@ -22,7 +22,7 @@ from recbole_derrd.recbole_compat.models import general_models, missing_package
 from recbole_derrd.training.trainer import trainer_for
 
 Settings = Callable[..., dict[str, Any]]
-MODELS = sorted(name for name in general_models() if BACKBONES[name].trainable)
+MODELS = sorted(name for name in general_models() if ADAPTERS[name].trainable)
 #: Of the spread of a model's scores: twenty times what the farthest of them drifts.
 DRIFT = 1e-3
 
@@ -45,10 +45,10 @@ def scores_of(settings: dict[str, Any], model: str, *, moved: bool = False) -> A
                 weights.mul_(1 + (torch.rand(weights.shape, generator=generator) - 0.5) * 2**-23)
     trainer_for(config, built).fit(data.train, None, saved=False, verbose=False)
     built.eval()
-    backbone = backbone_of(built)
+    adapter = adapter_of(built)
     torch.manual_seed(0)
-    with torch.no_grad(), backbone.shared():
-        return backbone.score_all(torch.arange(1, backbone.n_users)).double()
+    with torch.no_grad(), adapter.shared():
+        return adapter.score_all(torch.arange(1, adapter.n_users)).double()
 
 
 def drift(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -15,12 +15,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.evaluator import Collector
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.trainer import Trainer
 from recbole.utils import InputType, init_seed
+from stock import stock_config
 
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
@@ -141,7 +141,7 @@ def copied(value: Any) -> Any:
 
 
 def by_stock(given_settings: dict[str, Any]) -> tuple[Any, ...]:
-    config = Config(Table, "small", config_dict=copied(given_settings))
+    config = stock_config(Table, "small", config_dict=copied(given_settings))
     init_seed(config["seed"], config["reproducibility"])
     train, valid, test = data_preparation(config, create_dataset(config))
     init_seed(config["seed"], config["reproducibility"])

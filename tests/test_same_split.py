@@ -20,7 +20,7 @@ from recbole_derrd.errors import CheckpointError, OptionError
 from recbole_derrd.evaluation.spread import standard_error
 from recbole_derrd.model_cache.preference import share_above
 from recbole_derrd.model_cache.same_split import other_sizes, refuse_other_sizes
-from recbole_derrd.model_cache.valid_score import Comparison, Told, comparison_of, rounding_of, told_by
+from recbole_derrd.model_cache.valid_score import Comparison, ReportedScore, comparison_of, reported_by, rounding_of
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.teacher import Teacher, teacher_specs
 
@@ -244,19 +244,19 @@ GOOD = {"valid_metric": "NDCG@5", "topk": [5], "eval_args": {"mode": "full"}, "m
     ],
 )
 def test_what_a_file_says_of_its_validation_is_checked(change: dict[str, Any], lacking: str | None) -> None:
-    told = told_by({"config": {**GOOD, **change}, "best_valid_score": 0.25})
-    assert isinstance(told, Told) if lacking is None else lacking in str(told)
+    told = reported_by({"config": {**GOOD, **change}, "best_valid_score": 0.25})
+    assert isinstance(told, ReportedScore) if lacking is None else lacking in str(told)
 
 
 @pytest.mark.parametrize("score", [None, float("nan"), float("-inf"), "0.5", True, 1e300, 10**400, [0.5]])
 def test_a_score_is_a_number(score: Any) -> None:
-    assert "never validated" in str(told_by({"config": GOOD, "best_valid_score": score}))
+    assert "never validated" in str(reported_by({"config": GOOD, "best_valid_score": score}))
 
 
 def test_the_limits_hold() -> None:
-    told = Told("ndcg@5", 0.3, [5], "full", False, 4)
+    told = ReportedScore("ndcg@5", 0.3, [5], "full", False, 4)
     assert rounding_of(told) == pytest.approx(1e-4, abs=2e-9) and rounding_of(
-        Told("a", 0, [5], "full", False, 3, 4), 100
+        ReportedScore("a", 0, [5], "full", False, 3, 4), 100
     ) == pytest.approx(0.021)
     assert Comparison(told, 0.2, 0.25, 0.31).agree and not Comparison(told, 0.2, 0.2, 0.29).agree
 
@@ -283,7 +283,7 @@ class Evaluated:
 
 
 def compare(metric: str, value: float, evaluated: Evaluated) -> Comparison:
-    return comparison_of(Told(metric, value, [5], "full", False, 4), evaluated)  # type: ignore[arg-type]
+    return comparison_of(ReportedScore(metric, value, [5], "full", False, 4), evaluated)  # type: ignore[arg-type]
 
 
 def test_one_evaluation_is_enough_where_the_score_comes_back() -> None:
@@ -326,7 +326,7 @@ def test_the_share_above_is_that_of_a_slow_count(values: list[int], order: list[
 
 
 def test_a_range_is_wide_where_something_is_drawn() -> None:
-    told = Told("ndcg@5", 0.3, [5], "uni30", False, 4)
+    told = ReportedScore("ndcg@5", 0.3, [5], "uni30", False, 4)
     assert Comparison(told, 0.3, 0.29, 0.31, drawn=True).wide and not Comparison(told, 0.3, 0.29, 0.31).wide
     assert not Comparison(told, 0.3, 0.295, 0.305, drawn=True).wide
 

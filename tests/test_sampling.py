@@ -40,7 +40,7 @@ class TestTopPositions:
     """sample_top_positions."""
 
     def test_inclusion_by_rank(self) -> None:
-        """A rank counted twice or a lost sharpness shifts the whole curve.
+        """A rank counted twice or a lost decay shifts the whole curve.
 
         Origin: integral over arrival times of independent exponential clocks (numpy, not this code). The table of
         algorithms_de_rrd.md 3.2 has the same, up to 0.01.
@@ -54,14 +54,14 @@ class TestTopPositions:
 
     def test_small_case_matches_successive_draws(self) -> None:
         """Every set of 2 of 4 ranks as often as drawing one after the other without replacement gives it."""
-        sharpness, rows = 1.5, 20_000
-        chance = [math.exp(-rank / sharpness) for rank in range(1, 5)]
+        decay, rows = 1.5, 20_000
+        chance = [math.exp(-rank / decay) for rank in range(1, 5)]
         total = sum(chance)
         expected = {
             (a, b): sum(chance[x] / total * chance[y] / (total - chance[x]) for x, y in ((a, b), (b, a)))
             for a, b in itertools.combinations(range(4), 2)
         }
-        drawn = Counter(map(tuple, sample_top_positions(full(rows, 4), 2, sharpness, 4, seeded(1)).tolist()))
+        drawn = Counter(map(tuple, sample_top_positions(full(rows, 4), 2, decay, 4, seeded(1)).tolist()))
         assert set(drawn) <= set(expected)
         observed = [drawn[pair] for pair in expected]
         assert stats.chisquare(observed, [rows * share for share in expected.values()]).pvalue > LEVEL
@@ -76,14 +76,14 @@ class TestTopPositions:
         The lists are cut by their length, so the far ranks' weight must be cut as well.
         """
         monkeypatch.setattr(sampling, "_NEAR", near)
-        sharpness, rows = 1.5, 20_000
-        chance = [math.exp(-rank / sharpness) for rank in range(1, length + 1)]
+        decay, rows = 1.5, 20_000
+        chance = [math.exp(-rank / decay) for rank in range(1, length + 1)]
         total = sum(chance)
         expected = {
             (a, b): sum(chance[x] / total * chance[y] / (total - chance[x]) for x, y in ((a, b), (b, a)))
             for a, b in itertools.combinations(range(length), 2)
         }
-        drawn = Counter(map(tuple, sample_top_positions(full(rows, length), 2, sharpness, 7, seeded(1)).tolist()))
+        drawn = Counter(map(tuple, sample_top_positions(full(rows, length), 2, decay, 7, seeded(1)).tolist()))
         assert set(drawn) <= set(expected)
         observed = [drawn[pair] for pair in expected]
         assert stats.chisquare(observed, [rows * share for share in expected.values()]).pvalue > LEVEL
@@ -109,11 +109,11 @@ class TestTopPositions:
         sample_top_positions(full(1000, 500), 40, 10.0, 500, seeded(0))
         assert sum(sizes) < 140 * 1000
 
-    @pytest.mark.parametrize("sharpness", [1.0, 0.01])
-    def test_sharpness_that_underflows_exp(self, sharpness: float) -> None:
+    @pytest.mark.parametrize("decay", [1.0, 0.01])
+    def test_sharpness_that_underflows_exp(self, decay: float) -> None:
         """exp(-500) is 0 in float32: drawing by probabilities would fail or run out of ranks."""
-        positions = sample_top_positions(full(300, 500), 40, sharpness, 500, seeded(0))
-        assert distinct(positions) and positions.min() >= 0 and positions.max() < (60 if sharpness == 1 else 40)
+        positions = sample_top_positions(full(300, 500), 40, decay, 500, seeded(0))
+        assert distinct(positions) and positions.min() >= 0 and positions.max() < (60 if decay == 1 else 40)
 
     def test_sharpest_draw_is_the_top(self) -> None:
         positions = sample_top_positions(full(20, 50), 7, 1e-3, 50, seeded(0))
@@ -121,9 +121,9 @@ class TestTopPositions:
 
     @given(st.lists(st.integers(3, 30), min_size=1, max_size=8), st.floats(0.05, 1e6), st.integers(0, 999))
     @settings(max_examples=60, deadline=None)
-    def test_within_lengths_ascending_distinct(self, lengths: list[int], sharpness: float, seed: int) -> None:
+    def test_within_lengths_ascending_distinct(self, lengths: list[int], decay: float, seed: int) -> None:
         """A position beyond a short list would point at its padding zeros."""
-        positions = sample_top_positions(torch.tensor(lengths), 3, sharpness, 30, seeded(seed))
+        positions = sample_top_positions(torch.tensor(lengths), 3, decay, 30, seeded(seed))
         assert positions.dtype == torch.int64 and positions.shape == (len(lengths), 3)
         for row, length in zip(positions.tolist(), lengths):
             assert row == sorted(set(row)) and row[0] >= 0 and row[-1] < length

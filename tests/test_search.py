@@ -1,4 +1,4 @@
-"""The approximate search against the exact one, on vectors in clusters."""
+"""The approximate search against the exact one, on embeddings in clusters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import recbole_derrd.teacher.search as search_module
-from recbole_derrd.adapters import FactorBackbone, RowBackbone
+from recbole_derrd.adapters import FactorAdapter, RowAdapter
 from recbole_derrd.data.prepare import History
 from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.teacher import Knowledge
@@ -54,19 +54,19 @@ def some_history(longest: int = 40) -> History:
 def open_knowledge(folder: Path, search: str, **settings: Any) -> Knowledge:
     """Open the knowledge of the clustered teacher."""
     history = settings.pop("history", None) or some_history()
-    return Knowledge(folder, lambda: FactorBackbone(Factors()), history, search=search, **settings)
+    return Knowledge(folder, lambda: FactorAdapter(Factors()), history, search=search, **settings)
 
 
 def recall(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Share of the wanted lists that was found."""
+    """Share of the wanted rankings that was found."""
     hits = [len(set(one) & set(other) - {0}) for one, other in zip(found.tolist(), wanted.tolist())]
     return sum(hits) / int((wanted > 0).sum())
 
 
 def test_a_teacher_without_vectors_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"dot product of two vectors.*EASE.*exact"):
-        check_search("faiss", RowBackbone, "EASE")
-    check_search("exact", RowBackbone, "EASE")
+    with pytest.raises(OptionError, match=r"dot product of two embeddings.*EASE.*exact"):
+        check_search("faiss", RowAdapter, "EASE")
+    check_search("exact", RowAdapter, "EASE")
 
 
 def test_a_missing_package_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -118,10 +118,10 @@ class TestWithFaiss:
     def test_low_recall_warns(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Too few cells were once searched: whoever distils from such lists must hear of it."""
+        """Too few cells were once searched: whoever distils from such rankings must hear of it."""
         monkeypatch.setattr(search_module, "WANTED_RECALL", 0.0)
         monkeypatch.setattr(search_module, "_FEWEST_CELLS", 1)
-        knowledge = Knowledge(tmp_path, lambda: FactorBackbone(Factors(spread=5.0)), some_history(), search="faiss")
+        knowledge = Knowledge(tmp_path, lambda: FactorAdapter(Factors(spread=5.0)), some_history(), search="faiss")
         with caplog.at_level(logging.WARNING):
             knowledge.top_items(COUNT)
         assert knowledge.search_recall is not None and knowledge.search_recall < search_module.LOW_RECALL
@@ -146,19 +146,19 @@ class TestWithFaiss:
     def test_nan_is_refused(self, tmp_path: Path, side: str) -> None:
         model = Factors()
         getattr(model, f"{side}_embedding").weight[200, 3] = torch.nan
-        knowledge = Knowledge(tmp_path, lambda: FactorBackbone(model), some_history(), search="faiss")
+        knowledge = Knowledge(tmp_path, lambda: FactorAdapter(model), some_history(), search="faiss")
         with pytest.raises(DataError, match="NaN"):
             knowledge.top_items(COUNT)
         assert list(tmp_path.rglob("*.npy")) == []
 
     def test_all_cells_are_the_exact_search(self) -> None:
-        exact = ExactSearch(FactorBackbone(Factors()), some_history(), COUNT)
+        exact = ExactSearch(FactorAdapter(Factors()), some_history(), COUNT)
         search = ApproximateSearch(exact)
         search._index.nprobe = search._index.nlist
-        assert torch.equal(search.lists(3, 200), exact.lists(3, 200))
+        assert torch.equal(search.rankings(3, 200), exact.rankings(3, 200))
 
     def test_the_same_lists_whatever_the_range(self) -> None:
         """Several processes build ranges of their own."""
-        search = ApproximateSearch(ExactSearch(FactorBackbone(Factors()), some_history(), COUNT))
-        parts = torch.cat([search.lists(1, 7), search.lists(7, 140), search.lists(140, N_USERS)])
-        assert torch.equal(parts, search.lists(1, N_USERS))
+        search = ApproximateSearch(ExactSearch(FactorAdapter(Factors()), some_history(), COUNT))
+        parts = torch.cat([search.rankings(1, 7), search.rankings(7, 140), search.rankings(140, N_USERS)])
+        assert torch.equal(parts, search.rankings(1, N_USERS))

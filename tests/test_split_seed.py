@@ -8,7 +8,7 @@ from typing import Any, Callable
 import pytest
 import torch
 
-from recbole_derrd.adapters import backbone_of
+from recbole_derrd.adapters import adapter_of
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import CheckpointError
@@ -113,7 +113,7 @@ def test_bytes_an_item_are_those_of_the_served_vector(tiny_settings: Settings) -
         assert bytes_per_item(built) == wanted and built.training
     config = DistillConfig("NeuMF", "tiny", config_dict=tiny_settings("NeuMF"))
     built = build_model(config, prepare_data(config))
-    assert bytes_per_item(built) == model_bytes(built) / (backbone_of(built).n_items - 1)
+    assert bytes_per_item(built) == model_bytes(built) / (adapter_of(built).n_items - 1)
 
 
 def test_records_hold_curves_and_experts(tiny_settings: Settings, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ WRONG: list[Any] = [None, True, -1, 1e400, "x", [], ["x"], {}, {"x": "y"}, [[1]]
 #: Values of another kind that are right all the same.
 RIGHT = {
     "bytes_per_item": [None], "latency": [None], "model": ["x"], "key": ["x"], "settings": [{}, {"x": "y"}],
-    "epochs": [[]], "valid_scores": [[]], "judged_by": [[], ["x"]], "test_groups": [{}],
+    "epochs": [[]], "valid_scores": [[]], "evaluation_settings": [[], ["x"]], "test_groups": [{}],
     "split_check": [None, {}, {"x": "y"}], "test.x": [-1, 1e400],
 }  # fmt: skip
 
@@ -43,7 +43,7 @@ def test_a_good_result_is_found_and_one_of_an_earlier_version_too(entry: Path) -
     assert found == dataclasses.replace(GOOD, checkpoint=entry / MODEL, found=True)
     content = json.loads((entry / "result.json").read_text())
     del content["seal"]
-    for name in ("bytes_per_item", "valid_scores", "judged_by"):
+    for name in ("bytes_per_item", "valid_scores", "evaluation_settings"):
         del content[name]
     content["test"]["auc"] = float("nan")
     (entry / "result.json").write_text(json.dumps({**content, "later": 1}))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_derrd.adapters import backbone_of
+from recbole_derrd.adapters import adapter_of
 from recbole_derrd.compression import load_tables
 from recbole_derrd.compression.file import save_tables
 from recbole_derrd.compression.recipe import Tables
@@ -48,7 +48,7 @@ def test_the_file_holds_the_students_vectors_within_their_step(stored: Any) -> N
     load_weights(student, read_checkpoint(path, student.device), path)
     tables = load_tables(record["stored"]["file"])
     with torch.no_grad():
-        wanted = backbone_of(student).score_all(torch.arange(student.n_users))[1:, 1:]
+        wanted = adapter_of(student).score_all(torch.arange(student.n_users))[1:, 1:]
     found = (tables.users.rows() @ tables.items.rows().T)[1:, 1:]
     assert (found - wanted).norm() < 0.25 * wanted.norm()
     assert (found - wanted).norm() > 1e-4 * wanted.norm(), "four bits are not float32"
@@ -136,7 +136,11 @@ def test_a_finished_run_is_stored_in_other_bits_without_training(tiny_settings: 
 @pytest.mark.parametrize(
     ("model", "more", "message"),
     [
-        ("NeuMF", {}, "store_bits is for students whose score is the dot product of two vectors, and NeuMF's is not"),
+        (
+            "NeuMF",
+            {},
+            "store_bits is for students whose score is the dot product of two embeddings, and NeuMF's is not",
+        ),
         ("BPR", {"nproc": 2}, "store_bits is for a run of one process"),
         ("BPR", {"store_bits": 9}, "store_bits"),
     ],
@@ -155,15 +159,15 @@ def test_a_bad_file_is_a_sentence(stored: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="There is no file"):
         load_tables(tmp_path / "nowhere.npz")
     for content, message in (
-        (path.read_bytes()[:300], "damaged, or no file of stored vectors"),
-        (b"", "damaged, or no file of stored vectors"),
-        (b"no zip", "damaged, or no file of stored vectors"),
+        (path.read_bytes()[:300], "damaged, or no file of stored embeddings"),
+        (b"", "damaged, or no file of stored embeddings"),
+        (b"no zip", "damaged, or no file of stored embeddings"),
     ):
         (tmp_path / "bad.npz").write_bytes(content)
         with pytest.raises(CheckpointError, match=message):
             load_tables(tmp_path / "bad.npz")
     np.save(tmp_path / "bad.npy", np.zeros(3))
-    with pytest.raises(CheckpointError, match="damaged, or no file of stored vectors"):
+    with pytest.raises(CheckpointError, match="damaged, or no file of stored embeddings"):
         load_tables(tmp_path / "bad.npy")
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
@@ -171,7 +175,7 @@ def test_a_bad_file_is_a_sentence(stored: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="a table is not whole"):
         load_tables(tmp_path / "short.npz")
     np.savez(tmp_path / "other.npz", weights=np.zeros(3))
-    with pytest.raises(CheckpointError, match="holds no stored vectors of format 1"):
+    with pytest.raises(CheckpointError, match="holds no stored embeddings of format 1"):
         load_tables(tmp_path / "other.npz")
     np.savez(tmp_path / "part.npz", format=np.array([1]), user_packed=np.zeros((3, 2), dtype=np.uint8))
     with pytest.raises(CheckpointError, match="a table is not whole"):
@@ -231,7 +235,7 @@ def test_flipped_bits_and_truncations_of_a_stored_file_are_found(tmp_path: Path)
         ("item_codes", np.full((7, 2), 9, np.uint8), "centres that there are not"),
         ("item_codes", np.zeros((0, 2), np.uint8), "item_codes"),
         ("item_centres", np.zeros((4, 5), np.float32), "users have 6 dimensions and items 5"),
-        ("format", [[[1]]], "no stored vectors of format 1"),
+        ("format", [[[1]]], "no stored embeddings of format 1"),
     ],
 )
 def test_a_stored_file_with_wrong_values_is_a_sentence(tmp_path: Path, name: str, value: Any, words: str) -> None:
@@ -257,6 +261,6 @@ def test_an_archive_that_unpacks_to_much_or_claims_a_huge_array_takes_no_memory(
     header = {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 1 << 20)}
     np.lib.format.write_array_header_1_0(head, header)
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("user_vectors.npy", head.getvalue())
+        archive.writestr("user_embeddings.npy", head.getvalue())
     with pytest.raises(CheckpointError, match="damaged"):
         load_tables(path)

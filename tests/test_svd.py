@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from recbole_derrd.ops.svd import score_factors, singular_values
 
 
-def vectors(users: int, items: int, size: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def embeddings(users: int, items: int, size: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     scale = torch.logspace(0, -2, size, dtype=torch.float64)
     return (
@@ -21,7 +21,7 @@ def vectors(users: int, items: int, size: int, seed: int = 0) -> tuple[torch.Ten
 
 @pytest.mark.parametrize("kept", [1, 3, 8, 12])
 def test_factors_are_those_of_a_dense_svd(kept: int) -> None:
-    users, items = vectors(30, 45, 12)
+    users, items = embeddings(30, 45, 12)
     left, values, right = torch.linalg.svd(users @ items.T, full_matrices=False)
     torch.testing.assert_close(singular_values(users, items), values[:12])
     first, second = score_factors(users, items, kept)
@@ -38,7 +38,7 @@ def test_factors_are_those_of_a_dense_svd(kept: int) -> None:
     seed=st.integers(0, 99),
 )  # fmt: skip
 def test_the_error_is_what_was_cut_off(users: int, items: int, size: int, kept: int, seed: int) -> None:
-    left, right = vectors(users, items, size, seed)
+    left, right = embeddings(users, items, size, seed)
     values = singular_values(left, right)
     assert len(values) == min(users, items, size)
     first, second = score_factors(left, right, kept)
@@ -48,7 +48,7 @@ def test_the_error_is_what_was_cut_off(users: int, items: int, size: int, kept: 
 
 
 def test_full_rank_in_float32_gives_the_scores_back() -> None:
-    users, items = (side.float() for side in vectors(200, 300, 24))
+    users, items = (side.float() for side in embeddings(200, 300, 24))
     first, second = score_factors(users, items, 24)
     assert first.dtype == torch.float32
     torch.testing.assert_close(first @ second.T, users @ items.T, rtol=1e-4, atol=1e-5)
@@ -56,7 +56,7 @@ def test_full_rank_in_float32_gives_the_scores_back() -> None:
 
 def test_repeated_dimensions_are_folded() -> None:
     """Rank 2 in 4 dimensions: two are enough, whatever the rest holds."""
-    users, items = vectors(20, 30, 2)
+    users, items = embeddings(20, 30, 2)
     first, second = score_factors(torch.cat([users, users], 1), torch.cat([items, items], 1), 2)
     torch.testing.assert_close(first @ second.T, 2 * users @ items.T)
 
@@ -71,7 +71,7 @@ def test_factors_worked_out_by_hand() -> None:
 
 def test_halves_of_sigma_lose_least_to_errors_of_one_size() -> None:
     """The docstring's claim: a quantiser that errs by the items' mean square harms these scores least."""
-    users, items = vectors(60, 80, 10)
+    users, items = embeddings(60, 80, 10)
     first, second = score_factors(users, items, 10)
     values = singular_values(users, items)
 

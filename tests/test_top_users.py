@@ -1,4 +1,4 @@
-"""Each item's best users, and the scores of lists: against brute force, on disk, with what can go wrong."""
+"""Each item's best users, and the scores of rankings: against brute force, on disk, with what can go wrong."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from test_knowledge import N_ITEMS, N_USERS, TableTeacher, history_of, never, op
 from torch import Tensor, nn
 
 import recbole_derrd.teacher.users as users_module
-from recbole_derrd.adapters import VectorBackbone
+from recbole_derrd.adapters import EmbeddingAdapter
 from recbole_derrd.data.prepare import History
 from recbole_derrd.errors import DataError
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.users import swapped
 
 
-class VectorTeacher(VectorBackbone):
-    """A teacher of two tables of vectors."""
+class VectorTeacher(EmbeddingAdapter):
+    """A teacher of two tables of embeddings."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__(SimpleNamespace(n_users=N_USERS, n_items=N_ITEMS, device="cpu"))
@@ -37,13 +37,13 @@ class VectorTeacher(VectorBackbone):
 
 def lists_by_sort(scores: Tensor, history: History, count: int) -> list[list[int]]:
     """Return each item's list of users by a full sort in Python."""
-    lists = [[0] * count]
+    rankings = [[0] * count]
     for item in range(1, N_ITEMS):
         seen = [set(history.items[history.indptr[u] : history.indptr[u + 1]].tolist()) for u in range(N_USERS)]
         strangers = [user for user in range(1, N_USERS) if item not in seen[user]]
         best = sorted(strangers, key=lambda user: -float(scores[user, item]))[:count]
-        lists.append(best + [0] * (count - len(best)))
-    return lists
+        rankings.append(best + [0] * (count - len(best)))
+    return rankings
 
 
 class TestTopUsers:
@@ -58,9 +58,9 @@ class TestTopUsers:
         """The running best of each item over users that pass by, in one pass or in several."""
         monkeypatch.setattr(users_module, "_KEPT", kept)
         scores = table()
-        lists = open_knowledge(tmp_path, TableTeacher(scores.clone()), chunk=chunk).top_users(count)
-        assert lists.dtype == np.int32 and lists.shape == (N_ITEMS, count)
-        assert lists.tolist() == lists_by_sort(scores, some_history(), count)
+        rankings = open_knowledge(tmp_path, TableTeacher(scores.clone()), chunk=chunk).top_users(count)
+        assert rankings.dtype == np.int32 and rankings.shape == (N_ITEMS, count)
+        assert rankings.tolist() == lists_by_sort(scores, some_history(), count)
 
     @pytest.mark.parametrize("chunk", [0, 1, 5, 100])
     @pytest.mark.parametrize("count", [1, 4, N_USERS - 1])
@@ -68,35 +68,35 @@ class TestTopUsers:
         """Items in chunks against all users; the padding user's vector, which would win, is in no list."""
         teacher = VectorTeacher()
         teacher.users[0] = torch.nan
-        lists = open_knowledge(tmp_path, teacher, chunk=chunk).top_users(count)
-        assert lists.tolist() == lists_by_sort(teacher.users @ teacher.items.T, some_history(), count)
+        rankings = open_knowledge(tmp_path, teacher, chunk=chunk).top_users(count)
+        assert rankings.tolist() == lists_by_sort(teacher.users @ teacher.items.T, some_history(), count)
 
     def test_more_than_there_are(self, tmp_path: Path) -> None:
         assert open_knowledge(tmp_path, VectorTeacher()).top_users(500).shape == (N_ITEMS, N_USERS - 1)
 
-    @pytest.mark.parametrize("vectors", [True, False])
-    def test_short_rows_end_in_zeros(self, tmp_path: Path, vectors: bool) -> None:
+    @pytest.mark.parametrize("embeddings", [True, False])
+    def test_short_rows_end_in_zeros(self, tmp_path: Path, embeddings: bool) -> None:
         """Item 4 is known to all but users 2 and 9."""
         rows = [[], *([4] if user not in (2, 9) else [5] for user in range(1, N_USERS))]
-        teacher: Any = VectorTeacher() if vectors else TableTeacher(table())
-        lists = open_knowledge(tmp_path, teacher, history=history_of(rows)).top_users(6)
-        assert sorted(lists[4, :2].tolist()) == [2, 9] and lists[4, 2:].tolist() == [0] * 4
-        assert (lists[1] > 0).all() and not lists[0].any()
+        teacher: Any = VectorTeacher() if embeddings else TableTeacher(table())
+        rankings = open_knowledge(tmp_path, teacher, history=history_of(rows)).top_users(6)
+        assert sorted(rankings[4, :2].tolist()) == [2, 9] and rankings[4, 2:].tolist() == [0] * 4
+        assert (rankings[1] > 0).all() and not rankings[0].any()
 
     @pytest.mark.parametrize(("low", "ranked"), [(-torch.inf, False), (torch.finfo(torch.float32).min, True)])
     def test_who_has_minus_infinity_is_not_ranked(self, tmp_path: Path, low: float, ranked: bool) -> None:
         """An ensemble gives it to all who do not list the item: any order of theirs would be made up."""
         scores = table()
         scores[4:, 3] = low
-        lists = open_knowledge(tmp_path, TableTeacher(scores), history=history_of([[]] * N_USERS), chunk=3).top_users(
-            N_USERS - 1
-        )
-        assert set(lists[3, :3].tolist()) == {1, 2, 3}
-        assert sorted(lists[3, 3:].tolist()) == (list(range(4, N_USERS)) if ranked else [0] * (N_USERS - 4))
+        rankings = open_knowledge(
+            tmp_path, TableTeacher(scores), history=history_of([[]] * N_USERS), chunk=3
+        ).top_users(N_USERS - 1)
+        assert set(rankings[3, :3].tolist()) == {1, 2, 3}
+        assert sorted(rankings[3, 3:].tolist()) == (list(range(4, N_USERS)) if ranked else [0] * (N_USERS - 4))
 
-    @pytest.mark.parametrize("vectors", [True, False])
-    def test_nan_is_refused_and_nothing_kept(self, tmp_path: Path, vectors: bool) -> None:
-        if vectors:
+    @pytest.mark.parametrize("embeddings", [True, False])
+    def test_nan_is_refused_and_nothing_kept(self, tmp_path: Path, embeddings: bool) -> None:
+        if embeddings:
             teacher: Any = VectorTeacher()
             teacher.users[7, 1] = torch.nan
         else:
@@ -112,24 +112,26 @@ class TestTopUsers:
         assert np.array_equal(open_knowledge(tmp_path, never).top_users(4), first)
 
     def test_damaged_array_is_made_anew(self, tmp_path: Path) -> None:
-        lists = open_knowledge(tmp_path, VectorTeacher()).top_users(4).tolist()
+        rankings = open_knowledge(tmp_path, VectorTeacher()).top_users(4).tolist()
         (file,) = tmp_path.glob("top-users-4-*/array.npy")
         np.save(file, np.zeros((3, 2), dtype=np.int32))
-        assert open_knowledge(tmp_path, VectorTeacher()).top_users(4).tolist() == lists
+        assert open_knowledge(tmp_path, VectorTeacher()).top_users(4).tolist() == rankings
 
-    @pytest.mark.parametrize("vectors", [True, False])
-    def test_shared_out_over_processes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vectors: bool) -> None:
-        """Each process writes its own items' rows of one file; together they are the lists of one process."""
+    @pytest.mark.parametrize("embeddings", [True, False])
+    def test_shared_out_over_processes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embeddings: bool) -> None:
+        """Each process writes its own items' rows of one file; together they are the rankings of one process."""
         import recbole_derrd.teacher.writing as writing_module
 
         def teacher() -> Any:
-            return VectorTeacher() if vectors else TableTeacher(table())
+            return VectorTeacher() if embeddings else TableTeacher(table())
 
         whole = open_knowledge(tmp_path / "one", teacher()).top_users(4)
         path = tmp_path / "array.npy"
         for rank in range(3):
-            monkeypatch.setattr(writing_module, "own_range", lambda n, rank=rank: (rank * n // 3, (rank + 1) * n // 3))
-            monkeypatch.setattr(writing_module, "is_first", lambda rank=rank: rank == 0)
+            monkeypatch.setattr(
+                writing_module, "shard_range", lambda n, rank=rank: (rank * n // 3, (rank + 1) * n // 3)
+            )
+            monkeypatch.setattr(writing_module, "is_main_process", lambda rank=rank: rank == 0)
             writing_module.write_top_users(path, teacher(), some_history(), 4, chunk=0, progress=False)
         assert np.array_equal(np.load(path), whole)
 
@@ -149,10 +151,10 @@ class TestTopScores:
         monkeypatch.setattr(writing_module, "_CHUNK_NUMBERS", 300)
         scores = table()
         knowledge = open_knowledge(tmp_path, TableTeacher(scores.clone()))
-        lists, found = knowledge.top_items(count), knowledge.top_scores(count)
-        assert found.dtype == np.float32 and found.shape == lists.shape
+        rankings, found = knowledge.top_items(count), knowledge.top_scores(count)
+        assert found.dtype == np.float32 and found.shape == rankings.shape
         for user in range(N_USERS):
-            expected = [float(scores[user, item]) if item else 0.0 for item in lists[user].tolist()]
+            expected = [float(scores[user, item]) if item else 0.0 for item in rankings[user].tolist()]
             assert found[user].tolist() == expected
 
     def test_second_knowledge_needs_no_teacher(self, tmp_path: Path) -> None:

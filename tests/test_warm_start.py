@@ -45,7 +45,7 @@ def started(tiny_settings: Settings, model: str, size: int, teacher: dict[str, A
 
 def best_scores(knowledge: Any, size: int) -> Tensor:
     """The teacher's whole score matrix, cut off at a rank: Eckart and Young."""
-    users, items = (torch.from_numpy(knowledge.vectors(side))[1:].double() for side in ("user", "item"))
+    users, items = (torch.from_numpy(knowledge.embeddings(side))[1:].double() for side in ("user", "item"))
     left, values, right = torch.linalg.svd(users @ items.T, full_matrices=False)
     return ((left[:, :size] * values[:size]) @ right[:size]).float()
 
@@ -58,7 +58,7 @@ def test_a_student_starts_at_its_teachers_best_approximation(
     student, knowledge = started(tiny_settings, model, size, {"embedding_size": 8, "epochs": 2}, **more)
     wanted = best_scores(knowledge, size)
     with torch.no_grad():
-        scores = student.backbone.score_all(torch.arange(student.n_users))[1:, 1:]
+        scores = student.adapter.score_all(torch.arange(student.n_users))[1:, 1:]
     assert (scores - wanted).abs().max() < 1e-4 * wanted.abs().max()
 
 
@@ -66,7 +66,7 @@ def test_a_student_starts_at_its_teachers_best_approximation(
 def test_an_odd_number_of_layers_comes_as_near_as_it_can(tiny_settings: Settings, layers: int) -> None:
     """Their propagation P is singular: what is missed is what P takes to nothing."""
     student, knowledge = started(tiny_settings, "LightGCN", 4, {"embedding_size": 8, "epochs": 2}, n_layers=layers)
-    wanted = score_factors(*(torch.from_numpy(knowledge.vectors(side))[1:] for side in ("user", "item")), 4)
+    wanted = score_factors(*(torch.from_numpy(knowledge.embeddings(side))[1:] for side in ("user", "item")), 4)
     with torch.no_grad():
         missed = [want - got[1:] for want, got in zip(wanted, student.forward())]
         for table, rows in zip((student.user_embedding, student.item_embedding), missed):
@@ -118,12 +118,12 @@ def test_a_warm_student_is_another_student_and_the_plain_one_is_not(tiny_setting
 @pytest.mark.parametrize(
     ("model", "teacher", "message"),
     [
-        ("NeuMF", "BPR", "warm_start cannot set the vectors of NeuMF, only those of BPR, LINE, LightGCN."),
-        ("ENMF", "BPR", "warm_start cannot set the vectors of ENMF"),
-        ("BPR", "MultiVAE", "needs a teacher whose score is the dot product of two vectors, and MultiVAE's is not"),
-        # These have vectors, whose products are not their scores.
-        ("BPR", "NeuMF", "needs a teacher whose score is the dot product of two vectors, and NeuMF's is not"),
-        ("BPR", "NNCF", "needs a teacher whose score is the dot product of two vectors, and NNCF's is not"),
+        ("NeuMF", "BPR", "warm_start cannot set the embeddings of NeuMF, only those of BPR, LINE, LightGCN."),
+        ("ENMF", "BPR", "warm_start cannot set the embeddings of ENMF"),
+        ("BPR", "MultiVAE", "needs a teacher whose score is the dot product of two embeddings, and MultiVAE's is not"),
+        # These have embeddings, whose products are not their scores.
+        ("BPR", "NeuMF", "needs a teacher whose score is the dot product of two embeddings, and NeuMF's is not"),
+        ("BPR", "NNCF", "needs a teacher whose score is the dot product of two embeddings, and NNCF's is not"),
     ],
 )
 def test_what_cannot_start_is_refused_early(tiny_settings: Settings, model: str, teacher: str, message: str) -> None:
@@ -134,7 +134,7 @@ def test_what_cannot_start_is_refused_early(tiny_settings: Settings, model: str,
 
 def test_a_teacher_smaller_than_its_student_is_refused_early(tiny_settings: Settings) -> None:
     more = {"distillers": ["listwise"], "warm_start": "svd", "embedding_size": 8, "teacher": {"embedding_size": 4}}
-    with pytest.raises(OptionError, match="at least the student's 8 dimensions; its vectors have 4"):
+    with pytest.raises(OptionError, match="at least the student's 8 dimensions; its embeddings have 4"):
         check_run(DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", **more)))
 
 
@@ -159,15 +159,15 @@ def test_of_several_teachers_the_best_that_can_gives_the_start(tiny_settings: Se
     student = build_student(config, prepare_data(config), knowledge_of(config, teachers, data))
     wanted = best_scores(knowledge_of(config, best, data), 5)
     with torch.no_grad():
-        scores = student.backbone.score_all(torch.arange(student.n_users))[1:, 1:]
+        scores = student.adapter.score_all(torch.arange(student.n_users))[1:, 1:]
     assert (scores - wanted).abs().max() < 1e-4 * wanted.abs().max()
 
 
 @pytest.mark.parametrize(
     ("teachers", "message"),
     [
-        (["NeuMF", "Pop"], "the dot product of two vectors, and NeuMF or Pop's is not"),
-        (["Pop", {"model": "BPR", "embedding_size": 4}], "at least the student's 8 dimensions; its vectors have 4"),
+        (["NeuMF", "Pop"], "the dot product of two embeddings, and NeuMF or Pop's is not"),
+        (["Pop", {"model": "BPR", "embedding_size": 4}], "at least the student's 8 dimensions; its embeddings have 4"),
     ],
 )
 def test_several_teachers_of_which_none_can_are_refused_early(

@@ -4,111 +4,111 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from recbole_derrd.adapters.base import Backbone, VectorBackbone
+from recbole_derrd.adapters.base import Adapter, EmbeddingAdapter
 from recbole_derrd.adapters.factors import (
     DMFBackbone,
     ENMFBackbone,
-    FactorBackbone,
+    FactorAdapter,
     FISMBackbone,
-    NCEPLRecBackbone,
+    NCEPLRecAdapter,
     SimpleXBackbone,
-    TwoTablesBackbone,
+    TwoTablesAdapter,
 )
-from recbole_derrd.adapters.graph import GCMCBackbone, GraphBackbone, LightGCNBackbone, SGLBackbone
+from recbole_derrd.adapters.graph import GCMCBackbone, GraphAdapter, LightGCNBackbone, SGLBackbone
 from recbole_derrd.adapters.neumf import NeuMFBackbone
-from recbole_derrd.adapters.pairs import ConvNCFBackbone, NAISBackbone, NNCFBackbone, PairBackbone
+from recbole_derrd.adapters.pairs import ConvNCFBackbone, NAISBackbone, NNCFBackbone, PairAdapter
 from recbole_derrd.adapters.rows import (
     ADMMSLIMBackbone,
     CDAEBackbone,
-    DrawingBackbone,
-    FixedBackbone,
-    RandomBackbone,
+    DrawingAdapter,
+    FixedAdapter,
+    RandomAdapter,
     RecVAEBackbone,
-    RowBackbone,
+    RowAdapter,
 )
 
 #: Adapter of each RecBole model, by class name; a subclass inherits its parent's.
-BACKBONES: dict[str, type[Backbone]] = {
-    "BPR": TwoTablesBackbone,
-    "LINE": TwoTablesBackbone,
+ADAPTERS: dict[str, type[Adapter]] = {
+    "BPR": TwoTablesAdapter,
+    "LINE": TwoTablesAdapter,
     "ENMF": ENMFBackbone,
     "SimpleX": SimpleXBackbone,
     "DMF": DMFBackbone,
     "FISM": FISMBackbone,
     "LightGCN": LightGCNBackbone,
-    "NGCF": GraphBackbone,
-    "DGCF": GraphBackbone,
-    "SpectralCF": GraphBackbone,
+    "NGCF": GraphAdapter,
+    "DGCF": GraphAdapter,
+    "SpectralCF": GraphAdapter,
     "SGL": SGLBackbone,
-    "NCL": GraphBackbone,
+    "NCL": GraphAdapter,
     "NeuMF": NeuMFBackbone,
     "NNCF": NNCFBackbone,
     "ConvNCF": ConvNCFBackbone,
     "NAIS": NAISBackbone,
     "GCMC": GCMCBackbone,
-    "MultiVAE": RowBackbone,
-    "MultiDAE": RowBackbone,
-    "MacridVAE": DrawingBackbone,
+    "MultiVAE": RowAdapter,
+    "MultiDAE": RowAdapter,
+    "MacridVAE": DrawingAdapter,
     "RecVAE": RecVAEBackbone,
-    "RaCT": RowBackbone,
-    "DiffRec": DrawingBackbone,
-    "LDiffRec": DrawingBackbone,
+    "RaCT": RowAdapter,
+    "DiffRec": DrawingAdapter,
+    "LDiffRec": DrawingAdapter,
     "CDAE": CDAEBackbone,
-    "Pop": FixedBackbone,
-    "Random": RandomBackbone,
-    "ItemKNN": FixedBackbone,
-    "AsymKNN": FixedBackbone,
-    "EASE": FixedBackbone,
-    "SLIMElastic": FixedBackbone,
+    "Pop": FixedAdapter,
+    "Random": RandomAdapter,
+    "ItemKNN": FixedAdapter,
+    "AsymKNN": FixedAdapter,
+    "EASE": FixedAdapter,
+    "SLIMElastic": FixedAdapter,
     "ADMMSLIM": ADMMSLIMBackbone,
-    "NCEPLRec": NCEPLRecBackbone,
+    "NCEPLRec": NCEPLRecAdapter,
 }
 
 
-def register_backbone(name: str) -> Callable[[type[Backbone]], type[Backbone]]:
+def register_adapter(name: str) -> Callable[[type[Adapter]], type[Adapter]]:
     """Register an adapter for a model class of your own.
 
     Example:
-        >>> @register_backbone("MyModel")
-        ... class MyBackbone(FactorBackbone): ...
+        >>> @register_adapter("MyModel")
+        ... class MyAdapter(FactorAdapter): ...
     """
 
-    def register(adapter: type[Backbone]) -> type[Backbone]:
-        BACKBONES[name] = adapter
+    def register(adapter: type[Adapter]) -> type[Adapter]:
+        ADAPTERS[name] = adapter
         return adapter
 
     return register
 
 
-def adapter_of(model: type[Any]) -> type[Backbone]:
-    """Return the adapter class of a model class; :class:`RowBackbone`, which any model offers, where none is known.
+def adapter_class(model: type[Any]) -> type[Adapter]:
+    """Return the adapter class of a model class; :class:`RowAdapter`, which any model offers, where none is known.
 
-    A class may name its own as ``backbone_class``.
+    A class may name its own as ``own_adapter``.
     """
     for ancestor in model.__mro__:
-        if "backbone_class" in vars(ancestor):
-            own: type[Backbone] = vars(ancestor)["backbone_class"]
+        if "own_adapter" in vars(ancestor):
+            own: type[Adapter] = vars(ancestor)["own_adapter"]
             return own
-        if ancestor.__name__ in BACKBONES:
-            return BACKBONES[ancestor.__name__]
-    return RowBackbone
+        if ancestor.__name__ in ADAPTERS:
+            return ADAPTERS[ancestor.__name__]
+    return RowAdapter
 
 
-def backbone_of(model: Any) -> Backbone:
+def adapter_of(model: Any) -> Adapter:
     """Wrap a RecBole model in its adapter."""
-    return adapter_of(type(model))(model)
+    return adapter_class(type(model))(model)
 
 
 __all__ = [
-    "BACKBONES",
-    "Backbone",
-    "FactorBackbone",
-    "GraphBackbone",
+    "ADAPTERS",
+    "Adapter",
+    "EmbeddingAdapter",
+    "FactorAdapter",
+    "GraphAdapter",
     "NeuMFBackbone",
-    "PairBackbone",
-    "RowBackbone",
-    "VectorBackbone",
+    "PairAdapter",
+    "RowAdapter",
+    "adapter_class",
     "adapter_of",
-    "backbone_of",
-    "register_backbone",
+    "register_adapter",
 ]

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.errors import OptionError
-from recbole_derrd.ops.listed_scores import distinct_places, listed_products
+from recbole_derrd.ops.listed_scores import distinct_positions, listed_products
 
 #: Lists this share of the catalogue long are scored against all of it: cheaper than finding their distinct items.
 _WHOLE_CATALOGUE = 0.25
 
 
-class Backbone:
+class Adapter:
     """Adapter around one unmodified RecBole model (teacher or student). It owns no parameter of its own.
 
     Ids are RecBole's: 0 is the padding id. Scores are raw logits, never probabilities.
@@ -25,11 +25,11 @@ class Backbone:
         model: the RecBole model.
     """
 
-    #: Hint layers that the model's vectors can be read from, default first; empty where it has no vectors.
+    #: Hint layers that the model's embeddings can be read from, default first; empty where it has no embeddings.
     hints: ClassVar[tuple[str, ...]] = ()
     #: Whether gradients reach the model through :meth:`score`, so that it can be a student.
     trainable: ClassVar[bool] = True
-    #: Whether :meth:`start_at` can make its vectors given ones.
+    #: Whether :meth:`start_at` can make its embeddings given ones.
     takes_start: ClassVar[bool] = False
     #: Whether :meth:`score` may use a faster way where there is one; equal within rounding.
     fused: bool = True
@@ -54,17 +54,17 @@ class Backbone:
         """Where the model computes."""
         return torch.device(self.model.device)
 
-    def user_vectors(self, users: Tensor | None = None, hint: str | None = None) -> Tensor:
-        """Return the users' vectors [n, d]; of all users where none are named."""
-        raise OptionError(self._without_vectors())
+    def user_embeddings(self, users: Tensor | None = None, hint: str | None = None) -> Tensor:
+        """Return the users' embeddings [n, d]; of all users where none are named."""
+        raise OptionError(self._without_embeddings())
 
-    def item_vectors(self, items: Tensor | None = None, hint: str | None = None) -> Tensor:
-        """Return the items' vectors [n, d]; of all items where none are named."""
-        raise OptionError(self._without_vectors())
+    def item_embeddings(self, items: Tensor | None = None, hint: str | None = None) -> Tensor:
+        """Return the items' embeddings [n, d]; of all items where none are named."""
+        raise OptionError(self._without_embeddings())
 
-    def vectors(self, side: str, ids: Tensor | None = None, hint: str | None = None) -> Tensor:
-        """Return :meth:`user_vectors` or :meth:`item_vectors`, by side: "user" or "item"."""
-        return self.user_vectors(ids, hint) if side == "user" else self.item_vectors(ids, hint)
+    def embeddings(self, side: str, ids: Tensor | None = None, hint: str | None = None) -> Tensor:
+        """Return :meth:`user_embeddings` or :meth:`item_embeddings`, by side: "user" or "item"."""
+        return self.user_embeddings(ids, hint) if side == "user" else self.item_embeddings(ids, hint)
 
     @classmethod
     def catalogue_at_once(cls, model: type[Any]) -> bool:
@@ -72,8 +72,8 @@ class Backbone:
         return False
 
     def start_at(self, users: Tensor, items: Tensor) -> None:
-        """Set the model's weights so that its vectors are these [n_users - 1, d], [n_items - 1, d]; padding stays."""
-        raise OptionError(f"The vectors of {self.name} cannot be set: take out warm_start.")
+        """Set the weights so that the embeddings are these [n_users - 1, d], [n_items - 1, d]; padding stays."""
+        raise OptionError(f"The embeddings of {self.name} cannot be set: take out warm_start.")
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the logits [B, K] of items [B, K] for users [B], differentiable."""
@@ -95,7 +95,7 @@ class Backbone:
             OptionError: the model has no such layer.
         """
         if not self.hints:
-            raise OptionError(self._without_vectors())
+            raise OptionError(self._without_embeddings())
         if hint is None:
             return self.hints[0]
         if hint not in self.hints:
@@ -107,9 +107,9 @@ class Backbone:
         """The RecBole name of the model."""
         return type(self.model).__name__.replace("Distilled", "")
 
-    def _without_vectors(self) -> str:
+    def _without_embeddings(self) -> str:
         return (
-            f"{self.name} has no user and item vectors, so DE, NKD and CPD cannot use it (as teacher or student). "
+            f"{self.name} has no user and item embeddings, so DE, NKD and CPD cannot use it (as teacher or student). "
             "Use distillers that need scores only: [rrd]."
         )
 
@@ -140,7 +140,7 @@ class Backbone:
         return forward(*args, **kwargs)
 
 
-class VectorBackbone(Backbone):
+class EmbeddingAdapter(Adapter):
     """A model whose logit is the dot product of a user vector and an item vector."""
 
     hints: ClassVar[tuple[str, ...]] = ("embedding",)
@@ -151,12 +151,12 @@ class VectorBackbone(Backbone):
     def _items(self, items: Tensor | None, layer: str) -> Tensor:
         raise NotImplementedError
 
-    def user_vectors(self, users: Tensor | None = None, hint: str | None = None) -> Tensor:
-        """Return the users' vectors [n, d]."""
+    def user_embeddings(self, users: Tensor | None = None, hint: str | None = None) -> Tensor:
+        """Return the users' embeddings [n, d]."""
         return self._users(users, self.layer(hint))
 
-    def item_vectors(self, items: Tensor | None = None, hint: str | None = None) -> Tensor:
-        """Return the items' vectors [n, d]."""
+    def item_embeddings(self, items: Tensor | None = None, hint: str | None = None) -> Tensor:
+        """Return the items' embeddings [n, d]."""
         return self._items(items, self.layer(hint))
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
@@ -175,21 +175,21 @@ class VectorBackbone(Backbone):
         with self.shared():
             item = self._items(items, layer)
             if users.numel() >= _WHOLE_CATALOGUE * self.n_users:
-                every, places = self.once("all users", lambda: self._users(None, layer)), users.long()
+                every, positions = self.once("all users", lambda: self._users(None, layer)), users.long()
             else:
-                distinct, places = distinct_places(users.long(), self.n_users)
+                distinct, positions = distinct_positions(users.long(), self.n_users)
                 every = self._users(distinct, layer)
         if self.fused and item.device.type == "cpu":
-            return listed_products(item, every, places)
-        user = every.index_select(0, places.reshape(-1)).view(*places.shape, -1)
+            return listed_products(item, every, positions)
+        user = every.index_select(0, positions.reshape(-1)).view(*positions.shape, -1)
         return torch.bmm(user, item.unsqueeze(2)).squeeze(2)
 
     def _listed(self, items: Tensor, layer: str) -> tuple[Tensor, Tensor]:
-        """Return vectors [m, d] that hold all of the listed items once, and each item's row in them."""
+        """Return embeddings [m, d] that hold all of the listed items once, and each item's row in them."""
         if items.numel() >= _WHOLE_CATALOGUE * self.n_items:
             return self.once("all items", lambda: self._items(None, layer)), items.long()
-        distinct, places = distinct_places(items.long(), self.n_items)
-        return self._items(distinct, layer), places
+        distinct, positions = distinct_positions(items.long(), self.n_items)
+        return self._items(distinct, layer), positions
 
     def score_all(self, users: Tensor) -> Tensor:
         """Return the logits [B, n_items]."""

@@ -1,4 +1,4 @@
-"""Models that are a dot product of two vectors, without a graph."""
+"""Models that are a dot product of two embeddings, without a graph."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_derrd.adapters.base import VectorBackbone
+from recbole_derrd.adapters.base import EmbeddingAdapter
 
 
 def rows(table: Any, ids: Tensor | None) -> Tensor:
@@ -18,7 +18,7 @@ def rows(table: Any, ids: Tensor | None) -> Tensor:
     return weight
 
 
-class FactorBackbone(VectorBackbone):
+class FactorAdapter(EmbeddingAdapter):
     """Two embedding tables, and whatever a subclass makes of them."""
 
     def _users(self, users: Tensor | None, layer: str) -> Tensor:
@@ -28,7 +28,7 @@ class FactorBackbone(VectorBackbone):
         return rows(self.model.item_embedding, items)
 
 
-class TwoTablesBackbone(FactorBackbone):
+class TwoTablesAdapter(FactorAdapter):
     """Two embedding tables as they are (BPR, LINE)."""
 
     takes_start = True
@@ -40,7 +40,7 @@ class TwoTablesBackbone(FactorBackbone):
             self.model.item_embedding.weight[1:] = items
 
 
-class ENMFBackbone(FactorBackbone):
+class ENMFBackbone(FactorAdapter):
     """ENMF weights each dimension; the weight goes with the item. Its training drops out user dimensions."""
 
     def _users(self, users: Tensor | None, layer: str) -> Tensor:
@@ -55,7 +55,7 @@ class ENMFBackbone(FactorBackbone):
 _CHUNK_NUMBERS = 1 << 24
 
 
-class HistoryBackbone(VectorBackbone):
+class HistoryAdapter(EmbeddingAdapter):
     """A user's vector is made of the user's history: all users at once would be users x history x dimensions."""
 
     def _from_history(self, users: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class HistoryBackbone(VectorBackbone):
         return torch.cat([self._from_history(chunk) for chunk in every.split(rows_at_once)])
 
 
-class SimpleXBackbone(HistoryBackbone):
+class SimpleXBackbone(HistoryAdapter):
     """SimpleX mixes a user with the user's history and scores by cosine."""
 
     def _numbers(self) -> int:
@@ -89,8 +89,8 @@ class SimpleXBackbone(HistoryBackbone):
         return functional.normalize(rows(self.model.item_emb, items), dim=1)
 
 
-class DMFBackbone(HistoryBackbone):
-    """DMF's vectors are the outputs of its two towers; they end in relu, so a unit may be dead."""
+class DMFBackbone(HistoryAdapter):
+    """DMF's embeddings are the outputs of its two towers; they end in relu, so a unit may be dead."""
 
     hints = ("tower",)
 
@@ -99,8 +99,8 @@ class DMFBackbone(HistoryBackbone):
         return self.n_items
 
     def _from_history(self, users: Tensor) -> Tensor:
-        vectors: Tensor = self.model.user_fc_layers(self.model.get_user_embedding(users))
-        return vectors
+        embeddings: Tensor = self.model.user_fc_layers(self.model.get_user_embedding(users))
+        return embeddings
 
     def _items(self, items: Tensor | None, layer: str) -> Tensor:
         every: Tensor = self.once("towers", self._every_item)
@@ -116,13 +116,13 @@ class DMFBackbone(HistoryBackbone):
         # In half precision the sparse product has no backward pass.
         with torch.autocast(self.device.type, enabled=False):
             linear = torch.sparse.mm(self._by_item, self.model.item_linear.weight.t())
-        vectors: Tensor = self.model.item_fc_layers(linear)
-        return vectors
+        embeddings: Tensor = self.model.item_fc_layers(linear)
+        return embeddings
 
     _by_item: Tensor | None = None
 
 
-class FISMBackbone(HistoryBackbone):
+class FISMBackbone(HistoryAdapter):
     """FISM's user is the scaled sum of the history; both biases ride on two more dimensions.
 
     Its ``forward`` applies a sigmoid (and its loss a second one); its ``full_sort_predict`` gives these logits.
@@ -143,12 +143,12 @@ class FISMBackbone(HistoryBackbone):
         return torch.cat([scale * summed, bias, torch.ones_like(bias)], dim=1)
 
     def _items(self, items: Tensor | None, layer: str) -> Tensor:
-        vectors = rows(self.model.item_dst_embedding, items)
+        embeddings = rows(self.model.item_dst_embedding, items)
         bias = (self.model.item_bias if items is None else self.model.item_bias[items]).unsqueeze(1)
-        return torch.cat([vectors, torch.ones_like(bias), bias], dim=1)
+        return torch.cat([embeddings, torch.ones_like(bias), bias], dim=1)
 
 
-class NCEPLRecBackbone(VectorBackbone):
+class NCEPLRecAdapter(EmbeddingAdapter):
     """NCE-PLRec's two factors are solved for in closed form, without gradients: it can teach, but not learn."""
 
     hints = ("factors",)

@@ -1,4 +1,4 @@
-"""Graph models: vectors are embeddings propagated over the user-item graph, once per step."""
+"""Graph models: embeddings are embeddings propagated over the user-item graph, once per step."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_derrd.adapters.base import VectorBackbone
+from recbole_derrd.adapters.base import EmbeddingAdapter
 from recbole_derrd.adapters.factors import rows
 
 
-class GraphBackbone(VectorBackbone):
+class GraphAdapter(EmbeddingAdapter):
     """Models whose ``forward`` returns every user's and every item's vector (NGCF, DGCF, SpectralCF, NCL)."""
 
     hints = ("final", "ego")
@@ -50,8 +50,8 @@ class GraphBackbone(VectorBackbone):
 _START_STEPS = 40
 
 
-class LightGCNBackbone(GraphBackbone):
-    """LightGCN, whose vectors P E are linear in the tables E; P, a mean of the graph's powers, is symmetric.
+class LightGCNBackbone(GraphAdapter):
+    """LightGCN, whose embeddings P E are linear in the tables E; P, a mean of the graph's powers, is symmetric.
 
     Where the graph has an eigenvalue a in [-1, 1], P has (1 + a + ... + a^L) / (L + 1): it is singular for an odd
     number of layers, and well conditioned for an even one.
@@ -60,7 +60,7 @@ class LightGCNBackbone(GraphBackbone):
     takes_start = True
 
     def start_at(self, users: Tensor, items: Tensor) -> None:
-        """Fill the tables with what is propagated to these vectors, or as near to them as it can be."""
+        """Fill the tables with what is propagated to these embeddings, or as near to them as it can be."""
         tables = self.model.user_embedding.weight, self.model.item_embedding.weight
         padding = [table[0].clone() for table in tables]
 
@@ -105,14 +105,14 @@ def least_squares(matrix: Callable[[Tensor], Tensor], wanted: Tensor, steps: int
     return solution
 
 
-class SGLBackbone(GraphBackbone):
-    """SGL's ``forward`` takes a graph; the vectors are those of the whole one."""
+class SGLBackbone(GraphAdapter):
+    """SGL's ``forward`` takes a graph; the embeddings are those of the whole one."""
 
     def _arguments(self) -> tuple[Any, ...]:
         return (self.model.train_graph,)
 
 
-class GCMCBackbone(VectorBackbone):
+class GCMCBackbone(EmbeddingAdapter):
     """GCMC's decoder is bilinear in the encoded nodes: its matrices, weighted for class 1, go with the user.
 
     ``predict`` ranks by class 1 before the softmax, and so does this.
@@ -137,8 +137,8 @@ class GCMCBackbone(VectorBackbone):
         decoder = self.model.BiDecoder
         bilinear = sum(share * matrix for share, matrix in zip(decoder.dense_layer.weight[1], decoder.weights))
         every = self._encoded()[0]
-        vectors: Tensor = (every if users is None else every[users]) @ bilinear
-        return vectors
+        embeddings: Tensor = (every if users is None else every[users]) @ bilinear
+        return embeddings
 
     def _items(self, items: Tensor | None, layer: str) -> Tensor:
         every = self._encoded()[1]

@@ -9,7 +9,7 @@ from recbole.model.general_recommender import NeuMF
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_derrd.adapters.base import Backbone
+from recbole_derrd.adapters.base import Adapter
 from recbole_derrd.adapters.factors import rows
 from recbole_derrd.adapters.pairs import in_chunks
 
@@ -28,7 +28,7 @@ def _owner(model: type[Any], name: str) -> type[Any]:
     return next(kind for kind in model.__mro__ if name in vars(kind) and kind.__module__.partition(".")[0] != ours)
 
 
-class NeuMFBackbone(Backbone):
+class NeuMFBackbone(Adapter):
     """NeuMF. Hint layers: the GMF embeddings, the MLP embeddings, or both end to end."""
 
     hints = ("gmf", "mlp", "concat")
@@ -38,19 +38,19 @@ class NeuMFBackbone(Backbone):
         """RecBole predicts pair by pair, each with an input of its own; a subclass may predict something else."""
         return all(_owner(model, name).__module__ == NeuMF.__module__ for name in ("forward", "predict"))
 
-    def _vectors(self, side: str, ids: Tensor | None, hint: str | None) -> Tensor:
+    def _embeddings(self, side: str, ids: Tensor | None, hint: str | None) -> Tensor:
         tables = {"gmf": f"{side}_mf_embedding", "mlp": f"{side}_mlp_embedding"}
         layer = self.layer(hint)
         wanted = ("gmf", "mlp") if layer == "concat" else (layer,)
         return torch.cat([rows(getattr(self.model, tables[part]), ids) for part in wanted], dim=-1)
 
-    def user_vectors(self, users: Tensor | None = None, hint: str | None = None) -> Tensor:
-        """Return the users' vectors [n, d]."""
-        return self._vectors("user", users, hint)
+    def user_embeddings(self, users: Tensor | None = None, hint: str | None = None) -> Tensor:
+        """Return the users' embeddings [n, d]."""
+        return self._embeddings("user", users, hint)
 
-    def item_vectors(self, items: Tensor | None = None, hint: str | None = None) -> Tensor:
-        """Return the items' vectors [n, d]."""
-        return self._vectors("item", items, hint)
+    def item_embeddings(self, items: Tensor | None = None, hint: str | None = None) -> Tensor:
+        """Return the items' embeddings [n, d]."""
+        return self._embeddings("item", items, hint)
 
     def _numbers(self) -> int:
         """Count the numbers that one pair's network holds: its inputs, and each layer with what leads to it."""

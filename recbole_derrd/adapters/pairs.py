@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from recbole_derrd.adapters.base import Backbone
+from recbole_derrd.adapters.base import Adapter
 from recbole_derrd.adapters.factors import rows
 
 #: Numbers that the networks of one chunk of pairs may hold (64 MB of float32).
@@ -34,7 +34,7 @@ def in_chunks(run: Callable[..., Tensor], numbers: int, *columns: Tensor) -> Ten
     return torch.cat([again(*chunk) for chunk in zip(*(column.split(size) for column in columns))])
 
 
-class PairBackbone(Backbone):
+class PairAdapter(Adapter):
     """Models whose ``forward(users, items)`` gives a pair's logit."""
 
     def _numbers(self) -> int:
@@ -57,37 +57,37 @@ class PairBackbone(Backbone):
         return self.score(users, every.expand(len(users), -1))
 
 
-class EmbeddedPairBackbone(PairBackbone):
+class EmbeddedPairAdapter(PairAdapter):
     """NNCF and ConvNCF: a network over two embeddings, which are their hint layer though not their score."""
 
     hints = ("embedding",)
 
-    def user_vectors(self, users: Tensor | None = None, hint: str | None = None) -> Tensor:
+    def user_embeddings(self, users: Tensor | None = None, hint: str | None = None) -> Tensor:
         """Return the users' embeddings [n, d]."""
         self.layer(hint)
         return rows(self.model.user_embedding, users)
 
-    def item_vectors(self, items: Tensor | None = None, hint: str | None = None) -> Tensor:
+    def item_embeddings(self, items: Tensor | None = None, hint: str | None = None) -> Tensor:
         """Return the items' embeddings [n, d]."""
         self.layer(hint)
         return rows(self.model.item_embedding, items)
 
 
-class NNCFBackbone(EmbeddedPairBackbone):
+class NNCFBackbone(EmbeddedPairAdapter):
     """NNCF convolves the neighbours of both sides for each pair."""
 
     def _numbers(self) -> int:
         return int(2 * self.model.neigh_num * (self.model.num_conv_kernel + self.model.neigh_embedding_size))
 
 
-class ConvNCFBackbone(EmbeddedPairBackbone):
+class ConvNCFBackbone(EmbeddedPairAdapter):
     """ConvNCF convolves the outer product of the two embeddings."""
 
     def _numbers(self) -> int:
         return int(self.model.user_embedding.embedding_dim**2)
 
 
-class NAISBackbone(PairBackbone):
+class NAISBackbone(PairAdapter):
     """NAIS attends over the user's whole history for each item; its ``full_sort_predict`` alone applies a sigmoid."""
 
     def _numbers(self) -> int:

@@ -1,4 +1,4 @@
-"""Models that produce a user's whole row of scores at once: scores without vectors."""
+"""Models that produce a user's whole row of scores at once: scores without embeddings."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_derrd.adapters.base import Backbone
-from recbole_derrd.ops.listed_scores import distinct_places
+from recbole_derrd.adapters.base import Adapter
+from recbole_derrd.ops.listed_scores import distinct_positions
 
 
-class RowBackbone(Backbone):
+class RowAdapter(Adapter):
     """Autoencoders, diffusion models, and any model with RecBole's ``full_sort_predict``."""
 
     def score_all(self, users: Tensor) -> Tensor:
@@ -28,12 +28,12 @@ class RowBackbone(Backbone):
 
     def score_users(self, items: Tensor, users: Tensor) -> Tensor:
         """Return the logits [B, K] of users [B, K] for items [B]; each user's row is made once."""
-        distinct, places = distinct_places(users.long(), self.n_users)
+        distinct, positions = distinct_positions(users.long(), self.n_users)
         scores = self.score_all(distinct)
-        return scores[places, items.long().unsqueeze(1)]
+        return scores[positions, items.long().unsqueeze(1)]
 
 
-class DrawingBackbone(RowBackbone):
+class DrawingAdapter(RowAdapter):
     """Models that draw random numbers at every prediction, also in evaluation (MacridVAE, DiffRec, Random).
 
     A teacher always gives the same users the same scores (asked for in other company, a user may draw others), and
@@ -49,7 +49,7 @@ class DrawingBackbone(RowBackbone):
             return super().score_all(users)
 
 
-class CDAEBackbone(RowBackbone):
+class CDAEBackbone(RowAdapter):
     """CDAE's ``full_sort_predict`` applies the output activation; its ``forward`` does not."""
 
     def score_all(self, users: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class CDAEBackbone(RowBackbone):
         return logits
 
 
-class RecVAEBackbone(RowBackbone):
+class RecVAEBackbone(RowAdapter):
     """RecVAE trains its encoder with dropout on the input and its decoder without; its terms must do the same."""
 
     _dropout: float | None = None
@@ -76,13 +76,13 @@ class RecVAEBackbone(RowBackbone):
         return logits
 
 
-class FixedBackbone(RowBackbone):
+class FixedAdapter(RowAdapter):
     """Models without gradients (Pop, ItemKNN, EASE ...): they can teach, but not learn."""
 
     trainable = False
 
 
-class ADMMSLIMBackbone(FixedBackbone):
+class ADMMSLIMBackbone(FixedAdapter):
     """ADMM-SLIM adds fresh noise of 1e-5 at every prediction; a teacher's lists must not depend on it."""
 
     def score_all(self, users: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class ADMMSLIMBackbone(FixedBackbone):
         return torch.from_numpy(scores).to(self.device).float()
 
 
-class RandomBackbone(DrawingBackbone):
+class RandomAdapter(DrawingAdapter):
     """Random, which gives everyone the same row: it can teach, but not learn."""
 
     trainable = False

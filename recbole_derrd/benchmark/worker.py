@@ -14,7 +14,7 @@ import threading
 from typing import Any
 
 from recbole_derrd.errors import DistillError
-from recbole_derrd.runtime.process_faults import sentence_of
+from recbole_derrd.runtime.machine_errors import sentence_of
 
 
 def _end_with_the_benchmark() -> None:

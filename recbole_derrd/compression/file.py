@@ -43,10 +43,10 @@ def load_tables(path: str | Path) -> Tables:
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no file '{path}'. Check the path.") from error
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, DamagedFileError) as error:
-        raise CheckpointError(f"'{path}' is damaged, or no file of stored vectors.") from error
+        raise CheckpointError(f"'{path}' is damaged, or no file of stored embeddings.") from error
     known = arrays.pop("format", np.array([0])).tolist()
     if known != [FORMAT]:
-        raise CheckpointError(f"'{path}' holds no stored vectors of format {FORMAT}. Store the student anew.")
+        raise CheckpointError(f"'{path}' holds no stored embeddings of format {FORMAT}. Store the student anew.")
     try:
         tables = Tables(_table(arrays, "user"), _table(arrays, "item"))
         if tables.users.size != tables.items.size:
@@ -89,8 +89,8 @@ def _table(arrays: dict[str, np.ndarray], side: str) -> Table:
             raise DamagedFileError(f"{side}_{name} holds what is no finite number")
         return torch.from_numpy(found)
 
-    if f"{side}_vectors" in arrays:
-        return PlainTable(array("vectors", np.float32, 2))
+    if f"{side}_embeddings" in arrays:
+        return PlainTable(array("embeddings", np.float32, 2))
     if f"{side}_codes" in arrays:
         codes, centres = array("codes", np.uint8, 2), array("centres", np.float32, 2)
         if int(codes.max()) >= len(centres) or codes.shape[1] > centres.shape[1]:

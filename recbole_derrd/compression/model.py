@@ -9,30 +9,30 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import ModelType
 from torch import Tensor, nn
 
-from recbole_derrd.adapters import VectorBackbone
+from recbole_derrd.adapters import EmbeddingAdapter
 from recbole_derrd.compression.recipe import Tables
 from recbole_derrd.compression.tables import Table
 
 
-class CompressedBackbone(VectorBackbone):
-    """Fixed vectors: nothing here is trained."""
+class CompressedAdapter(EmbeddingAdapter):
+    """Fixed embeddings: nothing here is trained."""
 
     trainable = False
 
     def _users(self, users: Tensor | None, layer: str) -> Tensor:
-        vectors: Tensor = self.model.user_vectors(users)
-        return vectors
+        embeddings: Tensor = self.model.user_embeddings(users)
+        return embeddings
 
     def _items(self, items: Tensor | None, layer: str) -> Tensor:
-        vectors: Tensor = self.model.item_vectors()
-        return vectors if items is None else vectors[items]
+        embeddings: Tensor = self.model.item_embeddings()
+        return embeddings if items is None else embeddings[items]
 
 
 class CompressedModel(GeneralRecommender):
-    """A teacher's compressed vectors.
+    """A teacher's compressed embeddings.
 
-    Items are decoded once and stay decoded, as a graph model's propagated vectors do: latency is that of float32
-    vectors of this size, bytes are those of the stored tables.
+    Items are decoded once and stay decoded, as a graph model's propagated embeddings do: latency is that of float32
+    embeddings of this size, bytes are those of the stored tables.
 
     Args:
         config: RecBole's configuration of the teacher.
@@ -41,7 +41,7 @@ class CompressedModel(GeneralRecommender):
     """
 
     type = ModelType.TRADITIONAL
-    backbone_class = CompressedBackbone
+    own_adapter = CompressedAdapter
 
     def __init__(self, config: Any, dataset: Any, tables: Tables) -> None:
         """Keep the tables."""
@@ -56,21 +56,21 @@ class CompressedModel(GeneralRecommender):
         sides: tuple[tuple[str, Table], ...] = (("user", self.tables.users), ("item", self.tables.items))
         return {f"{side}_{name}": array for side, table in sides for name, array in table.arrays().items()}
 
-    def user_vectors(self, users: Tensor | None = None) -> Tensor:
-        """Return users' vectors [n, d], float32."""
+    def user_embeddings(self, users: Tensor | None = None) -> Tensor:
+        """Return users' embeddings [n, d], float32."""
         return self.tables.users.rows(None if users is None else users.cpu()).to(self.device)
 
-    def item_vectors(self) -> Tensor:
-        """Return all items' vectors [n_items, d], float32."""
+    def item_embeddings(self) -> Tensor:
+        """Return all items' embeddings [n_items, d], float32."""
         if self._decoded is None:
             self._decoded = self.tables.items.rows().to(self.device)
         return self._decoded
 
     def predict(self, interaction: Any) -> Tensor:
         """Return the score of each pair [n]."""
-        items = self.item_vectors()[interaction[self.ITEM_ID]]
-        return (self.user_vectors(interaction[self.USER_ID]) * items).sum(dim=1)
+        items = self.item_embeddings()[interaction[self.ITEM_ID]]
+        return (self.user_embeddings(interaction[self.USER_ID]) * items).sum(dim=1)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Return the users' scores of every item, flat [n * n_items]."""
-        return (self.user_vectors(interaction[self.USER_ID]) @ self.item_vectors().T).view(-1)
+        return (self.user_embeddings(interaction[self.USER_ID]) @ self.item_embeddings().T).view(-1)

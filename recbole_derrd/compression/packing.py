@@ -25,8 +25,8 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     stream = (codes.unsqueeze(2) >> torch.arange(bits, dtype=torch.uint8, device=codes.device)) & 1
     filled = torch.zeros(rows, packed_size(size, bits) * 8, dtype=torch.uint8, device=codes.device)
     filled[:, : size * bits] = stream.view(rows, size * bits)
-    places = torch.arange(8, dtype=torch.uint8, device=codes.device)
-    return (filled.view(rows, packed_size(size, bits), 8) << places).sum(dim=2, dtype=torch.uint8)
+    positions = torch.arange(8, dtype=torch.uint8, device=codes.device)
+    return (filled.view(rows, packed_size(size, bits), 8) << positions).sum(dim=2, dtype=torch.uint8)
 
 
 def unpack(packed: Tensor, bits: int, size: int) -> Tensor:
@@ -34,5 +34,5 @@ def unpack(packed: Tensor, bits: int, size: int) -> Tensor:
     rows = len(packed)
     stream = (packed.unsqueeze(2) >> torch.arange(8, dtype=torch.uint8, device=packed.device)) & 1
     stream = stream.view(rows, packed.shape[1] * 8)[:, : size * bits].reshape(rows, size, bits)
-    places = torch.arange(bits, dtype=torch.uint8, device=packed.device)
-    return (stream << places).sum(dim=2, dtype=torch.uint8)
+    positions = torch.arange(bits, dtype=torch.uint8, device=packed.device)
+    return (stream << positions).sum(dim=2, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Product quantisation (Jégou et al., 2011) with faiss: each part of a vector is one of a few centres."""
+"""TrainResult quantisation (Jégou et al., 2011) with faiss: each part of a vector is one of a few centres."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def product_codes(rows: Tensor, parts: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def product_rows(codes: Tensor, centres: Tensor, owner: Tensor) -> Tensor:
-    """Return the vectors [n, d] that codes [n, parts] stand for.
+    """Return the embeddings [n, d] that codes [n, parts] stand for.
 
     Args:
         codes: uint8 [n, parts].

@@ -1,4 +1,4 @@
-"""From a teacher's vectors to stored tables: dimensions, rotation, codes, in this order."""
+"""From a teacher's embeddings to stored tables: dimensions, rotation, codes, in this order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from recbole_derrd.adapters import Backbone, VectorBackbone
+from recbole_derrd.adapters import Adapter, EmbeddingAdapter
 from recbole_derrd.compression.product import faiss_or_refuse
 from recbole_derrd.compression.rotation import random_rotation
 from recbole_derrd.compression.tables import PlainTable, ProductTable, QuantizedTable, Table
@@ -25,23 +25,23 @@ class Tables:
     items: Table
 
 
-def check_recipe(options: CompressOptions, teacher: type[Backbone], name: str, size: int | None = None) -> None:
+def check_recipe(options: CompressOptions, teacher: type[Adapter], name: str, size: int | None = None) -> None:
     """Refuse what cannot end well, before anything is trained.
 
     Args:
         options: what to do.
         teacher: the teacher's adapter.
         name: the teacher's model.
-        size: dimensions of its vectors, where they are known.
+        size: dimensions of its embeddings, where they are known.
 
     Raises:
         OptionError: what to do.
     """
     if options.method == "none":
         raise OptionError("Nothing is compressed: set compress_method to svd, quantized or product.")
-    if not issubclass(teacher, VectorBackbone):
+    if not issubclass(teacher, EmbeddingAdapter):
         raise OptionError(
-            f"Only a teacher whose score is the dot product of two vectors can be compressed, and {name}'s is not. "
+            f"Only a teacher whose score is the dot product of two embeddings can be compressed, and {name}'s is not. "
             "Use a teacher_model such as BPR or LightGCN."
         )
     if options.method == "product":
@@ -54,7 +54,7 @@ def _check_sizes(options: CompressOptions, size: int) -> None:
     if options.size is not None and options.size > size:
         raise OptionError(
             f"compress_size = {options.size} is more than the teacher's {size} dimensions. Lower it, or take it out to "
-            "keep the teacher's own vectors."
+            "keep the teacher's own embeddings."
         )
     kept = size if options.size is None else options.size
     if options.bytes is not None and options.bytes > kept:
@@ -65,7 +65,7 @@ def _check_sizes(options: CompressOptions, size: int) -> None:
 
 
 @torch.no_grad()
-def compress(teacher: VectorBackbone, options: CompressOptions, seed: int) -> Tables:
+def compress(teacher: EmbeddingAdapter, options: CompressOptions, seed: int) -> Tables:
     """Compress a frozen teacher.
 
     Args:
@@ -75,10 +75,10 @@ def compress(teacher: VectorBackbone, options: CompressOptions, seed: int) -> Ta
 
     Raises:
         OptionError: more dimensions or bytes are asked for than the teacher has dimensions.
-        DataError: the teacher's vectors hold NaN.
+        DataError: the teacher's embeddings hold NaN.
     """
     with teacher.shared():
-        users, items = _plain(teacher.user_vectors()), _plain(teacher.item_vectors())
+        users, items = _plain(teacher.user_embeddings()), _plain(teacher.item_embeddings())
     _check_sizes(options, items.shape[1])
     if options.size is not None:
         users, items = score_factors(users, items, options.size)
@@ -90,18 +90,18 @@ def compress(teacher: VectorBackbone, options: CompressOptions, seed: int) -> Ta
     return Tables(_stored(users, options, seed) if options.users else PlainTable(users), _stored(items, options, seed))
 
 
-def _plain(vectors: Tensor) -> Tensor:
-    vectors = vectors.detach().float().cpu().clone()
-    if not bool(vectors.isfinite().all()):
+def _plain(embeddings: Tensor) -> Tensor:
+    embeddings = embeddings.detach().float().cpu().clone()
+    if not bool(embeddings.isfinite().all()):
         raise DataError(DIVERGED)
     # The padding row holds whatever the model began with; it must not shape the factors.
-    vectors[0] = 0
-    return vectors
+    embeddings[0] = 0
+    return embeddings
 
 
-def _stored(vectors: Tensor, options: CompressOptions, seed: int) -> Table:
+def _stored(embeddings: Tensor, options: CompressOptions, seed: int) -> Table:
     if options.method == "quantized":
-        return QuantizedTable.of(vectors, options.bits)
+        return QuantizedTable.of(embeddings, options.bits)
     if options.method == "product":
-        return ProductTable.of(vectors, options.bytes or 1, seed)
-    return PlainTable(vectors)
+        return ProductTable.of(embeddings, options.bytes or 1, seed)
+    return PlainTable(embeddings)

@@ -1,4 +1,4 @@
-"""Tables of vectors as they are stored, and what a row of them takes."""
+"""Tables of embeddings as they are stored, and what a row of them takes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHUNK_NUMBERS = 1 << 20
 
 
 class Table(Protocol):
-    """Stored vectors. Row 0 is RecBole's padding."""
+    """Stored embeddings. Row 0 is RecBole's padding."""
 
     @property
     def size(self) -> int:
@@ -44,12 +44,12 @@ class Table(Protocol):
 class PlainTable:
     """float32."""
 
-    vectors: Tensor
+    embeddings: Tensor
 
     @property
     def size(self) -> int:
         """Dimensions of a vector."""
-        return int(self.vectors.shape[1])
+        return int(self.embeddings.shape[1])
 
     @property
     def bytes_a_row(self) -> int:
@@ -62,12 +62,12 @@ class PlainTable:
         return 0
 
     def arrays(self) -> dict[str, Tensor]:
-        """Return the vectors."""
-        return {"vectors": self.vectors}
+        """Return the embeddings."""
+        return {"embeddings": self.embeddings}
 
     def rows(self, ids: Tensor | None = None) -> Tensor:
         """Return the rows themselves."""
-        return self.vectors if ids is None else self.vectors[ids]
+        return self.embeddings if ids is None else self.embeddings[ids]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,16 +81,18 @@ class QuantizedTable:
     size: int
 
     @classmethod
-    def of(cls, vectors: Tensor, bits: int) -> QuantizedTable:
-        """Quantise vectors [n, d] to ``bits`` bits a dimension."""
-        steps = best_steps(vectors, bits)
+    def of(cls, embeddings: Tensor, bits: int) -> QuantizedTable:
+        """Quantise embeddings [n, d] to ``bits`` bits a dimension."""
+        steps = best_steps(embeddings, bits)
         unit = steps.max().clamp(min=torch.finfo(torch.float32).tiny).reshape(1)
         scales = (steps / unit).half()
         # Coded with the steps as they are stored, so that their rounding is not an error on top.
         stored = scales.float() * unit
-        chunk = max(1, _CHUNK_NUMBERS // vectors.shape[1])
-        packed = [pack(encode(rows, own, bits), bits) for rows, own in zip(vectors.split(chunk), stored.split(chunk))]
-        return cls(torch.cat(packed), scales, unit, bits, int(vectors.shape[1]))
+        chunk = max(1, _CHUNK_NUMBERS // embeddings.shape[1])
+        packed = [
+            pack(encode(rows, own, bits), bits) for rows, own in zip(embeddings.split(chunk), stored.split(chunk))
+        ]
+        return cls(torch.cat(packed), scales, unit, bits, int(embeddings.shape[1]))
 
     @property
     def bytes_a_row(self) -> int:
@@ -126,9 +128,9 @@ class ProductTable:
     centres: Tensor
 
     @classmethod
-    def of(cls, vectors: Tensor, parts: int, seed: int) -> ProductTable:
-        """Quantise vectors [n, d], of which the padding row is no example, in ``parts`` parts."""
-        codes, centres = product_codes(vectors[1:], parts, seed)
+    def of(cls, embeddings: Tensor, parts: int, seed: int) -> ProductTable:
+        """Quantise embeddings [n, d], of which the padding row is no example, in ``parts`` parts."""
+        codes, centres = product_codes(embeddings[1:], parts, seed)
         return cls(torch.cat([codes.new_zeros(1, parts), codes]), centres)
 
     @property

@@ -34,7 +34,7 @@ from recbole_derrd.config.settings import (
 )
 from recbole_derrd.errors import OptionError, did_you_mean
 from recbole_derrd.recbole_compat.models import model_class, name_of, recbole_ancestor
-from recbole_derrd.runtime.processes import is_first, join
+from recbole_derrd.runtime.processes import is_main_process, join
 
 _NEGATIVES = ("distribution", "sample_num", "alpha", "dynamic", "candidate_num")
 PROPERTIES = Path(__file__).parent.parent / "properties"
@@ -155,7 +155,7 @@ class DistillConfig(Config):
         os.environ["CUDA_VISIBLE_DEVICES"] = settings["gpu_id"]
         settings["device"] = join(settings["local_rank"], settings)
         settings["single_spec"] = False
-        if not is_first():
+        if not is_main_process():
             settings.update(show_progress=False, log_wandb=False)
 
     def _set_eval_neg_sample_args(self, phase: Any) -> None:
@@ -332,7 +332,7 @@ class DistillConfig(Config):
                 "candidates_file",
             )
         }
-        # Also where the model has a seed of its own: all are judged among the same.
+        # Also where the model has a seed of its own: all are evaluated among the same.
         kept["candidates_seed"] = self.candidates_seed
         # That a student trained on whole users samples no negatives says nothing of models that need them.
         whole_users = self.model in WHOLE_USER_MODELS and model not in WHOLE_USER_MODELS

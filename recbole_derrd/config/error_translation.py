@@ -11,7 +11,7 @@ import recbole
 import recbole_derrd
 from recbole_derrd.config.distill_config import DistillConfig, model_settings
 from recbole_derrd.errors import OptionError
-from recbole_derrd.runtime.process_faults import limit_reached, refuse_limit
+from recbole_derrd.runtime.machine_errors import limit_reached, refuse_limit
 
 #: What RecBole raises at settings or data that they cannot take.
 FAULTS = (

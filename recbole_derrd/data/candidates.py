@@ -22,7 +22,7 @@ from recbole_derrd.data.loaders import CatalogueSizedLoader, taking_over
 from recbole_derrd.errors import DataError
 from recbole_derrd.ops.sampling import exclusion_keys, sample_outside
 from recbole_derrd.runtime.files import clearing_folder, replacing_file
-from recbole_derrd.runtime.processes import from_first, is_first
+from recbole_derrd.runtime.processes import broadcast, is_main_process
 from recbole_derrd.runtime.stored_arrays import DamagedFileError, checksum, read_array, sealed, unsealed
 
 #: Users whose candidates are drawn at once; bounds the memory of drawing.
@@ -82,7 +82,7 @@ def kept_candidates(file: Path, *drawing: Any, own: bool = True) -> Tensor:
         DataError: the user's file is damaged or of other data.
     """
     users, items, n_users, n_items, count, _ = drawing
-    if from_first(not file.exists()):
+    if broadcast(not file.exists()):
         return _drawn(file, drawing, own)
     try:
         stored = read_array(file)
@@ -91,7 +91,7 @@ def kept_candidates(file: Path, *drawing: Any, own: bool = True) -> Tensor:
         return _checked(stored, users, items, n_users, n_items, count)
     except DamagedFileError as error:
         if not own:
-            if is_first():
+            if is_main_process():
                 getLogger().warning(f"The candidates in '{file}' are damaged: {error}. They are drawn anew.")
             return _drawn(file, drawing, own)
         raise DataError(
@@ -111,7 +111,7 @@ def _refuse_other_content(file: Path) -> None:
 
 def _drawn(file: Path, drawing: tuple[Any, ...], own: bool) -> Tensor:
     candidates = draw_candidates(*drawing)
-    if is_first():
+    if is_main_process():
         alone = contextlib.nullcontext() if own else clearing_folder(file.parent, ".npy*", "candidates")
         with alone, replacing_file(file) as partial:
             with open(partial, "wb") as content:
@@ -195,7 +195,7 @@ class CandidateLoader(CatalogueSizedLoader):
 
     def __iter__(self) -> Iterator[Any]:
         """Yield (users, items [n, W], rows and columns of the held-out items); 0 fills the shorter rows."""
-        _, _, starts, positives = self._lists()
+        _, _, starts, positives = self._rankings()
         for start, stop, users in self._blocks():
             lengths = starts[start + 1 : stop + 1] - starts[start:stop]
             held_out = torch.zeros(stop - start, int(lengths.max()), dtype=torch.int64)

@@ -18,7 +18,7 @@ from recbole.data.interaction import Interaction
 from recbole.sampler import Sampler
 from recbole.utils import InputType
 
-from recbole_derrd.runtime.processes import own_range, rank, world_size
+from recbole_derrd.runtime.processes import rank, shard_range, world_size
 
 #: Scores that one batch of full ranking may hold (8 MB of float32): they stay in a core's cache.
 _SCORES_AT_ONCE = 1 << 21
@@ -131,7 +131,7 @@ class CatalogueSizedLoader(FullSortEvalDataLoader):
     def _rows(self) -> int:
         return max(1, _SCORES_AT_ONCE // int(self._dataset.item_num))
 
-    def _lists(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _rankings(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return (history starts, history, positives' starts, positives) of the users, one user after the other."""
         if self._flat is None:
             parts = []
@@ -144,19 +144,19 @@ class CatalogueSizedLoader(FullSortEvalDataLoader):
 
     def __len__(self) -> int:
         """Return the number of this process's batches."""
-        first, end = own_range(len(self.user_df))
+        first, end = shard_range(len(self.user_df))
         return -(-(end - first) // self._rows)
 
     def _blocks(self) -> Iterator[tuple[int, int, Any]]:
         """Yield where each of this process's batches begins and ends, and its users."""
-        first, end = own_range(len(self.user_df))
+        first, end = shard_range(len(self.user_df))
         for start in range(first, end, self._rows):
             stop = min(start + self._rows, end)
             yield start, stop, self.user_df[slice(start, stop)]
 
     def __iter__(self) -> Iterator[Any]:
         """Yield what stock yields: users, (row, item) of their histories, rows and items of their positives."""
-        history_starts, history, positive_starts, positives = self._lists()
+        history_starts, history, positive_starts, positives = self._rankings()
         for start, stop, users in self._blocks():
             seen, wanted = (_rows_of(starts, start, stop) for starts in (history_starts, positive_starts))
             yield (

@@ -23,8 +23,8 @@ from recbole_derrd.data.candidates import among_candidates, candidates_digest, k
 from recbole_derrd.data.file_checks import check_files, explained
 from recbole_derrd.data.loaders import CatalogueSizedLoader, catalogue_sized, shared_out, whole_batches
 from recbole_derrd.errors import DataError
-from recbole_derrd.runtime.process_faults import refuse_limit
-from recbole_derrd.runtime.processes import together, world_size
+from recbole_derrd.runtime.machine_errors import refuse_limit
+from recbole_derrd.runtime.processes import is_distributed, world_size
 
 # RecBole reads by default what any earlier run left in checkpoint_dir, whatever that run's data and settings were.
 _NO_FILE = os.path.join(os.devnull, "none")
@@ -151,7 +151,7 @@ def prepare_data(config: DistillConfig) -> Data:
             "candidates_file out, or set one number for both splits."
         )
     alone, saved = config["single_spec"], config["dataset_save_path"]
-    # Told that it is alone, RecBole builds whole loaders; they are shared out here, without its padding.
+    # ReportedScore that it is alone, RecBole builds whole loaders; they are shared out here, without its padding.
     config["single_spec"] = True
     config["dataset_save_path"], config["dataloaders_save_path"] = saved or _NO_FILE, _NO_FILE
     config["eval_args"]["mode"].update({phase: "full" for phase, count in counts.items() if count})
@@ -209,11 +209,11 @@ def prepare_data(config: DistillConfig) -> Data:
             )
     if "batches" in config.fast:
         train = whole_batches(train)
-    if together():
+    if is_distributed():
         train = shared_out(train)
     history = _history(*splits["training"], n_users, n_items)
     fingerprint = Fingerprint(ids, *hashes)
-    judged = {"valid": valid, "test": test}
+    evaluated = {"valid": valid, "test": test}
     among = {
         count: _candidates(config, splits, dataset, fingerprint, count) for count in set(filter(None, counts.values()))
     }
@@ -221,17 +221,17 @@ def prepare_data(config: DistillConfig) -> Data:
     file, candidates = among[judging] if judging else (None, None)
     digest = None if candidates is None else candidates_digest(candidates)
     for phase, count in counts.items():
-        if "ranking" in config.fast or together() or count:
-            judged[phase] = catalogue_sized(judged[phase])
-            _refuse_idle_processes(phase, judged[phase])
+        if "ranking" in config.fast or is_distributed() or count:
+            evaluated[phase] = catalogue_sized(evaluated[phase])
+            _refuse_idle_processes(phase, evaluated[phase])
         if count:
             kept_in, drawn = among[count]
-            judged[phase] = among_candidates(judged[phase], drawn)
+            evaluated[phase] = among_candidates(evaluated[phase], drawn)
             # RecBole has just logged mode: full, which is what it was told.
             getLogger().info(
                 f"Held-out items of the {phase} split are ranked among {count} candidates a user, kept in '{kept_in}'."
             )
-    data = Data(dataset, train, judged["valid"], judged["test"], history, fingerprint, digest, file)
+    data = Data(dataset, train, evaluated["valid"], evaluated["test"], history, fingerprint, digest, file)
     # A trainer that is given this loader writes it into its checkpoints.
     train.seen = data.seen
     return data

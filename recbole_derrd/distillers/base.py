@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from recbole_derrd.adapters import Backbone
+from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options import Options
 from recbole_derrd.data.prepare import History
 from recbole_derrd.errors import DataError, OptionError, TrainingError
@@ -21,9 +21,9 @@ from recbole_derrd.teacher.exact import ExactSearch
 
 
 class Need(enum.Enum):
-    """What a method asks of the teacher; VECTORS are asked of the student as well."""
+    """What a method asks of the teacher; EMBEDDINGS are asked of the student as well."""
 
-    VECTORS = "vectors"
+    EMBEDDINGS = "embeddings"
     TOP_ITEMS = "top items"
     SCORES = "scores"
     TRAJECTORY = "trajectory"
@@ -63,7 +63,7 @@ class Distiller(nn.Module):
     options_class: ClassVar[type[Options]]
     needs: ClassVar[frozenset[Need]]
 
-    def __init__(self, options: Any, knowledge: Knowledge, student: Backbone, seed: int) -> None:
+    def __init__(self, options: Any, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Keep the parts; none of them becomes a parameter or a buffer."""
         super().__init__()
         self.options = options
@@ -115,20 +115,20 @@ class Distiller(nn.Module):
 STUDENT_DIVERGED = "The student's scores hold NaN; lower learning_rate or the methods' weights."
 
 
-def own_lists(search: ExactSearch, start: int, stop: int) -> Tensor:
-    """Return the student's lists of users start .. stop - 1, on the CPU.
+def student_rankings(search: ExactSearch, start: int, stop: int) -> Tensor:
+    """Return the student's rankings of users start .. stop - 1, on the CPU.
 
     Raises:
         TrainingError: the student has diverged.
     """
     try:
-        return search.lists(start, stop).cpu()
+        return search.rankings(start, stop).cpu()
     except DataError as error:
         raise TrainingError(STUDENT_DIVERGED) from error
 
 
 @contextlib.contextmanager
-def at_rest(student: Backbone) -> Iterator[None]:
+def eval_mode(student: Adapter) -> Iterator[None]:
     """Within the block the student is only looked at: in evaluation mode, without gradients, propagating once.
 
     Afterwards its mode and every random state are as they were.
@@ -148,7 +148,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return (seed * 1_000_003 + (epoch + 2) * 7_919) % (2**63 - 1)
 
 
-def drawn_entities(
+def subsampled_entities(
     method: str, batch: StepBatch, share: float, generator: torch.Generator
 ) -> list[tuple[str, Tensor, float]]:
     """Return (side, ids, weight of their sum) of a batch's users and items, for methods that sum over both.
@@ -167,12 +167,12 @@ def drawn_entities(
     """
     if batch.positives is None or batch.negatives is None:
         raise OptionError(f"{method} needs the items of a batch, and this model is trained on whole users. Use [rrd].")
-    users, user_scale = drawn_share(batch.users[batch.users > 0], share, generator)
-    items, item_scale = drawn_share(torch.cat([batch.positives, batch.negatives]), share, generator)
+    users, user_scale = subsample(batch.users[batch.users > 0], share, generator)
+    items, item_scale = subsample(torch.cat([batch.positives, batch.negatives]), share, generator)
     return [("user", users, user_scale), ("item", items, 0.5 * item_scale)]
 
 
-def drawn_share(ids: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, float]:
+def subsample(ids: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, float]:
     """Draw a fixed share of the ids without replacement, and say what a sum over them is to be multiplied by.
 
     Every id is as likely as any other, so the expected sum is the sum over all. A share of 1 draws no random number.

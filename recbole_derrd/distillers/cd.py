@@ -13,7 +13,7 @@ default) or the teacher's (CD-TG); or uniformly (CD-Base).
 
 Linear probabilities need no ranking: of two items drawn uniformly, the one with the higher score has rank r with
 probability 2 (n - r) / (n (n - 1)), which is exactly that. So twice the items are drawn, without repetition, and of
-each pair the guide takes the better one. With ``cd_top_n`` the same is done with the places of the guide's list.
+each pair the guide takes the better one. With ``cd_top_n`` the same is done with the positions of the guide's list.
 
 Paper and code: in the paper only observed items enter the base loss and unobserved ones are CD's alone; here, as in
 later work's comparisons, CD is added to the student's own base loss. The sign of the paper's shift T2 could not be
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_derrd.adapters import Backbone, RowBackbone
+from recbole_derrd.adapters import Adapter, RowAdapter
 from recbole_derrd.config.options import CDOptions
 from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers.base import (
@@ -38,13 +38,13 @@ from recbole_derrd.distillers.base import (
     Distiller,
     Need,
     StepBatch,
-    at_rest,
-    drawn_share,
     epoch_seed,
-    own_lists,
+    eval_mode,
+    student_rankings,
+    subsample,
 )
+from recbole_derrd.distillers.negative_sampling import NegativeSampler, without_padding
 from recbole_derrd.distillers.shortage import Shortage, short_users, shortage
-from recbole_derrd.distillers.unobserved import Unobserved, without_padding
 from recbole_derrd.errors import DataError, TrainingError
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
@@ -93,7 +93,7 @@ class CollaborativeDistillation(Distiller):
     options_class = CDOptions
     needs = frozenset({Need.TOP_ITEMS, Need.SCORES})
 
-    def __init__(self, options: CDOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
+    def __init__(self, options: CDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Leave out users who have too few unobserved items.
 
         Raises:
@@ -102,7 +102,7 @@ class CollaborativeDistillation(Distiller):
         super().__init__(options, knowledge, student, seed)
         self.check(options, knowledge.history)
         self.leave_out(short_users(knowledge.history, options.drawn))
-        self.unobserved = Unobserved(knowledge.history)
+        self.unobserved = NegativeSampler(knowledge.history)
         #: Items of each user [n_users, n_distill] and their soft labels, anew in each epoch.
         self.items: Tensor | None = None
         self.labels: Tensor | None = None
@@ -130,7 +130,7 @@ class CollaborativeDistillation(Distiller):
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
         items = torch.empty(n_users, options.n_distill, dtype=torch.int32)
         items[0] = 0
-        with at_rest(self.student):
+        with eval_mode(self.student):
             draw = self._draw if options.top_n == 0 else self._listed()
             for start, stop in self.unobserved.blocks(options.drawn):
                 items[start:stop] = draw(start, stop, generator).to(torch.int32)
@@ -153,8 +153,8 @@ class CollaborativeDistillation(Distiller):
         return better_of_pairs(drawn, scores)
 
     def _own(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return the student's scores of lists, in chunks of users."""
-        whole_rows = self.student.n_items if isinstance(self.student, RowBackbone) else 1
+        """Return the student's scores of rankings, in chunks of users."""
+        whole_rows = self.student.n_items if isinstance(self.student, RowAdapter) else 1
         rows = max(1, _CHUNK_NUMBERS // max(16 * items.shape[1], whole_rows))
         device = self.student.device
         chunks = zip(users.to(device).split(rows), items.to(device).split(rows))
@@ -164,22 +164,24 @@ class CollaborativeDistillation(Distiller):
         return scores
 
     def _listed(self) -> Callable[[int, int, torch.Generator], Tensor]:
-        """Return what draws from the guide's lists."""
+        """Return what draws from the guide's rankings."""
         options, history = self.options, self.knowledge.history
         width = min(options.top_n, history.n_items - 1)
         search = ExactSearch(self.student, history, width)
 
-        def lists(start: int, stop: int) -> Tensor:
+        def rankings(start: int, stop: int) -> Tensor:
             if options.guide == "teacher":
                 return torch.from_numpy(self.knowledge.top_items(width)[start:stop])
-            return own_lists(search, start, stop)
+            return student_rankings(search, start, stop)
 
         def draw(start: int, stop: int, generator: torch.Generator) -> Tensor:
-            places = shuffled(self.unobserved.places(start, stop, width, options.drawn, generator), generator)
-            places = better_of_pairs(places, -places)
-            # One chunk's lists at a time: those of all users are not kept.
+            positions = shuffled(self.unobserved.positions(start, stop, width, options.drawn, generator), generator)
+            positions = better_of_pairs(positions, -positions)
+            # One chunk's rankings at a time: those of all users are not kept.
             chunks = [(low, min(low + search.chunk, stop)) for low in range(start, stop, search.chunk)]
-            return torch.cat([lists(low, high).gather(1, places[low - start : high - start]) for low, high in chunks])
+            return torch.cat(
+                [rankings(low, high).gather(1, positions[low - start : high - start]) for low, high in chunks]
+            )
 
         return draw
 
@@ -187,7 +189,7 @@ class CollaborativeDistillation(Distiller):
         """Return the distinct users' L_CD divided by the batch's rows, in float32."""
         if self.items is None or self.labels is None:
             raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        users, scale = drawn_share(self.taught(without_padding(batch.users)), self.options.sample, self.generator)
+        users, scale = subsample(self.taught(without_padding(batch.users)), self.options.sample, self.generator)
         scores = self.student.score(users, self.items.index_select(0, users).long())
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             return scale * collaborative_loss(scores.float(), self.labels.index_select(0, users)).sum() / batch.rows

@@ -24,11 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_derrd.adapters import Backbone
+from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options import DEOptions
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_entities, epoch_seed
-from recbole_derrd.distillers.hint_vectors import HintVectors
-from recbole_derrd.distillers.selection import chosen_weights
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, epoch_seed, subsampled_entities
+from recbole_derrd.distillers.gating import chosen_weights
+from recbole_derrd.distillers.hint_embeddings import HintEmbeddings
 from recbole_derrd.ops.experts import expert_error_sum
 from recbole_derrd.teacher import Knowledge
 
@@ -59,7 +59,7 @@ def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return uniform.log_().neg_().log_().neg_()
 
 
-def selection_weights(logits: Tensor, tau: float, noise: Tensor | None = None) -> Tensor:
+def gating_weights(logits: Tensor, tau: float, noise: Tensor | None = None) -> Tensor:
     r"""Return softmax((log softmax(logits) + noise) / tau) over the experts.
 
     The normaliser of the inner softmax is the same for all experts and cancels. The largest entry is taken off before
@@ -79,15 +79,15 @@ def selection_weights(logits: Tensor, tau: float, noise: Tensor | None = None) -
 
 
 def mixed_experts(
-    vectors: Tensor, weights: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor
+    embeddings: Tensor, weights: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor
 ) -> Tensor:
-    r"""Return sum_m weights[:, m] * E_m(vectors) for M two-layer experts, in two matrix products.
+    r"""Return sum_m weights[:, m] * E_m(embeddings) for M two-layer experts, in two matrix products.
 
     All first layers are one product. Since the second layer is linear, weighting the hidden units before it and
     multiplying once gives the weighted sum of the experts' outputs; no [n, M, d_t] tensor is made.
 
     Args:
-        vectors: student's vectors [n, d_s].
+        embeddings: student's embeddings [n, d_s].
         weights: expert weights [n, M].
         first: first layers side by side [d_s, M * h].
         first_bias: [M * h].
@@ -97,7 +97,7 @@ def mixed_experts(
     Returns:
         [n, d_t].
     """
-    hidden = torch.addmm(first_bias, vectors, first).relu()
+    hidden = torch.addmm(first_bias, embeddings, first).relu()
     n_experts = weights.shape[1]
     weighted = (hidden.view(len(hidden), n_experts, -1) * weights.unsqueeze(2)).view(len(hidden), -1)
     return torch.addmm(weights @ second_bias, weighted, second)
@@ -107,7 +107,7 @@ def reconstruction_errors(teacher: Tensor, reconstructed: Tensor, norm: str = "s
     r"""Return each row's error [n]: the squared L2 distance (authors' code), or the L2 distance (paper's text).
 
     Args:
-        teacher: teacher's vectors [n, d_t].
+        teacher: teacher's embeddings [n, d_t].
         reconstructed: [n, d_t].
         norm: "squared" or "l2".
     """
@@ -120,8 +120,8 @@ class ExpertBank(nn.Module):
     """M experts and their selection network, for the users or the items of one hint layer.
 
     Args:
-        student_size: width of the student's vectors.
-        teacher_size: width of the teacher's vectors.
+        student_size: width of the student's embeddings.
+        teacher_size: width of the teacher's embeddings.
         options: DE's options.
         generator: source of the initial weights.
     """
@@ -162,7 +162,7 @@ class ExpertBank(nn.Module):
         """Return the experts' weights [n, M]; fused, on the CPU, settled rows are left out of the gradient."""
         if fused and teacher.device.type == "cpu":
             return chosen_weights(teacher, self.select, self.select_bias, tau, noise)
-        return selection_weights(self.logits(teacher), tau, noise)
+        return gating_weights(self.logits(teacher), tau, noise)
 
 
 class DistillationExperts(Distiller):
@@ -170,9 +170,9 @@ class DistillationExperts(Distiller):
 
     name = "de"
     options_class = DEOptions
-    needs = frozenset({Need.VECTORS})
+    needs = frozenset({Need.EMBEDDINGS})
 
-    def __init__(self, options: DEOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
+    def __init__(self, options: DEOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Make a bank for the users and one for the items of each hint layer.
 
         Raises:
@@ -183,7 +183,7 @@ class DistillationExperts(Distiller):
         teacher_layers = options.teacher_layers()
         if len(teacher_layers) == 1:
             teacher_layers = teacher_layers * len(self.layers)
-        self.hints = [HintVectors(student, knowledge, *pair) for pair in zip(self.layers, teacher_layers)]
+        self.hints = [HintEmbeddings(student, knowledge, *pair) for pair in zip(self.layers, teacher_layers)]
         self.targets = [hints.targets for hints in self.hints]
         # Another stream than the noise's, which starts at the seed itself.
         initial = torch.Generator().manual_seed(epoch_seed(seed, -1))
@@ -201,7 +201,7 @@ class DistillationExperts(Distiller):
 
     def _error_sum(self, bank: Any, student: Tensor, teacher: Tensor) -> Tensor:
         tau, noise = 1.0, None
-        if self.options.selection == "gumbel":
+        if self.options.gating == "gumbel":
             tau, noise = self.tau, gumbel_noise((len(teacher), self.options.num_experts), self.generator)
         weights = bank.choose(teacher, tau, noise, self.options.fused)
         if self.options.fused:
@@ -210,11 +210,11 @@ class DistillationExperts(Distiller):
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return L_DE of the batch divided by its rows; float32 under mixed precision as well."""
-        entities = drawn_entities("DE", batch, self.options.sample, self.generator)
+        entities = subsampled_entities("DE", batch, self.options.sample, self.generator)
         total = torch.zeros((), device=self.student.device)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             for hints, banks in zip(self.hints, self.banks):
                 for side, ids, weight in entities:
                     wanted = hints.targets[side].index_select(0, ids)
-                    total = total + weight * self._error_sum(banks[side], hints.vectors(side, ids), wanted)
+                    total = total + weight * self._error_sum(banks[side], hints.embeddings(side, ids), wanted)
         return total / batch.rows

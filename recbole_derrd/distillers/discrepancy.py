@@ -21,14 +21,14 @@ _FALL = 10.0
 
 
 def discrepancy(student: Tensor, teacher: Tensor, k: int, kind: str = "overlap") -> Tensor:
-    """Return D@k of each row [n], float64: 0 for the same items (graded: in the same order), 1 for disjoint lists.
+    """Return D@k of each row [n], float64: 0 for the same items (graded: in the same order), 1 for disjoint rankings.
 
     Places that hold 0 are no items and take no part; a row without items has D = 0.
 
     Args:
         student: ids [n, at least k], best first, distinct but for zeros, which come last.
         teacher: ids [n, at least k], likewise.
-        k: how many of each are compared; all of them where the lists are shorter.
+        k: how many of each are compared; all of them where the rankings are shorter.
         kind: "overlap" or "graded".
     """
     own, theirs = student[:, :k].long(), teacher[:, :k].long().contiguous()

@@ -1,15 +1,15 @@
-r"""HetComp: one ranking of several teachers, easy versions of it first, its order last.
+r"""HetComp: one ranking of several teachers, easy snapshots of it first, its order last.
 
 SeongKu Kang, Wonbin Kweon, Dongha Lee, Jianxun Lian, Xing Xie, Hwanjo Yu: "Distillation from Heterogeneous Models for
-Top-K Recommendation", WWW 2023. A user u is taught two lists: P_u, K unobserved items, the best of an ensemble of the
-teachers' rankings (``merging.py``), and O_u, the teachers' best of the user's training items. The ensemble takes each
-teacher at the version that u has come to (``curriculum.py``), from early and easy ones to the last. With s the
-student's logits, N_u the user's unobserved items and R_u = sum_{j in N_u \ P_u} e^{s_j}, phase 1 asks that both lists
-are above the rest, in whatever order:
+Top-K Recommendation", WWW 2023. A user u is taught two rankings: P_u, K unobserved items, the best of an ensemble of
+the teachers' rankings (``merging.py``), and O_u, the teachers' best of the user's training items. The ensemble takes
+each teacher at the snapshot that u has come to (``curriculum.py``), from early and easy ones to the last. With s the
+student's logits, N_u the user's unobserved items and R_u = sum_{j in N_u \ P_u} e^{s_j}, phase 1 asks that both
+rankings are above the rest, in whatever order:
 
     L_O = - sum_u sum_{i in O_u, P_u} log( e^{s_i} / (e^{s_i} + R_u) )
 
-Once all users have come to the last versions, phase 2 asks for the order:
+Once all users have come to the last snapshots, phase 2 asks for the order:
 
     L_F = sum_u LM(O_u, |O_u|, R_u(n_1)) + mean over n of { LM(P_u, n, R_u(n)) },    n = n_1, n_2 = K / 2, K / 10
     LM(pi, n, R) = - sum_{l=1..n} log( e^{s_{pi_l}} / (sum_{q=l..n} e^{s_{pi_q}} + R) )
@@ -31,61 +31,61 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_derrd.adapters import Backbone
+from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options import HetCompOptions
 from recbole_derrd.data.prepare import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, at_rest, drawn_share, own_lists
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, eval_mode, student_rankings, subsample
 from recbole_derrd.distillers.curriculum import advance, is_finished, is_step, threshold
 from recbole_derrd.distillers.discrepancy import discrepancy
-from recbole_derrd.distillers.merging import merged_history, merged_lists
-from recbole_derrd.distillers.remainder import (
-    Picked,
-    drawn_remainder,
-    estimated_log_remainder,
-    log_remainder,
-    remainder_sum,
+from recbole_derrd.distillers.full_catalogue import full_softmax_sum
+from recbole_derrd.distillers.negative_sampling import without_padding
+from recbole_derrd.distillers.partition import (
+    SparseScores,
+    estimated_log_partition,
+    log_partition,
+    partition_sum,
+    sampled_partition,
 )
-from recbole_derrd.distillers.unobserved import without_padding
-from recbole_derrd.distillers.whole_catalogue import catalogue_sum
+from recbole_derrd.distillers.rank_fusion import fused_history, fused_rankings
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.full_softmax import LOWEST, hidden_pairs
-from recbole_derrd.runtime.processes import joined, own_range
+from recbole_derrd.runtime.processes import gather_rows, shard_range
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
 
-#: Entries of the teachers' lists that are merged at once; bounds the memory of merging to some 30 MB.
-_MERGED_AT_ONCE = 1 << 19
+#: Entries of the teachers' rankings that are merged at once; bounds the memory of merging to some 30 MB.
+_FUSED_AT_ONCE = 1 << 19
 
 
-def overall_relation_loss(scores: Tensor, held: Tensor, log_rest: Tensor) -> Tensor:
+def overall_relation_loss(scores: Tensor, held: Tensor, log_partition_term: Tensor) -> Tensor:
     r"""Return each user's -sum_i log(e^{s_i} / (e^{s_i} + R)) over the items of O and P, which do not compete.
 
     Args:
         scores: logits of O's and P's items [n, m], in any order.
-        held: which places hold an item [n, m]; the others' scores are any finite numbers and take no part.
-        log_rest: log R [n]; -1e30 where no other item is left, which makes the loss 0.
+        held: which positions hold an item [n, m]; the others' scores are any finite numbers and take no part.
+        log_partition_term: log R [n]; -1e30 where no other item is left, which makes the loss 0.
 
     Returns:
         Loss of each user [n]; 0 at best, m log(1 + r) where all logits are equal and r items are left.
     """
-    return -functional.logsigmoid(scores - log_rest.unsqueeze(1)).masked_fill(~held, 0).sum(dim=1)
+    return -functional.logsigmoid(scores - log_partition_term.unsqueeze(1)).masked_fill(~held, 0).sum(dim=1)
 
 
-def _log_tails(scores: Tensor, held: Tensor, log_rest: Tensor) -> Tensor:
-    """Return log(sum_{q >= l} e^{s_q} + R) of each place l [n, m]; held places come first in their rows."""
+def _log_tails(scores: Tensor, held: Tensor, log_partition_term: Tensor) -> Tensor:
+    """Return log(sum_{q >= l} e^{s_q} + R) of each place l [n, m]; held positions come first in their rows."""
     tails = scores.masked_fill(~held, LOWEST).flip(1).logcumsumexp(dim=1).flip(1)
-    return torch.logaddexp(tails, log_rest.unsqueeze(1))
+    return torch.logaddexp(tails, log_partition_term.unsqueeze(1))
 
 
 def fine_order_loss(
-    observed: tuple[Tensor, Tensor], ranked: tuple[Tensor, Tensor], log_rest: Tensor, lengths: list[int]
+    observed: tuple[Tensor, Tensor], ranked: tuple[Tensor, Tensor], log_partition_term: Tensor, lengths: list[int]
 ) -> Tensor:
     r"""Return each user's LM(O, |O|, R(n_1)) + mean over n of LM(P, n, R(n)).
 
     Args:
-        observed: logits of O's items [n, o], in the teachers' order, and which places hold one; these come first.
+        observed: logits of O's items [n, o], in the teachers' order, and which positions hold one; these come first.
         ranked: the same of P's items [n, K].
-        log_rest: log of R = sum e^{s_j} over the unobserved items outside P [n]; -1e30 where there are none.
+        log_partition_term: log of R = sum e^{s_j} over the unobserved items outside P [n]; -1e30 where there are none.
         lengths: the n of the mean, each from 1 to K; n_1 is the largest.
 
     Returns:
@@ -95,11 +95,11 @@ def fine_order_loss(
     longest = max(lengths)
     place = torch.arange(scores.shape[1], device=scores.device)
     share = sum((place < length).to(scores.dtype) for length in lengths) / len(lengths)
-    losses = (share * (_log_tails(scores, held, log_rest) - scores)).masked_fill(~held, 0).sum(dim=1)
-    below = log_rest
+    losses = (share * (_log_tails(scores, held, log_partition_term) - scores)).masked_fill(~held, 0).sum(dim=1)
+    below = log_partition_term
     if longest < scores.shape[1]:
         later = scores[:, longest:].masked_fill(~held[:, longest:], LOWEST)
-        below = torch.logaddexp(log_rest, later.logsumexp(dim=1))
+        below = torch.logaddexp(log_partition_term, later.logsumexp(dim=1))
     scores, held = observed
     return losses + (_log_tails(scores, held, below) - scores).masked_fill(~held, 0).sum(dim=1)
 
@@ -115,13 +115,13 @@ class HeterogeneousDistillation(Distiller):
     options_class = HetCompOptions
     needs = frozenset({Need.TRAJECTORY})
 
-    version: Tensor
+    snapshot: Tensor
     kept: Tensor
     stepped: Tensor
     finished: Tensor
 
-    def __init__(self, options: HetCompOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
-        """Read the teachers' lists of every version, and rank the training items.
+    def __init__(self, options: HetCompOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
+        """Read the teachers' rankings of every snapshot, and rank the training items.
 
         Raises:
             OptionError: no user has more than K unobserved items.
@@ -129,23 +129,23 @@ class HeterogeneousDistillation(Distiller):
         super().__init__(options, knowledge, student, seed)
         history, device = knowledge.history, student.device
         self.check(options, history)
-        trajectories = knowledge.trajectories(options.lists_n)
-        #: Lists of each teacher [V_m, n_users, N].
-        self.lists = trajectories if options.trajectory else [lists[-1:] for lists in trajectories]
-        self.counts = torch.tensor([len(lists) for lists in self.lists])
+        trajectories = knowledge.trajectories(options.top_n)
+        #: Rankings of each teacher [V_m, n_users, N].
+        self.rankings = trajectories if options.trajectory else [rankings[-1:] for rankings in trajectories]
+        self.counts = torch.tensor([len(rankings) for rankings in self.rankings])
         self.observed = self._observed().to(device)
         #: The ensemble's list of each user, P [n_users, K].
         self.ranked = torch.zeros(history.n_users, options.k, dtype=torch.int32, device=device)
         self._seen = torch.from_numpy(history.items).to(device)
         self._indptr = torch.from_numpy(history.indptr).to(device)
         # int32: not every backend of several processes knows shorter numbers.
-        start = torch.zeros(history.n_users, len(self.lists), dtype=torch.int32)
-        #: Versions that ``ranked`` was merged from; -1 is none yet.
-        self._merged = torch.full_like(start, -1)
+        start = torch.zeros(history.n_users, len(self.rankings), dtype=torch.int32)
+        #: Snapshots that ``ranked`` was merged from; -1 is none yet.
+        self._fused = torch.full_like(start, -1)
         self._finished = is_finished(start[1:], self.counts)
-        self.register_buffer("version", start.to(device))
+        self.register_buffer("snapshot", start.to(device))
         self.register_buffer("kept", torch.zeros(start.shape, device=device))
-        #: The epoch after which versions were looked at last; -1 is never.
+        #: The epoch after which snapshots were looked at last; -1 is never.
         self.register_buffer("stepped", torch.tensor(-1, device=device))
         self.register_buffer("finished", torch.tensor(self._finished, device=device))
         self._behind = True
@@ -162,11 +162,11 @@ class HeterogeneousDistillation(Distiller):
             )
 
     def _observed(self) -> Tensor:
-        """Return O of all users [n_users, o]: the order of the teachers' last versions, whichever the users are at."""
+        """Return O of all users [n_users, o]: the order of the teachers' last snapshots, whichever the users are at."""
         options, history = self.options, self.knowledge.history
         weights = self.knowledge.importance.of_list(max(1, int(history.lengths.max())))
         ranks = self.knowledge.observed_ranks()
-        return merged_history(ranks, history.indptr, history.items, weights, options.observed)
+        return fused_history(ranks, history.indptr, history.items, weights, options.observed)
 
     # -- where the users stand
 
@@ -182,12 +182,12 @@ class HeterogeneousDistillation(Distiller):
         return float(options.fine_weight if options.weight and self.in_fine_order else options.weight)
 
     def progress(self) -> dict[str, float]:
-        """Return the share of users at each version, as ``teacher0/version0`` ..., and whether phase 2 may begin."""
-        version = self.version[1:].long().cpu()
+        """Return the share of users at each snapshot, as ``teacher0/version0`` ..., and whether phase 2 may begin."""
+        snapshot = self.snapshot[1:].long().cpu()
         shares = {
-            f"teacher{teacher}/version{index}": float(share)
+            f"teacher{teacher}/snapshot{index}": float(share)
             for teacher, count in enumerate(self.counts.tolist())
-            for index, share in enumerate(version[:, teacher].bincount(minlength=count).double() / len(version))
+            for index, share in enumerate(snapshot[:, teacher].bincount(minlength=count).double() / len(snapshot))
         }
         return {**shares, "finished": float(self._finished)}
 
@@ -205,91 +205,93 @@ class HeterogeneousDistillation(Distiller):
         self._catch_up()
 
     def _step(self, epoch: int) -> None:
-        """Compare the student's lists of all users with the teachers' next versions, each process some users'."""
+        """Compare the student's rankings of all users with the teachers' next snapshots, each process some users'."""
         options = self.options
         bar = None if int(self.stepped) < 0 else threshold(options.alpha, epoch, options.interval)
-        low, high = (bound + 1 for bound in own_range(self.knowledge.n_users - 1))
-        version, kept = self.version[low:high].cpu().long(), self.kept[low:high].cpu().clone()
-        width = min(options.discrepancy_k, self.lists[0].shape[2])
+        low, high = (bound + 1 for bound in shard_range(self.knowledge.n_users - 1))
+        snapshot, kept = self.snapshot[low:high].cpu().long(), self.kept[low:high].cpu().clone()
+        width = min(options.discrepancy_k, self.rankings[0].shape[2])
         search = ExactSearch(self.student, self.knowledge.history, width)
-        with at_rest(self.student):
+        with eval_mode(self.student):
             for start in range(low, high, search.chunk):
                 stop = min(start + search.chunk, high)
-                own = own_lists(search, start, stop)
+                own = student_rankings(search, start, stop)
                 users = torch.arange(start, stop)
 
-                def distance(versions: Tensor, own: Tensor = own, users: Tensor = users) -> Tensor:
-                    lists = self._lists(users, versions)
-                    parts = [discrepancy(own, theirs, width, options.discrepancy) for theirs in lists.unbind(1)]
+                def distance(snapshots: Tensor, own: Tensor = own, users: Tensor = users) -> Tensor:
+                    rankings = self._rankings(users, snapshots)
+                    parts = [discrepancy(own, theirs, width, options.discrepancy) for theirs in rankings.unbind(1)]
                     return torch.stack(parts, dim=1)
 
                 rows = slice(start - low, stop - low)
-                version[rows], kept[rows] = advance(version[rows], kept[rows], self.counts, distance, bar, options.move)
-        device = self.version.device
-        self.version[1:] = joined(version.int().to(device))
-        self.kept[1:] = joined(kept.to(device))
+                snapshot[rows], kept[rows] = advance(
+                    snapshot[rows], kept[rows], self.counts, distance, bar, options.move
+                )
+        device = self.snapshot.device
+        self.snapshot[1:] = gather_rows(snapshot.int().to(device))
+        self.kept[1:] = gather_rows(kept.to(device))
         self.stepped.fill_(epoch)
-        self._finished = is_finished(self.version[1:].cpu(), self.counts, options.finish)
+        self._finished = is_finished(self.snapshot[1:].cpu(), self.counts, options.finish)
         self.finished.fill_(self._finished)
         self._behind = True
 
-    def _lists(self, users: Tensor, versions: Tensor) -> Tensor:
-        """Return the teachers' lists [n, M, N] of users [n] at versions [n, M]."""
+    def _rankings(self, users: Tensor, snapshots: Tensor) -> Tensor:
+        """Return the teachers' rankings [n, M, N] of users [n] at snapshots [n, M]."""
         chosen = [
-            torch.from_numpy(lists[versions[:, teacher].numpy(), users.numpy()])
-            for teacher, lists in enumerate(self.lists)
+            torch.from_numpy(rankings[snapshots[:, teacher].numpy(), users.numpy()])
+            for teacher, rankings in enumerate(self.rankings)
         ]
         return torch.stack(chosen, dim=1)
 
     def _catch_up(self) -> None:
-        """Merge the lists of users whose versions are not those that they were merged from."""
+        """Merge the rankings of users whose snapshots are not those that they were merged from."""
         if not self._behind:
             return
-        version = self.version.cpu()
-        moved = (version != self._merged).any(dim=1)
+        snapshot = self.snapshot.cpu()
+        moved = (snapshot != self._fused).any(dim=1)
         moved[0] = False
-        length = self.lists[0].shape[2]
+        length = self.rankings[0].shape[2]
         weights = self.knowledge.importance.of_list(length)
-        for users in moved.nonzero().squeeze(1).split(max(1, _MERGED_AT_ONCE // (len(self.lists) * length))):
-            ids, _ = merged_lists(self._lists(users, version[users].long()), weights, self.options.k)
+        for users in moved.nonzero().squeeze(1).split(max(1, _FUSED_AT_ONCE // (len(self.rankings) * length))):
+            ids, _ = fused_rankings(self._rankings(users, snapshot[users].long()), weights, self.options.k)
             self.ranked[users.to(self.ranked.device)] = ids.int().to(self.ranked.device)
         # On a CPU that was the buffer itself.
-        self._merged = version.clone()
+        self._fused = snapshot.clone()
         self._behind = False
 
     # -- the loss
 
-    def _losses(self, scores: Tensor, held: Tensor, log_rest: Tensor) -> Tensor:
+    def _losses(self, scores: Tensor, held: Tensor, log_partition_term: Tensor) -> Tensor:
         if not self.in_fine_order:
-            return overall_relation_loss(scores, held, log_rest)
+            return overall_relation_loss(scores, held, log_partition_term)
         o = self.options.observed
         observed, ranked = (scores[:, :o], held[:, :o]), (scores[:, o:], held[:, o:])
-        return fine_order_loss(observed, ranked, log_rest, self.options.fine_lists)
+        return fine_order_loss(observed, ranked, log_partition_term, self.options.fine_lists)
 
-    def _picked(self, users: Tensor) -> Picked:
+    def _sparse(self, users: Tensor) -> SparseScores:
         """Return O and P side by side, and what is not in R: these and the training items."""
         ranked = self.ranked[users].long()
         rows, items = hidden_pairs(users, self._indptr, self._seen)
         ranked_rows = torch.arange(len(users), device=users.device).repeat_interleave(ranked.shape[1])
         hidden = torch.cat([rows, ranked_rows]), torch.cat([items, ranked.reshape(-1)])
-        return Picked(torch.cat([self.observed[users].long(), ranked], dim=1), hidden)
+        return SparseScores(torch.cat([self.observed[users].long(), ranked], dim=1), hidden)
 
     def _readable(self, users: Tensor) -> Tensor:
         """Return the users' summed loss over the whole catalogue, by autograd."""
         scores = self.student.score_all(users)
         with torch.autocast(device_type=scores.device.type, enabled=False):
-            scores, picked = scores.float(), self._picked(users)
-            log_rest = log_remainder(scores, picked.hidden)
-            return self._losses(scores.gather(1, picked.items), picked.items > 0, log_rest).sum()
+            scores, picked = scores.float(), self._sparse(users)
+            log_partition_term = log_partition(scores, picked.hidden)
+            return self._losses(scores.gather(1, picked.items), picked.items > 0, log_partition_term).sum()
 
     def _estimated(self, users: Tensor) -> Tensor:
         """Return the users' summed loss with some items drawn for the rest of the catalogue."""
-        picked, count = self._picked(users), self.options.remainder
-        drawn, sizes = drawn_remainder(picked.hidden, len(users), self.student.n_items, count, self.generator)
+        picked, count = self._sparse(users), self.options.remainder
+        drawn, sizes = sampled_partition(picked.hidden, len(users), self.student.n_items, count, self.generator)
         scores = self.student.score(users, torch.cat([picked.items, drawn], dim=1))
         with torch.autocast(device_type=scores.device.type, enabled=False):
             chosen, others = scores.float().split([picked.items.shape[1], count], dim=1)
-            return self._losses(chosen, picked.items > 0, estimated_log_remainder(others, sizes)).sum()
+            return self._losses(chosen, picked.items > 0, estimated_log_partition(others, sizes)).sum()
 
     def _sum(self, users: Tensor) -> Tensor:
         if self.options.remainder:
@@ -297,13 +299,13 @@ class HeterogeneousDistillation(Distiller):
         if not self.options.fused:
             return self._readable(users)
 
-        def by_vectors(own: Tensor, every: Tensor) -> Tensor:
-            return remainder_sum(own, every, lambda low, high: self._picked(users[low:high]), self._losses)
+        def by_embeddings(own: Tensor, every: Tensor) -> Tensor:
+            return partition_sum(own, every, lambda low, high: self._sparse(users[low:high]), self._losses)
 
-        return catalogue_sum(self.student, users, self._readable, by_vectors)
+        return full_softmax_sum(self.student, users, self._readable, by_embeddings)
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' summed L_O or L_F divided by the batch's rows, in float32."""
         self._catch_up()
-        users, scale = drawn_share(without_padding(batch.users), self.options.sample, self.generator)
+        users, scale = subsample(without_padding(batch.users), self.options.sample, self.generator)
         return scale * self._sum(users) / batch.rows

@@ -7,7 +7,7 @@ interaction with the item, L_I uninteresting ones from the rest, both drawn once
 
     L_IR-RRD = sum_{u in B} RRD(u) + lambda_I / lambda_U sum_{i in S_B} RRD(i)
 
-over the batch's distinct users B and the distinct items S_B of all lists, interesting and uninteresting, that these
+over the batch's distinct users B and the distinct items S_B of all rankings, interesting and uninteresting, that these
 users have drawn in this epoch: not the batch's own items. On CiteULike with batches of 1,024 these are three quarters
 of the catalogue a step, hence ``ir_rrd_max_items``: so many of them are drawn, and their sum is multiplied by what
 share they are, so that the expected term stays.
@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_derrd.adapters import Backbone
+from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options import IRRRDOptions, RRDOptions
 from recbole_derrd.data.prepare import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, subsample
+from recbole_derrd.distillers.negative_sampling import without_padding
 from recbole_derrd.distillers.rrd import RelaxedRankingDistillation, relaxed_ranking_loss
 from recbole_derrd.distillers.shortage import shortage
-from recbole_derrd.distillers.unobserved import without_padding
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.users import swapped
 
@@ -59,7 +59,7 @@ def two_sided_ranking_loss(
 class _Swapped:
     """A student with the sides swapped: what RRD needs of one that ranks users for items."""
 
-    def __init__(self, student: Backbone) -> None:
+    def __init__(self, student: Adapter) -> None:
         self._student = student
 
     @property
@@ -85,8 +85,8 @@ class ItemSideRankingDistillation(Distiller):
     options_class = IRRRDOptions
     needs = frozenset({Need.TOP_ITEMS})
 
-    def __init__(self, options: IRRRDOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
-        """Read the teacher's lists of items and of users.
+    def __init__(self, options: IRRRDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
+        """Read the teacher's rankings of items and of users.
 
         Raises:
             OptionError: nearly all users or items have too few of the other side left.
@@ -94,7 +94,7 @@ class ItemSideRankingDistillation(Distiller):
         super().__init__(options, knowledge, student, seed)
         self.check(options, knowledge.history)
         shared: dict[str, Any] = {"interesting": options.interesting, "fused": options.fused}
-        of_users = RRDOptions(k=options.k, l=options.l, top_n=options.top_n, sharpness=options.sharpness, **shared)
+        of_users = RRDOptions(k=options.k, l=options.l, top_n=options.top_n, decay=options.decay, **shared)
         self.user_side = RelaxedRankingDistillation(of_users, knowledge, student, seed)
         self.item_side: RelaxedRankingDistillation | None = None
         if options.item_weight > 0:
@@ -102,7 +102,7 @@ class ItemSideRankingDistillation(Distiller):
                 k=options.item_k,
                 l=options.item_l,
                 top_n=options.item_top_n,
-                sharpness=options.item_sharpness,
+                decay=options.item_decay,
                 **shared,
             )
             mirrored: Any = SimpleNamespace(
@@ -110,14 +110,16 @@ class ItemSideRankingDistillation(Distiller):
             )
             swapped_student: Any = _Swapped(student)
             self.item_side = RelaxedRankingDistillation(of_items, mirrored, swapped_student, seed + _ITEM_SIDE)
-            held = (self.item_side.lists > 0).sum(dim=1)
-            #: Items that the teacher ranks enough users for, which an ensemble of short lists may not.
+            held = (self.item_side.rankings > 0).sum(dim=1)
+            #: Items that the teacher ranks enough users for, which an ensemble of short rankings may not.
             self.ranked = (held >= options.item_k).to(student.device)
-            self.item_side.list_lengths = torch.minimum(self.item_side.list_lengths, held.clamp(min=options.item_k))
+            self.item_side.ranking_lengths = torch.minimum(
+                self.item_side.ranking_lengths, held.clamp(min=options.item_k)
+            )
 
     @classmethod
     def check(cls, options: IRRRDOptions, history: History) -> None:
-        """Refuse lists that are longer than what nearly any user has not seen, or than who has not seen any item."""
+        """Refuse rankings that are longer than what nearly any user has not seen, or than who has not seen any item."""
         found = shortage(history, options.k + options.l, "ir_rrd_k + ir_rrd_l")
         found.refuse(f"ir_rrd_k and ir_rrd_l to {found.fitting} together")
         if options.item_weight > 0:
@@ -127,12 +129,12 @@ class ItemSideRankingDistillation(Distiller):
 
     @classmethod
     def note(cls, options: IRRRDOptions, history: History) -> str | None:
-        """Say how many users and items have shorter lists."""
+        """Say how many users and items have shorter rankings."""
         found = shortage(history, options.k + options.l, "ir_rrd_k + ir_rrd_l")
-        notes = [found.note("their lists are as long as they can be")]
+        notes = [found.note("their rankings are as long as they can be")]
         if options.item_weight > 0:
             found = shortage(swapped(history), options.item_k + options.item_l, "ir_rrd_item_k + ir_rrd_item_l")
-            shorter = "their lists are as long as they can be, and left out below ir_rrd_item_k"
+            shorter = "their rankings are as long as they can be, and left out below ir_rrd_item_k"
             notes.append(found.note(shorter, "item", _STRANGERS))
         return " ".join(filter(None, notes)) or None
 
@@ -145,7 +147,7 @@ class ItemSideRankingDistillation(Distiller):
     def forward(self, batch: StepBatch) -> Tensor:
         """Return L_IR-RRD of the batch divided by its rows, in float32."""
         present = without_padding(batch.users)
-        users, scale = drawn_share(present, self.options.sample, self.generator)
+        users, scale = subsample(present, self.options.sample, self.generator)
         loss = scale * self.user_side(StepBatch(users, None, None, batch.rows))
         if self.item_side is None:
             return loss
@@ -154,12 +156,12 @@ class ItemSideRankingDistillation(Distiller):
             return loss
         limit = self.options.max_items
         share = min(1.0, limit / len(items)) if limit else 1.0
-        items, scale = drawn_share(items, share, self.generator)
+        items, scale = subsample(items, share, self.generator)
         item_loss = self.item_side(StepBatch(items, None, None, batch.rows))
         return loss + self.options.item_weight * scale * item_loss
 
     def items_of(self, users: Tensor) -> Tensor:
-        """Return the distinct items of the lists that these users have drawn and that the teacher ranks users for."""
+        """Return the distinct items that these users have drawn and that the teacher ranks users for."""
         assert self.user_side.items is not None
         present = torch.zeros(self.knowledge.n_items, dtype=torch.bool, device=self.student.device)
         present[self.user_side.items.index_select(0, users).long().reshape(-1)] = True

@@ -20,13 +20,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_derrd.adapters import Backbone, VectorBackbone
+from recbole_derrd.adapters import Adapter, EmbeddingAdapter
 from recbole_derrd.config.options import ListwiseOptions
 from recbole_derrd.data.prepare import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, subsample
+from recbole_derrd.distillers.full_catalogue import full_softmax_sum
+from recbole_derrd.distillers.negative_sampling import without_padding
 from recbole_derrd.distillers.shortage import short_users, shortage
-from recbole_derrd.distillers.unobserved import without_padding
-from recbole_derrd.distillers.whole_catalogue import catalogue_sum
 from recbole_derrd.ops.full_softmax import (
     LOWEST,
     Targets,
@@ -50,7 +50,7 @@ def listwise_loss(student: Tensor, targets: Tensor, temperature: float) -> Tenso
     return -(targets * (student / temperature).log_softmax(dim=1)).sum(dim=1)
 
 
-def teacher_mass(teacher: Tensor, temperature: float) -> Tensor:
+def target_probabilities(teacher: Tensor, temperature: float) -> Tensor:
     """Return softmax(t / T) of logits [n, m]."""
     return (teacher / temperature).softmax(dim=1)
 
@@ -62,8 +62,9 @@ class ListwiseDistillation(Distiller):
     options_class = ListwiseOptions
     needs = frozenset({Need.TOP_ITEMS, Need.SCORES})
 
-    def __init__(self, options: ListwiseOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
-        """Read what is needed of the teacher: lists with scores, or its vectors; other teachers are asked each step.
+    def __init__(self, options: ListwiseOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
+        """Read what is needed of the teacher: rankings with scores, or its embeddings; other teachers are asked each
+        step.
 
         Raises:
             OptionError: nearly all users have no unobserved items.
@@ -72,14 +73,14 @@ class ListwiseDistillation(Distiller):
         self.check(options, knowledge.history)
         self.leave_out(None if options.observed else short_users(knowledge.history, 1))
         device = student.device
-        self.lists = self.list_scores = self.vectors = None
+        self.rankings = self.ranking_scores = self.embeddings = None
         if options.top_n:
-            self.lists = torch.from_numpy(knowledge.top_items(options.top_n)).to(device)
-            self.list_scores = torch.from_numpy(knowledge.top_scores(options.top_n)).to(device)
-        elif isinstance(knowledge.teacher, VectorBackbone):
+            self.rankings = torch.from_numpy(knowledge.top_items(options.top_n)).to(device)
+            self.ranking_scores = torch.from_numpy(knowledge.top_scores(options.top_n)).to(device)
+        elif isinstance(knowledge.teacher, EmbeddingAdapter):
             layer = knowledge.teacher.hints[0]
-            users, items = (torch.from_numpy(knowledge.vectors(side, layer)).to(device) for side in ("user", "item"))
-            self.vectors = (users, items)
+            users, items = (torch.from_numpy(knowledge.embeddings(side, layer)).to(device) for side in ("user", "item"))
+            self.embeddings = (users, items)
         self._seen = torch.from_numpy(knowledge.history.items).to(device)
         self._indptr = torch.from_numpy(knowledge.history.indptr).to(device)
 
@@ -108,16 +109,16 @@ class ListwiseDistillation(Distiller):
     def _targets(self, users: Tensor) -> Targets:
         """Return the teacher's softmax of these users."""
         temperature, hidden = self.options.temperature, self._hidden(users)
-        if self.lists is not None and self.list_scores is not None:
-            items, scores = self.lists[users].long(), self.list_scores[users]
-            return Targets(teacher_mass(scores.masked_fill(items == 0, LOWEST), temperature), items, hidden)
-        if self.vectors is not None:
-            scores = self.vectors[0][users] @ self.vectors[1].T
+        if self.rankings is not None and self.ranking_scores is not None:
+            items, scores = self.rankings[users].long(), self.ranking_scores[users]
+            return Targets(target_probabilities(scores.masked_fill(items == 0, LOWEST), temperature), items, hidden)
+        if self.embeddings is not None:
+            scores = self.embeddings[0][users] @ self.embeddings[1].T
         else:
             teacher = self.knowledge.teacher
             scores = teacher.score_all(users.to(teacher.device)).to(users.device, torch.float32, copy=True)
         scores[hidden] = LOWEST
-        return Targets(teacher_mass(scores, temperature), None, hidden)
+        return Targets(target_probabilities(scores, temperature), None, hidden)
 
     def _readable(self, users: Tensor) -> Tensor:
         """Return the users' summed loss by autograd."""
@@ -135,13 +136,13 @@ class ListwiseDistillation(Distiller):
         if not self.options.fused:
             return self._readable(users)
 
-        def by_vectors(own: Tensor, every: Tensor) -> Tensor:
+        def by_embeddings(own: Tensor, every: Tensor) -> Tensor:
             targets = lambda low, high: self._targets(users[low:high])  # noqa: E731
             return cross_entropy_sum(own, every, targets, self.options.temperature)
 
-        return catalogue_sum(self.student, users, self._readable, by_vectors)
+        return full_softmax_sum(self.student, users, self._readable, by_embeddings)
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' summed cross-entropy divided by the batch's rows, in float32."""
-        users, scale = drawn_share(self.taught(without_padding(batch.users)), self.options.sample, self.generator)
+        users, scale = subsample(self.taught(without_padding(batch.users)), self.options.sample, self.generator)
         return scale * self._sum(users) / batch.rows

@@ -10,10 +10,12 @@ and the student's mixture, mapped to the teacher's width by P, is to point where
     L_NKD = sum_{users} l(u) + 1/2 (sum_{positives} l(i) + sum_{negatives} l(j))       over a batch's distinct entities
 
 with a P for users and one for items, and shares r_s, r_t drawn anew for each entity and step (``nkd_mixing``).
-Neighbours are nearest by Euclidean distance, in the teacher's first principal components where its vectors are wider.
+Neighbours are nearest by Euclidean distance, in the teacher's first principal components where its embeddings are
+wider.
 
 Paper and code: the paper's equations were not accessible; this is the code that its authors published later, which has
-the method alone and never as a part of MKD. It reads LightGCN's propagated vectors, where the paper speaks of the input
+the method alone and never as a part of MKD. It reads LightGCN's propagated embeddings, where the paper speaks of the
+input
 layer: here the tables are the default, of a graph teacher as well (``nkd_hint: final``, ``nkd_teacher_hint: final`` for
 the former). Its ways of mixing by one share for a whole step, for a dimension, or both, are left out.
 """
@@ -26,18 +28,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_derrd.adapters import Backbone
+from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options import NKDOptions
 from recbole_derrd.data.prepare import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_entities
-from recbole_derrd.distillers.hint_vectors import SIDES, HintVectors
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, subsampled_entities
+from recbole_derrd.distillers.hint_embeddings import SIDES, HintEmbeddings
 from recbole_derrd.distillers.projector import projectors_of
 from recbole_derrd.errors import OptionError
 from recbole_derrd.teacher import Knowledge
 
 
 def mixed(own: Tensor, neighbours: Tensor, share: Tensor) -> Tensor:
-    """Return r * own + (1 - r) * neighbours of vectors [n, d], for shares r [n, d], [n, 1] or a number."""
+    """Return r * own + (1 - r) * neighbours of embeddings [n, d], for shares r [n, d], [n, 1] or a number."""
     return neighbours + share * (own - neighbours)
 
 
@@ -48,7 +50,7 @@ def drawn_mixing(mixing: str, own_share: float, shape: tuple[int, int], generato
         mixing: "soft": U(0, 2 a) for each number, which may be above 1; "hard": 1 with probability a, else 0, for each
             number; "entity": U(0, 1), one an entity; "constant": a.
         own_share: a.
-        shape: of the vectors (n, d).
+        shape: of the embeddings (n, d).
         generator: source of randomness; "constant" draws nothing.
 
     Returns:
@@ -78,10 +80,10 @@ class NeighbourhoodDistillation(Distiller):
 
     name = "nkd"
     options_class = NKDOptions
-    needs = frozenset({Need.VECTORS})
+    needs = frozenset({Need.EMBEDDINGS})
 
-    def __init__(self, options: NKDOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
-        """Read the teacher's vectors and neighbours, and make a map for the users and one for the items.
+    def __init__(self, options: NKDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
+        """Read the teacher's embeddings and neighbours, and make a map for the users and one for the items.
 
         Raises:
             OptionError: a hint layer is unknown, or there are fewer entities than neighbours.
@@ -91,7 +93,7 @@ class NeighbourhoodDistillation(Distiller):
         # The method is about the input layer; graph models call theirs so.
         layer = student.layer(options.hint or ("ego" if "ego" in student.hints else None))
         tables = "ego" if "ego" in knowledge.teacher_hints and layer not in knowledge.teacher_hints else None
-        self.hints = HintVectors(student, knowledge, layer, options.teacher_hint or tables)
+        self.hints = HintEmbeddings(student, knowledge, layer, options.teacher_hint or tables)
         self.neighbours: dict[str, Tensor] = {}
         for side in SIDES:
             found = knowledge.neighbours(side, options.neighbours, options.components, self.hints.teacher_layer)
@@ -119,8 +121,8 @@ class NeighbourhoodDistillation(Distiller):
             share = drawn_mixing(options.mixing, options.own_share, (len(own), own.shape[1]), self.generator)
             return mixed(own, neighbours, share)
 
-        vectors = mixture(self.hints.vectors(side, ids), self.hints.vectors(side, other))
-        projected = self.projectors[side](vectors, self.generator)
+        embeddings = mixture(self.hints.embeddings(side, ids), self.hints.embeddings(side, other))
+        projected = self.projectors[side](embeddings, self.generator)
         wanted = mixture(targets.index_select(0, ids), targets.index_select(0, other))
         return direction_errors(projected, wanted).sum()
 
@@ -128,6 +130,6 @@ class NeighbourhoodDistillation(Distiller):
         """Return L_NKD of the batch divided by its rows; float32 under mixed precision as well."""
         total = torch.zeros((), device=self.student.device)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
-            for side, ids, weight in drawn_entities("NKD", batch, self.options.sample, self.generator):
+            for side, ids, weight in subsampled_entities("NKD", batch, self.options.sample, self.generator):
                 total = total + weight * self._error_sum(side, ids)
         return total / batch.rows

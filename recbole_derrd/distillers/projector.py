@@ -1,4 +1,4 @@
-"""The map from the student's vectors to the teacher's that NKD and CPD learn: the mean of small networks."""
+"""The map from the student's embeddings to the teacher's that NKD and CPD learn: the mean of small networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_derrd.distillers.base import epoch_seed
-from recbole_derrd.distillers.hint_vectors import HintVectors
+from recbole_derrd.distillers.hint_embeddings import HintEmbeddings
 
 
 def _whole(values: Tensor) -> Tensor:
@@ -18,7 +18,7 @@ def _whole(values: Tensor) -> Tensor:
 
 
 def mean_of_networks(
-    vectors: Tensor,
+    embeddings: Tensor,
     first: Tensor,
     first_bias: Tensor,
     second: Tensor,
@@ -28,7 +28,7 @@ def mean_of_networks(
     r"""Return 1/E sum_e (relu(x_e W1_e + b1_e) W2_e + b2_e).
 
     Args:
-        vectors: inputs x, of each network its own [E, n, d_s].
+        embeddings: inputs x, of each network its own [E, n, d_s].
         first: W1 [E, d_s, h].
         first_bias: b1 [E, h].
         second: W2 [E, h, d_t].
@@ -38,7 +38,7 @@ def mean_of_networks(
     Returns:
         [n, d_t].
     """
-    hidden = torch.baddbmm(first_bias.unsqueeze(1), drop(vectors), first).relu()
+    hidden = torch.baddbmm(first_bias.unsqueeze(1), drop(embeddings), first).relu()
     return torch.baddbmm(second_bias.unsqueeze(1), drop(hidden), second).mean(dim=0)
 
 
@@ -54,8 +54,8 @@ class MeanProjector(nn.Module):
     """E networks of two layers, for the users or the items, with dropout before each layer.
 
     Args:
-        student_size: width of the student's vectors.
-        teacher_size: width of the teacher's vectors.
+        student_size: width of the student's embeddings.
+        teacher_size: width of the teacher's embeddings.
         num_experts: E.
         hidden: units between the layers.
         dropout: share of the numbers that are dropped before each layer.
@@ -82,18 +82,18 @@ class MeanProjector(nn.Module):
         self.first, self.first_bias = uniform(student_size, student_size, hidden), uniform(student_size, hidden)
         self.second, self.second_bias = uniform(hidden, hidden, teacher_size), uniform(hidden, teacher_size)
 
-    def forward(self, vectors: Tensor, generator: torch.Generator) -> Tensor:
-        """Return vectors of the teacher's width [n, d_t] for the student's [n, d_s]."""
-        every = vectors.expand(len(self.first), *vectors.shape)
+    def forward(self, embeddings: Tensor, generator: torch.Generator) -> Tensor:
+        """Return embeddings of the teacher's width [n, d_t] for the student's [n, d_s]."""
+        every = embeddings.expand(len(self.first), *embeddings.shape)
         parts = (self.first, self.first_bias, self.second, self.second_bias)
         return mean_of_networks(every, *parts, drop=lambda values: dropped(values, self.dropout, generator))
 
 
-def projectors_of(hints: HintVectors, options: Any, seed: int, hidden: Callable[[int, int], int]) -> nn.ModuleDict:
+def projectors_of(hints: HintEmbeddings, options: Any, seed: int, hidden: Callable[[int, int], int]) -> nn.ModuleDict:
     """Return a :class:`MeanProjector` for each side.
 
     Args:
-        hints: the vectors that are mapped, and what they are mapped to.
+        hints: the embeddings that are mapped, and what they are mapped to.
         options: the method's options.
         seed: the method's seed.
         hidden: units between the layers by (student's, teacher's size), where the options name none.

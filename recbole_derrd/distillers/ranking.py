@@ -38,26 +38,28 @@ class _RankingLosses(torch.autograd.Function):
         if bool((lowest > _SAFE).all()):
             rest = tails.log()
             heads = _without(empty, tails.reciprocal_(), 0).cumsum(dim=1)
-            slope = powers
-            slope[:, :k] *= heads
-            slope[:, k:] *= heads[:, -1:]
+            gradient = powers
+            gradient[:, :k] *= heads
+            gradient[:, k:] *= heads[:, -1:]
         else:
             rest = _log_tails(shifted, k)
             log_heads = _without(empty, -rest, LOWEST).logcumsumexp(dim=1)
-            slope = (shifted + torch.cat([log_heads, log_heads[:, -1:].expand(-1, scores.shape[1] - k)], dim=1)).exp()
-        slope[:, :k] -= 1
-        ctx.save_for_backward(slope)
+            gradient = (
+                shifted + torch.cat([log_heads, log_heads[:, -1:].expand(-1, scores.shape[1] - k)], dim=1)
+            ).exp()
+        gradient[:, :k] -= 1
+        ctx.save_for_backward(gradient)
         return _without(empty, rest.sub_(shifted[:, :k]), 0).sum(dim=1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> Any:
-        (slope,) = ctx.saved_tensors
-        return slope * scale.unsqueeze(1), None, None
+        (gradient,) = ctx.saved_tensors
+        return gradient * scale.unsqueeze(1), None, None
 
 
 def _without(empty: Tensor | None, values: Tensor, filling: float) -> Tensor:
-    """Fill the places that hold no item, in place."""
+    """Fill the positions that hold no item, in place."""
     return values if empty is None else values.masked_fill_(empty, filling)
 
 
@@ -76,7 +78,7 @@ def ranking_losses(scores: Tensor, k: int, held: Tensor | None = None) -> Tensor
     Args:
         scores: logits [n, K + L], the interesting items first, in the teacher's order.
         k: how many items are interesting, at least 1.
-        held: which places hold an item [n, K + L]; all of them if None.
+        held: which positions hold an item [n, K + L]; all of them if None.
     """
     if held is not None:
         scores = scores.masked_fill(~held, LOWEST)

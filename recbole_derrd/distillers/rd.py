@@ -30,12 +30,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_derrd.adapters import Backbone
+from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options import RDOptions
 from recbole_derrd.data.prepare import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share, epoch_seed
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, epoch_seed, subsample
+from recbole_derrd.distillers.negative_sampling import NegativeSampler, without_padding
 from recbole_derrd.distillers.shortage import short_users, shortage
-from recbole_derrd.distillers.unobserved import Unobserved, without_padding
 from recbole_derrd.teacher import Knowledge
 
 
@@ -76,20 +76,20 @@ def estimated_ranks(scores: Tensor, negatives: Tensor, n_items: int) -> Tensor:
     return torch.div((n_items - 1) * above, count, rounding_mode="floor").to(scores.dtype)
 
 
-def places_in_lists(lists: Tensor, drawn: Tensor) -> Tensor:
+def positions_in_rankings(rankings: Tensor, drawn: Tensor) -> Tensor:
     """Return the position of each drawn item in its row's list, -1 where it is not in it.
 
     Args:
-        lists: distinct items [n, K].
-        drawn: items [n, Q], of the lists' type.
+        rankings: distinct items [n, K].
+        drawn: items [n, Q], of the rankings' type.
 
     Returns:
         [n, Q] int16 up to K = 32,767, else int64.
     """
-    ordered, order = lists.sort(dim=1)
-    at = torch.searchsorted(ordered, drawn.contiguous()).clamp(max=lists.shape[1] - 1)
-    places = order.gather(1, at).masked_fill(ordered.gather(1, at) != drawn, -1)
-    return places.to(torch.int16) if lists.shape[1] <= torch.iinfo(torch.int16).max else places
+    ordered, order = rankings.sort(dim=1)
+    at = torch.searchsorted(ordered, drawn.contiguous()).clamp(max=rankings.shape[1] - 1)
+    positions = order.gather(1, at).masked_fill(ordered.gather(1, at) != drawn, -1)
+    return positions.to(torch.int16) if rankings.shape[1] <= torch.iinfo(torch.int16).max else positions
 
 
 def dynamic_weights(ranks: Tensor, mu: float) -> Tensor:
@@ -113,8 +113,8 @@ class RankingDistillation(Distiller):
     options_class = RDOptions
     needs = frozenset({Need.TOP_ITEMS})
 
-    def __init__(self, options: RDOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
-        """Read the teacher's lists, and leave out users who have fewer than K unobserved items.
+    def __init__(self, options: RDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
+        """Read the teacher's rankings, and leave out users who have fewer than K unobserved items.
 
         Raises:
             OptionError: nearly all users have.
@@ -122,17 +122,17 @@ class RankingDistillation(Distiller):
         super().__init__(options, knowledge, student, seed)
         self.check(options, knowledge.history)
         self.leave_out(short_users(knowledge.history, options.k))
-        self.lists = torch.from_numpy(knowledge.top_items(options.k)).to(student.device)
+        self.rankings = torch.from_numpy(knowledge.top_items(options.k)).to(student.device)
         self.position = position_weights(options.k, options.position_lambda).to(student.device)
-        self.unobserved = Unobserved(knowledge.history)
-        #: Unobserved items of each user [n_users, Q], anew in each epoch with dynamic weights; None before.
+        self.unobserved = NegativeSampler(knowledge.history)
+        #: NegativeSampler items of each user [n_users, Q], anew in each epoch with dynamic weights; None before.
         self.negatives: Tensor | None = None
         #: Where these are in the user's list [n_users, Q], -1 where they are not.
-        self.places: Tensor | None = None
+        self.positions: Tensor | None = None
 
     @classmethod
     def check(cls, options: RDOptions, history: History) -> None:
-        """Refuse lists that are longer than what nearly any user has not seen."""
+        """Refuse rankings that are longer than what nearly any user has not seen."""
         found = shortage(history, options.k, "rd_k")
         found.refuse(f"rd_k to {found.fitting}")
 
@@ -144,7 +144,7 @@ class RankingDistillation(Distiller):
     def begin_epoch(self, epoch: int) -> None:
         """Draw the epoch's unobserved items for all users."""
         if epoch < self.options.start_epoch:
-            self.negatives = self.places = None
+            self.negatives = self.positions = None
             return
         # Drawn on the CPU, so that a GPU run draws the same items.
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
@@ -153,29 +153,29 @@ class RankingDistillation(Distiller):
         for start, stop in self.unobserved.blocks(count):
             items[start:stop] = self.unobserved.independent(start, stop, count, generator).to(torch.int32)
         self.negatives = items.to(self.student.device)
-        # Some users at a time: places are found in int64, in several tables.
-        self.places = torch.cat(
+        # Some users at a time: positions are found in int64, in several tables.
+        self.positions = torch.cat(
             [
-                places_in_lists(self.lists[start:stop], self.negatives[start:stop])
+                positions_in_rankings(self.rankings[start:stop], self.negatives[start:stop])
                 for start, stop in [(0, 1), *self.unobserved.blocks(count)]
             ]
         )
 
     @torch.no_grad()
     def _weights(self, users: Tensor, scores: Tensor) -> Tensor:
-        if self.negatives is None or self.places is None:
+        if self.negatives is None or self.positions is None:
             return self.position
         negatives = self.student.score(users, self.negatives.index_select(0, users).long()).float()
         # Two products of different shapes round differently: of an item in both, one score counts.
-        places = self.places.index_select(0, users).long()
-        negatives = torch.where(places < 0, negatives, scores.detach().gather(1, places.clamp(min=0)))
+        positions = self.positions.index_select(0, users).long()
+        negatives = torch.where(positions < 0, negatives, scores.detach().gather(1, positions.clamp(min=0)))
         ranks = estimated_ranks(scores.detach(), negatives, self.knowledge.history.n_items - 1)
         return hybrid_weights(self.position, dynamic_weights(ranks, self.options.mu), self.options.normalise)
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' L_RD divided by the batch's rows, in float32."""
-        users, scale = drawn_share(self.taught(without_padding(batch.users)), self.options.sample, self.generator)
-        scores = self.student.score(users, self.lists.index_select(0, users).long())
+        users, scale = subsample(self.taught(without_padding(batch.users)), self.options.sample, self.generator)
+        scores = self.student.score(users, self.rankings.index_select(0, users).long())
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             scores = scores.float()
             return scale * weighted_positive_loss(scores, self._weights(users, scores)).sum() / batch.rows

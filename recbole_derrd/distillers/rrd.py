@@ -24,17 +24,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_derrd.adapters import Backbone
+from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options import RRDOptions
 from recbole_derrd.data.prepare import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share, epoch_seed
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, epoch_seed, subsample
 from recbole_derrd.distillers.ranking import ranking_losses
 from recbole_derrd.distillers.shortage import short_users, shortage
 from recbole_derrd.ops.full_softmax import LOWEST
 from recbole_derrd.ops.sampling import exclusion_keys, sample_outside, sample_top_positions
 from recbole_derrd.teacher import Knowledge
 
-#: Entries of the lists that are drawn from at once; bounds the memory of drawing to some 20 MB.
+#: Entries of the rankings that are drawn from at once; bounds the memory of drawing to some 20 MB.
 _DRAWN_AT_ONCE = 1 << 19
 #: Excluded (user, item) pairs up to which they are kept from epoch to epoch (64 MB) instead of being sorted anew.
 _KEPT_PAIRS = 1 << 24
@@ -49,7 +49,7 @@ def relaxed_ranking_loss(interesting: Tensor, uninteresting: Tensor, held: Tenso
     Args:
         interesting: logits [n, K], in the teacher's order.
         uninteresting: logits [n, L], in any order; L may be 0.
-        held: which places of both hold an item [n, K + L]; all of them if None.
+        held: which positions of both hold an item [n, K + L]; all of them if None.
 
     Returns:
         Loss of each user [n]; 0 at best, ln((K + L)! / L!) where all logits are equal.
@@ -73,8 +73,8 @@ class RelaxedRankingDistillation(Distiller):
     # Scores for the ablation with full ranking only; any teacher gives both.
     needs = frozenset({Need.TOP_ITEMS, Need.SCORES})
 
-    def __init__(self, options: RRDOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
-        """Read the teacher's lists.
+    def __init__(self, options: RRDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
+        """Read the teacher's rankings.
 
         Raises:
             OptionError: nearly all users have fewer than K + L unobserved items.
@@ -82,30 +82,31 @@ class RelaxedRankingDistillation(Distiller):
         super().__init__(options, knowledge, student, seed)
         self.check(options, knowledge.history)
         unobserved = knowledge.history.n_items - 1 - torch.from_numpy(knowledge.history.lengths)
-        self.lists = torch.from_numpy(knowledge.top_items(options.top_n))
+        self.rankings = torch.from_numpy(knowledge.top_items(options.top_n))
         # Users with few unobserved items: a shorter list leaves L items to be uninteresting.
-        self.list_lengths = torch.minimum(unobserved - options.l, torch.tensor(self.lists.shape[1]))
+        self.ranking_lengths = torch.minimum(unobserved - options.l, torch.tensor(self.rankings.shape[1]))
         #: Who has fewer than K + L unobserved items, and so a shorter list; None if nobody has.
         self.short = short_users(knowledge.history, options.k + options.l)
         if self.short is not None:
             left = (unobserved - min(options.l, 1)).clamp(min=0, max=options.k)
-            self.list_lengths = torch.where(self.short, left, self.list_lengths)
-        # One row a user: K interesting items in the teacher's order, then L uninteresting ones; 0 for places without.
+            self.ranking_lengths = torch.where(self.short, left, self.ranking_lengths)
+        # One row a user: K interesting items in the teacher's order, then L uninteresting ones; 0 for positions
+        # without.
         self.items: Tensor | None = None
         self._excluded: dict[int, tuple[Tensor, Tensor]] = {}
         student.fused = options.fused
 
     @classmethod
     def check(cls, options: RRDOptions, history: History) -> None:
-        """Refuse lists that are longer than what nearly any user has not seen."""
+        """Refuse rankings that are longer than what nearly any user has not seen."""
         found = shortage(history, options.k + options.l, "rrd_k + rrd_l")
         found.refuse(f"rrd_k and rrd_l to {found.fitting} together")
 
     @classmethod
     def note(cls, options: RRDOptions, history: History) -> str | None:
-        """Say how many users have shorter lists."""
+        """Say how many users have shorter rankings."""
         found = shortage(history, options.k + options.l, "rrd_k + rrd_l")
-        return found.note("their lists are as long as they can be")
+        return found.note("their rankings are as long as they can be")
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw the epoch's items for all users."""
@@ -116,7 +117,7 @@ class RelaxedRankingDistillation(Distiller):
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
         n_users = self.knowledge.n_users
         items = torch.empty(n_users, options.k + options.l, dtype=torch.int32)
-        users_at_once = max(1, _DRAWN_AT_ONCE // self.lists.shape[1])
+        users_at_once = max(1, _DRAWN_AT_ONCE // self.rankings.shape[1])
         for start in range(0, n_users, users_at_once):
             stop = min(start + users_at_once, n_users)
             items[start:stop] = self._draw(start, stop, generator).to(torch.int32)
@@ -126,12 +127,12 @@ class RelaxedRankingDistillation(Distiller):
 
     def _draw(self, start: int, stop: int, generator: torch.Generator) -> Tensor:
         options = self.options
-        lengths, lists = self.list_lengths[start:stop], self.lists[start:stop]
+        lengths, rankings = self.ranking_lengths[start:stop], self.rankings[start:stop]
         if options.interesting == "topk":
-            interesting = lists[:, : options.k].long()
+            interesting = rankings[:, : options.k].long()
         else:
-            positions = sample_top_positions(lengths, options.k, options.sharpness, lists.shape[1], generator)
-            interesting = lists.gather(1, positions).long()
+            positions = sample_top_positions(lengths, options.k, options.decay, rankings.shape[1], generator)
+            interesting = rankings.gather(1, positions).long()
         if self.short is not None:
             interesting = interesting.masked_fill(torch.arange(options.k) >= lengths.unsqueeze(1), 0)
         if options.l == 0:
@@ -143,18 +144,18 @@ class RelaxedRankingDistillation(Distiller):
     def _exclude(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Sort what cannot be uninteresting for these users: training items and the list. The same in every epoch."""
         history = self.knowledge.history
-        lengths, lists = self.list_lengths[start:stop], self.lists[start:stop]
+        lengths, rankings = self.ranking_lengths[start:stop], self.rankings[start:stop]
         seen = torch.from_numpy(history.items[history.indptr[start] : history.indptr[stop]])
         seen_rows = torch.arange(stop - start).repeat_interleave(torch.from_numpy(history.lengths[start:stop]))
-        listed = torch.arange(lists.shape[1]) < lengths.unsqueeze(1)
-        list_rows = torch.arange(stop - start).unsqueeze(1).expand_as(listed)[listed]
+        listed = torch.arange(rankings.shape[1]) < lengths.unsqueeze(1)
+        ranking_rows = torch.arange(stop - start).unsqueeze(1).expand_as(listed)[listed]
         excluded = exclusion_keys(
-            torch.cat([seen_rows, list_rows]),
-            torch.cat([seen, lists[listed].long()]),
+            torch.cat([seen_rows, ranking_rows]),
+            torch.cat([seen, rankings[listed].long()]),
             stop - start,
             history.n_items,
         )
-        if len(history.items) + self.lists.numel() <= _KEPT_PAIRS:
+        if len(history.items) + self.rankings.numel() <= _KEPT_PAIRS:
             self._excluded[start] = excluded
         return excluded
 
@@ -174,7 +175,7 @@ class RelaxedRankingDistillation(Distiller):
         """
         if self.items is None:
             raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        users, scale = drawn_share(batch.users, self.options.sample, self.generator)
+        users, scale = subsample(batch.users, self.options.sample, self.generator)
         items = self.items.index_select(0, users).long()
         scores = self.student.score(users, items)
         held = None if self.short is None else items > 0

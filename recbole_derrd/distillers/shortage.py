@@ -40,7 +40,7 @@ class Shortage:
 
         Args:
             lower: which options to lower, and to what, e.g. "rrd_k and rrd_l to 5 together".
-            side: whose lists they are.
+            side: whose rankings they are.
             reason: what is too few.
             more: one more way out.
 

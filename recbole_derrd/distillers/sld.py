@@ -20,14 +20,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_derrd.adapters import Backbone
+from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options import RRDOptions, SLDOptions
 from recbole_derrd.data.prepare import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, drawn_share
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch, subsample
 from recbole_derrd.distillers.listwise import listwise_loss
+from recbole_derrd.distillers.negative_sampling import without_padding
 from recbole_derrd.distillers.rrd import RelaxedRankingDistillation
 from recbole_derrd.distillers.shortage import short_users, shortage
-from recbole_derrd.distillers.unobserved import without_padding
 from recbole_derrd.errors import DataError
 from recbole_derrd.ops.full_softmax import LOWEST
 from recbole_derrd.teacher import Knowledge
@@ -56,8 +56,8 @@ class SoftLabelDistillation(Distiller):
     options_class = SLDOptions
     needs = frozenset({Need.TOP_ITEMS, Need.SCORES})
 
-    def __init__(self, options: SLDOptions, knowledge: Knowledge, student: Backbone, seed: int) -> None:
-        """Read the teacher's lists and check that every user has enough items.
+    def __init__(self, options: SLDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
+        """Read the teacher's rankings and check that every user has enough items.
 
         Raises:
             OptionError: nearly all users have fewer than K + L unobserved items.
@@ -66,7 +66,7 @@ class SoftLabelDistillation(Distiller):
         self.check(options, knowledge.history)
         # A list of one has no order, and none has no softmax.
         self.leave_out(short_users(knowledge.history, min(2, options.k + options.l)))
-        same = {key: getattr(options, key) for key in ("k", "l", "top_n", "sharpness")}
+        same = {key: getattr(options, key) for key in ("k", "l", "top_n", "decay")}
         # Only its draws are wanted; what RRD itself says of the student's ways stays as it is.
         self.drawing = RelaxedRankingDistillation(RRDOptions(fused=student.fused, **same), knowledge, student, seed)
         #: The teacher's logits of each user's drawn items [n_users, K + L], anew in each epoch.
@@ -80,9 +80,9 @@ class SoftLabelDistillation(Distiller):
 
     @classmethod
     def note(cls, options: SLDOptions, history: History) -> str | None:
-        """Say how many users have shorter lists."""
+        """Say how many users have shorter rankings."""
         found = shortage(history, options.k + options.l, "sld_k + sld_l")
-        return found.note("their lists are as long as they can be")
+        return found.note("their rankings are as long as they can be")
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw the epoch's items for all users, and ask the teacher for their scores."""
@@ -104,7 +104,7 @@ class SoftLabelDistillation(Distiller):
         """Return the distinct users' L_SLD divided by the batch's rows, in float32."""
         if self.drawing.items is None or self.logits is None:
             raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        users, scale = drawn_share(self.taught(without_padding(batch.users)), self.options.sample, self.generator)
+        users, scale = subsample(self.taught(without_padding(batch.users)), self.options.sample, self.generator)
         items = self.drawing.items.index_select(0, users).long()
         scores = self.student.score(users, items)
         with torch.autocast(device_type=self.student.device.type, enabled=False):

@@ -1,1 +1,1 @@
-"""How models are judged beside RecBole's metrics: over groups of users, within chance, by size and by speed."""
+"""How models are evaluated beside RecBole's metrics: over groups of users, within chance, by size and by speed."""

@@ -9,7 +9,7 @@ from recbole.evaluator import Collector
 from torch import Tensor
 
 from recbole_derrd.ops.top_k import top_scores
-from recbole_derrd.runtime.processes import joined
+from recbole_derrd.runtime.processes import gather_rows
 
 #: What RecBole collects by rows of users, or of pairs; the rest describes the data.
 BY_ROWS = ("rec.topk", "rec.meanrank", "rec.score", "rec.items", "data.label")
@@ -43,7 +43,7 @@ class PlainValuesCollector(Collector):
         """Build RecBole's collector."""
         super().__init__(config)
         self._quick = quick
-        self._lists_only = not any(self.register.need(what) for what in ("rec.meanrank", "rec.score", "data.label"))
+        self._rankings_only = not any(self.register.need(what) for what in ("rec.meanrank", "rec.score", "data.label"))
         #: Whether each process has collected its own users, so that they must be put together.
         self._shared_out = False
         #: Items [n, W] that the columns of a batch's scores stand for; None where they are the catalogue.
@@ -55,7 +55,7 @@ class PlainValuesCollector(Collector):
 
     def eval_batch_collect(self, scores: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor) -> None:
         """Collect a batch's best items, and which of them are positives."""
-        if not self._lists_only or not (self._quick or self.columns is not None):
+        if not self._rankings_only or not (self._quick or self.columns is not None):
             if self.columns is not None and self.register.need("rec.meanrank"):
                 # RecBole counts a user's ranked items by the place of the first -inf, the padding item's at the latest.
                 scores = torch.nn.functional.pad(scores, (0, 1), value=-torch.inf)
@@ -90,7 +90,7 @@ class PlainValuesCollector(Collector):
             if isinstance(value, list):
                 content[key] = torch.cat(value)
             if key in BY_ROWS and self._shared_out:
-                content[key] = joined(content[key])
+                content[key] = gather_rows(content[key])
         plain = {key: value for key, value in content.items() if not hasattr(value, "cpu")}
         for key in plain:
             del content[key]

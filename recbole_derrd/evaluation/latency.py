@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_derrd.adapters import backbone_of
+from recbole_derrd.adapters import adapter_of
 
 #: A slow model is timed on fewer users, so that measuring takes seconds at most.
 _BUDGET_SECONDS = 2.0
@@ -48,20 +48,20 @@ def measure_latency(model: Any, users: int, *, seed: int) -> Latency | None:
         return None
     was_training = model.training
     model.eval()
-    backbone = backbone_of(model)
-    device = backbone.device
+    adapter = adapter_of(model)
+    device = adapter.device
     generator = torch.Generator().manual_seed(seed)
-    asked = torch.randint(1, backbone.n_users, (users,), generator=generator).to(device)
-    batch = torch.randint(1, backbone.n_users, (_BATCH,), generator=generator).to(device)
-    top = min(_TOP, backbone.n_items - 1)
-    with backbone.shared():
-        backbone.score_all(asked[:1]).topk(top)
+    asked = torch.randint(1, adapter.n_users, (users,), generator=generator).to(device)
+    batch = torch.randint(1, adapter.n_users, (_BATCH,), generator=generator).to(device)
+    top = min(_TOP, adapter.n_items - 1)
+    with adapter.shared():
+        adapter.score_all(asked[:1]).topk(top)
         single: list[float] = []
         begun = time.perf_counter()
         for user in asked:
             _wait(device)
             started = time.perf_counter()
-            backbone.score_all(user.view(1)).topk(top)
+            adapter.score_all(user.view(1)).topk(top)
             _wait(device)
             single.append(time.perf_counter() - started)
             if time.perf_counter() - begun > _BUDGET_SECONDS:
@@ -71,7 +71,7 @@ def measure_latency(model: Any, users: int, *, seed: int) -> Latency | None:
         begun = time.perf_counter()
         while len(batches) < _BATCHES and time.perf_counter() - begun < _BUDGET_SECONDS:
             started = time.perf_counter()
-            backbone.score_all(batch[:size]).topk(top)
+            adapter.score_all(batch[:size]).topk(top)
             _wait(device)
             batches.append(time.perf_counter() - started)
     model.train(was_training)

@@ -9,12 +9,12 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from recbole_derrd.adapters import VectorBackbone, adapter_of, backbone_of
+from recbole_derrd.adapters import EmbeddingAdapter, adapter_class, adapter_of
 
 
 def _arrays(model: Any) -> Iterator[tuple[int, int]]:
     """Yield (numbers, bytes) of each array that the model serves with; distillers and caches are none of them."""
-    if adapter_of(type(model)).trainable:
+    if adapter_class(type(model)).trainable:
         for name, parameter in model.named_parameters():
             if not name.startswith("distillers."):
                 yield parameter.numel(), parameter.numel() * parameter.element_size()
@@ -44,15 +44,15 @@ def model_bytes(model: Any) -> int:
 def bytes_per_item(model: Any) -> float:
     """Return how many bytes must be kept for each item of the catalogue.
 
-    A model that is a dot product of two vectors serves with one vector an item, so that is what counts; of any other
+    A model that is a dot product of two embeddings serves with one vector an item, so that is what counts; of any other
     model nothing can be left out, and all its bytes are shared out over the items.
     """
-    backbone = backbone_of(model)
-    if not isinstance(backbone, VectorBackbone):
-        return model_bytes(model) / (backbone.n_items - 1)
+    adapter = adapter_of(model)
+    if not isinstance(adapter, EmbeddingAdapter):
+        return model_bytes(model) / (adapter.n_items - 1)
     was_training = model.training
     model.eval()
-    with backbone.shared():
-        vector = backbone.item_vectors(torch.ones(1, dtype=torch.int64, device=backbone.device))
+    with adapter.shared():
+        vector = adapter.item_embeddings(torch.ones(1, dtype=torch.int64, device=adapter.device))
     model.train(was_training)
     return float(vector.numel() * vector.element_size())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recbole_derrd.data.loaders import taking_over
 from recbole_derrd.evaluation.collector import BY_ROWS, PlainValuesCollector
-from recbole_derrd.runtime.processes import from_first, is_first
+from recbole_derrd.runtime.processes import broadcast, is_main_process
 
 #: Parts of the users by which two evaluations are compared.
 _PARTS = 64
@@ -68,12 +68,12 @@ class Evaluating:
 
     def rows(self) -> int:
         """Return how many users, or pairs, the last evaluation was of."""
-        count: int = from_first(self._kept.rows() if is_first() else None)
+        count: int = broadcast(self._kept.rows() if is_main_process() else None)
         return count
 
     def parts(self) -> list[float]:
         """Return the metric of each part of the users in the last evaluation, in their order."""
-        found: list[float] = from_first(self._kept.parts(self._metric) if is_first() else None)
+        found: list[float] = broadcast(self._kept.parts(self._metric) if is_main_process() else None)
         return found
 
     def score_with_ties(self, favour: int) -> float:

@@ -12,8 +12,8 @@ from typing import Any
 
 from recbole.utils import set_color
 
-from recbole_derrd.adapters import VectorBackbone, adapter_of
-from recbole_derrd.compression import Tables, check_recipe, compress, judge_tables
+from recbole_derrd.adapters import EmbeddingAdapter, adapter_class
+from recbole_derrd.compression import Tables, check_recipe, compress, evaluate_tables
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.config.settings import config_files
@@ -27,7 +27,7 @@ from recbole_derrd.model_cache.named_files import named_files
 from recbole_derrd.recbole_compat.models import missing_package, model_class
 from recbole_derrd.report import run_table
 from recbole_derrd.report.record import write_record
-from recbole_derrd.runtime.processes import meeting_of
+from recbole_derrd.runtime.processes import rendezvous
 from recbole_derrd.teacher import Teacher, only_spec
 
 
@@ -64,14 +64,14 @@ def run_compressed(
     check_run(config)
     spec = only_spec(config)
     name = spec.name(config)
-    adapter = adapter_of(model_class(name))
-    # Where a model's vectors can be set, they are its embeddings; elsewhere they are seen once it is there.
+    adapter = adapter_class(model_class(name))
+    # Where a model's embeddings can be set, they are its embeddings; elsewhere they are seen once it is there.
     size = spec.embedding_size(config) if adapter.takes_start else None
     check_recipe(config.compress_options, adapter, name, size)
     lacking = None if spec.checkpoint else missing_package(name)
     if lacking:
         raise OptionError(lacking)
-    if meeting_of(config) is not None:
+    if rendezvous(config) is not None:
         raise OptionError("A teacher is compressed by one process: take out nproc and world_size.")
     with own_log(config), own_threads(config.run_options.threads, 1), deprecations_hidden():
         return _run(config, list(notes))
@@ -85,12 +85,12 @@ def _run(config: DistillConfig, given: list[str]) -> dict[str, Any]:
     data = prepare_data(config)
     teacher = Teacher.of(config, data)
     say(teacher.trained, "Teacher")
-    backbone = teacher.load()
-    assert isinstance(backbone, VectorBackbone)
+    adapter = teacher.load()
+    assert isinstance(adapter, EmbeddingAdapter)
     begun = time.perf_counter()
-    tables = compress(backbone, options, _seed(config))
+    tables = compress(adapter, options, _seed(config))
     seconds = time.perf_counter() - begun
-    product = judge_tables(teacher.config, data, tables, role="compressed", seconds=seconds)
+    product = evaluate_tables(teacher.config, data, tables, role="compressed", seconds=seconds)
     record = record_of(teacher.config, data, [teacher.trained], None, None, product, time.perf_counter() - started)
     record["warnings"] = list(notes)
     # The teacher's configuration has a seed of its own, and always one of candidates.

@@ -1,4 +1,4 @@
-"""The finished student in few bits: its vectors quantised, judged, and written for serving."""
+"""The finished student in few bits: its embeddings quantised, evaluated, and written for serving."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from recbole.utils import set_color
 
-from recbole_derrd.adapters import VectorBackbone, adapter_of
-from recbole_derrd.compression import compress, judge_tables, save_tables
+from recbole_derrd.adapters import EmbeddingAdapter, adapter_class
+from recbole_derrd.compression import compress, evaluate_tables, save_tables
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.data.prepare import Data
@@ -20,10 +20,10 @@ from recbole_derrd.evaluation.latency import measure_latency
 from recbole_derrd.evaluation.size import model_bytes
 from recbole_derrd.recbole_compat.models import model_class
 from recbole_derrd.runtime.files import locked
-from recbole_derrd.runtime.processes import meeting_of
+from recbole_derrd.runtime.processes import rendezvous
 
 
-def check_storing(config: DistillConfig) -> None:
+def check_export(config: DistillConfig) -> None:
     """Refuse what cannot be stored, before anything is trained.
 
     Raises:
@@ -31,17 +31,17 @@ def check_storing(config: DistillConfig) -> None:
     """
     if config.run_options.store_bits == 0:
         return
-    if not issubclass(adapter_of(model_class(config["model"])), VectorBackbone):
+    if not issubclass(adapter_class(model_class(config["model"])), EmbeddingAdapter):
         raise OptionError(
-            f"store_bits is for students whose score is the dot product of two vectors, and {config['model']}'s is "
+            f"store_bits is for students whose score is the dot product of two embeddings, and {config['model']}'s is "
             "not. Take it out, or use a student such as BPR or LightGCN."
         )
-    if meeting_of(config) is not None:
+    if rendezvous(config) is not None:
         raise OptionError("store_bits is for a run of one process: take out nproc and world_size, or store_bits.")
 
 
-def store_student(config: DistillConfig, data: Data, student: Any, checkpoint: Path) -> dict[str, Any]:
-    """Quantise a student's vectors, judge them, write them beside its checkpoint; return the record's entry of them.
+def export_student(config: DistillConfig, data: Data, student: Any, checkpoint: Path) -> dict[str, Any]:
+    """Quantise a student's embeddings, judge them, write them beside its checkpoint; return the record's entry of them.
 
     Args:
         config: the run's configuration, with ``store_bits`` set.
@@ -51,10 +51,10 @@ def store_student(config: DistillConfig, data: Data, student: Any, checkpoint: P
     """
     options, started = config.run_options, time.perf_counter()
     recipe = CompressOptions(method="quantized", bits=options.store_bits, users=options.store_users)
-    backbone = student.backbone
-    assert isinstance(backbone, VectorBackbone)
+    adapter = student.adapter
+    assert isinstance(adapter, EmbeddingAdapter)
     student.eval()
-    tables = compress(backbone, recipe, config["seed"])
+    tables = compress(adapter, recipe, config["seed"])
     path = checkpoint.with_name(
         f"{checkpoint.stem}.{options.store_bits}bit{'' if options.store_users else '-items'}.npz"
     )
@@ -62,8 +62,8 @@ def store_student(config: DistillConfig, data: Data, student: Any, checkpoint: P
     with locked(path, "stores this student"):
         save_tables(tables, path)
     seconds = time.perf_counter() - started
-    judged = judge_tables(config, data, tables, role="stored", seconds=seconds)
-    latency = measure_latency(judged.model, options.latency_users, seed=config["seed"])
+    evaluated = evaluate_tables(config, data, tables, role="stored", seconds=seconds)
+    latency = measure_latency(evaluated.model, options.latency_users, seed=config["seed"])
     getLogger().info(
         set_color("Stored", "yellow")
         + f" in {options.store_bits} bits, {tables.items.bytes_a_row} bytes an item: {path}"
@@ -71,14 +71,14 @@ def store_student(config: DistillConfig, data: Data, student: Any, checkpoint: P
     return {
         "model": config["model"],
         "params": tables.users.size * data.history.n_users + tables.items.size * data.history.n_items,
-        "bytes": model_bytes(judged.model),
+        "bytes": model_bytes(evaluated.model),
         "bytes_per_item": tables.items.bytes_a_row,
         "bytes_per_user": tables.users.bytes_a_row,
         "bits": options.store_bits,
         "users": options.store_users,
-        "valid": judged.valid,
-        "test": judged.test,
-        "seconds": judged.seconds,
+        "valid": evaluated.valid,
+        "test": evaluated.test,
+        "seconds": evaluated.seconds,
         "latency": dataclasses.asdict(latency) if latency else None,
         "file": str(path),
     }

@@ -20,7 +20,7 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.errors import OptionError
 from recbole_derrd.model_cache.results import TrainedModel
 from recbole_derrd.runtime.files import try_writing
-from recbole_derrd.runtime.processes import is_first
+from recbole_derrd.runtime.processes import is_main_process
 
 
 @contextlib.contextmanager
@@ -28,7 +28,7 @@ def own_log(config: DistillConfig) -> Iterator[None]:
     """Give the run its own log file; the next run of the same process gets another."""
     root = getLogger()
     before, level = list(root.handlers), root.level
-    if not is_first():
+    if not is_main_process():
         root.setLevel(logging.ERROR)
         yield
         return
@@ -46,7 +46,7 @@ def own_log(config: DistillConfig) -> Iterator[None]:
             f"Cannot write the log under '{Path.cwd()}': {error.strerror or error}. Start the run in another folder."
         ) from error
     for handler in own:
-        _say_once(handler)
+        _log_once(handler)
     try:
         yield
     finally:
@@ -67,14 +67,14 @@ def _refuse_unwritable_tensorboard() -> None:
         ) from error
 
 
-def _say_once(handler: logging.Handler) -> None:
+def _log_once(handler: logging.Handler) -> None:
     """Let a log that cannot be written say so once instead of a traceback a line; the run goes on without it."""
     said = False
 
     def handle_error(record: logging.LogRecord) -> None:
         nonlocal said
         if not said:
-            _say_of_log(handler, sys.exc_info()[1])
+            _log_file_problem(handler, sys.exc_info()[1])
         said = True
 
     handler.handleError = handle_error  # type: ignore[method-assign]
@@ -85,7 +85,7 @@ def _say_once(handler: logging.Handler) -> None:
             stream.reconfigure(errors="replace")
 
 
-def _say_of_log(handler: logging.Handler, error: BaseException | None) -> None:
+def _log_file_problem(handler: logging.Handler, error: BaseException | None) -> None:
     name = getattr(handler, "baseFilename", "the log")
     # Where nothing can be said, the log was the place to say it.
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -99,7 +99,7 @@ def _close(handlers: list[logging.Handler]) -> None:
         try:
             handler.close()
         except OSError as error:
-            _say_of_log(handler, error)
+            _log_file_problem(handler, error)
 
 
 @contextlib.contextmanager

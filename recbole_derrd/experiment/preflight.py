@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from recbole.utils import FeatureType
 
-from recbole_derrd.adapters import BACKBONES, VectorBackbone, adapter_of
+from recbole_derrd.adapters import ADAPTERS, EmbeddingAdapter, adapter_class
 from recbole_derrd.config.distill_config import WHOLE_USER_MODELS, DistillConfig
 from recbole_derrd.config.options import HintOptions
 from recbole_derrd.config.options.filters import check_column
@@ -64,29 +64,29 @@ def _check_start(config: DistillConfig, specs: list[TeacherSpec]) -> None:
     if config.run_options.warm_start == "none":
         return
     student = config["model"]
-    if not adapter_of(model_class(student)).takes_start:
-        able = sorted(name for name, adapter in BACKBONES.items() if adapter.takes_start)
-        raise OptionError(f"warm_start cannot set the vectors of {student}, only those of {', '.join(able)}.")
+    if not adapter_class(model_class(student)).takes_start:
+        able = sorted(name for name, adapter in ADAPTERS.items() if adapter.takes_start)
+        raise OptionError(f"warm_start cannot set the embeddings of {student}, only those of {', '.join(able)}.")
     wanted, sizes = config["embedding_size"], []
     for spec in specs:
         teacher = spec.name(config)
         size = spec.embedding_size(config)
-        adapter = adapter_of(model_class(teacher))
+        adapter = adapter_class(model_class(teacher))
         if can_start(wanted, adapter, size):
             return
-        if issubclass(adapter, VectorBackbone):
+        if issubclass(adapter, EmbeddingAdapter):
             sizes.append(int(size or 0))
     if sizes:
         check_start_size(wanted, max(sizes))
     names = " or ".join(dict.fromkeys(spec.name(config) for spec in specs))
     raise OptionError(
-        f"warm_start needs a teacher whose score is the dot product of two vectors, and {names}'s is not. Take it out, "
-        "or use a teacher such as BPR or LightGCN."
+        f"warm_start needs a teacher whose score is the dot product of two embeddings, and {names}'s is not. Take it "
+        "out, or use a teacher such as BPR or LightGCN."
     )
 
 
 def _check_teacher(config: DistillConfig, name: str, spec: TeacherSpec) -> None:
-    check_search(config.run_options.knowledge_search, adapter_of(model_class(name)), name)
+    check_search(config.run_options.knowledge_search, adapter_class(model_class(name)), name)
     lacking = None if spec.checkpoint else missing_package(name)
     if lacking:
         raise OptionError(lacking)
@@ -175,24 +175,24 @@ def check_roles(student: str, teachers: list[str], distillers: list[str]) -> Non
     """Refuse what these models cannot do.
 
     Raises:
-        OptionError: the student cannot learn, or a method asks for vectors that a model does not have.
+        OptionError: the student cannot learn, or a method asks for embeddings that a model does not have.
     """
     student_class = model_class(student)
     lacking = missing_package(student)
     if lacking:
         raise OptionError(lacking)
-    if not adapter_of(student_class).trainable:
+    if not adapter_class(student_class).trainable:
         raise OptionError(
             f"{student} is not trained by gradients and cannot be a student, only a teacher (teacher_model). "
             "Choose a student such as BPR, NeuMF or LightGCN."
         )
     for name in distillers:
-        if Need.VECTORS not in distiller_class(name).needs:
+        if Need.EMBEDDINGS not in distiller_class(name).needs:
             continue
         for role, models in (("teacher", teachers), ("student", [student])):
-            if not any(adapter_of(model_class(model)).hints for model in models):
+            if not any(adapter_class(model_class(model)).hints for model in models):
                 raise OptionError(
-                    f"{name} needs user and item vectors, and the {role} {' or '.join(models)} has none. "
+                    f"{name} needs user and item embeddings, and the {role} {' or '.join(models)} has none. "
                     f"Use distillers that need scores only: [rrd], or another {role}."
                 )
         if student in WHOLE_USER_MODELS:
@@ -202,7 +202,7 @@ def check_roles(student: str, teachers: list[str], distillers: list[str]) -> Non
 
 
 def check_hints(config: DistillConfig, teachers: list[str]) -> None:
-    """Refuse hint layers that student or teachers do not have; which of several teaches by vectors is seen later.
+    """Refuse hint layers that student or teachers do not have; which of several teaches by embeddings is seen later.
 
     Raises:
         OptionError: a layer is unknown.
@@ -214,7 +214,7 @@ def check_hints(config: DistillConfig, teachers: list[str]) -> None:
             ("hint", [config["model"]], options.layers()),
             ("teacher_hint", teachers, options.teacher_layers()),
         ):
-            hints = list(dict.fromkeys(hint for model in models for hint in adapter_of(model_class(model)).hints))
+            hints = list(dict.fromkeys(hint for model in models for hint in adapter_class(model_class(model)).hints))
             for layer in layers:
                 if layer is not None and layer not in hints:
                     raise OptionError(

@@ -19,7 +19,7 @@ from recbole_derrd.teacher import TeacherSpec, teacher_specs
 
 def of_settings(config: DistillConfig) -> list[str]:
     """Return what a configuration asks for in vain."""
-    found = [*_unread(config), *_without_distillers(config), *_without_weight(config), *_without_versions(config)]
+    found = [*_unread(config), *_without_distillers(config), *_without_weight(config), *_without_snapshots(config)]
     teacher = weak_teacher(config)
     return [*found, *([teacher] if teacher else []), *_labels(config), *_candidates(config), *_device(config)]
 
@@ -66,17 +66,17 @@ def _without_weight(config: DistillConfig) -> list[str]:
     ]
 
 
-def _without_versions(config: DistillConfig) -> list[str]:
+def _without_snapshots(config: DistillConfig) -> list[str]:
     """Say so where a method follows its teachers' trainings, and there is none to follow."""
     found = []
     for name, options in config.method_options.items():
         if Need.TRAJECTORY not in distiller_class(name).needs or not getattr(options, "trajectory", True):
             continue
         brought = all(spec.checkpoint for spec in teacher_specs(config))
-        if config.run_options.teacher_versions == 1 or brought:
-            why = "all teachers are brought" if brought else "teacher_versions is 1"
+        if config.run_options.teacher_snapshots == 1 or brought:
+            why = "all teachers are brought" if brought else "teacher_snapshots is 1"
             found.append(
-                f"{name} has only the finished teachers to learn from and no earlier versions of them, since {why}: "
+                f"{name} has only the finished teachers to learn from and no earlier snapshots of them, since {why}: "
                 f"{'train them here' if brought else 'raise it'}, or set {options.prefix}trajectory: False."
             )
     return found

@@ -14,19 +14,19 @@ from recbole_derrd.config.options import RunOptions
 from recbole_derrd.config.settings import candidate_count
 from recbole_derrd.data.atomic_files import data_files
 from recbole_derrd.data.prepare import Data, interactions_digest
-from recbole_derrd.evaluation.choice import expert_choice
+from recbole_derrd.evaluation.expert_utilisation import expert_utilisation
 from recbole_derrd.evaluation.latency import Latency, measure_latency
 from recbole_derrd.evaluation.metrics import bigger_is_better, gap_recovered
 from recbole_derrd.evaluation.size import bytes_per_item, model_bytes, parameter_count
 from recbole_derrd.model_cache.named_files import named_files
-from recbole_derrd.model_cache.results import Product, TrainedModel, gap_errors, own_settings
+from recbole_derrd.model_cache.results import TrainedModel, TrainResult, gap_errors, own_settings
 from recbole_derrd.report.record import git_commit, peak_rss_bytes, versions
 from recbole_derrd.report.records import SCHEMA
-from recbole_derrd.runtime.processes import is_first
+from recbole_derrd.runtime.processes import is_main_process
 from recbole_derrd.teacher import Knowledge
 
 #: Options of a run that change its result and that few runs set.
-_SELDOM = ("warm_start", "distill_seed", "teacher_versions", "knowledge_search")
+_SELDOM = ("warm_start", "distill_seed", "teacher_snapshots", "knowledge_search")
 _USUAL = RunOptions()
 
 
@@ -36,7 +36,7 @@ def record_of(
     taught: list[TrainedModel],
     plain: TrainedModel | None,
     knowledge: Knowledge | None,
-    product: Product,
+    product: TrainResult,
     seconds: float,
     stored: dict[str, Any] | None = None,
     warnings: Sequence[str] = (),
@@ -61,7 +61,7 @@ def record_of(
         "teacher": _plain(teacher.latency) if teacher else None,
         "student": _plain(plain.latency) if plain else None,
     }
-    own = measure_latency(product.model, options.latency_users, seed=config["seed"]) if is_first() else None
+    own = measure_latency(product.model, options.latency_users, seed=config["seed"]) if is_main_process() else None
     latency["distilled"] = _plain(own)
     gaps = _gaps(teacher, plain, product.test)
     if stored is not None:
@@ -87,8 +87,8 @@ def record_of(
             "training_interactions": interactions,
             "interactions": interactions_digest(data),
             "fingerprint": dataclasses.asdict(data.fingerprint),
-            "files": data_files(config) if is_first() else {},
-            "named_files": named_files(config.external_config_dict, config["data_path"]) if is_first() else {},
+            "files": data_files(config) if is_main_process() else {},
+            "named_files": named_files(config.external_config_dict, config["data_path"]) if is_main_process() else {},
         },
         "teacher": teacher.summary() if teacher else None,
         "teachers": [{**one.summary(), "latency": _plain(one.latency)} for one in taught[1:]],
@@ -108,7 +108,7 @@ def record_of(
         **({} if stored is None else {"stored": stored}),
         "gap_recovered": gaps,
         "gap_error": gap_errors(teacher, plain) if teacher and plain else None,
-        "expert_choice": expert_choice(product.model, data.history.lengths),
+        "expert_choice": expert_utilisation(product.model, data.history.lengths),
         "search_recall": knowledge.search_recall if knowledge else None,
         "seconds": {
             "teacher": teacher.seconds if teacher else 0.0,

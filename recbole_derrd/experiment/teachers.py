@@ -8,7 +8,7 @@ from typing import Callable
 
 from recbole.utils import set_color
 
-from recbole_derrd.adapters import adapter_of
+from recbole_derrd.adapters import adapter_class
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options import Options
 from recbole_derrd.data.candidates import CandidateLoader
@@ -17,18 +17,18 @@ from recbole_derrd.distillers import Need, distiller_class
 from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.evaluation.latency import Latency
 from recbole_derrd.experiment.log import say
-from recbole_derrd.model_cache.evaluated import judge_model
+from recbole_derrd.model_cache.evaluated import evaluate_model
 from recbole_derrd.model_cache.results import TrainedModel
 from recbole_derrd.recbole_compat.models import model_class
-from recbole_derrd.runtime.processes import is_first
+from recbole_derrd.runtime.processes import is_main_process
 from recbole_derrd.runtime.randomness import kept_random_state
 from recbole_derrd.student.warm_start import can_start
-from recbole_derrd.teacher import EnsembleKnowledge, Importance, Knowledge, Teacher, TeacherSpec, teacher_specs
+from recbole_derrd.teacher import EnsembleKnowledge, Knowledge, RankWeighting, Teacher, TeacherSpec, teacher_specs
 from recbole_derrd.teacher.knowledge import knowledge_folder
 
 
 def follows_teachers(config: DistillConfig) -> bool:
-    """Return whether a method of the run ranks by importance, over versions of the teachers."""
+    """Return whether a method of the run ranks by importance, over snapshots of the teachers."""
     return bool(_following(config))
 
 
@@ -37,16 +37,16 @@ def _following(config: DistillConfig) -> list[Options]:
     return [options for name, options in methods if Need.TRAJECTORY in distiller_class(name).needs]
 
 
-def versions_wanted(config: DistillConfig) -> int:
-    """Return how many versions of each teacher the run's methods look at, the final one included."""
+def snapshots_wanted(config: DistillConfig) -> int:
+    """Return how many snapshots of each teacher the run's methods look at, the final one included."""
     several = any(getattr(options, "trajectory", True) for options in _following(config))
-    return config.run_options.teacher_versions if several else 1
+    return config.run_options.teacher_snapshots if several else 1
 
 
-def importance_of(config: DistillConfig) -> Importance:
+def weighting_of(config: DistillConfig) -> RankWeighting:
     """Return what a rank in a teacher's list counts."""
     options = config.run_options
-    return Importance(options.ensemble_importance, options.ensemble_power, options.ensemble_decay)
+    return RankWeighting(options.ensemble_weighting, options.ensemble_power, options.ensemble_decay)
 
 
 def teachers_of(config: DistillConfig, data: Data) -> list[Teacher]:
@@ -57,7 +57,7 @@ def teachers_of(config: DistillConfig, data: Data) -> list[Teacher]:
         _refuse_unfit(config, data, specs)
     teachers = []
     for number, spec in enumerate(specs, 1):
-        teachers.append(Teacher.of(config, data, spec, versions_wanted(config)))
+        teachers.append(Teacher.of(config, data, spec, snapshots_wanted(config)))
         say(teachers[-1].trained, f"Teacher {number} of {len(specs)}" if several else "Teacher")
         if several:
             # One at a time, its data too.
@@ -96,7 +96,7 @@ def knowledge_of(config: DistillConfig, teachers: Teacher | Sequence[Teacher], d
         data.fingerprint.train,
         config=teachers[0].config,
         dataset=data.train._dataset,
-        importance=importance_of(config),
+        importance=weighting_of(config),
         count=min(options.ensemble_top_n, data.history.n_items - 1),
         leader=_best(config, teachers, lambda teacher: bool(_hints(teacher))),
         starter=_best(config, teachers, lambda teacher: _can_start(config, teacher)),
@@ -114,30 +114,30 @@ def _knowledge_of_one(config: DistillConfig, teacher: Teacher, data: Data) -> Kn
         chunk=config.run_options.knowledge_batch_size,
         show_progress=config["show_progress"],
         search=config.run_options.knowledge_search,
-        importance=importance_of(config),
-        versions=teacher.versions,
-        version_count=versions_wanted(config),
+        importance=weighting_of(config),
+        snapshots=teacher.snapshots,
+        snapshot_count=snapshots_wanted(config),
         forget=teacher.forget,
     )
 
 
 def _hints(teacher: Teacher) -> tuple[str, ...]:
-    return adapter_of(model_class(teacher.config["model"])).hints
+    return adapter_class(model_class(teacher.config["model"])).hints
 
 
 def _can_start(config: DistillConfig, teacher: Teacher) -> bool:
-    adapter = adapter_of(model_class(teacher.config["model"]))
+    adapter = adapter_class(model_class(teacher.config["model"]))
     return can_start(config["embedding_size"] or 0, adapter, teacher.config["embedding_size"])
 
 
 def _best(config: DistillConfig, teachers: Sequence[Teacher], able: Callable[[Teacher], bool]) -> int | None:
     """Return which of the teachers that are able is the best on the validation split; None where none is."""
     metric, sign = config["valid_metric"].lower(), 1 if config["valid_metric_bigger"] else -1
-    places = [index for index, teacher in enumerate(teachers) if able(teacher)]
-    return max(places, key=lambda index: sign * teachers[index].trained.valid[metric], default=None)
+    positions = [index for index, teacher in enumerate(teachers) if able(teacher)]
+    return max(positions, key=lambda index: sign * teachers[index].trained.valid[metric], default=None)
 
 
-def judged(config: DistillConfig, teachers: Sequence[Teacher], knowledge: Knowledge, data: Data) -> TrainedModel:
+def evaluated(config: DistillConfig, teachers: Sequence[Teacher], knowledge: Knowledge, data: Data) -> TrainedModel:
     """Return what the teachers are together: the one teacher itself, or the ensemble, evaluated or found.
 
     Its size is that of all of its members, its latency that of asking one after another.
@@ -145,7 +145,7 @@ def judged(config: DistillConfig, teachers: Sequence[Teacher], knowledge: Knowle
     if not isinstance(knowledge, EnsembleKnowledge):
         return teachers[0].trained
     members = [teacher.trained for teacher in teachers]
-    found = judge_model(
+    found = evaluate_model(
         teachers[0].config,
         data,
         "Ensemble",
@@ -168,13 +168,13 @@ def judged(config: DistillConfig, teachers: Sequence[Teacher], knowledge: Knowle
         settings={
             "members": [{"model": member.model, **member.settings} for member in members],
             "ensemble_top_n": knowledge.count,
-            "ensemble_importance": repr(knowledge.importance),
+            "ensemble_weighting": repr(knowledge.importance),
         },
         bytes_per_item=None if None in sizes else sum(size for size in sizes if size is not None),
         test_groups=found.test_groups,
         found=found.found,
     )
-    if is_first():
+    if is_main_process():
         getLogger().info(set_color("Ensemble", "yellow") + f" of {len(members)} teachers: test {ensemble.test}")
     return ensemble
 

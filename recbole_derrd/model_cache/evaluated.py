@@ -12,7 +12,7 @@ from recbole_derrd.data.atomic_files import content_digest
 from recbole_derrd.data.prepare import Data, Fingerprint
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.model_cache.building import build_model
-from recbole_derrd.model_cache.keys import content_key, entry_of, judged_by
+from recbole_derrd.model_cache.keys import cache_entry, cache_key, evaluation_settings
 from recbole_derrd.model_cache.preference import preference_for_test_items, preference_for_training_items
 from recbole_derrd.model_cache.results import (
     TrainedModel,
@@ -23,9 +23,16 @@ from recbole_derrd.model_cache.results import (
     stored_result,
 )
 from recbole_derrd.model_cache.same_split import IF_TRUSTED, SCORE, refuse_other_sizes
-from recbole_derrd.model_cache.valid_score import Comparison, compared, evaluable, measured_alike, rounding_of, told_by
+from recbole_derrd.model_cache.valid_score import (
+    Comparison,
+    compared,
+    evaluable,
+    evaluated_alike,
+    reported_by,
+    rounding_of,
+)
 from recbole_derrd.runtime.files import locked
-from recbole_derrd.runtime.processes import from_first, is_first
+from recbole_derrd.runtime.processes import broadcast, is_main_process
 from recbole_derrd.runtime.randomness import kept_random_state
 from recbole_derrd.training.checkpointing import load_weights
 from recbole_derrd.training.trainer import trainer_for
@@ -36,16 +43,18 @@ _ERRORS = 3.0
 _PROOFS = 3
 
 
-def _judged_entry(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path, proof: str) -> tuple[str, Path]:
+def _evaluated_entry(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path, proof: str) -> tuple[str, Path]:
     """Return the key of the model and the folder of what is measured of it."""
     digest = content_digest(checkpoint)
     return (
-        content_key(config, fingerprint, digest),
-        entry_of(config, content_key(config, fingerprint, [digest, judged_by(config), _PROOFS, proof])),
+        cache_key(config, fingerprint, digest),
+        cache_entry(config, cache_key(config, fingerprint, [digest, evaluation_settings(config), _PROOFS, proof])),
     )
 
 
-def find_judged(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path, proof: str) -> TrainedModel | None:
+def find_evaluated(
+    config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path, proof: str
+) -> TrainedModel | None:
     """Return what an earlier run measured of this very file on these data; no data are read for it.
 
     Args:
@@ -54,11 +63,11 @@ def find_judged(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Pat
         checkpoint: the model's file.
         proof: what shows that it has seen this run's split, see :func:`proof_of_split`.
     """
-    found = stored_result(_judged_entry(config, fingerprint, checkpoint, proof)[1], checkpoint)
+    found = stored_result(_evaluated_entry(config, fingerprint, checkpoint, proof)[1], checkpoint)
     return found if found is not None and is_complete(found, config) else None
 
 
-def judge_checkpoint(
+def evaluate_checkpoint(
     config: DistillConfig, data: Data, checkpoint: Path, content: dict[str, Any], proof: str
 ) -> TrainedModel:
     """Evaluate a model that the user brings, so that it stands in the table like one trained here.
@@ -73,9 +82,9 @@ def judge_checkpoint(
     Raises:
         CheckpointError: it is of other data, or not what its file says.
     """
-    key, entry = _judged_entry(config, data.fingerprint, checkpoint, proof)
+    key, entry = _evaluated_entry(config, data.fingerprint, checkpoint, proof)
     with locked(entry, "measures this teacher"):
-        found = find_judged(config, data.fingerprint, checkpoint, proof)
+        found = find_evaluated(config, data.fingerprint, checkpoint, proof)
         if found is not None:
             return found
         started = time.perf_counter()
@@ -103,31 +112,31 @@ def _same_score(
     Raises:
         CheckpointError: both scores, and what to do.
     """
-    told = told_by(content)
-    if isinstance(told, str):
+    reported = reported_by(content)
+    if isinstance(reported, str):
         raise CheckpointError(
             f"Nothing shows that the teacher '{checkpoint}' has seen this run's split and none of its held-out items: "
-            f"{told}. Give a file that RecBole saved with a validation split. {IF_TRUSTED}"
+            f"{reported}. Give a file that RecBole saved with a validation split. {IF_TRUSTED}"
         )
     valid, comparison = None, None
-    if measured_alike(config, told):
+    if evaluated_alike(config, reported):
         with evaluable(checkpoint):
             valid = plain_metrics(trainer.evaluate(data.valid, load_best_model=False, show_progress=False))
-        here = valid[told.metric]
-        if abs(here - told.value) <= rounding_of(told):
-            comparison = Comparison(told, here, here, here)
+        here = valid[reported.metric]
+        if abs(here - reported.value) <= rounding_of(reported):
+            comparison = Comparison(reported, here, here, here)
     if comparison is None:
         with kept_random_state():
-            comparison = compared(config, data, trainer.model, told, checkpoint)
+            comparison = compared(config, data, trainer.model, reported, checkpoint)
     if not comparison.agree:
         raise CheckpointError(
-            f"The teacher '{checkpoint}' was not trained on this run's split: its file says {told.metric} = "
-            f"{told.value:.{told.decimals}f} on the validation split (best_valid_score), and on this run's it has "
-            f"{comparison.here:.{told.decimals}f}{_far(comparison)}. It may have seen held-out items, or its users and "
-            f"items are numbered otherwise (rows in another order). Use the very data that it was trained on, or train "
-            f"one here (teacher_model). {IF_TRUSTED}"
+            f"The teacher '{checkpoint}' was not trained on this run's split: its file says {reported.metric} = "
+            f"{reported.value:.{reported.decimals}f} on the validation split (best_valid_score), and on this run's it "
+            f"has {comparison.here:.{reported.decimals}f}{_far(comparison)}. It may have seen held-out items, or its "
+            f"users and items are numbered otherwise (rows in another order). Use the very data that it was trained "
+            f"on, or train one here (teacher_model). {IF_TRUSTED}"
         )
-    if told.mode != "full" or told.repeatable:
+    if reported.mode != "full" or reported.repeatable:
         with kept_random_state(), evaluable(checkpoint):
             _refuse_other_items(config, data, trainer.model, comparison, checkpoint)
     return valid, comparison
@@ -141,16 +150,18 @@ def _refuse_other_items(
     Full ranking hides a user's training items, so that another split has another score. Other ways do not.
     """
     # One process decides for all: where it alone has evaluated, the others' models are still in training mode.
-    share, error = from_first(preference_for_training_items(model, data, seed=config["seed"]) if is_first() else None)
+    share, error = broadcast(
+        preference_for_training_items(model, data, seed=config["seed"]) if is_main_process() else None
+    )
     if comparison.wide and share < 0.5 + _ERRORS * error:
         raise CheckpointError(
             f"Nothing shows that the teacher '{checkpoint}' was trained on this run's split. It was validated "
-            f"among candidates that are drawn anew ({comparison.told.mode}), so its {comparison.told.metric} may come "
-            f"back by chance{_far(comparison)}. And it scores training items above held-out ones in {share:.0%} of "
-            "pairs only; a teacher of another split does so in 50%. Validate it by full ranking (mode: full). "
-            f"{IF_TRUSTED}"
+            f"among candidates that are drawn anew ({comparison.reported.mode}), so its {comparison.reported.metric} "
+            f"may come back by chance{_far(comparison)}. And it scores training items above held-out ones in "
+            f"{share:.0%} of pairs only; a teacher of another split does so in 50%. Validate it by full ranking (mode: "
+            f"full). {IF_TRUSTED}"
         )
-    known, error = from_first(preference_for_test_items(model, data, seed=config["seed"]) if is_first() else None)
+    known, error = broadcast(preference_for_test_items(model, data, seed=config["seed"]) if is_main_process() else None)
     if known - 0.5 > max(_ERRORS * error, (share - 0.5) / 2):
         raise CheckpointError(
             f"The teacher '{checkpoint}' was not trained on this run's split: it scores this run's test items above "
@@ -163,7 +174,9 @@ def _far(comparison: Comparison) -> str:
     return f"; chance and rounding explain {comparison.low:.4f} to {comparison.high:.4f}"
 
 
-def judge_model(config: DistillConfig, data: Data, name: str, *, more: Any, build: Callable[[], Any]) -> TrainedModel:
+def evaluate_model(
+    config: DistillConfig, data: Data, name: str, *, more: Any, build: Callable[[], Any]
+) -> TrainedModel:
     """Evaluate a model that is put together, not trained, or find what an earlier run measured of it.
 
     Args:
@@ -173,8 +186,8 @@ def judge_model(config: DistillConfig, data: Data, name: str, *, more: Any, buil
         more: what tells it from others.
         build: gives it, in evaluation mode.
     """
-    key = content_key(config, data.fingerprint, [name, more])
-    measures = content_key(config, data.fingerprint, [name, more, judged_by(config)])
+    key = cache_key(config, data.fingerprint, [name, more])
+    measures = cache_key(config, data.fingerprint, [name, more, evaluation_settings(config)])
     entry = config.cache_dir / f"{name}-{config['dataset']}-{measures}"
     found = stored_result(entry, entry / "result.json")
     if found is not None and is_complete(found, config):

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from recbole_derrd.adapters import adapter_of
+from recbole_derrd.adapters import adapter_class
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.run import FAST_ROUNDED
 from recbole_derrd.config.settings import candidate_count
@@ -30,12 +30,12 @@ _WITHOUT_EFFECT = frozenset(
     nproc world_size ip port offset group_offset
     """.split()
 )
-# What a finished model is judged by; the metric that ends its training is another setting.
-_JUDGED_BY = frozenset({"metrics", "topk"})
+# What a finished model is evaluated by; the metric that ends its training is another setting.
+_EVALUATION_SETTINGS = frozenset({"metrics", "topk"})
 
 
-def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = None) -> str:
-    """Return the key of a model: its settings, the data, the format, and ``more``; not what it is judged by.
+def cache_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = None) -> str:
+    """Return the key of a model: its settings, the data, the format, and ``more``; not what it is evaluated by.
 
     Where a setting names a file, what the file holds is in the key and not its name.
 
@@ -44,7 +44,7 @@ def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = Non
     ours = set(config.parameters.get("Distillation", ()))
     modes = config["eval_args"]["mode"].values()
     drawn_anew = any(mode.startswith(("uni", "pop")) for mode in modes)
-    without = _WITHOUT_EFFECT if drawn_anew else _WITHOUT_EFFECT | _JUDGED_BY
+    without = _WITHOUT_EFFECT if drawn_anew else _WITHOUT_EFFECT | _EVALUATION_SETTINGS
     settings = {
         key: repr(with_contents(key, value, config["data_path"]))
         for key, value in config.final_config_dict.items()
@@ -57,7 +57,7 @@ def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = Non
     # What gives RecBole's numbers to the bit is the same model.
     rounded = sorted(config.fast.intersection(FAST_ROUNDED))
     kind = model_class(config["model"])
-    if "scores" in rounded and not adapter_of(kind).catalogue_at_once(kind):
+    if "scores" in rounded and not adapter_class(kind).catalogue_at_once(kind):
         rounded.remove("scores")
     own = "." in config["model"]
     if own:
@@ -73,11 +73,11 @@ def content_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = Non
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
 
 
-def judged_by(config: DistillConfig) -> list[str]:
-    """Return what goes beside :func:`content_key` into the key of something that holds metrics."""
-    return [repr(config[key]) for key in sorted(_JUDGED_BY)]
+def evaluation_settings(config: DistillConfig) -> list[str]:
+    """Return what goes beside :func:`cache_key` into the key of something that holds metrics."""
+    return [repr(config[key]) for key in sorted(_EVALUATION_SETTINGS)]
 
 
-def entry_of(config: DistillConfig, key: str) -> Path:
+def cache_entry(config: DistillConfig, key: str) -> Path:
     """Return the folder of the cache that belongs to a model's key."""
     return config.cache_dir / f"{config['model']}-{config['dataset']}-{key}"

@@ -12,7 +12,7 @@ from recbole_derrd.data.atomic_files import file_digest
 from recbole_derrd.errors import OptionError
 
 #: Settings that say where things lie, whose content has a part of its own in a key, or that hold words alone.
-_PLACES = frozenset(
+_POSITIONS = frozenset(
     """
     model dataset data_path checkpoint_dir record_dir cache_dir config_files dataset_save_path dataloaders_save_path
     wandb_project state benchmark teacher_model benchmark_filename eval_args train_neg_sample_args load_col unload_col
@@ -73,7 +73,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def _digest(key: str, value: Any, beside: str | None) -> str | None:
     """Return a hash of what the file or folder holds that a value names; None where it names none."""
-    if key.partition(".")[0] in _PLACES or not isinstance(value, (str, os.PathLike)):
+    if key.partition(".")[0] in _POSITIONS or not isinstance(value, (str, os.PathLike)):
         return None
     path = os.fspath(value)
     try:
@@ -95,14 +95,14 @@ def _digest(key: str, value: Any, beside: str | None) -> str | None:
 def _files(folder: Path) -> Iterator[Path]:
     """Yield the files of a folder, those behind links too; no folder twice."""
     seen = {os.path.realpath(folder)}
-    for place, folders, names in os.walk(folder, onerror=_raised, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=_scaled, followlinks=True):
         real = {name: os.path.realpath(os.path.join(place, name)) for name in folders}
         folders[:] = [name for name in sorted(folders) if real[name] not in seen]
         seen.update(real.values())
         yield from (Path(place) / name for name in names)
 
 
-def _raised(error: OSError) -> None:
+def _scaled(error: OSError) -> None:
     raise error
 
 

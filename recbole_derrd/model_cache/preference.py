@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_derrd.adapters import backbone_of
+from recbole_derrd.adapters import adapter_of
 from recbole_derrd.data.prepare import Data, pairs_of
 
 #: Users that are looked at: enough for a standard error of 0.02, and soon scored.
@@ -57,7 +57,7 @@ def _preference(
     model: Any, data: Data, owners: np.ndarray[Any, Any], items: np.ndarray[Any, Any], seed: int
 ) -> tuple[float, float]:
     """Return how surely a model scores some items of users, ordered by user, above their validation items."""
-    adapter = backbone_of(model)
+    adapter = adapter_of(model)
     users, held_out = pairs_of(data.valid._dataset)
     order = np.argsort(users, kind="stable")
     users, held_out = users[order], held_out[order]

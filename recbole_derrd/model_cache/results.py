@@ -17,7 +17,7 @@ from recbole_derrd.evaluation.latency import Latency, measure_latency
 from recbole_derrd.evaluation.metrics import paired_error
 from recbole_derrd.evaluation.size import bytes_per_item, model_bytes, parameter_count
 from recbole_derrd.model_cache.building import freeze
-from recbole_derrd.model_cache.keys import judged_by
+from recbole_derrd.model_cache.keys import evaluation_settings
 from recbole_derrd.runtime.files import building_folder, replacing_file
 from recbole_derrd.runtime.json_files import (
     anything,
@@ -31,12 +31,12 @@ from recbole_derrd.runtime.json_files import (
     text,
     whole,
 )
-from recbole_derrd.runtime.processes import from_first, is_first
+from recbole_derrd.runtime.processes import broadcast, is_main_process
 from recbole_derrd.runtime.stored_arrays import is_sealed, sealed
 
 
 @dataclasses.dataclass(frozen=True)
-class Product:
+class TrainResult:
     """A model that a run has made, its trainer, and what it was measured at."""
 
     trainer: Any
@@ -63,7 +63,7 @@ class TrainedModel:
     settings: dict[str, Any]
     bytes_per_item: float | None = None
     valid_scores: list[list[float]] = dataclasses.field(default_factory=list)
-    judged_by: list[str] = dataclasses.field(default_factory=list)
+    evaluation_settings: list[str] = dataclasses.field(default_factory=list)
     #: Of each test metric that is a mean over users, its means over groups of them.
     test_groups: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     #: Of a model that the user brought: what shows that it has seen this run's split.
@@ -117,11 +117,11 @@ def own_settings(config: DistillConfig) -> dict[str, Any]:
 
 _OF_THE_MACHINE = ("data_path", "checkpoint_dir", "ip", "port", "offset", "group_offset", "local_rank")
 _STORED = tuple(field.name for field in dataclasses.fields(TrainedModel) if field.name != "found")
-# Entries of earlier versions lack these; they are no reason to train anew.
+# Entries of earlier snapshots lack these; they are no reason to train anew.
 _LATER: dict[str, Any] = {
     "bytes_per_item": None,
     "valid_scores": [],
-    "judged_by": [],
+    "evaluation_settings": [],
     "test_groups": {},
     "split_check": None,
 }
@@ -129,7 +129,7 @@ _LATER: dict[str, Any] = {
 
 def store_result(result: TrainedModel, folder: Path) -> None:
     """Write what is known of a model beside it."""
-    if not is_first():
+    if not is_main_process():
         return
     content = {name: value for name, value in dataclasses.asdict(result).items() if name in _STORED}
     with replacing_file(folder / "result.json") as partial:
@@ -140,7 +140,7 @@ def store_result(result: TrainedModel, folder: Path) -> None:
 def stored_result(entry: Path, checkpoint: Path) -> TrainedModel | None:
     """Read what is known of a model, if both are whole."""
     # One look for all processes that train together: between two, another run may have ended.
-    found: TrainedModel | None = from_first(_read(entry, checkpoint) if is_first() else None)
+    found: TrainedModel | None = broadcast(_read(entry, checkpoint) if is_main_process() else None)
     return found
 
 
@@ -151,7 +151,7 @@ def is_complete(result: TrainedModel, config: DistillConfig) -> bool:
 
 def keep_result(result: TrainedModel, entry: Path) -> None:
     """Write what is known of a model into a folder of its own; what lies there and was unusable is replaced."""
-    if from_first(entry.is_dir()):
+    if broadcast(entry.is_dir()):
         store_result(result, entry)
         return
     with building_folder(entry) as folder:
@@ -178,7 +178,7 @@ _RESULT = fields(
     may_miss={
         "bytes_per_item": nullable(_AMOUNT),
         "valid_scores": sequence(row(number(low=0), number(undefined=True))),
-        "judged_by": sequence(text()),
+        "evaluation_settings": sequence(text()),
         "test_groups": mapping(sequence(number(undefined=True))),
         "split_check": nullable(mapping(anything)),
     },
@@ -197,7 +197,7 @@ def _read(entry: Path, checkpoint: Path) -> TrainedModel | None:
         return None
     try:
         content = read_json(file)
-        # Entries of earlier versions have no seal.
+        # Entries of earlier snapshots have no seal.
         if isinstance(content, dict) and "seal" in content and not is_sealed(content):
             raise ValueError("is damaged: it is not what was written (checksum)")
         fault = _RESULT(content)
@@ -253,10 +253,10 @@ def measured(
         seconds=seconds,
         epochs=trainer.epoch_seconds,
         # Timed by one process: several would share the cores.
-        latency=measure_latency(model, config["latency_users"], seed=config["seed"]) if is_first() else None,
+        latency=measure_latency(model, config["latency_users"], seed=config["seed"]) if is_main_process() else None,
         settings=own_settings(config),
         bytes_per_item=bytes_per_item(model),
         valid_scores=trainer.valid_scores,
-        judged_by=judged_by(config),
+        evaluation_settings=evaluation_settings(config),
         test_groups=groups,
     )

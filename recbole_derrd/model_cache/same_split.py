@@ -83,7 +83,7 @@ def _fault_of_ours(ours: Any, fingerprint: Fingerprint, checkpoint: Path) -> str
     if not isinstance(theirs, dict) or not all(isinstance(theirs.get(name), str) for name in names):
         return (
             f"The teacher '{checkpoint}' does not say which data it was trained on, though this plugin has written it: "
-            "its 'derrd' part is damaged, or of another version. Train it anew, or give another."
+            "its 'derrd' part is damaged, or of another snapshot. Train it anew, or give another."
         )
     difference = Fingerprint(**{name: theirs[name] for name in names}).difference(fingerprint)
     if difference is None:

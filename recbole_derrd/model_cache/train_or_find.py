@@ -14,7 +14,7 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import Data, Fingerprint, prepare_data
 from recbole_derrd.errors import TrainingError
 from recbole_derrd.model_cache.building import build_model
-from recbole_derrd.model_cache.keys import content_key, entry_of, judged_by
+from recbole_derrd.model_cache.keys import cache_entry, cache_key, evaluation_settings
 from recbole_derrd.model_cache.results import (
     TrainedModel,
     both_splits,
@@ -26,43 +26,43 @@ from recbole_derrd.model_cache.results import (
     stored_result,
 )
 from recbole_derrd.runtime.files import locked, working_folder, working_name
-from recbole_derrd.runtime.processes import is_first
-from recbole_derrd.training.snapshots import Versions, best_epoch, version_epochs
+from recbole_derrd.runtime.processes import is_main_process
+from recbole_derrd.training.snapshots import Snapshots, best_epoch, snapshot_epochs
 from recbole_derrd.training.trainer import trainer_for
 
 #: Files and folders of an entry of the cache.
 MODEL = "model.pth"
 # TrainerMixin.training_file of that model.
 TRAINING = "model.training.pth"
-VERSIONS = "versions"
+SNAPSHOTS = "snapshots"
 
 
 def find_trained(config: DistillConfig, fingerprint: Fingerprint) -> TrainedModel | None:
     """Return the model that an earlier run trained with these settings on these data; no data are read for it.
 
-    None also where it was not yet judged by the metrics that are asked for.
+    None also where it was not yet evaluated by the metrics that are asked for.
     """
-    entry = entry_of(config, content_key(config, fingerprint))
+    entry = cache_entry(config, cache_key(config, fingerprint))
     found = stored_result(entry, entry / MODEL)
-    if found is not None and not _is_judged(found, config):
-        found = stored_result(_entry_of_metrics(config, fingerprint), entry / MODEL)
+    if found is not None and not _is_evaluated(found, config):
+        found = stored_result(_cache_entry_of_metrics(config, fingerprint), entry / MODEL)
         found = found if found is not None and is_complete(found, config) else None
     # As this run names them: which of them are defaults is nothing that was trained.
     return None if found is None else dataclasses.replace(found, settings=own_settings(config))
 
 
-def _is_judged(known: TrainedModel, config: DistillConfig) -> bool:
-    """Say whether a model was judged by the metrics that are asked for, and has them all."""
-    return known.judged_by == judged_by(config) and is_complete(known, config)
+def _is_evaluated(known: TrainedModel, config: DistillConfig) -> bool:
+    """Say whether a model was evaluated by the metrics that are asked for, and has them all."""
+    return known.evaluation_settings == evaluation_settings(config) and is_complete(known, config)
 
 
-def _entry_of_metrics(config: DistillConfig, fingerprint: Fingerprint) -> Path:
+def _cache_entry_of_metrics(config: DistillConfig, fingerprint: Fingerprint) -> Path:
     """Return the folder of what a model that is found is measured at by other metrics than at its training."""
-    return entry_of(config, content_key(config, fingerprint, ["judged", judged_by(config)]))
+    return cache_entry(config, cache_key(config, fingerprint, ["evaluated", evaluation_settings(config)]))
 
 
 def train_or_find(
-    config: DistillConfig, data: Data | None = None, *, role: str = "", versions: int = 1
+    config: DistillConfig, data: Data | None = None, *, role: str = "", snapshots: int = 1
 ) -> TrainedModel:
     """Train a plain RecBole model, or find the one that an earlier run trained with the same settings on the same data.
 
@@ -73,16 +73,16 @@ def train_or_find(
         config: configuration without distillers.
         data: fresh data of this configuration; prepared here if None.
         role: "teacher" or "student": the sub-folder of the TensorBoard logs.
-        versions: how many versions of the model are wanted on its way, the final one included; a model that is found
-            may lack them, see :func:`recbole_derrd.model_cache.replay.earlier_versions`.
+        snapshots: how many snapshots of the model are wanted on its way, the final one included; a model that is found
+            may lack them, see :func:`recbole_derrd.model_cache.replay.earlier_snapshots`.
     """
     data = data or prepare_data(config)
     found = find_trained(config, data.fingerprint)
     if found is not None:
         return found
-    key = content_key(config, data.fingerprint)
-    entry = entry_of(config, key)
-    with locked(entry, f"trains this {role or 'model'}", _entry_of_metrics(config, data.fingerprint)):
+    key = cache_key(config, data.fingerprint)
+    entry = cache_entry(config, key)
+    with locked(entry, f"trains this {role or 'model'}", _cache_entry_of_metrics(config, data.fingerprint)):
         # Another run may have trained it while this one waited, or was killed after its last word on it.
         found = find_trained(config, data.fingerprint)
         if found is not None:
@@ -92,12 +92,12 @@ def train_or_find(
             finished = stored_result(working_name(entry), working_name(entry) / MODEL)
             anew = finished is None and not config.run_options.resume
             with working_folder(entry, anew=anew, marker=TRAINING) as folder:
-                known = finished or _trained_in(folder, config, data, key, role, versions)
+                known = finished or _trained_in(folder, config, data, key, role, snapshots)
             known = dataclasses.replace(known, checkpoint=entry / MODEL)
-        return known if _is_judged(known, config) else _judged_anew(known, config, data, role)
+        return known if _is_evaluated(known, config) else _evaluated_again(known, config, data, role)
 
 
-def _trained_in(folder: Path, config: DistillConfig, data: Data, key: str, role: str, versions: int) -> TrainedModel:
+def _trained_in(folder: Path, config: DistillConfig, data: Data, key: str, role: str, snapshots: int) -> TrainedModel:
     """Train a model in the folder in which its entry is built, going on from a training checkpoint that lies there."""
     started = time.perf_counter()
     model = build_model(config, data)
@@ -107,19 +107,19 @@ def _trained_in(folder: Path, config: DistillConfig, data: Data, key: str, role:
     if trainer.training_file.exists():
         trainer.resume_checkpoint(trainer.training_file)
         started -= sum(trainer.epoch_seconds)
-    kept = Versions(folder / VERSIONS)
-    if versions > 1:
-        trainer.versions = kept
+    kept = Snapshots(folder / SNAPSHOTS)
+    if snapshots > 1:
+        trainer.snapshots = kept
     try:
         _, valid = trainer.fit(data.train, data.valid, saved=True, show_progress=config["show_progress"])
     except TrainingError:
         # These settings end so every time: nothing to go on from.
-        if is_first():
+        if is_main_process():
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    if versions > 1 and is_first():
-        kept.reduce(version_epochs(best_epoch(folder / MODEL), len(trainer.epoch_seconds), versions))
-    elif is_first():
+    if snapshots > 1 and is_main_process():
+        kept.reduce(snapshot_epochs(best_epoch(folder / MODEL), len(trainer.epoch_seconds), snapshots))
+    elif is_main_process():
         # A killed run that wanted them may have left some.
         shutil.rmtree(kept.folder, ignore_errors=True)
     trainer.load_best()
@@ -128,8 +128,8 @@ def _trained_in(folder: Path, config: DistillConfig, data: Data, key: str, role:
     return result
 
 
-def _judged_anew(known: TrainedModel, config: DistillConfig, data: Data, role: str) -> TrainedModel:
-    """Evaluate a model that is found but was not judged by these metrics."""
+def _evaluated_again(known: TrainedModel, config: DistillConfig, data: Data, role: str) -> TrainedModel:
+    """Evaluate a model that is found but was not evaluated by these metrics."""
     getLogger().info(set_color("Evaluating", "yellow") + f" the {role or 'model'} that is found, by other metrics.")
     trainer = trainer_for(config, build_model(config, data), checkpoint=known.checkpoint, role=role)
     trainer.eval_collector.data_collect(data.train)
@@ -139,9 +139,9 @@ def _judged_anew(known: TrainedModel, config: DistillConfig, data: Data, role: s
         known,
         valid=valid,
         test=test,
-        judged_by=judged_by(config),
+        evaluation_settings=evaluation_settings(config),
         settings=own_settings(config),
         test_groups=trainer.evaluator.groups,
     )
-    keep_result(result, _entry_of_metrics(config, data.fingerprint))
+    keep_result(result, _cache_entry_of_metrics(config, data.fingerprint))
     return result

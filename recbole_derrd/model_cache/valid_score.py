@@ -20,7 +20,7 @@ from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.evaluation.metrics import bigger_is_better
 from recbole_derrd.evaluation.spread import Evaluating, standard_error
-from recbole_derrd.runtime.process_faults import refuse_limit
+from recbole_derrd.runtime.machine_errors import refuse_limit
 from recbole_derrd.training.trainer import trainer_for
 
 #: Where a score is drawn anew, the file's may be worse than this run's by so many standard errors, and better by more:
@@ -28,12 +28,12 @@ from recbole_derrd.training.trainer import trainer_for
 _WORSE, _BETTER = 4.0, 6.0
 #: A range of more than this share of the score proves little.
 _WIDE = 0.05
-#: Decimal places to which this run's score is measured.
+#: Decimal positions to which this run's score is measured.
 _EXACT = 12
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
+class ReportedScore:
     """What a checkpoint says of its validation.
 
     Attributes:
@@ -59,7 +59,7 @@ class Told:
 class Comparison:
     """The value in a file, this run's, the limits between which the file's may lie, and whether anything is drawn."""
 
-    told: Told
+    reported: ReportedScore
     here: float
     low: float
     high: float
@@ -73,14 +73,14 @@ class Comparison:
     @property
     def agree(self) -> bool:
         """Whether the file's value comes back."""
-        return self.low <= self.told.value <= self.high
+        return self.low <= self.reported.value <= self.high
 
     def summary(self) -> dict[str, Any]:
         """Return what a record says of it."""
-        return {"metric": self.told.metric, "in_file": self.told.value, "here": round(self.here, 6)}
+        return {"metric": self.reported.metric, "in_file": self.reported.value, "here": round(self.here, 6)}
 
 
-def told_by(content: dict[str, Any]) -> Told | str:
+def reported_by(content: dict[str, Any]) -> ReportedScore | str:
     """Return what a checkpoint says of its validation, or what of it is missing."""
     settings = content["config"]
     value: Any = content.get("best_valid_score")
@@ -107,7 +107,7 @@ def told_by(content: dict[str, Any]) -> Told | str:
     shared = settings.get("world_size") if settings.get("single_spec") is False else 1
     processes = shared if _is_count(shared) else 1
     repeatable = settings.get("repeatable") is True
-    return Told(metric.lower(), float(value), list(topk), mode, repeatable, min(decimals, _EXACT), processes)
+    return ReportedScore(metric.lower(), float(value), list(topk), mode, repeatable, min(decimals, _EXACT), processes)
 
 
 def _is_number(value: Any) -> bool:
@@ -125,47 +125,47 @@ def _valid_mode(arguments: Any) -> str | None:
     return mode if usual else None
 
 
-def measured_alike(config: DistillConfig, told: Told) -> bool:
+def evaluated_alike(config: DistillConfig, reported: ReportedScore) -> bool:
     """Whether this run's own validation measures what the file tells."""
     own = [metric.lower() for metric in config["metrics"]]
-    return told.metric.partition("@")[0] in own and (
-        told.topk, told.mode, told.repeatable, told.decimals
+    return reported.metric.partition("@")[0] in own and (
+        reported.topk, reported.mode, reported.repeatable, reported.decimals
     ) == (
         config["topk"], config["eval_args"]["mode"]["valid"], bool(config["repeatable"]),
         config["metric_decimal_place"],
     )  # fmt: skip
 
 
-def rounding_of(told: Told, users: int = 10**9) -> float:
+def rounding_of(reported: ReportedScore, users: int = 10**9) -> float:
     """Return what rounding alone explains, and that RecBole's processes count a few of so many users twice."""
-    return 10.0**-told.decimals + min((told.processes - 1) / max(users, 1), 0.02) + 1e-9
+    return 10.0**-reported.decimals + min((reported.processes - 1) / max(users, 1), 0.02) + 1e-9
 
 
-def compared(config: DistillConfig, data: Data, model: Any, told: Told, checkpoint: Path) -> Comparison:
+def compared(config: DistillConfig, data: Data, model: Any, reported: ReportedScore, checkpoint: Path) -> Comparison:
     """Evaluate a brought model as its file was, on this run's validation split.
 
     Args:
         config: the model's configuration.
         data: this run's data.
         model: the model, with its weights.
-        told: what its file says.
+        reported: what its file says.
         checkpoint: the file.
 
     Raises:
         CheckpointError: it cannot be evaluated as the file says.
     """
-    if max(told.topk) >= data.history.n_items:
+    if max(reported.topk) >= data.history.n_items:
         raise CheckpointError(
-            f"The teacher '{checkpoint}' was validated at topk {max(told.topk)}, and this run has "
+            f"The teacher '{checkpoint}' was validated at topk {max(reported.topk)}, and this run has "
             f"{data.history.n_items - 1} items only: its data were others. Give a teacher of these data."
         )
-    own = _as_told(config, told)
-    alike = (told.mode, told.repeatable) == (config["eval_args"]["mode"]["valid"], bool(config["repeatable"]))
+    own = _as_reported(config, reported)
+    alike = (reported.mode, reported.repeatable) == (config["eval_args"]["mode"]["valid"], bool(config["repeatable"]))
     valid = (data if alike else prepare_data(own)).valid
     trainer = trainer_for(own, model, checkpoint=checkpoint, role="teacher")
     trainer.eval_collector.data_collect(data.train)
     with evaluable(checkpoint):
-        return comparison_of(told, Evaluating(trainer, valid, told.metric))
+        return comparison_of(reported, Evaluating(trainer, valid, reported.metric))
 
 
 @contextlib.contextmanager
@@ -185,7 +185,7 @@ def evaluable(checkpoint: Path) -> Iterator[None]:
         ) from fault
 
 
-def comparison_of(told: Told, evaluating: Evaluating) -> Comparison:
+def comparison_of(reported: ReportedScore, evaluating: Evaluating) -> Comparison:
     """Compare what a file says of its validation with what comes back.
 
     It is evaluated once, where the value comes back to the file's rounding. If not, once more: what is drawn anew then
@@ -193,37 +193,37 @@ def comparison_of(told: Told, evaluating: Evaluating) -> Comparison:
     the one way, as they might have been by another machine.
     """
     here = evaluating.score()
-    rounding = rounding_of(told, evaluating.rows())
-    if abs(here - told.value) <= rounding:
-        return Comparison(told, here, here - rounding, here + rounding)
+    rounding = rounding_of(reported, evaluating.rows())
+    if abs(here - reported.value) <= rounding:
+        return Comparison(reported, here, here - rounding, here + rounding)
     first = evaluating.parts()
     here = (here + evaluating.score()) / 2
     # Of the mean of two, and of the file's one.
     error = standard_error(first, evaluating.parts())
-    low, high = _limits(told, here, math.sqrt(1.5) * error)
-    if not low - rounding <= told.value <= high + rounding:
-        ties = evaluating.score_with_ties(1 if told.value > here else -1)
+    low, high = _limits(reported, here, math.sqrt(1.5) * error)
+    if not low - rounding <= reported.value <= high + rounding:
+        ties = evaluating.score_with_ties(1 if reported.value > here else -1)
         low, high = min(low, ties), max(high, ties)
-    return Comparison(told, here, low - rounding, high + rounding, drawn=error > 0)
+    return Comparison(reported, here, low - rounding, high + rounding, drawn=error > 0)
 
 
-def _limits(told: Told, here: float, error: float) -> tuple[float, float]:
+def _limits(reported: ReportedScore, here: float, error: float) -> tuple[float, float]:
     """Return between which values the file's lies if chance alone has moved it from this run's."""
-    if bigger_is_better(told.metric):
+    if bigger_is_better(reported.metric):
         return here - _WORSE * error, here + _BETTER * error
     return here - _BETTER * error, here + _WORSE * error
 
 
-def _as_told(config: DistillConfig, told: Told) -> DistillConfig:
-    mode = {"valid": told.mode, "test": told.mode}
+def _as_reported(config: DistillConfig, reported: ReportedScore) -> DistillConfig:
+    mode = {"valid": reported.mode, "test": reported.mode}
     return config.derived(
         config["model"],
         {
-            "metrics": [told.metric.partition("@")[0]],
-            "topk": told.topk,
-            "valid_metric": told.metric,
+            "metrics": [reported.metric.partition("@")[0]],
+            "topk": reported.topk,
+            "valid_metric": reported.metric,
             "eval_args": {**config["eval_args"], "mode": mode},
-            "repeatable": told.repeatable,
+            "repeatable": reported.repeatable,
             "metric_decimal_place": _EXACT,
             "log_wandb": False,
         },

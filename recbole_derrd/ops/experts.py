@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recbole_derrd.ops.sparse_experts import PickedErrorSum, error_and_slope
+from recbole_derrd.ops.sparse_experts import SparseErrorSum, error_and_gradient
 
 #: Rows of a block: two buffers of this many rows of hidden units stay in a core's cache. On an accelerator, where every
 #: small product is a call, as many rows as have this many hidden units (64 MB).
@@ -46,16 +46,16 @@ class _Bank(NamedTuple):
 
 class _ErrorSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, weights: Tensor, targets: Tensor, norm: str, *layers: Tensor) -> Tensor:
-        total, d_vectors, d_weights, d_bank = _blocks(vectors, weights, targets, _Bank(*layers), norm)
-        ctx.save_for_backward(d_vectors, d_weights, *d_bank)
+    def forward(ctx: Any, embeddings: Tensor, weights: Tensor, targets: Tensor, norm: str, *layers: Tensor) -> Tensor:
+        total, d_embeddings, d_weights, d_bank = _blocks(embeddings, weights, targets, _Bank(*layers), norm)
+        ctx.save_for_backward(d_embeddings, d_weights, *d_bank)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> Any:
-        vectors, weights, *layers = (scale * part for part in ctx.saved_tensors)
-        return (vectors, weights, None, None, *layers)
+        embeddings, weights, *layers = (scale * part for part in ctx.saved_tensors)
+        return (embeddings, weights, None, None, *layers)
 
 
 def _rows_at_once(device: torch.device, units: int) -> int:
@@ -63,39 +63,41 @@ def _rows_at_once(device: torch.device, units: int) -> int:
 
 
 def _blocks(
-    vectors: Tensor, weights: Tensor, targets: Tensor, bank: _Bank, norm: str
+    embeddings: Tensor, weights: Tensor, targets: Tensor, bank: _Bank, norm: str
 ) -> tuple[Tensor, Tensor, Tensor, _Bank]:
     """Run all experts on every row."""
     n_experts = weights.shape[1]
-    d_vectors, d_weights, d_bank = torch.empty_like(vectors), torch.empty_like(weights), bank.zeros()
-    at_once = _rows_at_once(vectors.device, bank.first.shape[1])
-    hidden_buffer = vectors.new_empty(min(at_once, len(vectors)), bank.first.shape[1])
+    d_embeddings, d_weights, d_bank = torch.empty_like(embeddings), torch.empty_like(weights), bank.zeros()
+    at_once = _rows_at_once(embeddings.device, bank.first.shape[1])
+    hidden_buffer = embeddings.new_empty(min(at_once, len(embeddings)), bank.first.shape[1])
     weighted_buffer = torch.empty_like(hidden_buffer)
-    total = vectors.new_zeros(())
-    for start in range(0, len(vectors), at_once):
-        block = slice(start, min(start + at_once, len(vectors)))
-        x, s = vectors[block], weights[block]
+    total = embeddings.new_zeros(())
+    for start in range(0, len(embeddings), at_once):
+        block = slice(start, min(start + at_once, len(embeddings)))
+        x, s = embeddings[block], weights[block]
         hidden = torch.addmm(bank.first_bias, x, bank.first, out=hidden_buffer[: len(x)]).relu_()
         by_expert = hidden.view(len(x), n_experts, -1)
         weighted = weighted_buffer[: len(x)]
         torch.mul(by_expert, s.unsqueeze(2), out=weighted.view_as(by_expert))
-        error, slope = error_and_slope(torch.addmm(s @ bank.second_bias, weighted, bank.second) - targets[block], norm)
+        error, gradient = error_and_gradient(
+            torch.addmm(s @ bank.second_bias, weighted, bank.second) - targets[block], norm
+        )
         total += error
-        d_bank.second.addmm_(weighted.T, slope)
-        d_bank.second_bias.addmm_(s.T, slope)
-        d_hidden = torch.mm(slope, bank.second.T, out=weighted)
+        d_bank.second.addmm_(weighted.T, gradient)
+        d_bank.second_bias.addmm_(s.T, gradient)
+        d_hidden = torch.mm(gradient, bank.second.T, out=weighted)
         d_by_expert = d_hidden.view_as(by_expert)
-        d_weights[block] = torch.einsum("nmh,nmh->nm", d_by_expert, by_expert).addmm_(slope, bank.second_bias.T)
+        d_weights[block] = torch.einsum("nmh,nmh->nm", d_by_expert, by_expert).addmm_(gradient, bank.second_bias.T)
         d_by_expert *= s.unsqueeze(2)
         d_hidden *= hidden > 0
         d_bank.first.addmm_(x.T, d_hidden)
         d_bank.first_bias.add_(d_hidden.sum(dim=0))
-        d_vectors[block] = d_hidden @ bank.first.T
-    return total, d_vectors, d_weights, d_bank
+        d_embeddings[block] = d_hidden @ bank.first.T
+    return total, d_embeddings, d_weights, d_bank
 
 
 def expert_error_sum(
-    vectors: Tensor,
+    embeddings: Tensor,
     weights: Tensor,
     targets: Tensor,
     first: Tensor,
@@ -109,9 +111,9 @@ def expert_error_sum(
     Differentiable once, by everything but the targets.
 
     Args:
-        vectors: student's vectors x [n, d_s].
+        embeddings: student's embeddings x [n, d_s].
         weights: expert weights s [n, M]; those below :data:`NEGLIGIBLE` may be taken for 0.
-        targets: teacher's vectors t [n, d_t].
+        targets: teacher's embeddings t [n, d_t].
         first: first layers side by side [d_s, M * h].
         first_bias: [M * h].
         second: second layers one below the other [M * h, d_t].
@@ -124,9 +126,9 @@ def expert_error_sum(
         # NaN is picked as well, so that it comes out.
         picked = ~(weights <= NEGLIGIBLE)
         if picked.sum().item() < _DENSE * picked.numel():
-            sparse: Tensor = PickedErrorSum.apply(vectors, weights, targets, picked, norm, *layers)
+            sparse: Tensor = SparseErrorSum.apply(embeddings, weights, targets, picked, norm, *layers)
             return sparse
-        # Products with weights of 1e-40 are denormal numbers, which a CPU is slow with.
+        # Products with weights of 1e-40 are subnormal numbers, which a CPU is slow with.
         weights = weights.where(picked, 0.0)
-    total: Tensor = _ErrorSum.apply(vectors, weights, targets, norm, *layers)
+    total: Tensor = _ErrorSum.apply(embeddings, weights, targets, norm, *layers)
     return total

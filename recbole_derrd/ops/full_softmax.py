@@ -2,7 +2,7 @@ r"""The sum of users' softmax cross-entropies over the whole catalogue with its 
 
 With autograd [users, items] would be kept several times over. The term is a sum over users, so its gradients are known
 as soon as a block of users is through: their scores live in one reused buffer, and the backward pass only scales what
-the forward pass has found. With student vectors x_u and y_i, s = <x_u, y_i> / T, p the student's softmax and q the
+the forward pass has found. With student embeddings x_u and y_i, s = <x_u, y_i> / T, p the student's softmax and q the
 teacher's:
 
     H_u = log sum_i e^{s_i} - sum_i q_i s_i,    dH_u / ds_i = p_i - q_i,
@@ -25,8 +25,8 @@ LOWEST = -1e30
 
 
 #: By what gradients that are found in the forward pass are raised: mixed precision's own scale comes too late for
-#: half-precision slopes as small as a softmax's. A power of 2 leaves float32 as it is.
-_RAISED = 1024.0
+#: half-precision gradients as small as a softmax's. A power of 2 leaves float32 as it is.
+_LOSS_SCALE = 1024.0
 
 
 class Targets(NamedTuple):
@@ -45,7 +45,7 @@ class Targets(NamedTuple):
 
 #: Gives the targets of users start .. stop - 1 of those in question.
 Source = Callable[[int, int], Targets]
-#: Gives, of users start .. stop - 1 and their scores [n, n_items], the summed loss, float64, and its slope by each
+#: Gives, of users start .. stop - 1 and their scores [n, n_items], the summed loss, float64, and its gradient by each
 #: score, which may lie where the scores lay.
 Block = Callable[[int, int, Tensor], tuple[Tensor, Tensor]]
 
@@ -72,8 +72,8 @@ def hidden_pairs(users: Tensor, indptr: Tensor, seen: Tensor) -> tuple[Tensor, T
     seen_rows = rows.repeat_interleave(lengths)
     # The k-th training item of a row: counted from where the row starts in this block, and in the history.
     before = (lengths.cumsum(0) - lengths)[seen_rows]
-    places = torch.arange(len(seen_rows), device=users.device) - before + starts[seen_rows]
-    return torch.cat([rows, seen_rows]), torch.cat([torch.zeros_like(rows), seen[places]])
+    positions = torch.arange(len(seen_rows), device=users.device) - before + starts[seen_rows]
+    return torch.cat([rows, seen_rows]), torch.cat([torch.zeros_like(rows), seen[positions]])
 
 
 class _ProductSum(torch.autograd.Function):
@@ -86,10 +86,10 @@ class _ProductSum(torch.autograd.Function):
         for start in range(0, len(users), at_once):
             stop = min(start + at_once, len(users))
             scores = torch.mm(users[start:stop], items.T, out=buffer[: stop - start])
-            part, slope = block(start, stop, scores)
+            part, gradient = block(start, stop, scores)
             total += part
-            torch.mm(slope, items, out=d_users[start:stop])
-            d_items.addmm_(slope.T, users[start:stop])
+            torch.mm(gradient, items, out=d_users[start:stop])
+            d_items.addmm_(gradient.T, users[start:stop])
         ctx.save_for_backward(d_users, d_items)
         return total.to(users.dtype)
 
@@ -103,25 +103,25 @@ class _ProductSum(torch.autograd.Function):
 def product_sum(users: Tensor, items: Tensor, block: Block) -> Tensor:
     """Return the sum over users of a loss of their scores <x_u, y> of all items.
 
-    Differentiable once, by both vectors.
+    Differentiable once, by both embeddings.
 
     Args:
-        users: the users' vectors x [n, d].
-        items: all items' vectors y [n_items, d].
-        block: gives the loss of a block of these users and its slope by their scores.
+        users: the users' embeddings x [n, d].
+        items: all items' embeddings y [n_items, d].
+        block: gives the loss of a block of these users and its gradient by their scores.
     """
     total: Tensor = _ProductSum.apply(users.contiguous(), items.contiguous(), block)
     return total
 
 
 def cross_entropy_sum(users: Tensor, items: Tensor, source: Source, temperature: float) -> Tensor:
-    """Return sum_u H(q_u, softmax(<x_u, y> / T)): what ``listwise_loss`` gives for these vectors' products, summed.
+    """Return sum_u H(q_u, softmax(<x_u, y> / T)): what ``listwise_loss`` gives for these embeddings' products, summed.
 
-    Differentiable once, by both vectors.
+    Differentiable once, by both embeddings.
 
     Args:
-        users: the users' vectors x [n, d].
-        items: all items' vectors y [n_items, d].
+        users: the users' embeddings x [n, d].
+        items: all items' embeddings y [n_items, d].
         source: gives the teacher's softmax of a block of these users.
         temperature: T.
     """
@@ -136,12 +136,12 @@ def cross_entropy_sum(users: Tensor, items: Tensor, source: Source, temperature:
             expected = torch.linalg.vecdot(targets.mass, scores.gather(1, targets.items))
         sums = scores.exp_().sum(dim=1, keepdim=True)
         part = (sums.log().squeeze(1) - expected).sum(dtype=torch.float64)
-        slope = scores.div_(sums)
+        gradient = scores.div_(sums)
         if targets.items is None:
-            slope -= targets.mass
+            gradient -= targets.mass
         else:
-            slope.scatter_add_(1, targets.items, -targets.mass)
-        return part, slope
+            gradient.scatter_add_(1, targets.items, -targets.mass)
+        return part, gradient
 
     return product_sum(users / temperature, items, block)
 
@@ -154,7 +154,7 @@ class _SumByBlocks(torch.autograd.Function):
         for start in starts:
             with torch.enable_grad():
                 part = block(start, min(start + starts.step, stop))
-                raised = _RAISED * part
+                raised = _LOSS_SCALE * part
             total += part.detach()
             # What blocks share (an item side, a propagation) is not to be freed with the first.
             found = torch.autograd.grad(raised, weights, retain_graph=True, allow_unused=True)
@@ -162,7 +162,7 @@ class _SumByBlocks(torch.autograd.Function):
             del part, raised
             for index, gradient in enumerate(found):
                 if gradient is not None:
-                    gradient = (gradient.to_dense() if gradient.is_sparse else gradient) / _RAISED
+                    gradient = (gradient.to_dense() if gradient.is_sparse else gradient) / _LOSS_SCALE
                     known = sums[index]
                     sums[index] = gradient if known is None else known + gradient
         ctx.known = [gradient is not None for gradient in sums]

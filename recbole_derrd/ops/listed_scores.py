@@ -1,7 +1,7 @@
 r"""Scores of listed items as dot products, with gradients by sparse products: the cost of RRD's step.
 
 Autograd would add one row of gradient for each listed item into a table the size of the catalogue, row after row. But
-the lists with their gradients g are a sparse matrix G [users x items], and both gradients are products with it:
+the rankings with their gradients g are a sparse matrix G [users x items], and both gradients are products with it:
 
     score_uj = <x_u, y_j>,    dx = G y,    dy = G^T x
 """
@@ -20,46 +20,46 @@ from torch.nn import functional
 
 class _ListedProducts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, users: Tensor, items: Tensor, places: Tensor) -> Tensor:
-        ctx.save_for_backward(users, items, places)
+    def forward(ctx: Any, users: Tensor, items: Tensor, positions: Tensor) -> Tensor:
+        ctx.save_for_backward(users, items, positions)
         # numpy's product of many small matrices with a vector each is several times faster than torch.bmm's.
-        listed = np.take(items.detach().numpy(), places.numpy(), axis=0)
+        listed = np.take(items.detach().numpy(), positions.numpy(), axis=0)
         return torch.from_numpy(np.matmul(listed, users.detach().unsqueeze(2).numpy())).squeeze(2)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> Any:
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         # Detached: embedding_bag goes by what its table may ask for, and would prepare for gradients.
-        users, items, places = (part.detach() for part in ctx.saved_tensors)
-        slope = slope.contiguous()
-        d_users = functional.embedding_bag(places, items, per_sample_weights=slope, mode="sum")
-        # The lists read as columns: G^T without sorting anything.
-        starts = np.arange(len(places) + 1, dtype=np.int32) * np.int32(places.shape[1])
-        columns = (slope.reshape(-1).numpy(), places.reshape(-1).to(torch.int32).numpy(), starts)
+        users, items, positions = (part.detach() for part in ctx.saved_tensors)
+        gradient = gradient.contiguous()
+        d_users = functional.embedding_bag(positions, items, per_sample_weights=gradient, mode="sum")
+        # The rankings read as columns: G^T without sorting anything.
+        starts = np.arange(len(positions) + 1, dtype=np.int32) * np.int32(positions.shape[1])
+        columns = (gradient.reshape(-1).numpy(), positions.reshape(-1).to(torch.int32).numpy(), starts)
         d_items = sparse.csc_matrix(columns, shape=(len(items), len(users))) @ users.numpy()
         return d_users, torch.from_numpy(d_items), None
 
 
-def listed_products(users: Tensor, items: Tensor, places: Tensor) -> Tensor:
-    r"""Return <users[u], items[places[u, k]]> on the CPU, in float32 or, where one of the two is, in float64.
+def listed_products(users: Tensor, items: Tensor, positions: Tensor) -> Tensor:
+    r"""Return <users[u], items[positions[u, k]]> on the CPU, in float32 or, where one of the two is, in float64.
 
     Differentiable once, by users and items.
 
     Args:
         users: [B, d].
-        items: distinct vectors [m, d].
-        places: row of each listed item in ``items`` [B, K], int64.
+        items: distinct embeddings [m, d].
+        positions: row of each listed item in ``items`` [B, K], int64.
 
     Returns:
         [B, K].
     """
     # Half precision, which towers give under autocast, is no type of numpy's.
     kind = torch.promote_types(torch.promote_types(users.dtype, items.dtype), torch.float32)
-    products: Tensor = _ListedProducts.apply(users.to(kind).contiguous(), items.to(kind).contiguous(), places)
+    products: Tensor = _ListedProducts.apply(users.to(kind).contiguous(), items.to(kind).contiguous(), positions)
     return products
 
 
-def distinct_places(ids: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def distinct_positions(ids: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Return the distinct ids, ascending, and each id's place among them: ``unique`` without sorting.
 
     Args:
@@ -67,7 +67,7 @@ def distinct_places(ids: Tensor, size: int) -> tuple[Tensor, Tensor]:
         size: number of ids that there are.
 
     Returns:
-        distinct ids [m] and places, shaped as ``ids``; ``distinct[places]`` equals ``ids``.
+        distinct ids [m] and positions, shaped as ``ids``; ``distinct[positions]`` equals ``ids``.
     """
     present = torch.zeros(size, dtype=torch.bool, device=ids.device)
     present[ids.reshape(-1)] = True

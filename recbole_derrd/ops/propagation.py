@@ -15,25 +15,25 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def layer_mean(adjacency: Tensor, vectors: Tensor, n_layers: int) -> Tensor:
+def layer_mean(adjacency: Tensor, embeddings: Tensor, n_layers: int) -> Tensor:
     """Return (x + A x + ... + A^L x) / (L + 1).
 
     Args:
         adjacency: symmetric A [n, n], sparse CSR.
-        vectors: x [n, d].
+        embeddings: x [n, d].
         n_layers: L.
     """
-    result = vectors
+    result = embeddings
     for _ in range(n_layers):
-        result = torch.addmm(vectors, adjacency, result)
+        result = torch.addmm(embeddings, adjacency, result)
     return result / (n_layers + 1)
 
 
 class _LayerMean(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, adjacency: Tensor, n_layers: int) -> Tensor:
+    def forward(ctx: Any, embeddings: Tensor, adjacency: Tensor, n_layers: int) -> Tensor:
         ctx.adjacency, ctx.n_layers = adjacency, n_layers
-        return layer_mean(adjacency, vectors, n_layers)
+        return layer_mean(adjacency, embeddings, n_layers)
 
     @staticmethod
     @once_differentiable
@@ -41,10 +41,10 @@ class _LayerMean(torch.autograd.Function):
         return layer_mean(ctx.adjacency, gradient.contiguous(), ctx.n_layers), None, None
 
 
-def propagate(adjacency: Tensor, vectors: Tensor, n_layers: int) -> Tensor:
-    """Return :func:`layer_mean`, differentiable once by the vectors; float32 under mixed precision as well."""
-    with torch.autocast(device_type=vectors.device.type, enabled=False):
-        result: Tensor = _LayerMean.apply(vectors.to(adjacency.dtype), adjacency, n_layers)
+def propagate(adjacency: Tensor, embeddings: Tensor, n_layers: int) -> Tensor:
+    """Return :func:`layer_mean`, differentiable once by the embeddings; float32 under mixed precision as well."""
+    with torch.autocast(device_type=embeddings.device.type, enabled=False):
+        result: Tensor = _LayerMean.apply(embeddings.to(adjacency.dtype), adjacency, n_layers)
     return result
 
 

@@ -8,18 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Ranks that are drawn one by one, beyond the number of draws and in units of the sharpness.
+#: Ranks that are drawn one by one, beyond the number of draws and in units of the decay.
 _NEAR = 8.0
 
 
-def sample_top_positions(
-    lengths: Tensor, count: int, sharpness: float, longest: int, generator: torch.Generator
-) -> Tensor:
-    r"""Draw positions of ranked lists without replacement, the better the rank the likelier.
+def sample_top_positions(lengths: Tensor, count: int, decay: float, longest: int, generator: torch.Generator) -> Tensor:
+    r"""Draw positions of ranked rankings without replacement, the better the rank the likelier.
 
-    Position k (1-based) is drawn with probability proportional to w_k = exp(-k / sharpness). With independent
+    Position k (1-based) is drawn with probability proportional to w_k = exp(-k / decay). With independent
     exponential variables E_k of mean 1, the ``count`` smallest arrival times E_k / w_k are such a draw without
-    replacement. They are compared as logarithms, so a sharpness at which w_k underflows is no problem.
+    replacement. They are compared as logarithms, so a decay at which w_k underflows is no problem.
 
     Far ranks hardly ever win, so they are not drawn one by one: the first arrival among them is exponential with the
     sum of their weights. Only where it comes before the last winner of the near ranks are they drawn after all, given
@@ -29,16 +27,16 @@ def sample_top_positions(
         lengths: length of each list [n]; of one shorter than ``count`` the first positions are all that it has, and
             the others mean nothing.
         count: positions to draw from each list.
-        sharpness: above 0, in ranks; small means close to the first ``count``.
-        longest: width of the lists.
+        decay: above 0, in ranks; small means close to the first ``count``.
+        longest: width of the rankings.
         generator: source of randomness, on the CPU.
 
     Returns:
         0-based positions [n, count], ascending in each row, int64.
     """
-    near = int(min(longest, count + _NEAR * sharpness))
+    near = int(min(longest, count + _NEAR * decay))
     times = _log_exponential((len(lengths), near), generator)
-    times += torch.arange(1, near + 1, dtype=torch.float64) / sharpness
+    times += torch.arange(1, near + 1, dtype=torch.float64) / decay
     times.masked_fill_(torch.arange(near) >= lengths.unsqueeze(1), torch.inf)
     positions = _earliest(times, count)
     if near == longest:
@@ -46,11 +44,11 @@ def sample_top_positions(
     last = times.gather(1, positions).amax(dim=1)
     far = (lengths - near).clamp(min=0).double()
     # log of the geometric sum of w_k over the far ranks; -inf where there are none.
-    far_weight = torch.log(torch.expm1(-far / sharpness) / math.expm1(-1 / sharpness)) - (near + 1) / sharpness
+    far_weight = torch.log(torch.expm1(-far / decay) / math.expm1(-1 / decay)) - (near + 1) / decay
     first = _log_exponential((len(lengths),), generator) - far_weight
     rows = (first < last).nonzero().squeeze(1)
     if len(rows):
-        later = _far_times(first[rows], far[rows], near, longest - near, sharpness, generator)
+        later = _far_times(first[rows], far[rows], near, longest - near, decay, generator)
         positions[rows] = _earliest(torch.cat([times[rows], later], dim=1), count)
     return positions
 
@@ -67,13 +65,13 @@ def _earliest(times: Tensor, count: int) -> Tensor:
 
 
 def _far_times(
-    first: Tensor, lengths: Tensor, near: int, width: int, sharpness: float, generator: torch.Generator
+    first: Tensor, lengths: Tensor, near: int, width: int, decay: float, generator: torch.Generator
 ) -> Tensor:
     """Return the log arrival times [n, width] of the ranks after ``near``, given each row's first log arrival."""
     # In units of the first far rank's mean time, so that nothing overflows that has a chance.
-    unit = (near + 1) / sharpness
+    unit = (near + 1) / decay
     times = _log_exponential((len(first), width), generator)
-    times = times.add_(torch.arange(width, dtype=torch.float64) / sharpness).exp_()
+    times = times.add_(torch.arange(width, dtype=torch.float64) / decay).exp_()
     times.masked_fill_(torch.arange(width) >= lengths.unsqueeze(1), torch.inf)
     times += (first - unit).exp().unsqueeze(1) - times.amin(dim=1, keepdim=True)
     return times.log_() + unit
@@ -118,7 +116,7 @@ def sample_outside(keys: Tensor, offsets: Tensor, n_items: int, count: int, gene
         generator: source of randomness, on the CPU.
 
     Returns:
-        Items [n, count], int64, distinct within a row; 0 in places of a row that allows fewer.
+        Items [n, count], int64, distinct within a row; 0 in positions of a row that allows fewer.
     """
     allowed = n_items - 1 - (offsets[1:] - offsets[:-1])
     if not len(allowed) or int(allowed.min()) >= count:

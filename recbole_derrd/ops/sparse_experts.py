@@ -2,7 +2,7 @@ r"""The sum of the experts' reconstruction errors where few experts matter: DE's
 
 A pick is a pair (row, expert) whose weight matters. The picks are sorted by expert, so that each expert's rows lie
 together, and each layer of each expert is one matrix product without copies. Going from picks to rows and back is a sum
-over bags of rows. With the picks' inputs X, weights s and slopes g = d error / d reconstruction, expert by expert:
+over bags of rows. With the picks' inputs X, weights s and gradients g = d error / d reconstruction, expert by expert:
 
     H = relu(X W1 + b1),  Y = H W2 + b2,  reconstruction = sum over a row's picks of s Y
     d s = <g, Y>,  G = s g,  d W2 = H^T G,  d b2 = sum G,
@@ -24,7 +24,7 @@ from torch.nn import functional
 Spans = list[tuple[int, slice, slice]]
 
 
-def error_and_slope(error: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+def error_and_gradient(error: Tensor, norm: str) -> tuple[Tensor, Tensor]:
     """Return the sum of the rows' errors and its derivative by ``error``, which is overwritten."""
     if norm == "l2":
         length = torch.linalg.vector_norm(error, dim=1, keepdim=True)
@@ -53,13 +53,13 @@ def _spans(counts: list[int], size: int) -> Spans:
     return spans
 
 
-class PickedErrorSum(torch.autograd.Function):
+class SparseErrorSum(torch.autograd.Function):
     """See the file's head; called through :func:`recbole_derrd.ops.experts.expert_error_sum`."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        vectors: Tensor,
+        embeddings: Tensor,
         weights: Tensor,
         targets: Tensor,
         picked: Tensor,
@@ -82,7 +82,7 @@ class PickedErrorSum(torch.autograd.Function):
         by_expert = experts.bincount(minlength=n_experts)
         spans = _spans(by_expert.tolist(), size)
 
-        x = vectors.index_select(0, rows)
+        x = embeddings.index_select(0, rows)
         hidden = x.new_empty(len(x), size)
         inputs, units, layer = x.numpy(), hidden.numpy(), first.detach().numpy()
         for _, own, columns in spans:
@@ -94,24 +94,26 @@ class PickedErrorSum(torch.autograd.Function):
             np.matmul(units[own], layer[columns], out=outputs[own])
             outputs[own] += bias[expert]
 
-        total, slope = error_and_slope(_bags(output, place, by_row, share.index_select(0, place)).sub_(targets), norm)
-        slope = slope.index_select(0, rows)
-        d_share = torch.from_numpy(np.einsum("pt,pt->p", slope.numpy(), outputs))
+        total, gradient = error_and_gradient(
+            _bags(output, place, by_row, share.index_select(0, place)).sub_(targets), norm
+        )
+        gradient = gradient.index_select(0, rows)
+        d_share = torch.from_numpy(np.einsum("pt,pt->p", gradient.numpy(), outputs))
         ctx.spans, ctx.shape = spans, weights.shape
-        ctx.save_for_backward(x, hidden, slope, share, d_share, picks, place, by_row, by_expert, first, second)
+        ctx.save_for_backward(x, hidden, gradient, share, d_share, picks, place, by_row, by_expert, first, second)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> Any:
-        """Run the products of the gradients, on slopes that are scaled already."""
-        x, hidden, slope, share, d_share, picks, place, by_row, by_expert, first, second = ctx.saved_tensors
-        slope = slope * (share * scale).unsqueeze(1)
+        """Run the products of the gradients, on gradients that are scaled already."""
+        x, hidden, gradient, share, d_share, picks, place, by_row, by_expert, first, second = ctx.saved_tensors
+        gradient = gradient * (share * scale).unsqueeze(1)
         d_hidden, d_x = torch.empty_like(hidden), torch.empty_like(x)
         # Experts that nobody picks have no gradient; the others' is written in place.
         empty = torch.empty_like if len(ctx.spans) == len(by_expert) else torch.zeros_like
         d_first, d_second = empty(first), empty(second)
-        g, h, d_h = slope.numpy(), hidden.numpy(), d_hidden.numpy()
+        g, h, d_h = gradient.numpy(), hidden.numpy(), d_hidden.numpy()
         layer, d_layer = second.detach().numpy(), d_second.numpy()
         for _, own, units in ctx.spans:
             np.matmul(h[own].T, g[own], out=d_layer[units])
@@ -123,8 +125,8 @@ class PickedErrorSum(torch.autograd.Function):
             np.matmul(d_h[own], layer[:, units].T, out=d_inputs[own])
         every, starts = torch.arange(len(x)), _starts(by_expert)
         # The softmax behind the weights multiplies by them, so what is not picked would vanish there.
-        d_weights = slope.new_zeros(ctx.shape.numel()).index_copy_(0, picks, d_share * scale).view(ctx.shape)
+        d_weights = gradient.new_zeros(ctx.shape.numel()).index_copy_(0, picks, d_share * scale).view(ctx.shape)
         return (
             _bags(d_x, place, by_row), d_weights, None, None, None,
-            d_first, _bags(d_hidden, every, starts).view(-1), d_second, _bags(slope, every, starts),
+            d_first, _bags(d_hidden, every, starts).view(-1), d_second, _bags(gradient, every, starts),
         )  # fmt: skip

@@ -1,4 +1,5 @@
-"""RecBole's models that start from a file that the user names: NeuMF, NAIS, ConvNCF, RaCT, and LDiffRec's item vectors.
+"""RecBole's models that start from a file that the user names: NeuMF, NAIS, ConvNCF, RaCT, and LDiffRec's item
+embeddings.
 
 RecBole unpickles these files, which torch has refused since 2.6 and which would run whatever they hold. Here they are
 read as data, and the unchanged model is given a copy that holds its weights alone.
@@ -137,7 +138,7 @@ def _logs_of(copies: Mapping[str, str]) -> Iterator[None]:
         logger.removeFilter(names)
 
 
-class ReadsItemVectors:
+class ReadsItemEmbeddings:
     """Mixed in over LDiffRec, which unpickles ``item_emb.npy`` beside the data where it clusters the items."""
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -147,7 +148,7 @@ class ReadsItemVectors:
             try:
                 np.load(path, mmap_mode="r", allow_pickle=False)
             except FileNotFoundError as error:
-                raise DataError(f"LDiffRec with n_cate above 1 needs the items' vectors in '{path}'.") from error
+                raise DataError(f"LDiffRec with n_cate above 1 needs the items' embeddings in '{path}'.") from error
             except (OSError, ValueError, EOFError) as error:
                 raise DataError(
                     f"'{path}' is damaged, or no plain table of numbers. Write it anew with numpy.save."
@@ -159,4 +160,4 @@ def reading_mixins(model: type[Any]) -> tuple[type[Any], ...]:
     """Return what is mixed in over a model class that is, or derives from, one that reads files while it is built."""
     names = {one.__name__ for one in model.__mro__ if one.__module__.startswith("recbole.model.")}
     starts = (StartsFromWeights,) if names.intersection(_STARTS) else ()
-    return (*starts, *((ReadsItemVectors,) if "LDiffRec" in names else ()))
+    return (*starts, *((ReadsItemEmbeddings,) if "LDiffRec" in names else ()))

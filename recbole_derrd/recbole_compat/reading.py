@@ -13,7 +13,7 @@ from recbole_derrd.recbole_compat.rebuild import Rebuilder, admits
 from recbole_derrd.recbole_compat.refusals import AsksForCodeError, MalformedError, NotACheckpointError
 from recbole_derrd.recbole_compat.tensors import Storages
 from recbole_derrd.recbole_compat.unpickle import describe
-from recbole_derrd.runtime.process_faults import refuse_limit
+from recbole_derrd.runtime.machine_errors import refuse_limit
 
 
 def read_archive(path: str | Path, device: torch.device | str = "cpu", plain: bool = False) -> Any:

@@ -13,7 +13,7 @@ from recbole_derrd.recbole_compat.placeholders import Described, Inert, Named, S
 from recbole_derrd.recbole_compat.refusals import MalformedError, RefusedError
 from recbole_derrd.recbole_compat.tensors import Storages, device_of, layout_of, number_type_of, shape_of, sparse
 from recbole_derrd.recbole_compat.unpickle import LARGEST_KEY
-from recbole_derrd.runtime.process_faults import refuse_limit
+from recbole_derrd.runtime.machine_errors import refuse_limit
 
 #: Modules whose classes occur in a stock checkpoint; of these nothing is made.
 _INERT_MODULES = ("recbole.", "yaml.", "scipy.sparse", "pathlib")
@@ -147,12 +147,12 @@ def _ordered(make: Rebuilder, described: Described) -> collections.OrderedDict[A
     state = make.value(described.state[0]) if described.state else None
     # The versions of a model's parts, which torch keeps beside their weights.
     versions = state.get("_metadata") if isinstance(state, dict) else None
-    if isinstance(versions, dict) and all(_is_version(*item) for item in versions.items()):
+    if isinstance(versions, dict) and all(_is_snapshot(*item) for item in versions.items()):
         found._metadata = versions  # type: ignore[attr-defined]
     return found
 
 
-def _is_version(name: Any, version: Any) -> bool:
+def _is_snapshot(name: Any, version: Any) -> bool:
     whole = isinstance(version, dict) and version.keys() <= {"version"}
     return isinstance(name, str) and whole and all(type(number) is int for number in version.values())
 

@@ -187,7 +187,7 @@ def groups_of(records: Iterable[dict[str, Any]], split: str = "test", metric: st
         split: "test", or "valid" while settings are still being chosen.
         metric: what gaps, tests and plots are of, where the records have it; their own valid_metric if None.
     """
-    ordered = sorted(records, key=_place)
+    ordered = sorted(records, key=_position)
     groups: dict[int, Group] = {}
     for record, number in zip(ordered, sorted_by_data(ordered)):
         metrics = list(record["distilled"]["test"])
@@ -252,7 +252,7 @@ def _plainly(value: Any) -> str:
     return " ".join(re.findall(r"[\w.+-]+", str(value)))
 
 
-def _place(record: dict[str, Any]) -> int:
+def _position(record: dict[str, Any]) -> int:
     """Return a cell's place in its benchmark; other runs come first, in the order they are given."""
     return int((record.get("benchmark") or {}).get("place", -1))
 

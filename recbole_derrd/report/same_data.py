@@ -1,4 +1,4 @@
-"""Which records are of the same data, judged alike: only those may stand in one table or be averaged as seeds."""
+"""Which records are of the same data, evaluated alike: only those may stand in one table or be averaged as seeds."""
 
 from __future__ import annotations
 

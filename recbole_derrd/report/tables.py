@@ -46,8 +46,8 @@ def spread(values: list[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
 
 
-def _number(value: float | None, places: int) -> str:
-    return "-" if value is None else f"{value:,.{places}f}"
+def _number(value: float | None, positions: int) -> str:
+    return "-" if value is None else f"{value:,.{positions}f}"
 
 
 def _p(value: float | None) -> str:
@@ -71,7 +71,7 @@ def results_sheet(group: Group) -> Sheet:
         + ".",
         "Gap recovered: (row - student alone) / (teacher - student alone), of the means over the row's seeds, with its "
         f'own teacher or ensemble; "-" where that is no better{_or_noise(group)}, or there is none. Bytes an item: of '
-        "the served item vectors, or all bytes over the items where a model has no vectors.",
+        "the served item embeddings, or all bytes over the items where a model has no embeddings.",
     ]
     said = Counter(words for record in group.records for words in record.get("warnings") or ())
     notes += [f"{count} of {len(group.records)} runs: {words}" for words, count in said.items()]
@@ -158,7 +158,7 @@ def provenance(records: Iterable[dict[str, Any]]) -> list[tuple[str, list[str]]]
         commands.setdefault(str(record.get("command")))
         versions.setdefault(", ".join(f"{name} {number}" for name, number in (record.get("versions") or {}).items()))
         commits.setdefault(str(record.get("git_commit") or "none (installed as a package)"))
-    found = [("Commands", commands), ("Versions", versions), ("Commits", commits)]
+    found = [("Commands", commands), ("Snapshots", versions), ("Commits", commits)]
     # A command may go over several lines.
     return [(heading, [part for line in lines for part in line.splitlines()]) for heading, lines in found]
 

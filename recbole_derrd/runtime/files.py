@@ -20,7 +20,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from recbole_derrd.errors import DistillError
-from recbole_derrd.runtime.processes import from_first, is_first, wait_for_all
+from recbole_derrd.runtime.processes import barrier, broadcast, is_main_process
 
 # What the disk or the folder is to blame for; any other error within a block is the block's own.
 _CANNOT_WRITE = {
@@ -148,19 +148,19 @@ def building_folder(target: Path) -> Iterator[Path]:
     named after their content, so the two are the same.
     """
     target = Path(target)
-    partial: Path = from_first(_partial_name(target))
+    partial: Path = broadcast(_partial_name(target))
     try:
         with _blaming_the_disk(target):
-            if is_first():
+            if is_main_process():
                 partial.mkdir(parents=True)
-            wait_for_all()
+            barrier()
             yield partial
-            wait_for_all()
-            if is_first():
+            barrier()
+            if is_main_process():
                 _publish_folder(partial, target, unless_there=True)
-            wait_for_all()
+            barrier()
     finally:
-        if is_first():
+        if is_main_process():
             shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -179,24 +179,24 @@ def working_folder(target: Path, *, anew: bool, marker: str) -> Iterator[Path]:
     target = Path(target)
     working = working_name(target)
     with _blaming_the_disk(working):
-        if is_first():
+        if is_main_process():
             if anew:
                 (working / marker).unlink(missing_ok=True)
                 if working.is_dir():
                     shutil.rmtree(working)
             working.mkdir(parents=True, exist_ok=True)
             _remove_partials(working)
-    wait_for_all()
+    barrier()
     # A whole training goes on here, and writes elsewhere as well.
     yield working
-    wait_for_all()
+    barrier()
     with _blaming_the_disk(target):
-        if is_first():
+        if is_main_process():
             (working / marker).unlink(missing_ok=True)
             if target.is_dir():  # found unusable, or it would not be built again
                 shutil.rmtree(target)
             _publish_folder(working, target)
-        wait_for_all()
+        barrier()
 
 
 def working_name(target: Path) -> Path:
@@ -266,9 +266,9 @@ def locked(target: Path, doing: str, *also: Path) -> Iterator[bool]:
         DistillError: the folder cannot be written or the disk is full.
     """
     # Processes that train together are one run: the first of them holds the lock for all.
-    if not is_first():
-        yield from_first(None)
-        wait_for_all()
+    if not is_main_process():
+        yield broadcast(None)
+        barrier()
         return
     target = Path(target)
     file = target.with_name(f".{target.name}.lock")
@@ -281,8 +281,8 @@ def locked(target: Path, doing: str, *also: Path) -> Iterator[bool]:
         # Without locks, a partial file may be that of a run which still writes it.
         if lock.is_locked:
             _remove_partials(target.parent, target, *also)
-        yield from_first(waited)
-        wait_for_all()
+        yield broadcast(waited)
+        barrier()
     finally:
         lock.release()
 

@@ -147,7 +147,7 @@ def either(first: Check, second: Check) -> Check:
 def sequence(check: Check, least: int = 0, most: int | None = None) -> Check:
     """Accept a list of values of one kind."""
 
-    def whole_list(value: Any) -> str | None:
+    def whole_ranking(value: Any) -> str | None:
         if not isinstance(value, list):
             return f" is {_shown(value)}, not a list"
         if len(value) < least:
@@ -157,7 +157,7 @@ def sequence(check: Check, least: int = 0, most: int | None = None) -> Check:
         faults = (f"[{place}]{fault}" for place, one in enumerate(value) if (fault := check(one)))
         return next(faults, None)
 
-    return whole_list
+    return whole_ranking
 
 
 def row(*checks: Check) -> Check:

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recbole_derrd.errors import DistillError, OptionError
-from recbole_derrd.runtime.process_faults import sentence_of
+from recbole_derrd.runtime.machine_errors import sentence_of
 
 # An optimizer's first step imports the last.
 _SLOW_IMPORTS = ("torch", "recbole.trainer", "torch._dynamo")
@@ -34,55 +34,55 @@ _PATIENCE = datetime.timedelta(hours=24)
 _SOCKETS: set[str] = set()
 
 
-def together() -> bool:
+def is_distributed() -> bool:
     """Say whether several processes train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def rank() -> int:
     """Return this process's number among all of them, over all machines; 0 where there is one."""
-    return dist.get_rank() if together() else 0
+    return dist.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
     """Return the number of processes over all machines."""
-    return dist.get_world_size() if together() else 1
+    return dist.get_world_size() if is_distributed() else 1
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Say whether this process is the one that writes, logs and decides."""
     return rank() == 0
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Wait until every process is here."""
-    if together():
+    if is_distributed():
         dist.barrier()
 
 
-def from_first(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """Return the first process's value on every process."""
-    if not together():
+    if not is_distributed():
         return value
-    box = [value if is_first() else None]
+    box = [value if is_main_process() else None]
     dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
-def from_each(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
     """Return every process's value, in the order of their numbers."""
-    if not together():
+    if not is_distributed():
         return [value]
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 
-def joined(part: Tensor) -> Tensor:
+def gather_rows(part: Tensor) -> Tensor:
     """Return every process's rows one after the other, in the order of their numbers; they may differ in number."""
-    if not together():
+    if not is_distributed():
         return part
-    lengths = from_each(len(part))
+    lengths = all_gather(len(part))
     # GPUs speak nccl, which takes nothing from the CPU: what models that compute there have collected.
     place = torch.device("cuda") if dist.get_backend() == "nccl" else part.device
     padded = torch.zeros((max(lengths), *part.shape[1:]), dtype=part.dtype, device=place)
@@ -94,16 +94,16 @@ def joined(part: Tensor) -> Tensor:
 
 def mean_of_all(values: list[float]) -> list[float]:
     """Return the mean over the processes of each number."""
-    every = from_each(values)
+    every = all_gather(values)
     return [sum(column) / len(every) for column in zip(*every)]
 
 
-def own_range(count: int) -> tuple[int, int]:
+def shard_range(count: int) -> tuple[int, int]:
     """Return (start, stop) of this process's share of ``count`` rows; the shares follow one another."""
     return rank() * count // world_size(), (rank() + 1) * count // world_size()
 
 
-def meeting_of(settings: Any) -> dict[str, Any] | None:
+def rendezvous(settings: Any) -> dict[str, Any] | None:
     """Return the keys by which a run's processes find each other; None where it is one process.
 
     Args:
@@ -211,9 +211,9 @@ def _started(
         answers.put((False, sentence))
         # At once: the interpreter's own end would wait for the other processes.
         os._exit(2)
-    if is_first():
+    if is_main_process():
         answers.put((True, answer))
-    wait_for_all()
+    barrier()
     dist.destroy_process_group()
 
 

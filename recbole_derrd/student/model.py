@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_derrd.adapters import Backbone, backbone_of
+from recbole_derrd.adapters import Adapter, adapter_of
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import Data
 from recbole_derrd.distillers import Distiller, StepBatch, distiller_class
@@ -34,12 +34,12 @@ class DistilledMixin:
     base_weight: float
     loss_names: list[str]
     last_terms: dict[str, Tensor]
-    backbone: Backbone
+    adapter: Adapter
 
     def __init__(self, config: Any, dataset: Any) -> None:
         """Build the model as RecBole does; distillers are attached afterwards."""
         super().__init__(config, dataset)  # type: ignore[call-arg]
-        self.backbone = backbone_of(self)
+        self.adapter = adapter_of(self)
         self.attach(())
 
     def attach(self, distillers: Iterable[Distiller], base_weight: float = 1.0) -> None:
@@ -64,7 +64,7 @@ class DistilledMixin:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model's own forward, under its adapter's eyes."""
-        return self.backbone.observed_forward(super().forward, *args, **kwargs)  # type: ignore[misc]
+        return self.adapter.observed_forward(super().forward, *args, **kwargs)  # type: ignore[misc]
 
     def calculate_loss(self, interaction: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the weighted distillation terms and the model's own loss, as RecBole's tuple of terms.
@@ -77,7 +77,7 @@ class DistilledMixin:
             # A method may have a weight of 0 for a part of the training.
             self.loss_names, self.last_terms = ["base"], {}
             return super().calculate_loss(interaction, *args, **kwargs)  # type: ignore[misc]
-        with self.backbone.shared():
+        with self.adapter.shared():
             base = super().calculate_loss(interaction, *args, **kwargs)  # type: ignore[misc]
             batch = step_batch(self, interaction) if active else None
             terms = [distiller.weight * distiller(batch) for distiller in active]
@@ -166,10 +166,10 @@ def build_student(config: DistillConfig, data: Data, knowledge: Knowledge) -> An
     # The student's random stream stays that of the plain model, whatever the distillers draw or read.
     with kept_random_state():
         methods = [
-            distiller_class(name)(options, knowledge, student.backbone, seed + index)
+            distiller_class(name)(options, knowledge, student.adapter, seed + index)
             for index, (name, options) in enumerate(config.method_options.items())
         ]
         student.attach(methods, config.run_options.base_weight)
         if config.run_options.warm_start == "svd":
-            warm_start(student.backbone, knowledge)
+            warm_start(student.adapter, knowledge)
     return student

@@ -1,7 +1,7 @@
 """What the arrays of a teacher's knowledge may hold; and whether an entry on disk is what was written.
 
 Each array is read once, from end to end, when a process first opens it: the checksum finds what has rotted or was
-exchanged, the checks of its values what no version of this plugin would have written. The result is not remembered for
+exchanged, the checks of its values what no snapshot of this plugin would have written. The result is not remembered for
 a later run: rotten bits leave a file's time as it was. 60 MB (500 items for each of 30,000 users) take 0.2 s, 2 GB (a
 million users) about 7 s; all of it is read in the first epoch anyway.
 """
@@ -82,8 +82,8 @@ def verified(entry: Path, expected: Expected) -> dict[str, Any]:
     return {name: value for name, value in about.items() if name not in _KEYS}
 
 
-def fault_of_lists(rows: Rows, first: int, count: int, entities: int, own: bool = False) -> str | None:
-    """Say what is wrong with lists of ids: each row is distinct ids from 1 on, then zeros.
+def fault_of_rankings(rows: Rows, first: int, count: int, entities: int, own: bool = False) -> str | None:
+    """Say what is wrong with rankings of ids: each row is distinct ids from 1 on, then zeros.
 
     Args:
         rows: [n, N].
@@ -111,8 +111,8 @@ def fault_of_lists(rows: Rows, first: int, count: int, entities: int, own: bool 
     return None
 
 
-def fault_of_vectors(rows: Rows, first: int) -> str | None:
-    """Say where vectors hold what is no finite number."""
+def fault_of_embeddings(rows: Rows, first: int) -> str | None:
+    """Say where embeddings hold what is no finite number."""
     place = _first(~np.isfinite(rows))
     return None if place is None else f"row {first + place[0]} holds {rows[place]}"
 

@@ -21,7 +21,7 @@ _OF_THE_USER = ("n_cate",)
 
 #: Numbers that no weight of the file confirms may be this many times RecBole's default, and always this much.
 _TIMES, _ALWAYS = 100, 1000
-_LONGEST_LIST = 200
+_LONGEST_RANKING = 200
 
 
 def brought_settings(
@@ -66,7 +66,7 @@ def loads_a_file(key: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value with Python's numbers in the place of numpy's, and lists in that of tuples."""
+    """Return a value with Python's numbers in the place of numpy's, and rankings in that of tuples."""
     if isinstance(value, (list, tuple)):
         return [one.item() if isinstance(one, np.generic) else one for one in value]
     return value.item() if isinstance(value, np.generic) else value
@@ -79,8 +79,8 @@ def _fault(key: str, value: Any, default: Any, sizes: frozenset[int]) -> str | N
         plain = isinstance(value, str) and re.fullmatch(r"[\w.-]{1,64}", value)
         return None if plain else "which is no name"
     if isinstance(default, list):
-        if not isinstance(value, list) or len(value) > _LONGEST_LIST:
-            return f"which is no list of at most {_LONGEST_LIST} numbers"
+        if not isinstance(value, list) or len(value) > _LONGEST_RANKING:
+            return f"which is no list of at most {_LONGEST_RANKING} numbers"
         largest = max((abs(one) for one in default), default=0)
         return next(filter(None, (_fault_of_number(key, one, largest, sizes) for one in value)), None)
     return _fault_of_number(key, value, default, sizes)

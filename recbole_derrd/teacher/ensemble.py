@@ -6,7 +6,8 @@ For user u, teachers m and the rank of item i in teacher m's list of u's unobser
 
 and the ensemble's logit is ln G_u(i): the order is that of G, softmax and sigmoid of it are G's shares and odds, and
 an item in no list has -inf. SeongKu Kang et al.: "Distillation from Heterogeneous Models for Top-K Recommendation",
-WWW 2023, equation 8. The authors' code keeps w of every item for every user (12.6 GB on CiteULike), this keeps lists.
+WWW 2023, equation 8. The authors' code keeps w of every item for every user (12.6 GB on CiteULike), this keeps
+rankings.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import ModelType
 from torch import Tensor, nn
 
-from recbole_derrd.adapters.rows import FixedBackbone
+from recbole_derrd.adapters.rows import FixedAdapter
 from recbole_derrd.data.prepare import History
 from recbole_derrd.errors import OptionError
-from recbole_derrd.teacher.importance import Importance
 from recbole_derrd.teacher.knowledge import Knowledge, knowledge_folder
+from recbole_derrd.teacher.rank_weighting import RankWeighting
 
-#: Scores of the users whose pairs are judged at once (64 MB).
+#: Scores of the users whose pairs are evaluated at once (64 MB).
 _PAIR_SCORES = 1 << 24
 
 
-class EnsembleBackbone(FixedBackbone):
+class EnsembleAdapter(FixedAdapter):
     """Logits ln G; among fixed candidates the teachers rank the candidates themselves."""
 
     def score_all(self, users: Tensor) -> Tensor:
@@ -58,32 +59,32 @@ class EnsembleModel(GeneralRecommender):
         members: what the teachers know.
         importance: what a rank counts.
         count: items of each list that count.
-        among_candidates: whether it is judged among fixed candidates. A list from the whole catalogue says nothing of
-            most of them, so they are ranked by the teachers, which are then in memory together.
+        among_candidates: whether it is evaluated among fixed candidates. A list from the whole catalogue says nothing
+            of most of them, so they are ranked by the teachers, which are then in memory together.
     """
 
     type = ModelType.TRADITIONAL
-    backbone_class = EnsembleBackbone
+    own_adapter = EnsembleAdapter
 
     def __init__(
         self,
         config: Any,
         dataset: Any,
         members: Sequence[Knowledge],
-        importance: Importance,
+        importance: RankWeighting,
         count: int,
         *,
         among_candidates: bool = False,
     ) -> None:
-        """Open the lists."""
+        """Open the rankings."""
         super().__init__(config, dataset)
         self.members, self.importance, self.among_candidates = list(members), importance, among_candidates
-        self.lists: list[np.ndarray[Any, Any]] = []
+        self.rankings: list[np.ndarray[Any, Any]] = []
         for member in self.members:
-            self.lists.append(member.top_items(count))
+            self.rankings.append(member.top_items(count))
             # One teacher in memory at a time.
             member.forget_teacher()
-        self.weights = self.importance.of_list(self.lists[0].shape[1]).to(self.device, torch.float32)
+        self.weights = self.importance.of_list(self.rankings[0].shape[1]).to(self.device, torch.float32)
         # RecBole's trainers build an optimizer, which refuses a model without parameters.
         self.fake_loss = nn.Parameter(torch.zeros(1))
 
@@ -91,10 +92,10 @@ class EnsembleModel(GeneralRecommender):
         """Return ln G of every item [n, n_items] for users [n]."""
         rows = users.cpu().numpy()
         total = torch.zeros(len(rows), self.n_items, device=self.device)
-        for lists in self.lists:
-            items = torch.from_numpy(lists[rows]).to(self.device, torch.int64)
+        for rankings in self.rankings:
+            items = torch.from_numpy(rankings[rows]).to(self.device, torch.int64)
             total.scatter_add_(1, items, self.weights.expand(items.shape))
-        # Short lists end in zeros.
+        # Short rankings end in zeros.
         total[:, 0] = 0
         return total.log_()
 
@@ -111,7 +112,7 @@ class EnsembleModel(GeneralRecommender):
             total += self.importance.of_ranks(ranks).to(self.device, torch.float32)
         return total.log_()
 
-    def _judged_scores(self, users: Tensor) -> Tensor:
+    def _evaluated_scores(self, users: Tensor) -> Tensor:
         """Return the logits [n, n_items] as RecBole judges them: it hides items by -inf, and these are hidden alone."""
         scores = self.listed_scores(users)
         return scores.clamp_(min=torch.finfo(scores.dtype).min)
@@ -119,28 +120,28 @@ class EnsembleModel(GeneralRecommender):
     def predict(self, interaction: Any) -> Tensor:
         """Return the logit of each pair [n]; each user's row is made once, some users at a time."""
         users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
-        distinct, places = users.unique(return_inverse=True)
+        distinct, positions = users.unique(return_inverse=True)
         found = torch.empty(len(users), device=self.device)
         at_once = max(1, _PAIR_SCORES // self.n_items)
         for start in range(0, len(distinct), at_once):
-            scores = self._judged_scores(distinct[start : start + at_once])
-            pairs = ((places >= start) & (places < start + at_once)).nonzero().squeeze(1)
-            found[pairs] = scores[places[pairs] - start, items[pairs]]
+            scores = self._evaluated_scores(distinct[start : start + at_once])
+            pairs = ((positions >= start) & (positions < start + at_once)).nonzero().squeeze(1)
+            found[pairs] = scores[positions[pairs] - start, items[pairs]]
         return found
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Return the users' logits of every item, flat [n * n_items]."""
-        return self._judged_scores(interaction[self.USER_ID]).view(-1)
+        return self._evaluated_scores(interaction[self.USER_ID]).view(-1)
 
 
 class EnsembleKnowledge(Knowledge):
     """What several teachers know together, as if they were one.
 
-    Lists and scores are the ensemble's; vectors are those of the best teacher that has any; trajectories and the ranks
-    of training items are every teacher's own.
+    Rankings and scores are the ensemble's; embeddings are those of the best teacher that has any; trajectories and the
+    ranks of training items are every teacher's own.
 
     Args:
-        cache: folder that the ensemble's lists are kept in.
+        cache: folder that the ensemble's rankings are kept in.
         members: what each teacher knows.
         history: training items of each user.
         fingerprint: of the training data.
@@ -148,8 +149,8 @@ class EnsembleKnowledge(Knowledge):
         dataset: RecBole's data set.
         importance: what a rank counts.
         count: items of each teacher's list that count.
-        leader: which teacher's vectors are used; None where none has any.
-        starter: which teacher's scores a student may start at; None where none's are dot products of vectors.
+        leader: which teacher's embeddings are used; None where none has any.
+        starter: which teacher's scores a student may start at; None where none's are dot products of embeddings.
         options: further arguments of :class:`Knowledge`.
     """
 
@@ -162,7 +163,7 @@ class EnsembleKnowledge(Knowledge):
         *,
         config: Any,
         dataset: Any,
-        importance: Importance,
+        importance: RankWeighting,
         count: int,
         leader: int | None = None,
         starter: int | None = None,
@@ -191,11 +192,11 @@ class EnsembleKnowledge(Knowledge):
         )
         return model.to(self._config["device"]).eval()
 
-    def _ensemble(self) -> EnsembleBackbone:
-        return EnsembleBackbone(self.model())
+    def _ensemble(self) -> EnsembleAdapter:
+        return EnsembleAdapter(self.model())
 
     def total_seconds(self) -> float:
-        """Return how long what had to be made took in this process, the teachers' own lists included."""
+        """Return how long what had to be made took in this process, the teachers' own rankings included."""
         return self.seconds + sum(member.total_seconds() for member in self.members)
 
     def forget_teacher(self) -> None:
@@ -204,20 +205,20 @@ class EnsembleKnowledge(Knowledge):
         for member in self.members:
             member.forget_teacher()
 
-    def vectors(self, side: str, hint: str | None = None) -> np.ndarray[Any, Any]:
-        """Return the vectors of the best teacher that has any [n, d]; see :meth:`Knowledge.vectors`."""
-        return self.members[self.leader or 0].vectors(side, hint)
+    def embeddings(self, side: str, hint: str | None = None) -> np.ndarray[Any, Any]:
+        """Return the embeddings of the best teacher that has any [n, d]; see :meth:`Knowledge.embeddings`."""
+        return self.members[self.leader or 0].embeddings(side, hint)
 
     def neighbours(self, side: str, count: int, components: int, hint: str | None = None) -> np.ndarray[Any, Any]:
-        """Return those of the best teacher that has vectors; see :meth:`Knowledge.neighbours`."""
+        """Return those of the best teacher that has embeddings; see :meth:`Knowledge.neighbours`."""
         return self.members[self.leader or 0].neighbours(side, count, components, hint)
 
-    def score_vectors(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Return those of the best teacher whose scores are dot products; see :meth:`Knowledge.score_vectors`."""
-        return self.members[self.starter or 0].score_vectors()
+    def score_embeddings(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return those of the best teacher whose scores are dot products; see :meth:`Knowledge.score_embeddings`."""
+        return self.members[self.starter or 0].score_embeddings()
 
     def top_items(self, count: int) -> np.ndarray[Any, Any]:
-        """Return the ensemble's lists; see :meth:`Knowledge.top_items`.
+        """Return the ensemble's rankings; see :meth:`Knowledge.top_items`.
 
         Raises:
             OptionError: the list is to be longer than those that it is made from.
@@ -225,13 +226,13 @@ class EnsembleKnowledge(Knowledge):
         count = min(count, self.n_items - 1)
         if count > self.count:
             raise OptionError(
-                f"The ensemble's lists of {count} items are made from lists of {self.count} of each teacher, which may "
-                f"hold too few: set ensemble_top_n to {count} or more."
+                f"The ensemble's rankings of {count} items are made from rankings of {self.count} of each teacher, "
+                f"which may hold too few: set ensemble_top_n to {count} or more."
             )
         return super().top_items(count)
 
     def trajectories(self, count: int) -> list[np.ndarray[Any, Any]]:
-        """Return each teacher's lists at each version; see :meth:`Knowledge.trajectories`."""
+        """Return each teacher's rankings at each snapshot; see :meth:`Knowledge.trajectories`."""
         return [array for member in self.members for array in self._of(member, member.trajectories, count)]
 
     def observed_ranks(self) -> list[np.ndarray[Any, Any]]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_derrd.adapters import Backbone
+from recbole_derrd.adapters import Adapter
 from recbole_derrd.data.prepare import History
 from recbole_derrd.errors import DataError
 from recbole_derrd.ops.top_k import top_scores
@@ -23,7 +23,7 @@ _FEWEST_USERS = 16
 
 
 def hidden_entries(history: History, start: int, stop: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return rows and items of what must not enter the lists of users start .. stop - 1: training items and item 0."""
+    """Return rows and items that no ranking of users start .. stop - 1 may hold: training items and item 0."""
     every = np.arange(stop - start)
     rows = np.concatenate([every, np.repeat(every, history.lengths[start:stop])])
     seen = history.items[history.indptr[start] : history.indptr[stop]]
@@ -65,26 +65,26 @@ def best_unseen(scores: Tensor, hidden: tuple[Tensor, Tensor], count: int) -> Te
 
 
 class ExactSearch:
-    """Exact lists of any teacher.
+    """Exact rankings of any teacher.
 
     Args:
-        backbone: the teacher.
+        adapter: the teacher.
         history: what each user has seen.
-        count: length of the lists.
+        count: length of the rankings.
         chunk: users scored at once; 0 sizes it to the catalogue.
     """
 
-    #: What is written beside the lists: nothing needs saying.
+    #: What is written beside the rankings: nothing needs saying.
     about: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, backbone: Backbone, history: History, count: int, chunk: int = 0) -> None:
+    def __init__(self, adapter: Adapter, history: History, count: int, chunk: int = 0) -> None:
         """Choose the chunk."""
-        self.backbone, self.history, self.count = backbone, history, count
-        scores = _CPU_SCORES if backbone.device.type == "cpu" else _SCORES
+        self.adapter, self.history, self.count = adapter, history, count
+        scores = _CPU_SCORES if adapter.device.type == "cpu" else _SCORES
         self.chunk = chunk or max(_FEWEST_USERS, scores // history.n_items)
 
-    def lists(self, start: int, stop: int) -> Tensor:
-        """Return the lists of users start .. stop - 1, scored at once [stop - start, count], int32."""
-        users = torch.arange(start, stop, device=self.backbone.device)
-        scores = self.backbone.score_all(users).float().contiguous()
+    def rankings(self, start: int, stop: int) -> Tensor:
+        """Return the rankings of users start .. stop - 1, scored at once [stop - start, count], int32."""
+        users = torch.arange(start, stop, device=self.adapter.device)
+        scores = self.adapter.score_all(users).float().contiguous()
         return best_unseen(scores, hidden_entries(self.history, start, stop, scores.device), self.count)

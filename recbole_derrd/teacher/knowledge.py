@@ -14,33 +14,33 @@ from typing import Any, Callable
 import numpy as np
 from torch import Tensor
 
-from recbole_derrd.adapters import Backbone
+from recbole_derrd.adapters import Adapter
 from recbole_derrd.data.prepare import History
 from recbole_derrd.errors import DataError
 from recbole_derrd.runtime.files import building_folder, locked, remove_entry
-from recbole_derrd.runtime.processes import from_first, is_first, wait_for_all
+from recbole_derrd.runtime.processes import barrier, broadcast, is_main_process
 from recbole_derrd.runtime.randomness import kept_random_state
 from recbole_derrd.runtime.stored_arrays import DamagedFileError
 from recbole_derrd.teacher.array_checks import (
     ARRAY,
     Expected,
     describe,
-    fault_of_lists,
+    fault_of_embeddings,
+    fault_of_rankings,
     fault_of_ranks,
     fault_of_scores,
-    fault_of_vectors,
     verified,
 )
-from recbole_derrd.teacher.importance import Importance
+from recbole_derrd.teacher.rank_weighting import RankWeighting
 from recbole_derrd.teacher.writing import (
     listed_scores,
+    write_embeddings,
     write_neighbours,
     write_observed_ranks,
+    write_snapshots,
     write_top_items,
     write_top_scores,
     write_top_users,
-    write_vectors,
-    write_versions,
 )
 
 #: Raised whenever the content of the stored arrays changes.
@@ -48,49 +48,49 @@ FORMAT = 1
 
 
 @contextlib.contextmanager
-def _none_earlier(count: int) -> Iterator[Sequence[Callable[[], Backbone]]]:
+def _none_earlier(count: int) -> Iterator[Sequence[Callable[[], Adapter]]]:
     yield ()
 
 
 class Knowledge:
-    """A teacher's vectors, top-N lists and scores, for distillers of any student.
+    """A teacher's embeddings, top-N rankings and scores, for distillers of any student.
 
-    Lists and vectors are ``.npy`` files under ``folder``, opened memory-mapped, written once and atomically. No
-    users x items array is made on any path: the lists are built ``chunk`` users at a time and written as they come, so
-    that memory does not grow with the number of users. An array is checked when it is first opened; one that is damaged
-    is made anew.
+    Rankings and embeddings are ``.npy`` files under ``folder``, opened memory-mapped, written once and atomically. No
+    users x items array is made on any path: the rankings are built ``chunk`` users at a time and written as they come,
+    so that memory does not grow with the number of users. An array is checked when it is first opened; one that is
+    damaged is made anew.
 
     Args:
         folder: where the arrays are kept; named after the teacher's content key.
         load_teacher: gives the frozen teacher; called only for what is not on disk yet.
         history: training items of each user; they never enter a list.
-        teacher_hints: hint layers that the teacher's vectors can be read from, default first.
+        teacher_hints: hint layers that the teacher's embeddings can be read from, default first.
         chunk: users scored at once; 0 sizes it to the catalogue.
-        show_progress: show a bar while lists are built.
-        search: "exact", or "faiss" for approximate lists of teachers with vectors (see ``search.py``).
+        show_progress: show a bar while rankings are built.
+        search: "exact", or "faiss" for approximate rankings of teachers with embeddings (see ``search.py``).
         importance: what a rank in a list counts, for methods that add up ranks.
-        versions: a context that gives what loads each earlier version of the teacher, oldest first; the versions need
-            not outlive it. A teacher without any has one version, itself.
-        version_count: how many versions are wanted, the final one included.
+        snapshots: a context that gives what loads each earlier snapshot of the teacher, oldest first; the snapshots
+            need not outlive it. A teacher without any has one snapshot, itself.
+        snapshot_count: how many snapshots are wanted, the final one included.
         forget: frees what the teacher was loaded from; called when the teacher is freed.
 
     Attributes:
-        search_recall: share of the exact lists that an approximate search has found; None for the exact search.
+        search_recall: share of the exact rankings that an approximate search has found; None for the exact search.
     """
 
     def __init__(
         self,
         folder: Path,
-        load_teacher: Callable[[], Backbone],
+        load_teacher: Callable[[], Adapter],
         history: History,
         *,
         teacher_hints: tuple[str, ...] = (),
         chunk: int = 0,
         show_progress: bool = False,
         search: str = "exact",
-        importance: Importance | None = None,
-        versions: Callable[[int], contextlib.AbstractContextManager[Sequence[Callable[[], Backbone]]]] = _none_earlier,
-        version_count: int = 1,
+        importance: RankWeighting | None = None,
+        snapshots: Callable[[int], contextlib.AbstractContextManager[Sequence[Callable[[], Adapter]]]] = _none_earlier,
+        snapshot_count: int = 1,
         forget: Callable[[], None] = lambda: None,
     ) -> None:
         """Open the knowledge; nothing is computed yet."""
@@ -101,11 +101,11 @@ class Knowledge:
         self.search_recall: float | None = None
         self.seconds = 0.0
         self._load_teacher = load_teacher
-        self.importance = importance or Importance()
-        self._versions = versions
-        self._version_count = version_count
+        self.importance = importance or RankWeighting()
+        self._versions = snapshots
+        self._snapshot_count = snapshot_count
         self._forget = forget
-        self._teacher: Backbone | None = None
+        self._teacher: Adapter | None = None
         self._how: dict[str, Any] = {"chunk": chunk, "progress": show_progress}
         #: What is said beside each array that this process has checked.
         self._about: dict[str, dict[str, Any]] = {}
@@ -121,10 +121,10 @@ class Knowledge:
         return self.history.n_items
 
     @property
-    def teacher(self) -> Backbone:
+    def teacher(self) -> Adapter:
         """The frozen teacher, loaded on first use."""
         if self._teacher is None:
-            # Building a RecBole model seeds every random state anew; a run that finds its lists builds none.
+            # Building a RecBole model seeds every random state anew; a run that finds its rankings builds none.
             with kept_random_state():
                 self._teacher = self._load_teacher()
         return self._teacher
@@ -138,51 +138,51 @@ class Knowledge:
         self._teacher = None
         self._forget()
 
-    def vectors(self, side: str, hint: str | None = None) -> np.ndarray[Any, Any]:
-        """Return the vectors of all users or items at a hint layer [n, d], float32, memory-mapped.
+    def embeddings(self, side: str, hint: str | None = None) -> np.ndarray[Any, Any]:
+        """Return the embeddings of all users or items at a hint layer [n, d], float32, memory-mapped.
 
         Args:
             side: "user" or "item".
             hint: the teacher's hint layer; its first if None.
 
         Raises:
-            OptionError: the teacher has no vectors, or no such layer.
+            OptionError: the teacher has no embeddings, or no such layer.
         """
         hint = hint or next(iter(self.teacher_hints), None)
         return self._array(
-            f"{side}-vectors-{hint or 'default'}",
-            lambda path: write_vectors(path, self.teacher, side, hint),
-            Expected(np.float32, self._entities(side), None, fault_of_vectors),
+            f"{side}-embeddings-{hint or 'default'}",
+            lambda path: write_embeddings(path, self.teacher, side, hint),
+            Expected(np.float32, self._entities(side), None, fault_of_embeddings),
         )
 
     def _entities(self, side: str) -> int:
         return self.n_users if side == "user" else self.n_items
 
     def neighbours(self, side: str, count: int, components: int, hint: str | None = None) -> np.ndarray[Any, Any]:
-        """Return each user's or item's ``count`` nearest others, nearest first, by the teacher's vectors.
+        """Return each user's or item's ``count`` nearest others, nearest first, by the teacher's embeddings.
 
         Args:
             side: "user" or "item".
             count: below the number of users or items.
-            components: principal components of the vectors that distances are taken in.
+            components: principal components of the embeddings that distances are taken in.
             hint: the teacher's hint layer; its first if None.
 
         Returns:
             [n, count] int32, memory-mapped; row 0 is padding.
         """
         hint = hint or next(iter(self.teacher_hints), None)
-        vectors = self.vectors(side, hint)
-        width = min(components, vectors.shape[1])
+        embeddings = self.embeddings(side, hint)
+        width = min(components, embeddings.shape[1])
         shown = f"Nearest {side}s" if self._how["progress"] else ""
         return self._array(
             f"{side}-neighbours-{hint or 'default'}-{count}-{width}",
-            lambda path: write_neighbours(path, vectors, count, width, self.teacher.device, progress=shown),
-            _lists(len(vectors), count, len(vectors), own=True),
+            lambda path: write_neighbours(path, embeddings, count, width, self.teacher.device, progress=shown),
+            _rankings(len(embeddings), count, len(embeddings), own=True),
         )
 
-    def score_vectors(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Return vectors of all users and of all items whose dot products are scores: for teachers that score so."""
-        return self.vectors("user"), self.vectors("item")
+    def score_embeddings(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return embeddings of all users and of all items whose dot products are scores: for teachers that score so."""
+        return self.embeddings("user"), self.embeddings("item")
 
     def top_items(self, count: int) -> np.ndarray[Any, Any]:
         """Return each user's ``count`` best items that the user has no training interaction with, best first.
@@ -194,21 +194,21 @@ class Knowledge:
         """
         count = min(count, self.n_items - 1)
         name = f"top-items-{count}" + ("" if self.search == "exact" else f"-{self.search}")
-        lists = self._array(
+        rankings = self._array(
             name,
             lambda path: write_top_items(
                 path, self.teacher, self.history, count, approximate=self.search == "faiss", **self._how
             ),
-            _lists(self.n_users, count, self.n_items),
+            _rankings(self.n_users, count, self.n_items),
         )
         self.search_recall = self._about[name].get("recall")
-        return lists
+        return rankings
 
     def top_users(self, count: int) -> np.ndarray[Any, Any]:
         """Return each item's ``count`` best users that have no training interaction with it, best first.
 
         Always exact, whatever ``search`` is. Rows of items with fewer such users end in zeros, and so do those of
-        items that fewer users have in an ensemble's lists; row 0 is padding.
+        items that fewer users have in an ensemble's rankings; row 0 is padding.
 
         Returns:
             [n_items, count] int32, memory-mapped.
@@ -217,7 +217,7 @@ class Knowledge:
         return self._array(
             f"top-users-{count}",
             lambda path: write_top_users(path, self.teacher, self.history, count, **self._how),
-            _lists(self.n_items, count, self.n_users),
+            _rankings(self.n_items, count, self.n_users),
         )
 
     def top_scores(self, count: int) -> np.ndarray[Any, Any]:
@@ -228,30 +228,30 @@ class Knowledge:
         Returns:
             [n_users, count] float32, memory-mapped.
         """
-        lists = self.top_items(count)
-        name = f"top-scores-{lists.shape[1]}" + ("" if self.search == "exact" else f"-{self.search}")
-        expected = Expected(np.float32, len(lists), lists.shape[1], fault_of_scores)
-        return self._array(name, lambda path: write_top_scores(path, self.teacher, lists), expected)
+        rankings = self.top_items(count)
+        name = f"top-scores-{rankings.shape[1]}" + ("" if self.search == "exact" else f"-{self.search}")
+        expected = Expected(np.float32, len(rankings), rankings.shape[1], fault_of_scores)
+        return self._array(name, lambda path: write_top_scores(path, self.teacher, rankings), expected)
 
     def trajectories(self, count: int) -> list[np.ndarray[Any, Any]]:
-        """Return how each teacher came to its lists: one array a teacher, of :meth:`top_items` for each version.
+        """Return how each teacher came to its rankings: one array a teacher, of :meth:`top_items` for each snapshot.
 
-        Versions are those that the teacher passed through in its training, the final one last; a teacher that is not
+        Snapshots are those that the teacher passed through in its training, the final one last; a teacher that is not
         trained by epochs has that one alone.
 
         Returns:
-            [versions, n_users, count] int32 for each teacher, memory-mapped.
+            [snapshots, n_users, count] int32 for each teacher, memory-mapped.
         """
         count = min(count, self.n_items - 1)
-        name = f"trajectory-{self._version_count}-{count}"
-        expected = _lists(self.n_users, count, self.n_items, repeated=True)
-        lists = self._array(name, lambda path: self._write_trajectory(path, count), expected)
-        return [lists.reshape(-1, self.n_users, count)]
+        name = f"trajectory-{self._snapshot_count}-{count}"
+        expected = _rankings(self.n_users, count, self.n_items, repeated=True)
+        rankings = self._array(name, lambda path: self._write_trajectory(path, count), expected)
+        return [rankings.reshape(-1, self.n_users, count)]
 
     def _write_trajectory(self, path: Path, count: int) -> dict[str, Any]:
-        with self._versions(self._version_count) as earlier:
-            versions = [*earlier, lambda: self.teacher]
-            return write_versions(path, versions, self.history, count, **self._how)
+        with self._versions(self._snapshot_count) as earlier:
+            snapshots = [*earlier, lambda: self.teacher]
+            return write_snapshots(path, snapshots, self.history, count, **self._how)
 
     def observed_ranks(self) -> list[np.ndarray[Any, Any]]:
         """Return where each teacher ranks each training interaction among those of its user, from 1.
@@ -277,7 +277,7 @@ class Knowledge:
         if name not in self._about:
             about, fault = self._look(entry, expected)
             if about is None:
-                if fault and is_first():
+                if fault and is_main_process():
                     getLogger().warning(
                         f"The teacher's knowledge in '{entry}' is damaged: {fault}. It is not used, and made anew."
                     )
@@ -297,12 +297,12 @@ class Knowledge:
         """Return what is said of a sound array; else None and what is wrong, which is "" where there is no array."""
         about, fault = None, ""
         # One process looks for all that train together: between two looks, another run may have ended.
-        if is_first() and (entry.exists() or entry.is_symlink()):
+        if is_main_process() and (entry.exists() or entry.is_symlink()):
             try:
                 about = verified(entry, expected)
             except (DamagedFileError, OSError) as error:
                 fault = str(error)
-        answer: tuple[dict[str, Any] | None, str] = from_first((about, fault))
+        answer: tuple[dict[str, Any] | None, str] = broadcast((about, fault))
         return answer
 
     def _make(self, entry: Path, build: Callable[[Path], dict[str, Any]], expected: Expected) -> dict[str, Any]:
@@ -322,18 +322,18 @@ class Knowledge:
         with building_folder(entry) as folder:
             about = build(folder / ARRAY)
             # The checksum is of what all processes have written.
-            wait_for_all()
+            barrier()
             about["seconds"] = time.perf_counter() - started
-            if is_first():
+            if is_main_process():
                 describe(folder, entry, about)
                 remove_entry(entry)
-        made: dict[str, Any] = from_first(about)
+        made: dict[str, Any] = broadcast(about)
         return made
 
 
-def _lists(rows: int, width: int, entities: int, *, own: bool = False, repeated: bool = False) -> Expected:
-    """Return what lists of ids must be; ``own`` where a row must not hold its own number."""
-    fault = functools.partial(fault_of_lists, count=rows, entities=entities, own=own)
+def _rankings(rows: int, width: int, entities: int, *, own: bool = False, repeated: bool = False) -> Expected:
+    """Return what rankings of ids must be; ``own`` where a row must not hold its own number."""
+    fault = functools.partial(fault_of_rankings, count=rows, entities=entities, own=own)
     return Expected(np.int32, rows, width, fault, repeated)
 
 

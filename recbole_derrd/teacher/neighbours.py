@@ -8,25 +8,25 @@ from torch import Tensor
 from recbole_derrd.ops.top_k import top_scores
 from recbole_derrd.teacher.exact import _CPU_SCORES, _FEWEST_USERS, _SCORES
 
-#: Vectors that are in double precision at once.
+#: Embeddings that are in double precision at once.
 _ROWS_AT_ONCE = 1 << 16
 
 
-def principal_components(vectors: Tensor, count: int) -> Tensor:
-    """Return the first principal components of vectors [n, d] less their mean: [n, min(count, d)], float32.
+def principal_components(embeddings: Tensor, count: int) -> Tensor:
+    """Return the first principal components of embeddings [n, d] less their mean: [n, min(count, d)], float32.
 
-    As many as there are dimensions only turn the vectors, so the vectors themselves are returned.
+    As many as there are dimensions only turn the embeddings, so the embeddings themselves are returned.
     """
-    if count >= vectors.shape[1]:
-        return vectors
-    mean = vectors.mean(dim=0, dtype=torch.float64)
-    scatter = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=vectors.device)
-    for part in vectors.split(_ROWS_AT_ONCE):
+    if count >= embeddings.shape[1]:
+        return embeddings
+    mean = embeddings.mean(dim=0, dtype=torch.float64)
+    scatter = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=embeddings.device)
+    for part in embeddings.split(_ROWS_AT_ONCE):
         centred = part.double() - mean
         scatter.addmm_(centred.T, centred)
     # Ascending by what they explain.
     directions = torch.linalg.eigh(scatter).eigenvectors[:, -count:].float()
-    return (vectors - mean.float()) @ directions
+    return (embeddings - mean.float()) @ directions
 
 
 def entities_at_once(count: int, device: torch.device) -> int:
@@ -34,14 +34,14 @@ def entities_at_once(count: int, device: torch.device) -> int:
     return max(_FEWEST_USERS, (_CPU_SCORES if device.type == "cpu" else _SCORES) // count)
 
 
-def nearest(vectors: Tensor, start: int, stop: int, count: int, squares: Tensor) -> Tensor:
+def nearest(embeddings: Tensor, start: int, stop: int, count: int, squares: Tensor) -> Tensor:
     """Return the ``count`` rows that are nearest to each of the rows start .. stop - 1, by Euclidean distance.
 
     |x - y|^2 = |x|^2 - 2 (<x, y> - |y|^2 / 2), so what is largest in the brackets is nearest. A row is no neighbour of
     its own; of several at one distance, within float32's rounding, any may be taken.
 
     Args:
-        vectors: [n, d], float32.
+        embeddings: [n, d], float32.
         start: the first row.
         stop: behind the last.
         count: below n.
@@ -50,7 +50,7 @@ def nearest(vectors: Tensor, start: int, stop: int, count: int, squares: Tensor)
     Returns:
         Rows [stop - start, count], nearest first, int64.
     """
-    closeness = torch.addmm(squares, vectors[start:stop], vectors.T, beta=-0.5)
-    rows = torch.arange(stop - start, device=vectors.device)
+    closeness = torch.addmm(squares, embeddings[start:stop], embeddings.T, beta=-0.5)
+    rows = torch.arange(stop - start, device=embeddings.device)
     closeness[rows, rows + start] = -torch.inf
     return top_scores(closeness, count)[1]

@@ -1,7 +1,7 @@
 r"""Approximate top-N search for teachers whose score is a dot product, with the optional package faiss.
 
 An inverted file (IVF): k-means puts the items into 4 sqrt(n_items) cells, and only the cells whose centres score
-highest for a user are searched. Measured on 200,000 clustered vectors of 64 dimensions, it is built in 6 s and finds
+highest for a user are searched. Measured on 200,000 clustered embeddings of 64 dimensions, it is built in 6 s and finds
 98% of a top 100 in 0.4 ms a user, where a graph of neighbours (HNSW, 32 links) takes 70 s to build and, for 92%, 6 ms.
 Its one number, the cells searched, trades time for recall up to the exact result.
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_derrd.adapters import Backbone, VectorBackbone
+from recbole_derrd.adapters import Adapter, EmbeddingAdapter
 from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.ops.top_k import top_scores
 from recbole_derrd.teacher.exact import DIVERGED, ExactSearch, hidden_entries
@@ -32,13 +32,13 @@ WANTED_RECALL, LOW_RECALL = 0.98, 0.95
 SAMPLE = 256
 #: Cells a square root of the items; items a cell that k-means is trained on; cells that are searched at least.
 _CELLS, _TRAINED_ON, _FEWEST_CELLS = 4, 64, 8
-#: Numbers that the vectors of one chunk's found items may take (64 MB of float32).
+#: Numbers that the embeddings of one chunk's found items may take (64 MB of float32).
 _CHUNK_NUMBERS = 1 << 24
 #: Users who need more than this share of the catalogue are searched exactly.
 _LARGEST_SHARE = 1 / 8
 
 
-def check_search(search: str, teacher: type[Backbone], name: str) -> None:
+def check_search(search: str, teacher: type[Adapter], name: str) -> None:
     """Refuse a search that cannot serve this kind of teacher, or whose package is missing.
 
     Raises:
@@ -46,10 +46,10 @@ def check_search(search: str, teacher: type[Backbone], name: str) -> None:
     """
     if search == "exact":
         return
-    if not issubclass(teacher, VectorBackbone):
+    if not issubclass(teacher, EmbeddingAdapter):
         raise OptionError(
-            f"knowledge_search: {search} needs a teacher whose score is the dot product of two vectors, which {name}'s "
-            "is not. Use knowledge_search: exact."
+            f"knowledge_search: {search} needs a teacher whose score is the dot product of two embeddings, which "
+            f"{name}'s is not. Use knowledge_search: exact."
         )
     _faiss()
 
@@ -65,34 +65,34 @@ def _faiss() -> Any:
 
 
 class ApproximateSearch:
-    """Approximate lists; built and measured when it is made.
+    """Approximate rankings; built and measured when it is made.
 
     Args:
         exact: the exact search over the same teacher, for the samples and for users who are left with too few items.
 
     Attributes:
         recall: recall@N on the second sample.
-        about: what is written beside the lists.
+        about: what is written beside the rankings.
     """
 
     def __init__(self, exact: ExactSearch) -> None:
         """Build the index and choose how many cells are searched.
 
         Raises:
-            OptionError: the teacher has no vectors, or faiss is not installed.
+            OptionError: the teacher has no embeddings, or faiss is not installed.
         """
-        check_search("faiss", type(exact.backbone), exact.backbone.name)
-        self.exact, self.backbone, self.history, self.count = exact, exact.backbone, exact.history, exact.count
-        vectors = self._finite(self.backbone.item_vectors())
-        self.chunk = max(1, _CHUNK_NUMBERS // (2 * self.count * vectors.shape[1]))
-        self._index = self._build(vectors[1:])  # the padding item is never found
+        check_search("faiss", type(exact.adapter), exact.adapter.name)
+        self.exact, self.adapter, self.history, self.count = exact, exact.adapter, exact.history, exact.count
+        embeddings = self._finite(self.adapter.item_embeddings())
+        self.chunk = max(1, _CHUNK_NUMBERS // (2 * self.count * embeddings.shape[1]))
+        self._index = self._build(embeddings[1:])  # the padding item is never found
         self.recall = self._tune()
         self.about = {
             "search": "faiss", "cells": self._index.nlist, "cells_searched": self._index.nprobe, "recall": self.recall,
         }  # fmt: skip
         told = (
-            f"Teacher's lists by faiss: recall@{self.count} {self.recall:.4f} against the exact search on a sample of "
-            f"users, {self._index.nprobe} of {self._index.nlist} cells searched."
+            f"Teacher's rankings by faiss: recall@{self.count} {self.recall:.4f} against the exact search on a sample "
+            f"of users, {self._index.nprobe} of {self._index.nlist} cells searched."
         )
         if self.recall < LOW_RECALL:
             getLogger().warning(told + " That is low: use knowledge_search: exact.")
@@ -100,44 +100,44 @@ class ApproximateSearch:
             getLogger().info(told)
 
     @staticmethod
-    def _finite(vectors: Tensor) -> np.ndarray[Any, Any]:
-        vectors = vectors.detach().float().cpu().contiguous()
-        if not bool(vectors.isfinite().all()):
+    def _finite(embeddings: Tensor) -> np.ndarray[Any, Any]:
+        embeddings = embeddings.detach().float().cpu().contiguous()
+        if not bool(embeddings.isfinite().all()):
             raise DataError(DIVERGED)
-        return vectors.numpy()
+        return embeddings.numpy()
 
-    def _build(self, vectors: np.ndarray[Any, Any]) -> Any:
+    def _build(self, embeddings: np.ndarray[Any, Any]) -> Any:
         faiss = _faiss()
         faiss.omp_set_num_threads(torch.get_num_threads())
-        items, size = vectors.shape
+        items, size = embeddings.shape
         cells = max(1, min(int(_CELLS * items**0.5), items // 40))
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(size), size, cells, faiss.METRIC_INNER_PRODUCT)
         index.cp.seed = 0
         chosen = np.random.default_rng(0).permutation(items)[: _TRAINED_ON * cells]
-        index.train(vectors[chosen])
-        index.add(vectors)
+        index.train(embeddings[chosen])
+        index.add(embeddings)
         return index
 
     def _tune(self) -> float:
         users = np.random.default_rng(0).permutation(self.history.n_users - 1)[: 2 * SAMPLE] + 1
         first, second = np.sort(users[::2]), np.sort(users[1::2] if len(users) > 1 else users)
-        wanted = self._exact_lists(first)
+        wanted = self._exact_rankings(first)
         self._index.nprobe = min(_FEWEST_CELLS, self._index.nlist)
         while self._measured(first, wanted) < WANTED_RECALL and self._index.nprobe < self._index.nlist:
             self._index.nprobe = min(2 * self._index.nprobe, self._index.nlist)
-        return self._measured(second, self._exact_lists(second))
+        return self._measured(second, self._exact_rankings(second))
 
-    def _exact_lists(self, users: np.ndarray[Any, Any]) -> Tensor:
-        return torch.cat([self.exact.lists(int(user), int(user) + 1).cpu() for user in users])
+    def _exact_rankings(self, users: np.ndarray[Any, Any]) -> Tensor:
+        return torch.cat([self.exact.rankings(int(user), int(user) + 1).cpu() for user in users])
 
     def _measured(self, users: np.ndarray[Any, Any], wanted: Tensor) -> float:
-        found = torch.cat([self.lists(int(user), int(user) + 1) for user in users])
+        found = torch.cat([self.rankings(int(user), int(user) + 1) for user in users])
         hits = [len(set(row) & set(other) - {0}) for row, other in zip(found.tolist(), wanted.tolist())]
         return sum(hits) / max(1, int((wanted > 0).sum()))
 
-    def lists(self, start: int, stop: int) -> Tensor:
-        """Return the lists of users start .. stop - 1 [stop - start, count], int32."""
-        lists = torch.zeros(stop - start, self.count, dtype=torch.int32)
+    def rankings(self, start: int, stop: int) -> Tensor:
+        """Return the rankings of users start .. stop - 1 [stop - start, count], int32."""
+        rankings = torch.zeros(stop - start, self.count, dtype=torch.int32)
         lengths = self.history.lengths[start:stop]
         # Enough for everything that the user has seen; powers of two, so that few sizes are searched.
         wanted = self.count + np.where(lengths > 0, 1 << np.ceil(np.log2(np.maximum(lengths, 1))).astype(np.int64), 0)
@@ -145,25 +145,25 @@ class ApproximateSearch:
         short = [torch.from_numpy(np.flatnonzero(large))]
         for size in np.unique(wanted[~large]):
             rows = torch.from_numpy(np.flatnonzero(~large & (wanted == size)))
-            vectors_at_once = max(1, _CHUNK_NUMBERS // (int(size) * self._index.d))
-            for part in rows.split(vectors_at_once):
-                lists[part], complete = self._found(start, part, int(size))
+            embeddings_at_once = max(1, _CHUNK_NUMBERS // (int(size) * self._index.d))
+            for part in rows.split(embeddings_at_once):
+                rankings[part], complete = self._found(start, part, int(size))
                 short.append(part[~complete])
         for row in torch.cat(short).tolist():
-            lists[row] = self.exact.lists(start + row, start + row + 1).cpu()[0]
-        return lists
+            rankings[row] = self.exact.rankings(start + row, start + row + 1).cpu()[0]
+        return rankings
 
     def _found(self, start: int, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Search ``size`` items for some rows; return their lists and which are complete."""
-        device = self.backbone.device
+        """Search ``size`` items for some rows; return their rankings and which are complete."""
+        device = self.adapter.device
         users = (rows + start).to(device)
-        vectors = self._finite(self.backbone.user_vectors(users))
+        embeddings = self._finite(self.adapter.user_embeddings(users))
         # faiss counts from 0 and fills up with -1, which becomes the padding item.
-        items = torch.from_numpy(self._index.search(vectors, size)[1] + 1)
-        scores = self.backbone.score(users, items.to(device)).float().cpu()
+        items = torch.from_numpy(self._index.search(embeddings, size)[1] + 1)
+        scores = self.adapter.score(users, items.to(device)).float().cpu()
         scores.masked_fill_(self._hidden(start, rows, items), -torch.inf)
-        values, places = top_scores(scores, self.count)
-        return items.gather(1, places).to(torch.int32), values[:, -1] > -torch.inf
+        values, positions = top_scores(scores, self.count)
+        return items.gather(1, positions).to(torch.int32), values[:, -1] > -torch.inf
 
     def _hidden(self, start: int, rows: Tensor, items: Tensor) -> Tensor:
         """Return which of the items [n, size] the users know already; item 0 always."""

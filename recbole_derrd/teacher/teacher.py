@@ -11,15 +11,15 @@ from typing import Any, Callable
 
 from recbole.utils import dataset_arguments
 
-from recbole_derrd.adapters import Backbone, adapter_of, backbone_of
+from recbole_derrd.adapters import Adapter, adapter_class, adapter_of
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.atomic_files import content_digest
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import CheckpointError, DataError
 from recbole_derrd.model_cache.building import load_model
-from recbole_derrd.model_cache.evaluated import find_judged, judge_checkpoint
-from recbole_derrd.model_cache.keys import content_key
-from recbole_derrd.model_cache.replay import earlier_versions
+from recbole_derrd.model_cache.evaluated import evaluate_checkpoint, find_evaluated
+from recbole_derrd.model_cache.keys import cache_key
+from recbole_derrd.model_cache.replay import earlier_snapshots
 from recbole_derrd.model_cache.results import TrainedModel
 from recbole_derrd.model_cache.same_split import proof_of_split
 from recbole_derrd.model_cache.train_or_find import find_trained, train_or_find
@@ -43,7 +43,7 @@ class Teacher:
 
     @classmethod
     def of(
-        cls, config: DistillConfig, student_data: Data, spec: TeacherSpec | None = None, versions: int = 1
+        cls, config: DistillConfig, student_data: Data, spec: TeacherSpec | None = None, snapshots: int = 1
     ) -> Teacher:
         """Train, find or load the teacher of a run.
 
@@ -54,8 +54,8 @@ class Teacher:
             config: the run's configuration.
             student_data: the student's data; the teacher's must be the same.
             spec: which of the run's teachers; its only one if None.
-            versions: how many versions of it will be asked for (:meth:`versions`); a teacher that is trained now keeps
-                them.
+            snapshots: how many snapshots of it will be asked for (:meth:`snapshots`); a teacher that is trained now
+                keeps them.
 
         Raises:
             CheckpointError: the teacher's checkpoint is unusable or of other data.
@@ -69,8 +69,8 @@ class Teacher:
             if found is not None:
                 return cls(own, found, student_data)
             data = cls._prepared(own, student_data)
-            kept = versions if _by_epochs(own) else 1
-            return cls(own, train_or_find(own, data, role="teacher", versions=kept), student_data, data)
+            kept = snapshots if _by_epochs(own) else 1
+            return cls(own, train_or_find(own, data, role="teacher", snapshots=kept), student_data, data)
         return cls._of_checkpoint(config, student_data, spec)
 
     @classmethod
@@ -79,11 +79,11 @@ class Teacher:
         content = read_checkpoint(path)
         own = _brought(config, spec, content)
         proof = proof_of_split(content, own, student_data.fingerprint, path, trusted=spec.trusted)
-        found = find_judged(own, student_data.fingerprint, path, proof)
+        found = find_evaluated(own, student_data.fingerprint, path, proof)
         if found is not None:
             return cls(own, found, student_data)
         data = cls._prepared(own, student_data)
-        return cls(own, judge_checkpoint(own, data, path, content, proof), student_data, data)
+        return cls(own, evaluate_checkpoint(own, data, path, content, proof), student_data, data)
 
     @staticmethod
     def check(config: DistillConfig, student_data: Data, spec: TeacherSpec) -> str:
@@ -100,7 +100,7 @@ class Teacher:
         seeded = "seed" in spec.settings and config.run_options.split_seed is None
         if (seeded or _OF_THE_DATA & spec.settings.keys()) and find_trained(own, student_data.fingerprint) is None:
             Teacher._prepared(own, student_data)
-        return content_key(own, student_data.fingerprint)
+        return cache_key(own, student_data.fingerprint)
 
     @property
     def data(self) -> Data:
@@ -129,7 +129,7 @@ class Teacher:
                 "differ."
             )
 
-    def load(self) -> Backbone:
+    def load(self) -> Adapter:
         """Return the frozen model in its adapter.
 
         Raises:
@@ -143,23 +143,23 @@ class Teacher:
             folder = self.trained.checkpoint.parent
             raise CheckpointError(f"{error} Remove the folder '{folder}'; the teacher is then trained anew.") from error
 
-    def _loaded(self, checkpoint: Path) -> Backbone:
-        return backbone_of(load_model(self.config, self.data, checkpoint))
+    def _loaded(self, checkpoint: Path) -> Adapter:
+        return adapter_of(load_model(self.config, self.data, checkpoint))
 
     @contextlib.contextmanager
-    def versions(self, count: int) -> Iterator[list[Callable[[], Backbone]]]:
-        """Give what loads each version that the teacher passed through before its final one, oldest first.
+    def snapshots(self, count: int) -> Iterator[list[Callable[[], Adapter]]]:
+        """Give what loads each snapshot that the teacher passed through before its final one, oldest first.
 
         They are gone when the block has succeeded. A teacher that the user brings, or that is not trained by epochs,
         has none.
 
         Args:
-            count: how many versions are wanted, the final one included.
+            count: how many snapshots are wanted, the final one included.
         """
         if count == 1 or self.config.cache_dir not in self.trained.checkpoint.parents or not _by_epochs(self.config):
             yield []
             return
-        with earlier_versions(self.config, self.trained, count) as paths:
+        with earlier_snapshots(self.config, self.trained, count) as paths:
             yield [functools.partial(self._loaded, path) for path in paths]
 
 
@@ -176,4 +176,4 @@ def _brought(config: DistillConfig, spec: TeacherSpec, content: dict[str, Any]) 
 
 def _by_epochs(config: DistillConfig) -> bool:
     """Say whether more epochs make another model: RecBole runs some closed forms through its epochs as well."""
-    return adapter_of(model_class(config["model"])).trainable
+    return adapter_class(model_class(config["model"])).trainable

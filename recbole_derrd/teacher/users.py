@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_derrd.adapters import Backbone, VectorBackbone
+from recbole_derrd.adapters import Adapter, EmbeddingAdapter
 from recbole_derrd.data.prepare import History
 from recbole_derrd.errors import DataError
 from recbole_derrd.teacher.exact import _CPU_SCORES, _FEWEST_USERS, _SCORES, DIVERGED, best_unseen, hidden_entries
@@ -26,60 +26,60 @@ def swapped(history: History) -> History:
 
 
 class UserSearch:
-    """Exact lists of users of any teacher, some items at a time.
+    """Exact rankings of users of any teacher, some items at a time.
 
-    A teacher with vectors scores some items for all users. Any other scores some users for all items, and the best
+    A teacher with embeddings scores some items for all users. Any other scores some users for all items, and the best
     users of each item are kept while all users pass by.
 
     Args:
-        backbone: the teacher.
+        adapter: the teacher.
         by_item: each item's training users.
-        count: length of the lists.
+        count: length of the rankings.
         chunk: users or items scored at once; 0 sizes it to what they are scored for.
     """
 
-    def __init__(self, backbone: Backbone, by_item: History, count: int, chunk: int = 0) -> None:
+    def __init__(self, adapter: Adapter, by_item: History, count: int, chunk: int = 0) -> None:
         """Choose the chunks."""
-        self.backbone, self.by_item, self.count = backbone, by_item, count
-        scores = _CPU_SCORES if backbone.device.type == "cpu" else _SCORES
-        self._vectors = isinstance(backbone, VectorBackbone)
+        self.adapter, self.by_item, self.count = adapter, by_item, count
+        scores = _CPU_SCORES if adapter.device.type == "cpu" else _SCORES
+        self._embeddings = isinstance(adapter, EmbeddingAdapter)
         n_users, n_items = by_item.n_items, by_item.n_users
-        #: Items whose lists are found at once.
+        #: Items whose rankings are found at once.
         self.chunk = chunk or max(_FEWEST_USERS, scores // n_users)
-        if not self._vectors:
+        if not self._embeddings:
             # Merging costs a search through kept and new users: new ones come by as many as are kept, if they fit.
             self._users_at_once = chunk or max(_FEWEST_USERS, min(count, scores // n_items))
             self.chunk = max(1, _KEPT // count)
 
-    def lists(self, start: int, stop: int) -> Tensor:
-        """Return the lists of items start .. stop - 1 [stop - start, count], int32; too few users end in zeros.
+    def rankings(self, start: int, stop: int) -> Tensor:
+        """Return the rankings of items start .. stop - 1 [stop - start, count], int32; too few users end in zeros.
 
-        A teacher without vectors does not rank whom it gives -inf, as an ensemble does all who do not list an item.
+        A teacher without embeddings does not rank whom it gives -inf, as an ensemble does all who do not list an item.
         """
-        return self._scored(start, stop) if self._vectors else self._passed(start, stop)
+        return self._scored(start, stop) if self._embeddings else self._passed(start, stop)
 
     def _scored(self, start: int, stop: int) -> Tensor:
-        backbone = self.backbone
-        layer = backbone.hints[0]
-        users = backbone.once("every user's vector", lambda: self._users(layer))
-        items = backbone.once("every item's vector", lambda: backbone.item_vectors(None, layer).float())
+        adapter = self.adapter
+        layer = adapter.hints[0]
+        users = adapter.once("every user's vector", lambda: self._users(layer))
+        items = adapter.once("every item's vector", lambda: adapter.item_embeddings(None, layer).float())
         scores = items[start:stop] @ users.T
         return best_unseen(scores, hidden_entries(self.by_item, start, stop, scores.device), self.count)
 
     def _users(self, layer: str) -> Tensor:
-        vectors = self.backbone.user_vectors(None, layer).float().clone()
+        embeddings = self.adapter.user_embeddings(None, layer).float().clone()
         # The padding user's vector is nobody's and may hold anything.
-        vectors[0] = 0
-        return vectors
+        embeddings[0] = 0
+        return embeddings
 
     def _passed(self, start: int, stop: int) -> Tensor:
-        device, n_users = self.backbone.device, self.by_item.n_items
+        device, n_users = self.adapter.device, self.by_item.n_items
         values = torch.full((stop - start, self.count), -torch.inf, device=device)
         best = torch.zeros(stop - start, self.count, dtype=torch.int32, device=device)
         rows, hidden = hidden_entries(self.by_item, start, stop, device)
         for low in range(0, n_users, self._users_at_once):
             high = min(low + self._users_at_once, n_users)
-            scores = self.backbone.score_all(torch.arange(low, high, device=device)).float()[:, start:stop].T
+            scores = self.adapter.score_all(torch.arange(low, high, device=device)).float()[:, start:stop].T
             here = (hidden >= low) & (hidden < high)
             # Written to, and it may be the teacher's own memory.
             scores = scores.clone()
@@ -89,6 +89,6 @@ class UserSearch:
                 raise DataError(DIVERGED)
             scores[rows[here], hidden[here] - low] = -torch.inf
             users = torch.arange(low, high, dtype=torch.int32, device=device).expand_as(scores)
-            values, places = torch.cat([values, scores], dim=1).topk(self.count, dim=1)
-            best = torch.cat([best, users], dim=1).gather(1, places)
+            values, positions = torch.cat([values, scores], dim=1).topk(self.count, dim=1)
+            best = torch.cat([best, users], dim=1).gather(1, positions)
         return best.masked_fill(values == -torch.inf, 0)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from recbole_derrd.adapters import Backbone, RowBackbone
+from recbole_derrd.adapters import Adapter, RowAdapter
 from recbole_derrd.data.prepare import History
 from recbole_derrd.errors import DataError
-from recbole_derrd.runtime.processes import is_first, own_range, wait_for_all
+from recbole_derrd.runtime.processes import barrier, is_main_process, shard_range
 from recbole_derrd.teacher.array_file import ArrayFile
 from recbole_derrd.teacher.exact import DIVERGED, ExactSearch
 from recbole_derrd.teacher.neighbours import entities_at_once, nearest, principal_components
@@ -34,9 +34,9 @@ About = dict[str, Any]
 
 def _made(path: Path, rows: int, width: int, dtype: type[Any] = np.int32) -> ArrayFile:
     """Make the file in the first process and open it in all."""
-    if is_first():
+    if is_main_process():
         ArrayFile.create(path, (rows, width), np.dtype(dtype))
-    wait_for_all()
+    barrier()
     try:
         return ArrayFile(path)
     except OSError as error:
@@ -51,24 +51,24 @@ def _about(file: ArrayFile, **more: Any) -> About:
 
 
 @torch.no_grad()
-def write_vectors(path: Path, backbone: Backbone, side: str, hint: str | None) -> About:
-    """Write the vectors of all users or items [n, d], float32."""
-    with backbone.shared():
-        vectors = backbone.vectors(side, None, hint).float().cpu().numpy()
-    # In parts: the answers for all entries at once would be a quarter of the vectors again.
-    if not all(np.isfinite(part).all() for part in np.array_split(vectors, max(1, len(vectors) >> 16))):
-        raise DataError("The teacher's vectors hold values that are not finite numbers; train the teacher anew.")
-    if not is_first():
+def write_embeddings(path: Path, adapter: Adapter, side: str, hint: str | None) -> About:
+    """Write the embeddings of all users or items [n, d], float32."""
+    with adapter.shared():
+        embeddings = adapter.embeddings(side, None, hint).float().cpu().numpy()
+    # In parts: the answers for all entries at once would be a quarter of the embeddings again.
+    if not all(np.isfinite(part).all() for part in np.array_split(embeddings, max(1, len(embeddings) >> 16))):
+        raise DataError("The teacher's embeddings hold values that are not finite numbers; train the teacher anew.")
+    if not is_main_process():
         return {}
     # Not np.save: on a full disk numpy may lose the last 4 KB without a word.
-    count, width = vectors.shape
-    file = ArrayFile.create(path, (count, width), vectors.dtype)
-    file.write(0, vectors)
+    count, width = embeddings.shape
+    file = ArrayFile.create(path, (count, width), embeddings.dtype)
+    file.write(0, embeddings)
     return _about(file)
 
 
 @torch.no_grad()
-def fill_lists(
+def fill_rankings(
     file: ArrayFile,
     search: ExactSearch | ApproximateSearch | UserSearch,
     start: int,
@@ -77,58 +77,56 @@ def fill_lists(
     first_row: int = 0,
     progress: str = "",
 ) -> None:
-    """Write the lists of users (or items) start .. stop - 1; other processes may write those of others meanwhile.
+    """Write the rankings of users (or items) start .. stop - 1; other processes may write those of others meanwhile.
 
     Args:
         file: where to.
-        search: gives the lists.
+        search: gives the rankings.
         start: the first.
         stop: behind the last.
         first_row: row of the file that belongs to number 0.
         progress: what the bar is called; none is shown if empty.
     """
-    with search.backbone.shared():
+    with search.adapter.shared():
         chunks = range(start, stop, search.chunk)
         for low in tqdm(chunks, desc=progress, ncols=100, disable=not progress):
-            file.write(first_row + low, search.lists(low, min(low + search.chunk, stop)).cpu().numpy())
+            file.write(first_row + low, search.rankings(low, min(low + search.chunk, stop)).cpu().numpy())
 
 
 @torch.no_grad()
 def write_top_items(
-    path: Path, backbone: Backbone, history: History, count: int, *, chunk: int, progress: bool, approximate: bool
+    path: Path, adapter: Adapter, history: History, count: int, *, chunk: int, progress: bool, approximate: bool
 ) -> About:
     """Write each user's ``count`` best unobserved items [n_users, count], int32."""
     file = _made(path, history.n_users, count)
-    with backbone.shared():
-        exact = ExactSearch(backbone, history, count, chunk)
+    with adapter.shared():
+        exact = ExactSearch(adapter, history, count, chunk)
         search = ApproximateSearch(exact) if approximate else exact
-        start, stop = own_range(history.n_users - 1)
-        fill_lists(file, search, start + 1, stop + 1, progress="Teacher's lists" if progress else "")
+        start, stop = shard_range(history.n_users - 1)
+        fill_rankings(file, search, start + 1, stop + 1, progress="Teacher's rankings" if progress else "")
     return _about(file, **search.about)
 
 
 @torch.no_grad()
-def write_top_users(
-    path: Path, backbone: Backbone, history: History, count: int, *, chunk: int, progress: bool
-) -> About:
+def write_top_users(path: Path, adapter: Adapter, history: History, count: int, *, chunk: int, progress: bool) -> About:
     """Write each item's ``count`` best users that have no training interaction with it [n_items, count], int32."""
     file = _made(path, history.n_items, count)
-    search = UserSearch(backbone, swapped(history), count, chunk)
-    start, stop = own_range(history.n_items - 1)
-    fill_lists(file, search, start + 1, stop + 1, progress="Teacher's lists of users" if progress else "")
+    search = UserSearch(adapter, swapped(history), count, chunk)
+    start, stop = shard_range(history.n_items - 1)
+    fill_rankings(file, search, start + 1, stop + 1, progress="Teacher's rankings of users" if progress else "")
     return _about(file)
 
 
-def write_top_scores(path: Path, backbone: Backbone, lists: np.ndarray[Any, Any]) -> About:
-    """Write the logits of lists' items, 0 where there is none [n_users, count], float32."""
-    file = _made(path, len(lists), lists.shape[1], np.float32)
-    start, stop = own_range(len(lists) - 1)
-    rows = max(1, _CHUNK_NUMBERS // (16 * max(1, lists.shape[1])))
-    with backbone.shared():
+def write_top_scores(path: Path, adapter: Adapter, rankings: np.ndarray[Any, Any]) -> About:
+    """Write the logits of rankings' items, 0 where there is none [n_users, count], float32."""
+    file = _made(path, len(rankings), rankings.shape[1], np.float32)
+    start, stop = shard_range(len(rankings) - 1)
+    rows = max(1, _CHUNK_NUMBERS // (16 * max(1, rankings.shape[1])))
+    with adapter.shared():
         for low in range(start + 1, stop + 1, rows):
             high = min(low + rows, stop + 1)
-            items = torch.from_numpy(lists[low:high]).long()
-            scores = listed_scores(backbone, torch.arange(low, high), items).masked_fill_(items == 0, 0)
+            items = torch.from_numpy(rankings[low:high]).long()
+            scores = listed_scores(adapter, torch.arange(low, high), items).masked_fill_(items == 0, 0)
             # -inf is a valid score of a teacher's.
             if (scores.isnan() | scores.isposinf()).any():
                 raise DataError("The teacher's scores hold NaN or inf; train the teacher anew.")
@@ -137,45 +135,45 @@ def write_top_scores(path: Path, backbone: Backbone, lists: np.ndarray[Any, Any]
 
 
 @torch.no_grad()
-def write_versions(
-    path: Path, versions: Sequence[Callable[[], Backbone]], history: History, count: int, *, chunk: int, progress: bool
+def write_snapshots(
+    path: Path, snapshots: Sequence[Callable[[], Adapter]], history: History, count: int, *, chunk: int, progress: bool
 ) -> About:
-    """Write each version's lists one below the other [versions * n_users, count], int32."""
-    rows = len(versions) * history.n_users
-    getLogger().info(f"Lists of {len(versions)} versions of the teacher take {4 * rows * count / 1e6:,.0f} MB.")
+    """Write each snapshot's rankings one below the other [snapshots * n_users, count], int32."""
+    rows = len(snapshots) * history.n_users
+    getLogger().info(f"Rankings of {len(snapshots)} snapshots of the teacher take {4 * rows * count / 1e6:,.0f} MB.")
     file = _made(path, rows, count)
-    start, stop = own_range(history.n_users - 1)
-    for index, load in enumerate(versions):
+    start, stop = shard_range(history.n_users - 1)
+    for index, load in enumerate(snapshots):
         search = ExactSearch(load(), history, count, chunk)
-        shown = f"Version {index + 1} of {len(versions)}" if progress else ""
-        fill_lists(file, search, start + 1, stop + 1, first_row=index * history.n_users, progress=shown)
-    return _about(file, versions=len(versions))
+        shown = f"Snapshot {index + 1} of {len(snapshots)}" if progress else ""
+        fill_rankings(file, search, start + 1, stop + 1, first_row=index * history.n_users, progress=shown)
+    return _about(file, snapshots=len(snapshots))
 
 
 @torch.no_grad()
-def write_observed_ranks(path: Path, backbone: Backbone, history: History) -> About:
+def write_observed_ranks(path: Path, adapter: Adapter, history: History) -> About:
     """Write the rank of each training interaction among its user's, from 1 [interactions, 1], int32."""
     file = _made(path, len(history.items), 1)
-    start, stop = own_range(history.n_users - 1)
+    start, stop = shard_range(history.n_users - 1)
     low = start + 1
     while low <= stop:
         # As many users as their longest history leaves room for; few, as the others are padded to its length.
         widest = np.maximum.accumulate(np.maximum(history.lengths[low : stop + 1], 1))
         fit = int(np.searchsorted(128 * widest * np.arange(1, len(widest) + 1), _CHUNK_NUMBERS, side="right"))
         high = low + max(1, fit)
-        file.write(int(history.indptr[low]), _ranks_within(backbone, history, low, high)[:, None])
+        file.write(int(history.indptr[low]), _ranks_within(adapter, history, low, high)[:, None])
         low = high
     return _about(file)
 
 
-def _ranks_within(backbone: Backbone, history: History, low: int, high: int) -> np.ndarray[Any, Any]:
+def _ranks_within(adapter: Adapter, history: History, low: int, high: int) -> np.ndarray[Any, Any]:
     """Return the ranks of users low .. high - 1 [interactions]; equal scores in the order of their items."""
     lengths = history.lengths[low:high]
     held = np.arange(max(1, lengths.max())) < lengths[:, None]
     empty = torch.from_numpy(~held)
     items = torch.zeros(held.shape, dtype=torch.int64)
     items[~empty] = torch.from_numpy(history.items[history.indptr[low] : history.indptr[high]])
-    scores = listed_scores(backbone, torch.arange(low, high), items).masked_fill(empty, -torch.inf)
+    scores = listed_scores(adapter, torch.arange(low, high), items).masked_fill(empty, -torch.inf)
     if scores.isnan().any():
         raise DataError(DIVERGED)
     order = scores.argsort(dim=1, descending=True, stable=True)
@@ -187,25 +185,25 @@ def _ranks_within(backbone: Backbone, history: History, low: int, high: int) -> 
 
 @torch.no_grad()
 def write_neighbours(
-    path: Path, vectors: np.ndarray[Any, Any], count: int, components: int, device: torch.device, *, progress: str
+    path: Path, embeddings: np.ndarray[Any, Any], count: int, components: int, device: torch.device, *, progress: str
 ) -> About:
     """Write the ids of each entity's nearest others, nearest first [n, count], int32; row 0 is padding.
 
     Args:
         path: where to.
-        vectors: of all entities, the padding id's first [n, d].
+        embeddings: of all entities, the padding id's first [n, d].
         count: neighbours of each.
         components: principal components that distances are taken in.
         device: where they are computed.
         progress: what the bar is called; none is shown if empty.
     """
-    file = _made(path, len(vectors), count)
-    real = principal_components(torch.from_numpy(vectors[1:]).to(device), components)
+    file = _made(path, len(embeddings), count)
+    real = principal_components(torch.from_numpy(embeddings[1:]).to(device), components)
     # Distances stay as they are, and are rounded less.
     real = real - real.mean(dim=0)
     squares = real.square().sum(dim=1)
     at_once = entities_at_once(len(real), device)
-    start, stop = own_range(len(real))
+    start, stop = shard_range(len(real))
     for low in tqdm(range(start, stop, at_once), desc=progress, ncols=100, disable=not progress):
         found = nearest(real, low, min(low + at_once, stop), count, squares)
         file.write(low + 1, (found + 1).to(torch.int32).cpu().numpy())
@@ -213,15 +211,15 @@ def write_neighbours(
 
 
 @torch.no_grad()
-def listed_scores(backbone: Backbone, users: Tensor, items: Tensor) -> Tensor:
+def listed_scores(adapter: Adapter, users: Tensor, items: Tensor) -> Tensor:
     """Return the logits [n, K] of items [n, K] for users [n], computed in chunks of users; on the CPU."""
     parts = []
-    # Models that score whole rows do so however short the lists are.
-    whole_rows = backbone.n_items if isinstance(backbone, RowBackbone) else 1
+    # Models that score whole rows do so however short the rankings are.
+    whole_rows = adapter.n_items if isinstance(adapter, RowAdapter) else 1
     rows = max(1, _CHUNK_NUMBERS // max(16 * items.shape[1], whole_rows))
-    with backbone.shared():
+    with adapter.shared():
         for start in range(0, len(users), rows):
             chosen = slice(start, start + rows)
-            scores = backbone.score(users[chosen].to(backbone.device), items[chosen].to(backbone.device))
+            scores = adapter.score(users[chosen].to(adapter.device), items[chosen].to(adapter.device))
             parts.append(scores.float().cpu())
     return torch.cat(parts)

@@ -11,8 +11,8 @@ import torch
 from recbole.utils import set_color
 
 from recbole_derrd.errors import CheckpointError
-from recbole_derrd.runtime.process_faults import refuse_limit
-from recbole_derrd.runtime.processes import from_each, is_first, rank, wait_for_all, world_size
+from recbole_derrd.runtime.machine_errors import refuse_limit
+from recbole_derrd.runtime.processes import all_gather, barrier, is_main_process, rank, world_size
 from recbole_derrd.runtime.randomness import random_state, set_random_state
 from recbole_derrd.training.attributes import kept_attributes, put_back
 from recbole_derrd.training.checkpoint import (
@@ -86,7 +86,7 @@ class SavingMixin:
         }
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
-        if not is_first():
+        if not is_main_process():
             return
         path = Path(kwargs.pop("saved_model_file", self.saved_model_file))
         write_stock_checkpoint(path, self._stock_state(epoch))
@@ -95,13 +95,13 @@ class SavingMixin:
 
     def save_pretrained_model(self, epoch: int, saved_model_file: str) -> None:
         """Keep RecBole's pretraining stages (RaCT) to one safe file."""
-        if is_first():
+        if is_main_process():
             write_stock_checkpoint(Path(self.saved_model_file), self._stock_state(epoch))
 
     def load_best(self, path: str | Path | None = None) -> None:
         """Load the weights of a checkpoint into the model, leaving its distillers as they are."""
         path = path or self.saved_model_file
-        wait_for_all()
+        barrier()
         load_weights(self.model, read_checkpoint(path, self.device), path)
         self.logger.info(f"Loading model structure and parameters from {path}")
 
@@ -124,13 +124,13 @@ class SavingMixin:
     def save_training(self, epoch: int) -> None:
         """Write the training checkpoint."""
         generator = getattr(self._train_data, "generator", None)
-        streams = from_each(
+        streams = all_gather(
             {
                 "random": random_state(),
                 "distillers": self.model.sampling_state() if hasattr(self.model, "sampling_state") else {},
             }
         )
-        if not is_first():
+        if not is_main_process():
             return
         content = {
             "epoch": epoch,
@@ -154,7 +154,7 @@ class SavingMixin:
         # To the CPU, where an optimizer counts its steps; all else is moved to where the model is.
         content = read_plain(Path(resume_file))
         metric = self.config["valid_metric"].lower()
-        with self._unfit_said(resume_file):
+        with self._unfit_text(resume_file):
             refuse_unfit_numbers(content)
             if metric not in content["best_valid_result"]:
                 raise UnfitError(f"its best_valid_result has no {metric}")
@@ -163,7 +163,7 @@ class SavingMixin:
                 f"'{resume_file}' was written by {len(content['streams'])} processes, this run has {world_size()}. Go "
                 "on with as many, or remove it to start anew."
             )
-        with self._unfit_said(resume_file):
+        with self._unfit_text(resume_file):
             refuse_unfit_weights(self.model, content["model"])
             refuse_unfit_attributes(self.model, content["counters"])
         try:
@@ -176,7 +176,7 @@ class SavingMixin:
             raise CheckpointError(
                 f"'{resume_file}' belongs to a run with another model or other distillers. Remove it to start anew."
             ) from error
-        with self._unfit_said(resume_file):
+        with self._unfit_text(resume_file):
             for optimizer in self._optimizers().values():
                 refuse_unfit_optimizer(optimizer)
         put_back(self.model, content["counters"])
@@ -208,7 +208,7 @@ class SavingMixin:
 
     @staticmethod
     @contextlib.contextmanager
-    def _unfit_said(file: str | Path) -> Iterator[None]:
+    def _unfit_text(file: str | Path) -> Iterator[None]:
         try:
             yield
         except UnfitError as error:

@@ -10,7 +10,7 @@ from recbole.trainer.trainer import AbstractTrainer
 from torch.nn.parallel import DistributedDataParallel
 
 from recbole_derrd.errors import TrainingError
-from recbole_derrd.runtime.processes import from_each, together
+from recbole_derrd.runtime.processes import all_gather, is_distributed
 
 
 class Wrapping(AbstractTrainer):
@@ -19,7 +19,7 @@ class Wrapping(AbstractTrainer):
     def __init__(self, config: Any, model: Any) -> None:
         """Keep the model, wrapped for several processes if there are any."""
         self.config, self.model = config, model
-        if not together():
+        if not is_distributed():
             return
         on_gpu = config["device"].type == "cuda"
         if on_gpu:
@@ -45,12 +45,12 @@ def refuse_unequal_weights(model: torch.nn.Module, name: str) -> None:
     Raises:
         TrainingError: their weights differ.
     """
-    if not together():
+    if not is_distributed():
         return
     digest = hashlib.sha256()
     for parameter in model.parameters():
         digest.update(parameter.detach().cpu().numpy().tobytes())
-    if len(set(from_each(digest.hexdigest()))) > 1:
+    if len(set(all_gather(digest.hexdigest()))) > 1:
         raise TrainingError(
             f"The processes' weights of {name} have drifted apart: its training keeps something that gradients do not "
             "synchronise. Train it with nproc: 1."

@@ -1,4 +1,4 @@
-"""Earlier versions of a model: its weights at some epochs of its training, few at any time.
+"""Earlier snapshots of a model: its weights at some epochs of its training, few at any time.
 
 Which epochs are kept is decided by their numbers alone, so that a training that is stopped and resumed, or repeated,
 keeps the same ones.
@@ -33,20 +33,20 @@ def kept_epochs(ran: int) -> range:
     return range(stride, ran + 1, stride)
 
 
-def version_epochs(best: int, ran: int, versions: int) -> list[int]:
-    """Return the epochs of the versions before the final one, at equal shares of the way to the best epoch.
+def snapshot_epochs(best: int, ran: int, snapshots: int) -> list[int]:
+    """Return the epochs of the snapshots before the final one, at equal shares of the way to the best epoch.
 
     Args:
-        best: the best epoch, counted from 1; its weights are the final version.
+        best: the best epoch, counted from 1; its weights are the final snapshot.
         ran: epochs that were trained.
-        versions: how many are wanted, the final one included.
+        snapshots: how many are wanted, the final one included.
 
     Returns:
-        At most ``versions - 1`` epochs, ascending: the nearest kept ones, or, where the best epoch came so early that
+        At most ``snapshots - 1`` epochs, ascending: the nearest kept ones, or, where the best epoch came so early that
         one of those is far off, the shares themselves, which are to be trained again; fewer of fewer epochs.
     """
     kept = kept_epochs(max(ran, best))
-    wanted = [best * part / versions for part in range(1, versions)]
+    wanted = [best * part / snapshots for part in range(1, snapshots)]
     near = [min(kept, key=lambda epoch: (abs(epoch - share), epoch)) for share in wanted]
     far = any(abs(epoch - share) > _NEAR * best or epoch >= best for epoch, share in zip(near, wanted))
     chosen = [max(1, round(share)) for share in wanted] if far else near
@@ -65,7 +65,7 @@ def best_epoch(checkpoint: Path) -> int:
     return int(epoch) + 1
 
 
-class Versions:
+class Snapshots:
     """A folder of weights by epoch.
 
     Args:

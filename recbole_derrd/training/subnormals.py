@@ -12,15 +12,15 @@ from collections.abc import Iterator
 import torch
 
 
-def flushes_denormals() -> bool:
+def flushes_subnormals() -> bool:
     """Return whether this thread takes numbers below float32's smallest normal one, 1.2e-38, for 0."""
     return float(torch.tensor(1e-39, dtype=torch.float32) * 1.0) == 0.0
 
 
 @contextlib.contextmanager
-def denormals_flushed(wanted: bool = True) -> Iterator[None]:
+def subnormals_flushed(wanted: bool = True) -> Iterator[None]:
     """Within the block, take such numbers for 0, where the processor can; nothing happens unless it is wanted."""
-    before = flushes_denormals()
+    before = flushes_subnormals()
     if not wanted or before:
         yield
         return

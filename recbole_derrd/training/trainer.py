@@ -18,7 +18,7 @@ from recbole.trainer import Trainer
 from recbole.utils import get_trainer, set_color
 from torch.utils.tensorboard import SummaryWriter
 
-from recbole_derrd.adapters import backbone_of
+from recbole_derrd.adapters import adapter_of
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.error_translation import FAULTS, is_of_the_model, refusal
 from recbole_derrd.data.candidates import CandidateLoader
@@ -27,13 +27,13 @@ from recbole_derrd.errors import CheckpointError, TrainingError
 from recbole_derrd.evaluation.by_groups import GroupingEvaluator
 from recbole_derrd.evaluation.collector import PlainValuesCollector
 from recbole_derrd.recbole_compat.models import recbole_ancestor
-from recbole_derrd.runtime.processes import from_first, is_first, mean_of_all, together
+from recbole_derrd.runtime.processes import broadcast, is_distributed, is_main_process, mean_of_all
 from recbole_derrd.training.attributes import marks_of
 from recbole_derrd.training.checkpointing import SavingMixin
 from recbole_derrd.training.distributed import NoWriter, Wrapping, refuse_unequal_weights
 from recbole_derrd.training.optimizer import give_rows, quick_adam, takes_rows
-from recbole_derrd.training.snapshots import Versions
-from recbole_derrd.training.subnormals import denormals_flushed
+from recbole_derrd.training.snapshots import Snapshots
+from recbole_derrd.training.subnormals import subnormals_flushed
 from recbole_derrd.training.tracking import TrainingLogger
 
 
@@ -67,14 +67,14 @@ class TrainerMixin(SavingMixin):
             self.saved_model_file = str(checkpoint)
         else:
             # Named by the second: two processes may come to it in different ones.
-            self.saved_model_file = from_first(self.saved_model_file)
+            self.saved_model_file = broadcast(self.saved_model_file)
         self._idle_folder: Path | None = None
-        if role or not is_first():
+        if role or not is_main_process():
             folder = Path(self.tensorboard.log_dir)
             self.tensorboard.close()
             for empty in folder.glob(f"events.out.tfevents.*.{os.getpid()}.*"):
                 empty.unlink(missing_ok=True)
-            if is_first():
+            if is_main_process():
                 self.tensorboard = SummaryWriter(str(folder / role))
             else:
                 self.tensorboard, self._idle_folder = NoWriter(), folder
@@ -90,7 +90,7 @@ class TrainerMixin(SavingMixin):
         self.progress: dict[str, list[list[Any]]] = {}
         self.extra: dict[str, Any] = {}
         #: Where weights of some epochs are kept, if they are wanted.
-        self.versions: Versions | None = None
+        self.snapshots: Snapshots | None = None
         self._train_data: Any = None
         self._batches = 1
 
@@ -110,7 +110,7 @@ class TrainerMixin(SavingMixin):
 
     def _by_rows(self) -> bool:
         # Rows cannot be clipped by norm nor added up over processes, and a GPU adds dense gradients faster.
-        return self.device.type == "cpu" and not self.clip_grad_norm and not together()
+        return self.device.type == "cpu" and not self.clip_grad_norm and not is_distributed()
 
     # -- training
 
@@ -154,9 +154,9 @@ class TrainerMixin(SavingMixin):
                     )
                 self.eval_collector.data_collect(train_data)
                 return self.best_valid_score, self.best_valid_result
-        self._say_slow_ranking(valid_data)
+        self._log_slow_ranking(valid_data)
         # As "adam" is, flushing is within rounding: what trains as stock RecBole to the bit keeps every bit.
-        with self._written_to(), self._faults_said(), denormals_flushed("adam" in self._fast):
+        with self._written_to(), self._problems_logged(), subnormals_flushed("adam" in self._fast):
             result = super().fit(train_data, valid_data, verbose, saved, show_progress, after_validation)  # type: ignore[misc]
         if self._pending is not None and self.best_valid_result is None:
             self.best_valid_result = self._pending["best_valid_result"]
@@ -167,8 +167,8 @@ class TrainerMixin(SavingMixin):
         for name, steps in self.progress.items():
             if not steps[-1][1].get("finished", True):
                 getLogger().info(
-                    f"{name}: the training ended before all users had come to the teachers' last versions. More epochs "
-                    f"or a shorter {name}_interval give the schedule time to end."
+                    f"{name}: the training ended before all users had come to the teachers' last snapshots. More "
+                    f"epochs or a shorter {name}_interval give the schedule time to end."
                 )
         if self._idle_folder is not None:
             # Not before: the first process may have the same folder and be about to write its file there.
@@ -187,7 +187,7 @@ class TrainerMixin(SavingMixin):
             self.tensorboard.close()
 
     @contextlib.contextmanager
-    def _faults_said(self) -> Iterator[None]:
+    def _problems_logged(self) -> Iterator[None]:
         """Turn what RecBole's model cannot take, which it shows at its first steps or lists, into a sentence."""
         try:
             yield
@@ -201,13 +201,13 @@ class TrainerMixin(SavingMixin):
         if hasattr(self.model, "begin_epoch"):
             self.model.begin_epoch(epoch_idx)
         self._epoch = epoch_idx
-        self._say_progress(epoch_idx)
+        self._log_progress(epoch_idx)
         losses = super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
         self.epoch_seconds.append(time.perf_counter() - started)
-        if self.versions is not None and is_first() and self.versions.wants(epoch_idx + 1):
+        if self.snapshots is not None and is_main_process() and self.snapshots.wants(epoch_idx + 1):
             # To go on from is the training checkpoint's part.
-            self.versions.keep(epoch_idx + 1, {**self._stock_state(epoch_idx), "optimizer": None})
-        if not together():
+            self.snapshots.keep(epoch_idx + 1, {**self._stock_state(epoch_idx), "optimizer": None})
+        if not is_distributed():
             return losses
         means = mean_of_all(list(losses) if isinstance(losses, tuple) else [losses])
         return tuple(means) if isinstance(losses, tuple) else means[0]
@@ -251,8 +251,8 @@ class TrainerMixin(SavingMixin):
 
     # -- what the user sees
 
-    def _say_slow_ranking(self, valid_data: Any) -> None:
-        at_once = backbone_of(self.model).catalogue_at_once(type(self.model))
+    def _log_slow_ranking(self, valid_data: Any) -> None:
+        at_once = adapter_of(self.model).catalogue_at_once(type(self.model))
         whole = isinstance(valid_data, FullSortEvalDataLoader) and not isinstance(valid_data, CandidateLoader)
         if at_once and whole and "scores" not in self._fast:
             getLogger().info(
@@ -260,7 +260,7 @@ class TrainerMixin(SavingMixin):
                 "'fast: all' ranks the whole catalogue at once, many times faster and the same within rounding."
             )
 
-    def _say_progress(self, epoch: int) -> None:
+    def _log_progress(self, epoch: int) -> None:
         """Log where methods stand that follow their teachers' training, whenever that has changed."""
         for distiller in getattr(self.model, "distillers", ()):
             now = distiller.progress()
@@ -268,7 +268,9 @@ class TrainerMixin(SavingMixin):
             if now and (not before or before[-1][1] != now):
                 self.progress.setdefault(distiller.name, []).append([epoch, now])
                 if before and now.get("finished"):
-                    getLogger().info(f"{distiller.name}: all users are at the teachers' last versions (epoch {epoch}).")
+                    getLogger().info(
+                        f"{distiller.name}: all users are at the teachers' last snapshots (epoch {epoch})."
+                    )
                 for name, value in now.items():
                     self.tensorboard.add_scalar(f"Progress/{distiller.name}/{name}", value, epoch)
 
@@ -281,9 +283,9 @@ class TrainerMixin(SavingMixin):
         return dict(sorted(means.items(), key=lambda term: not term[0].startswith("base")))
 
     def _generate_train_loss_output(self, epoch_idx: int, s_time: float, e_time: float, losses: Any) -> str:
-        places = self.config["loss_decimal_place"] or 4
+        positions = self.config["loss_decimal_place"] or 4
         shown = ", ".join(
-            f"{set_color(name, 'blue')}: {value:.{places}f}" for name, value in self._loss_means(losses).items()
+            f"{set_color(name, 'blue')}: {value:.{positions}f}" for name, value in self._loss_means(losses).items()
         )
         head = set_color(f"epoch {epoch_idx} training", "green")
         return f"{head} [{set_color('time', 'blue')}: {e_time - s_time:.2f}s, {shown}]"
@@ -307,8 +309,8 @@ class TrainerMixin(SavingMixin):
         if eval_data and load_best_model:
             self.load_best(model_file)
         measure = functools.partial(super().evaluate, eval_data, load_best_model=False, show_progress=show_progress)  # type: ignore[misc]
-        self._judging, self._scorer = eval_data, backbone_of(self.model)
-        shared = together() and isinstance(eval_data, CatalogueSizedLoader)
+        self._judging, self._scorer = eval_data, adapter_of(self.model)
+        shared = is_distributed() and isinstance(eval_data, CatalogueSizedLoader)
         self.eval_collector.share_out(shared)
         # Those of the split before, which may have another mode.
         self.eval_collector.columns = None
@@ -316,10 +318,10 @@ class TrainerMixin(SavingMixin):
             # It opens itself again if it is written to.
             self.tensorboard.close()
         with self._scorer.shared():
-            if shared or not together():
+            if shared or not is_distributed():
                 return measure()
             # RecBole's sampled candidates are drawn from a random stream: one process draws and judges for all.
-            return from_first(measure() if is_first() else None)
+            return broadcast(measure() if is_main_process() else None)
 
     _fitting = False
     _judging: Any = None
@@ -341,7 +343,7 @@ def trainer_for(
         model: the model, on its device.
         checkpoint: see :class:`TrainerMixin`.
         role: see :class:`TrainerMixin`.
-        plain: take RecBole's general trainer: the model is only judged, and is not the configuration's.
+        plain: take RecBole's general trainer: the model is only evaluated, and is not the configuration's.
     """
     stock = Trainer if plain else get_trainer(config["MODEL_TYPE"], recbole_ancestor(config["model"]))
     return _with_mixin(stock)(config, model, checkpoint=checkpoint, role=role)

@@ -25,7 +25,7 @@ from power_law import write_power_law
 from recbole.trainer import Trainer
 from tabulate import tabulate
 
-from recbole_derrd.adapters import backbone_of
+from recbole_derrd.adapters import adapter_of
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.model_cache.building import build_model, freeze
@@ -58,13 +58,16 @@ def knowledge_of_untrained(given: argparse.Namespace, model: str, temporary: str
     """Return the knowledge of an untrained teacher, and the seconds that it took."""
     config = DistillConfig(model, given.dataset, config_dict=settings(given, given.teacher_size, [], "all", temporary))
     data = prepare_data(config)
-    adapter = backbone_of(freeze(build_model(config, data)))
+    adapter = adapter_of(freeze(build_model(config, data)))
     folder = Path(temporary) / f"knowledge-{model}"
     knowledge = Knowledge(folder, lambda: adapter, data.history, teacher_hints=adapter.hints)
     seconds = {}
     for what, make in (
-        ("lists", lambda: knowledge.top_items(500)),
-        ("vectors", lambda: (knowledge.vectors("user", adapter.hints[0]), knowledge.vectors("item", adapter.hints[0]))),
+        ("rankings", lambda: knowledge.top_items(500)),
+        (
+            "embeddings",
+            lambda: (knowledge.embeddings("user", adapter.hints[0]), knowledge.embeddings("item", adapter.hints[0])),
+        ),
     ):
         started = time.perf_counter()
         make()
@@ -200,7 +203,7 @@ def main() -> None:
     print()
     print(tabulate(validations, headers=["model", "validation (full ranking) of", "seconds (median)", *against]))
     print()
-    print(tabulate(built, headers=["teacher", "top-500 lists (s)", "vectors (s)"]))
+    print(tabulate(built, headers=["teacher", "top-500 rankings (s)", "embeddings (s)"]))
     print(f"\npeak memory {peak_rss_bytes() / 2**20:.0f} MiB, {given.epochs} epochs, one thread, {versions()}")
 
 

@@ -1,21 +1,21 @@
-r"""How HetComp's lists, schedule and steps grow with users and items: each size in a process of its own, one thread.
+r"""How HetComp's rankings, schedule and steps grow with users and items: each size in a process of its own, one thread.
 
     python tests/benchmarks/hetcomp.py                                        # four sizes, twice the users or the items
     python tests/benchmarks/hetcomp.py --sizes 2000x1000,4000x2000            # a look in seconds
     python tests/benchmarks/hetcomp.py --out=hetcomp.json                     # the numbers as well
 
-Interactions are made up (power_law.py, 20 a user), and so are three teachers, tables of random vectors, each with four
-versions, the earlier ones noisier; the student is a BPR. Measured are: making what HetComp asks of the teachers (the
-lists of all versions and the order of the training items); one step of the schedule, in which the student's lists of
-all users are compared with two versions of each teacher; merging the lists of all users, as after a step that moved
-everybody; and training steps (base loss, term, backward, update, as in scale.py) in phase 1, in phase 2 and in phase 2
-with hetcomp_remainder. Seconds are the process's own processor time, as others may work on the machine.
+Interactions are made up (power_law.py, 20 a user), and so are three teachers, tables of random embeddings, each with
+four snapshots, the earlier ones noisier; the student is a BPR. Measured are: making what HetComp asks of the teachers
+(the rankings of all snapshots and the order of the training items); one step of the schedule, in which the student's
+rankings of all users are compared with two snapshots of each teacher; merging the rankings of all users, as after a
+step that moved everybody; and training steps (base loss, term, backward, update, as in scale.py) in phase 1, in phase 2
+and in phase 2 with hetcomp_remainder. Seconds are the process's own processor time, as others may work on the machine.
 
 Memory is the peak of each stage by itself, less what was resident once data and student were made; where the system
-cannot forget an earlier peak (all but Linux), the largest so far. The lists are memory-mapped: what has been read of
+cannot forget an earlier peak (all but Linux), the largest so far. The rankings are memory-mapped: what has been read of
 them counts until the system wants it back. Beside it stands one matrix of users x items, which nothing may grow like:
-exponents are those of a fit  number = c users^a items^b. By design b goes to 1 for the seconds of the versions' lists,
-of the schedule and of an exact step, which score the whole catalogue.
+exponents are those of a fit  number = c users^a items^b. By design b goes to 1 for the seconds of the snapshots'
+rankings, of the schedule and of an exact step, which score the whole catalogue.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ import torch
 from scale import Factors, made_up_history, step_seconds, timed
 from tabulate import tabulate
 
-from recbole_derrd.adapters import Backbone, FactorBackbone
+from recbole_derrd.adapters import Adapter, FactorAdapter
 from recbole_derrd.config.options import HetCompOptions
 from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers import distiller_class
-from recbole_derrd.report.record import peak_rss_bytes, versions
-from recbole_derrd.teacher import EnsembleKnowledge, Importance, Knowledge
+from recbole_derrd.report.record import peak_rss_bytes, snapshots
+from recbole_derrd.teacher import EnsembleKnowledge, Knowledge, RankWeighting
 
 SIZES = "10000x5000,20000x5000,10000x10000,20000x10000"
-TEACHERS, VERSIONS = 3, 4
+TEACHERS, SNAPSHOTS = 3, 4
 
 
-def teacher(users: int, items: int, size: int, number: int, version: int) -> Backbone:
-    """Return a teacher at a version from 0; the last is its own vectors, those before are more and more noise."""
+def teacher(users: int, items: int, size: int, number: int, snapshot: int) -> Adapter:
+    """Return a teacher at a snapshot from 0; the last is its own embeddings, those before are more and more noise."""
     model = Factors(users + 1, items + 1, size, seed=number, trained=False)
-    draw = torch.Generator().manual_seed(100 * (number + 1) + version)
+    draw = torch.Generator().manual_seed(100 * (number + 1) + snapshot)
     for table in (model.user_embedding.weight, model.item_embedding.weight):
-        later = VERSIONS - 1 - version
+        later = SNAPSHOTS - 1 - snapshot
         if later:
             table.data.add_(torch.empty_like(table).normal_(generator=draw), alpha=0.5 * later)
-    return FactorBackbone(model)
+    return FactorAdapter(model)
 
 
 def knowledge_of(folder: Path, history: History, users: int, items: int, size: int) -> EnsembleKnowledge:
@@ -65,28 +65,30 @@ def knowledge_of(folder: Path, history: History, users: int, items: int, size: i
         load = functools.partial(teacher, users, items, size, number)
 
         @contextlib.contextmanager
-        def earlier(count: int, load: Callable[[int], Backbone] = load) -> Iterator[list[Callable[[], Backbone]]]:
-            yield [functools.partial(load, version) for version in range(count - 1)]
+        def earlier(count: int, load: Callable[[int], Adapter] = load) -> Iterator[list[Callable[[], Adapter]]]:
+            yield [functools.partial(load, snapshot) for snapshot in range(count - 1)]
 
         members.append(
             Knowledge(
                 folder / f"teacher{number}",
-                functools.partial(load, VERSIONS - 1),
+                functools.partial(load, SNAPSHOTS - 1),
                 history,
-                versions=earlier,
-                version_count=VERSIONS,
+                snapshots=earlier,
+                snapshot_count=SNAPSHOTS,
             )
         )
     # Nothing here asks for the ensemble as a model, which is what configuration and data set are for.
     return EnsembleKnowledge(
-        folder, members, history, "made up", config=None, dataset=None, importance=Importance(), count=100
+        folder, members, history, "made up", config=None, dataset=None, importance=RankWeighting(), count=100
     )
 
 
 def stand_at(method: Any, last: bool) -> None:
-    """Put all users at the first or at the last versions, as a training checkpoint does."""
+    """Put all users at the first or at the last snapshots, as a training checkpoint does."""
     state = method.state_dict()
-    state["version"] = (method.counts - 1 if last else torch.zeros_like(method.counts)).int().expand_as(method.version)
+    state["snapshot"] = (
+        (method.counts - 1 if last else torch.zeros_like(method.counts)).int().expand_as(method.snapshot)
+    )
     state["stepped"], state["finished"] = torch.tensor(0), torch.tensor(last)
     method.load_state_dict(state)
     method.begin_epoch(0)
@@ -102,7 +104,7 @@ def measure(users: int, items: int, given: argparse.Namespace) -> dict[str, Any]
     """Measure one size."""
     history = made_up_history(users, items)
     model = Factors(users + 1, items + 1, given.student_size, seed=50, trained=True)
-    student = FactorBackbone(model)
+    student = FactorAdapter(model)
     forget_peak()
     before, peaks = peak_rss_bytes() or 0, {}
 
@@ -113,18 +115,18 @@ def measure(users: int, items: int, given: argparse.Namespace) -> dict[str, Any]
     kind, options = distiller_class("hetcomp"), HetCompOptions()
     with tempfile.TemporaryDirectory(dir=given.folder) as temporary:
         knowledge = knowledge_of(Path(temporary), history, users, items, given.teacher_size)
-        seconds = {"lists": timed(lambda: knowledge.trajectories(options.lists_n))}
-        note("lists")
+        seconds = {"rankings": timed(lambda: knowledge.trajectories(options.top_n))}
+        note("rankings")
         seconds["order"] = timed(knowledge.observed_ranks)
         note("order")
         on_disk = sum(path.stat().st_size for path in Path(temporary).rglob("array.npy"))
         method = kind(options, knowledge, student, 0)
-        # The first step only looks at the versions; this one also moves users.
+        # The first step only looks at the snapshots; this one also moves users.
         stand_at(method, last=False)
         seconds["schedule"] = timed(lambda: method._step(options.interval))
         note("schedule")
         stand_at(method, last=False)
-        method._merged.fill_(-1)
+        method._fused.fill_(-1)
         method._behind = True
         seconds["merge"] = timed(method._catch_up)
         note("merge")
@@ -166,7 +168,7 @@ def table(rows: list[dict[str, Any]], remainder: int) -> str:
     shown = [
         [
             f"{row['users']:,} x {row['items']:,}", f"{row['bytes_on_disk'] / 1e6:.1f}",
-            *(f"{row['seconds'][stage]:.2f}" for stage in ("lists", "order", "schedule", "merge")),
+            *(f"{row['seconds'][stage]:.2f}" for stage in ("rankings", "order", "schedule", "merge")),
             *(f"{1e3 * row['seconds'][stage]:.0f}" for stage in ("phase 1", "phase 2", "drawn")),
             f"{row['distinct_users_a_step']:,}", *(f"{peak / 2**20:.0f}" for peak in row["peak_bytes"].values()),
             f"{row['bytes_of_a_matrix'] / 2**20:.0f}",
@@ -175,8 +177,9 @@ def table(rows: list[dict[str, Any]], remainder: int) -> str:
     ]  # fmt: skip
     drawn = f"phase 2, {remainder} drawn"
     headers = [
-        "users x items", "lists (MB)", "lists (s)", "order (s)", "schedule step (s)", "merge (s)", "step, phase 1 (ms)",
-        "phase 2 (ms)", f"{drawn} (ms)", "distinct users a step", "memory: lists (MiB)", "order (MiB)",
+        "users x items", "rankings (MB)", "rankings (s)", "order (s)", "schedule step (s)", "merge (s)",
+        "step, phase 1 (ms)", "phase 2 (ms)",
+        f"{drawn} (ms)", "distinct users a step", "memory: rankings (MiB)", "order (MiB)",
         "schedule (MiB)", "merge (MiB)", "phase 1 (MiB)", "phase 2 (MiB)", f"{drawn} (MiB)",
         "one users x items matrix (MiB)",
     ]  # fmt: skip
@@ -197,7 +200,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2048, help="rows of a training step")
     parser.add_argument("--steps", type=int, default=10, help="training steps of which the median is taken")
     parser.add_argument("--remainder", type=int, default=500)
-    parser.add_argument("--folder", type=Path, help="where the lists are written for the while")
+    parser.add_argument("--folder", type=Path, help="where the rankings are written for the while")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -221,7 +224,7 @@ def main() -> None:
         kept = [argument for argument in sys.argv[1:] if not argument.startswith(("--folder", "--out"))]
         record = {
             "rows": rows, "exponents": fits, "command": " ".join(["python tests/benchmarks/hetcomp.py", *kept]),
-            "versions": versions(),
+            "snapshots": snapshots(),
         }  # fmt: skip
         given.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

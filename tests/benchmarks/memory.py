@@ -71,8 +71,8 @@ def main() -> None:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             knowledge, _ = knowledge_of_untrained(given, "BPR", temporary)
-            lists = knowledge.top_items(500).nbytes
-            vectors = sum(knowledge.vectors(side, "embedding").nbytes for side in ("user", "item"))
+            rankings = knowledge.top_items(500).nbytes
+            embeddings = sum(knowledge.embeddings(side, "embedding").nbytes for side in ("user", "item"))
         os.chdir(here)
         rows: list[list[Any]] = []
         plain = 0
@@ -83,11 +83,11 @@ def main() -> None:
             peak, experts = answer.get()
             process.join()
             plain = plain or peak
-            kept = (lists if "rrd" in distillers else 0) + experts
+            kept = (rankings if "rrd" in distillers else 0) + experts
             extra = peak - plain
-            shown = [f"{value / 2**20:.0f}" for value in (peak, extra, kept, vectors if "de" in distillers else 0)]
+            shown = [f"{value / 2**20:.0f}" for value in (peak, extra, kept, embeddings if "de" in distillers else 0)]
             rows.append([name, *shown, f"{extra / kept:.1f}x" if kept else "-"])
-    headers = ["BPR epoch of", "peak (MiB)", "over the student", "lists + experts", "teacher's vectors", "ratio"]
+    headers = ["BPR epoch of", "peak (MiB)", "over the student", "rankings + experts", "teacher's embeddings", "ratio"]
     print(tabulate(rows, headers=headers))
 
 

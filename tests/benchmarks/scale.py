@@ -1,13 +1,13 @@
-r"""How lists, epoch draws and steps grow with the users: four sizes, each twice the one before, on one thread.
+r"""How rankings, epoch draws and steps grow with the users: four sizes, each twice the one before, on one thread.
 
     python tests/benchmarks/scale.py                                       # up to 1,000,000 users x 200,000 items
     python tests/benchmarks/scale.py --users=20000 --items=5000            # a look in seconds
     python tests/benchmarks/scale.py --search --items=1000000              # exact against approximate search
 
 Each size runs in a process of its own, so that its peak memory is its own. Interactions are made up (power_law.py, 20
-a user) and so is the teacher: two tables of random vectors. RecBole's own reading and loading are left out on purpose:
-pandas' Python engine and a Python set for every user decide their memory, not the distillation. A step is the base
-loss, its term, backward and update on 8,192 random interactions; the student's user table is updated by rows
+a user) and so is the teacher: two tables of random embeddings. RecBole's own reading and loading are left out on
+purpose: pandas' Python engine and a Python set for every user decide their memory, not the distillation. A step is the
+base loss, its term, backward and update on 8,192 random interactions; the student's user table is updated by rows
 (``SparseAdam``), because stock dense Adam's work on the whole table would hide how the terms grow. The number of items
 is the same in all sizes, and their table is updated as RecBole does it. Seconds are the process's own processor time:
 it has one thread, and others may work on the machine.
@@ -34,7 +34,7 @@ from tabulate import tabulate
 from torch import nn
 from torch.nn import functional
 
-from recbole_derrd.adapters import FactorBackbone
+from recbole_derrd.adapters import FactorAdapter
 from recbole_derrd.config.options import DEOptions, RRDOptions
 from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers import distiller_class
@@ -118,22 +118,22 @@ def measure(users: int, given: argparse.Namespace) -> dict[str, Any]:
     """Measure one size."""
     history = made_up_history(users, given.items)
     peaks = {"data": peak_rss_bytes()}
-    teacher = FactorBackbone(Factors(users + 1, given.items + 1, given.teacher_size, seed=0, trained=False))
+    teacher = FactorAdapter(Factors(users + 1, given.items + 1, given.teacher_size, seed=0, trained=False))
     with tempfile.TemporaryDirectory(dir=given.folder) as temporary:
         knowledge = Knowledge(Path(temporary), lambda: teacher, history, teacher_hints=teacher.hints)
         peaks["teacher"] = peak_rss_bytes()
         started = time.perf_counter()
-        lists = timed(lambda: knowledge.top_items(TOP_N))
+        rankings = timed(lambda: knowledge.top_items(TOP_N))
         waited = time.perf_counter() - started
-        peaks["lists"] = peak_rss_bytes()
-        vectors = timed(lambda: [knowledge.vectors(side) for side in ("user", "item")])
+        peaks["rankings"] = peak_rss_bytes()
+        embeddings = timed(lambda: [knowledge.embeddings(side) for side in ("user", "item")])
         knowledge.forget_teacher()
         on_disk = {
             kind: sum(path.stat().st_size for path in Path(temporary).glob(f"{pattern}/array.npy"))
-            for kind, pattern in (("lists", "top-items-*"), ("vectors", "*-vectors-*"))
+            for kind, pattern in (("rankings", "top-items-*"), ("embeddings", "*-embeddings-*"))
         }
         model = Factors(users + 1, given.items + 1, given.student_size, seed=1, trained=True)
-        student = FactorBackbone(model)
+        student = FactorAdapter(model)
         rrd = distiller_class("rrd")(RRDOptions(top_n=TOP_N, k=20, l=20), knowledge, student, 0)
         draw = timed(lambda: rrd.begin_epoch(0))
         rrd_step, distinct = step_seconds(rrd, model, history)
@@ -143,9 +143,9 @@ def measure(users: int, given: argparse.Namespace) -> dict[str, Any]:
         de_step, _ = step_seconds(de, model, history)
         peaks["DE"] = peak_rss_bytes()
     return {
-        "users": users, "items": given.items, "interactions": len(history.items), "seconds_lists": lists,
+        "users": users, "items": given.items, "interactions": len(history.items), "seconds_lists": rankings,
         "wall_seconds_lists": waited,
-        "seconds_vectors": vectors, "seconds_draw": draw, "seconds_rrd_step": rrd_step, "seconds_de_step": de_step,
+        "seconds_vectors": embeddings, "seconds_draw": draw, "seconds_rrd_step": rrd_step, "seconds_de_step": de_step,
         "distinct_users_a_step": distinct, "peak_bytes": peaks, "bytes_on_disk": on_disk,
         "bytes_of_draw": rrd.items.numel() * rrd.items.element_size(),
     }  # fmt: skip
@@ -161,25 +161,25 @@ def measure_search(given: argparse.Namespace) -> dict[str, Any]:
         own = centres[torch.randint(0, len(centres), (len(table.weight),), generator=rng)]
         table.weight.data.mul_(given.spread).add_(own)
     model.item_embedding.weight.data.mul_(torch.empty(items + 1, 1).log_normal_(0, 0.3, generator=rng))
-    exact = ExactSearch(FactorBackbone(model), made_up_history(users, items), TOP_N)
-    user_vectors, item_vectors = model.user_embedding.weight, model.item_embedding.weight
+    exact = ExactSearch(FactorAdapter(model), made_up_history(users, items), TOP_N)
+    user_embeddings, item_embeddings = model.user_embedding.weight, model.item_embedding.weight
     found: dict[str, Any] = {"items": items, "size": size, "spread": given.spread, "users": users}
     with torch.no_grad():
         exact.chunk = min(exact.chunk, users // 8)
         some = range(1, 1 + 8 * exact.chunk, exact.chunk)
-        product = [timed(lambda s=s: user_vectors[s : s + exact.chunk] @ item_vectors.T) for s in some]
-        whole = [timed(lambda s=s: exact.lists(s, s + exact.chunk)) for s in some]
+        product = [timed(lambda s=s: user_embeddings[s : s + exact.chunk] @ item_embeddings.T) for s in some]
+        whole = [timed(lambda s=s: exact.rankings(s, s + exact.chunk)) for s in some]
         found["users_at_once"] = exact.chunk
         found["product_ms_a_user"] = 1e3 * statistics.median(product) / exact.chunk
         found["exact_ms_a_user"] = 1e3 * statistics.median(whole) / exact.chunk
         made: list[ApproximateSearch] = []
         found["build_seconds"] = timed(lambda: made.append(ApproximateSearch(exact)))
-        seconds = [timed(lambda s=s: made[0].lists(s, s + 512)) for s in range(1, users - 512, 512)]
+        seconds = [timed(lambda s=s: made[0].rankings(s, s + 512)) for s in range(1, users - 512, 512)]
         found["approximate_ms_a_user"] = 1e3 * statistics.median(seconds) / 512
     return {**found, **made[0].about, "users_in_sample": SAMPLE}
 
 
-def slope(rows: list[dict[str, Any]], key: str) -> float:
+def gradient(rows: list[dict[str, Any]], key: str) -> float:
     """Return the exponent b of the fit key = a * users^b."""
     return float(np.polyfit(np.log([row["users"] for row in rows]), np.log([row[key] for row in rows]), 1)[0])
 
@@ -191,14 +191,15 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['users']:,}", f"{row['interactions']:,}", f"{row['seconds_lists']:.1f}",
             f"{1e3 * row['seconds_lists'] / row['users']:.3f}", f"{row['seconds_draw']:.2f}",
             f"{1e3 * row['seconds_rrd_step']:.0f}", f"{1e3 * row['seconds_de_step']:.0f}",
-            f"{row['distinct_users_a_step']:,}", f"{row['bytes_on_disk']['lists'] / 1e6:.0f}",
-            *(f"{row['peak_bytes'][phase] / 2**20:.0f}" for phase in ("teacher", "lists", "DE")),
+            f"{row['distinct_users_a_step']:,}", f"{row['bytes_on_disk']['rankings'] / 1e6:.0f}",
+            *(f"{row['peak_bytes'][phase] / 2**20:.0f}" for phase in ("teacher", "rankings", "DE")),
         ]
         for row in rows
     ]  # fmt: skip
     headers = [
-        "users", "interactions", "lists (s)", "lists (ms a user)", "RRD's draw (s)", "RRD step (ms)", "DE step (ms)",
-        "distinct users a step", "lists (MB)", "peak before lists (MiB)", "after lists (MiB)", "at the end (MiB)",
+        "users", "interactions", "rankings (s)", "rankings (ms a user)", "RRD's draw (s)", "RRD step (ms)",
+        "DE step (ms)", "distinct users a step", "rankings (MB)", "peak before rankings (MiB)", "after rankings (MiB)",
+        "at the end (MiB)",
     ]  # fmt: skip
     return str(tabulate(shown, headers=headers, tablefmt="github", disable_numparse=True))
 
@@ -211,7 +212,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, default=4)
     parser.add_argument("--teacher_size", type=int, default=64)
     parser.add_argument("--student_size", type=int, default=16)
-    parser.add_argument("--folder", type=Path, help="where the lists are written for the while")
+    parser.add_argument("--folder", type=Path, help="where the rankings are written for the while")
     parser.add_argument("--record", type=Path, help="JSON file to write")
     parser.add_argument("--search", action="store_true", help="measure the searches instead")
     parser.add_argument("--spread", type=float, default=0.7, help="of the items around their clusters, with --search")
@@ -237,7 +238,7 @@ def main() -> None:
             answer = subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True)
             rows.append(json.loads(answer.stdout.splitlines()[-1]))
             print(json.dumps(rows[-1]), flush=True)
-        fits = {key: slope(rows, key) for key in rows[0] if key.startswith("seconds_") or key == "bytes_of_draw"}
+        fits = {key: gradient(rows, key) for key in rows[0] if key.startswith("seconds_") or key == "bytes_of_draw"}
         print(f"\n{table(rows)}\n\nexponents of users: " + json.dumps({key: round(fits[key], 3) for key in fits}))
         record = {"rows": rows, "exponents": fits}
     record["command"] = " ".join(["python tests/benchmarks/scale.py", *kept(sys.argv[1:])])

@@ -9,7 +9,7 @@ from typing import Any, Callable
 from unittest import mock
 
 import torch
-from distillers.contract import TinyBackbone, TinyModel, history_of, some_rows
+from distillers.contract import TinyAdapter, TinyModel, history_of, some_rows
 from torch import Tensor
 
 import recbole_derrd.ops.experts as experts_module
@@ -22,12 +22,12 @@ from recbole_derrd.distillers.de import gumbel_noise, mixed_experts, reconstruct
 from recbole_derrd.distillers.discrepancy import discrepancy
 from recbole_derrd.distillers.hetcomp import overall_relation_loss
 from recbole_derrd.distillers.listwise import listwise_loss
-from recbole_derrd.distillers.remainder import Picked, drawn_remainder, remainder_sum
+from recbole_derrd.distillers.partition import SparseScores, partition_sum, sampled_partition
 from recbole_derrd.evaluation.collector import _best_items
 from recbole_derrd.evaluation.latency import measure_latency
 from recbole_derrd.ops.experts import expert_error_sum
 from recbole_derrd.ops.full_softmax import LOWEST, Targets, cross_entropy_sum, hidden_pairs
-from recbole_derrd.ops.listed_scores import distinct_places
+from recbole_derrd.ops.listed_scores import distinct_positions
 from recbole_derrd.ops.propagation import compressed, layer_mean, propagate
 from recbole_derrd.ops.sampling import allowed_items, exclusion_keys, sample_subsets
 from recbole_derrd.ops.svd import score_factors
@@ -74,16 +74,16 @@ def compared(found: list[Tensor], wanted: list[Tensor], bound: float = ROUNDING)
 
 
 def top_n(bench: Bench) -> dict[str, Any]:
-    """The largest scores, with ties and infinities: the values are exact, and the places lead to them."""
+    """The largest scores, with ties and infinities: the values are exact, and the positions lead to them."""
     for seed, (rows, width, count) in enumerate([(40, 6000, 50), (7, 100, 100), (30, 9001, 500)]):
         for scores in (normal(rows, width, seed=seed), (normal(rows, width, seed=seed) * 2).round()):
             scores[:, ::7] = -torch.inf
             wanted = scores.topk(count, dim=1).values
-            values, places = top_scores(scores.to(bench.device), count)
+            values, positions = top_scores(scores.to(bench.device), count)
             equal(values, wanted, "values")
-            equal(scores.gather(1, places.cpu()), wanted, "places")
+            equal(scores.gather(1, positions.cpu()), wanted, "positions")
             best = _best_items(scores.to(bench.device), min(count, 99)).cpu()
-            equal(scores.gather(1, best), wanted[:, : best.shape[1]], "places for metrics")
+            equal(scores.gather(1, best), wanted[:, : best.shape[1]], "positions for metrics")
     return {}
 
 
@@ -114,14 +114,14 @@ def rest_of_the_catalogue(bench: Bench) -> dict[str, Any]:
         with bench.noise_of_the_cpu():
             generator = torch.Generator(device=device).manual_seed(4)
             there = (hidden[0].to(device), hidden[1].to(device))
-            drawn.append(drawn_remainder(there, 50, 300, 20, generator))
+            drawn.append(sampled_partition(there, 50, 300, 20, generator))
     for found, wanted in zip(drawn[1], drawn[0]):
         equal(found, wanted, "drawn items")
     return {}
 
 
 def _catalogue(bench: Bench) -> tuple[Any, list[Tensor], tuple[Tensor, Tensor], Any]:
-    """Return a history, users' and items' vectors, hidden pairs on the CPU, and what moves to the device."""
+    """Return a history, users' and items' embeddings, hidden pairs on the CPU, and what moves to the device."""
     n_users, n_items = (60, 5_001) if bench.small else (200, 30_001)
     history = history_of(some_rows(n_users, n_items, 40), n_items)
     users = torch.arange(1, n_users + 1)
@@ -135,8 +135,12 @@ def _catalogue(bench: Bench) -> tuple[Any, list[Tensor], tuple[Tensor, Tensor], 
 
 def full_softmax(bench: Bench) -> dict[str, Any]:
     """The cross-entropy over the whole catalogue, in blocks of users, against autograd on the CPU."""
-    _, vectors, hidden, there = _catalogue(bench)
-    mass = (2 * normal(len(vectors[0]), len(vectors[1]), seed=3)).index_put(hidden, torch.tensor(LOWEST)).softmax(dim=1)
+    _, embeddings, hidden, there = _catalogue(bench)
+    mass = (
+        (2 * normal(len(embeddings[0]), len(embeddings[1]), seed=3))
+        .index_put(hidden, torch.tensor(LOWEST))
+        .softmax(dim=1)
+    )
 
     def readable(users: Tensor, items: Tensor) -> Tensor:
         scores = (users @ items.T).index_put(hidden, torch.tensor(LOWEST))
@@ -150,52 +154,54 @@ def full_softmax(bench: Bench) -> dict[str, Any]:
 
         return cross_entropy_sum(users, items, source, 2.0)
 
-    wanted, numbers = differentiated(readable, *vectors), []
+    wanted, numbers = differentiated(readable, *embeddings), []
     for scores in (catalogue._ACCELERATOR_SCORES, 1 << 17):
         with mock.patch.object(catalogue, "_ACCELERATOR_SCORES", scores):
-            numbers.append(compared(differentiated(blocks, *(part.to(bench.device) for part in vectors)), wanted))
+            numbers.append(compared(differentiated(blocks, *(part.to(bench.device) for part in embeddings)), wanted))
     return {name: max(one[name] for one in numbers) for name in numbers[0]}
 
 
 def remainder(bench: Bench) -> dict[str, Any]:
     """Losses of picked scores and of the rest of the catalogue, in blocks, against the same on the CPU."""
-    _, vectors, _, _ = _catalogue(bench)
-    shape = (len(vectors[0]), len(vectors[1]) - 1)
+    _, embeddings, _, _ = _catalogue(bench)
+    shape = (len(embeddings[0]), len(embeddings[1]) - 1)
     picked = torch.rand(shape, generator=torch.Generator().manual_seed(5)).topk(30, dim=1).indices + 1
 
     def blocks(users: Tensor, items: Tensor) -> Tensor:
-        def source(start: int, stop: int) -> Picked:
+        def source(start: int, stop: int) -> SparseScores:
             own = picked[start:stop].to(users.device)
             rows = torch.arange(stop - start, device=users.device)
             every = torch.cat([rows, rows.repeat_interleave(own.shape[1])])
-            return Picked(own, (every, torch.cat([torch.zeros_like(rows), own.reshape(-1)])))
+            return SparseScores(own, (every, torch.cat([torch.zeros_like(rows), own.reshape(-1)])))
 
-        return remainder_sum(users, items, source, overall_relation_loss)
+        return partition_sum(users, items, source, overall_relation_loss)
 
-    found = differentiated(blocks, *(part.to(bench.device) for part in vectors))
-    return compared(found, differentiated(blocks, *vectors))
+    found = differentiated(blocks, *(part.to(bench.device) for part in embeddings))
+    return compared(found, differentiated(blocks, *embeddings))
 
 
 def experts(bench: Bench) -> dict[str, Any]:
     """The experts' errors in blocks of rows, undecided and decided, against autograd on the CPU."""
     n_experts, hidden, sizes, worst = 10, 24, (20, 60), {"value": 0.0, "gradient": 0.0}
-    vectors, teacher = normal(700, sizes[0], seed=1), normal(700, sizes[1], seed=2)
+    embeddings, teacher = normal(700, sizes[0], seed=1), normal(700, sizes[1], seed=2)
     layers = [
         0.2 * normal(sizes[0], n_experts * hidden, seed=3), 0.2 * normal(n_experts * hidden, seed=4),
         0.2 * normal(n_experts * hidden, sizes[1], seed=5), 0.2 * normal(n_experts, sizes[1], seed=6),
     ]  # fmt: skip
-    parts = (vectors, normal(700, n_experts, seed=7), *layers)
+    parts = (embeddings, normal(700, n_experts, seed=7), *layers)
     for tau in (1.0, 0.05):
         for norm in ("squared", "l2"):
             # By the logits: a weight that is taken for 0 has no gradient by itself.
-            def blocks(vectors: Tensor, logits: Tensor, *layers: Tensor, tau: float = tau, norm: str = norm) -> Tensor:
+            def blocks(
+                embeddings: Tensor, logits: Tensor, *layers: Tensor, tau: float = tau, norm: str = norm
+            ) -> Tensor:
                 weights = (logits / tau).softmax(dim=1)
-                return expert_error_sum(vectors, weights, teacher.to(vectors.device), *layers, norm)
+                return expert_error_sum(embeddings, weights, teacher.to(embeddings.device), *layers, norm)
 
             def readable(
-                vectors: Tensor, logits: Tensor, *layers: Tensor, tau: float = tau, norm: str = norm
+                embeddings: Tensor, logits: Tensor, *layers: Tensor, tau: float = tau, norm: str = norm
             ) -> Tensor:
-                mixed = mixed_experts(vectors, (logits / tau).softmax(dim=1), *layers)
+                mixed = mixed_experts(embeddings, (logits / tau).softmax(dim=1), *layers)
                 return reconstruction_errors(teacher, mixed, norm).sum()
 
             # Several blocks of rows, also on a card.
@@ -207,9 +213,9 @@ def experts(bench: Bench) -> dict[str, Any]:
 
 
 def distinct(bench: Bench) -> dict[str, Any]:
-    """Distinct ids and their places: exact."""
+    """Distinct ids and their positions: exact."""
     ids = torch.randint(500, (40, 30), generator=torch.Generator().manual_seed(1))
-    for found, wanted in zip(distinct_places(ids.to(bench.device), 500), distinct_places(ids, 500)):
+    for found, wanted in zip(distinct_positions(ids.to(bench.device), 500), distinct_positions(ids, 500)):
         equal(found, wanted, "distinct ids")
     return {}
 
@@ -222,13 +228,13 @@ def graph(bench: Bench) -> dict[str, Any]:
     ends = torch.randint(400, (2, 3000), generator=generator)
     both = torch.cat([ends, ends.flip(0)], dim=1)
     adjacency = torch.sparse_coo_tensor(both, torch.full((6000,), 0.03), (400, 400)).coalesce()
-    vectors, slope = normal(400, 20), normal(400, 20, seed=2)
+    embeddings, gradient = normal(400, 20), normal(400, 20, seed=2)
     found = differentiated(
-        lambda x: (propagate(compressed(adjacency.to(bench.device)), x, 3) * slope.to(x.device)).sum(),
-        vectors.to(bench.device),
+        lambda x: (propagate(compressed(adjacency.to(bench.device)), x, 3) * gradient.to(x.device)).sum(),
+        embeddings.to(bench.device),
     )
     dense = adjacency.to_dense()
-    return compared(found, differentiated(lambda x: (layer_mean(dense, x, 3) * slope).sum(), vectors))
+    return compared(found, differentiated(lambda x: (layer_mean(dense, x, 3) * gradient).sum(), embeddings))
 
 
 def factors(bench: Bench) -> dict[str, Any]:
@@ -275,7 +281,7 @@ def packing(bench: Bench) -> dict[str, Any]:
 
 
 def few_bytes(bench: Bench) -> dict[str, Any]:
-    """A teacher's vectors in few bytes: the same tables from the device as from the CPU."""
+    """A teacher's embeddings in few bytes: the same tables from the device as from the CPU."""
     for options in (
         {"method": "svd", "size": 8}, {"method": "quantized", "bits": 4}, {"method": "quantized", "bits": 1, "size": 8},
     ):  # fmt: skip
@@ -288,67 +294,67 @@ def few_bytes(bench: Bench) -> dict[str, Any]:
     return {}
 
 
-def _teachers(bench: Bench, n_users: int = 121, n_items: int = 5001) -> list[TinyBackbone]:
+def _teachers(bench: Bench, n_users: int = 121, n_items: int = 5001) -> list[TinyAdapter]:
     """Return one teacher on the CPU and one on the device."""
-    sides = [TinyBackbone(TinyModel(n_users, n_items, 12, seed=2)) for _ in range(2)]
+    sides = [TinyAdapter(TinyModel(n_users, n_items, 12, seed=2)) for _ in range(2)]
     sides[1].model.to(bench.device)
     sides[1].model.device = bench.device
     return sides
 
 
 def places_moved(found: Tensor, wanted: Tensor, scores: Tensor) -> dict[str, float]:
-    """Compare lists by the CPU's scores of what is in them: ties may lie otherwise, better items may not be missing."""
+    """Compare rankings by the CPU's scores: ties may lie otherwise, better items may not be missing."""
     found, wanted = found.cpu().long(), wanted.cpu().long()
     difference = (scores.gather(1, wanted) - scores.gather(1, found)).abs().max() / scores.abs().max()
     repeated = sum(len(set(row)) < len(row) for row in found.tolist())
-    numbers = {"score": float(difference), "places moved": float((found != wanted).double().mean())}
+    numbers = {"score": float(difference), "positions moved": float((found != wanted).double().mean())}
     if repeated:
-        raise FailedError(f"{repeated} lists hold an item twice", numbers)
+        raise FailedError(f"{repeated} rankings hold an item twice", numbers)
     within(numbers, {"score": ROUNDING})
     return numbers
 
 
 def search(bench: Bench) -> dict[str, Any]:
-    """Lists of items: the CPU's but for ties, without what users know, with teachers' own infinities."""
+    """Rankings of items: the CPU's but for ties, without what users know, with teachers' own infinities."""
     history = history_of(some_rows(120, 5001, 40), 5001)
-    lists = []
+    rankings = []
     with torch.no_grad():
         for side in _teachers(bench):
             own = ExactSearch(side, history, 100)
-            lists.append(own.lists(1, 121))
-        numbers = places_moved(lists[1], lists[0], _teachers(bench)[0].score_all(torch.arange(1, 121)))
+            rankings.append(own.rankings(1, 121))
+        numbers = places_moved(rankings[1], rankings[0], _teachers(bench)[0].score_all(torch.arange(1, 121)))
     scores = normal(5, 60)
     scores[:, ::2] = -torch.inf
     hidden = (torch.arange(5).repeat_interleave(2), torch.tensor([0, 3] * 5))
     there = (hidden[0].to(bench.device), hidden[1].to(bench.device))
     found = best_unseen(scores.to(bench.device), there, 59).cpu().long()
     if not all(sorted(row[row > 0].tolist()) == [one for one in range(1, 60) if one != 3] for row in found):
-        raise FailedError("lists with scores of -inf are not whole")
+        raise FailedError("rankings with scores of -inf are not whole")
     return numbers
 
 
 def users_of_items(bench: Bench) -> dict[str, Any]:
-    """Lists of users of each item, by vectors and by whole rows."""
+    """Rankings of users of each item, by embeddings and by whole rows."""
     history = swapped(history_of(some_rows(120, 401, 40), 401))
     sides = _teachers(bench, 121, 401)
     with torch.no_grad():
-        lists = [UserSearch(side, history, 50).lists(1, 401) for side in sides]
-        rows = [UserSearch(_by_rows(side), history, 50).lists(1, 401) for side in sides]
+        rankings = [UserSearch(side, history, 50).rankings(1, 401) for side in sides]
+        rows = [UserSearch(_by_rows(side), history, 50).rankings(1, 401) for side in sides]
         scores = sides[0].score_all(torch.arange(121)).T[1:]
     places_moved(rows[1], rows[0], scores)
-    return places_moved(lists[1], lists[0], scores)
+    return places_moved(rankings[1], rankings[0], scores)
 
 
-def _by_rows(side: TinyBackbone) -> Any:
+def _by_rows(side: TinyAdapter) -> Any:
     return SimpleNamespace(device=side.device, score_all=side.score_all, once=side.once)
 
 
 def neighbours(bench: Bench) -> dict[str, Any]:
     """Nearest neighbours in principal components."""
-    vectors = normal(400, 20, seed=1) * torch.linspace(1, 3, 20)
+    embeddings = normal(400, 20, seed=1) * torch.linspace(1, 3, 20)
     found, distances = [], torch.empty(0)
     for device in (torch.device("cpu"), bench.device):
-        real = principal_components(vectors.to(device), 8)
+        real = principal_components(embeddings.to(device), 8)
         real = real - real.mean(dim=0)
         found.append(nearest(real, 0, 400, 10, real.square().sum(dim=1)))
         distances = -torch.cdist(real.cpu(), real.cpu()) if device.type == "cpu" else distances
@@ -356,13 +362,13 @@ def neighbours(bench: Bench) -> dict[str, Any]:
 
 
 def curriculum(bench: Bench) -> dict[str, Any]:
-    """How far lists are apart."""
+    """How far rankings are apart."""
     generator = torch.Generator().manual_seed(1)
-    lists = [torch.rand(30, 99, generator=generator).argsort(dim=1)[:, :20] + 1 for _ in range(2)]
+    rankings = [torch.rand(30, 99, generator=generator).argsort(dim=1)[:, :20] + 1 for _ in range(2)]
     for kind in ("overlap", "graded"):
-        wanted = discrepancy(*lists, 10, kind)
-        within({"difference": relative_error(discrepancy(*(one.to(bench.device) for one in lists), 10, kind), wanted)},
-               {"difference": 1e-12})  # fmt: skip
+        wanted = discrepancy(*rankings, 10, kind)
+        found = discrepancy(*(one.to(bench.device) for one in rankings), 10, kind)
+        within({"difference": relative_error(found, wanted)}, {"difference": 1e-12})
     return {}
 
 
@@ -393,12 +399,12 @@ def random_states(bench: Bench) -> dict[str, Any]:
 
 
 def latency(bench: Bench) -> dict[str, Any]:
-    """Timing of single lists."""
+    """Timing of single rankings."""
     side = _teachers(bench)[1]
-    type(side.model).backbone_class = TinyBackbone
+    type(side.model).own_adapter = TinyAdapter
     try:
         found = measure_latency(side.model, 5, seed=1)
     finally:
-        del type(side.model).backbone_class
+        del type(side.model).own_adapter
     assert found is not None
     return {"p50 ms": found.p50_ms}

@@ -12,7 +12,7 @@ from conftest import _SMALL as SMALL_MODELS
 
 from device.checks_training import data_of
 from device.plan import Bench, Check, SkippedError, kept_environment, relative_error, within
-from recbole_derrd.adapters import adapter_of, backbone_of
+from recbole_derrd.adapters import adapter_class, adapter_of
 from recbole_derrd.config.distill_config import WHOLE_USER_MODELS
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.model_cache.building import build_model
@@ -46,7 +46,7 @@ def check_model(bench: Bench, model: str) -> dict[str, Any]:
     found.load_state_dict({name: value.to(bench.device) for name, value in wanted.state_dict().items()})
     if model not in _DRAWING:
         numbers = _scores_compared(wanted, found)
-    if adapter_of(type(found)).trainable:
+    if adapter_class(type(found)).trainable:
         trainer = trainer_for(config, found)
         with kept_environment():
             loss = trainer._train_epoch(data.train, 0)
@@ -70,19 +70,19 @@ def _built(bench: Bench, model: str, on_device: bool) -> tuple[Any, Any, Any]:
 
 
 def _scores_compared(wanted: Any, found: Any) -> dict[str, float]:
-    """Compare the adapters' scores of all items and of lists, and the gradients of the latter."""
+    """Compare the adapters' scores of all items and of rankings, and the gradients of the latter."""
     users = torch.arange(1, 31)
     items = torch.randint(1, wanted.n_items, (30, 12), generator=torch.Generator().manual_seed(1))
     every, listed, gradients = [], [], []
     for model in (wanted, found):
-        backbone = backbone_of(model.eval())
-        there = users.to(backbone.device)
-        with torch.no_grad(), backbone.shared():
-            every.append(backbone.score_all(there))
-        with backbone.shared():
-            scores = backbone.score(there, items.to(backbone.device))
+        adapter = adapter_of(model.eval())
+        there = users.to(adapter.device)
+        with torch.no_grad(), adapter.shared():
+            every.append(adapter.score_all(there))
+        with adapter.shared():
+            scores = adapter.score(there, items.to(adapter.device))
         listed.append(scores)
-        if backbone.trainable:
+        if adapter.trainable:
             scores.square().mean().backward()
         gradients.append({name: part.grad for name, part in model.named_parameters() if part.grad is not None})
         model.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""Epoch times of every method and of stock RecBole, top-N lists and full ranking, at the size of known data sets."""
+"""Epoch times of every method and of stock RecBole, top-N rankings and full ranking, at the size of known data sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recbole.trainer import Trainer
 
 from device.checks_fast import places_moved
 from device.plan import Bench, Check, SkippedError, kept_environment, within
-from recbole_derrd.adapters import backbone_of
+from recbole_derrd.adapters import adapter_of
 from recbole_derrd.data.loaders import catalogue_sized, whole_batches
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.distillers import DISTILLERS
@@ -32,13 +32,13 @@ SIZES = {"citeulike": (5_551, 15_980, 210_000), "gowalla": (29_858, 40_981, 1_03
 _SMALL = (120, 250, 2_000)
 #: Dimensions of student and teacher.
 STUDENT, TEACHER = 20, 200
-#: Versions of each teacher for methods that follow them.
-VERSIONS = 3
+#: Snapshots of each teacher for methods that follow them.
+SNAPSHOTS = 3
 #: Methods that are measured together, beside each one alone.
 TOGETHER = (("de", "rrd"), ("nkd", "cpd", "sld"))
 #: Steps before the clock starts, and steps that are timed.
 WARM_UP, TIMED = 5, 30
-#: Users whose lists are compared with the CPU's.
+#: Users whose rankings are compared with the CPU's.
 _COMPARED = 512
 
 
@@ -105,7 +105,7 @@ class Hall:
     def adapter(self, *, on_device: bool = True) -> Any:
         """Return an untrained teacher."""
         config = self.bench.config("BPR", on_device=on_device, **self.settings(embedding_size=TEACHER))
-        return backbone_of(freeze(build_model(config, self.data)))
+        return adapter_of(freeze(build_model(config, self.data)))
 
     @functools.cached_property
     def knowledge(self) -> Knowledge:
@@ -117,7 +117,7 @@ class Hall:
             self.data.history,
             teacher_hints=adapter.hints,
             versions=lambda count: contextlib.nullcontext([lambda: adapter] * (count - 1)),
-            version_count=VERSIONS,
+            snapshot_count=SNAPSHOTS,
         )
 
     def epoch(self, model: str, methods: tuple[str, ...], *, stock: bool = False, last_phase: bool = False) -> Any:
@@ -226,21 +226,21 @@ def _ratios(hall: Hall, model: str, seconds: float) -> dict[str, Any]:
     return {f"to {name}": seconds / value for name, value in known.items() if value}
 
 
-# -- lists and full ranking
+# -- rankings and full ranking
 
 
 def search_checks(bench: Bench, size: str) -> Iterator[Check]:
-    """Yield the checks of top-N lists and of full ranking."""
+    """Yield the checks of top-N rankings and of full ranking."""
     if bench.small and size != "citeulike":
         return
     hall = _hall(bench, size)
     seconds = 15.0 if size == "citeulike" else 45.0
-    yield Check(f"search/{size}, lists", seconds, functools.partial(lists, hall))
+    yield Check(f"search/{size}, rankings", seconds, functools.partial(rankings, hall))
     for model in ("BPR", "NeuMF") if size == "citeulike" else ("BPR",):
         yield Check(f"search/{size}, full ranking of {model}", seconds, functools.partial(ranking, hall, model))
 
 
-def lists(hall: Hall) -> dict[str, Any]:
+def rankings(hall: Hall) -> dict[str, Any]:
     """Find every user's list on the device; compare those of some users with the CPU's."""
     bench, history, count = hall.bench, hall.data.history, 20 if hall.bench.small else 500
     found = _lists_of(hall.adapter(), history, count, history.n_users)  # warm
@@ -263,10 +263,10 @@ def lists(hall: Hall) -> dict[str, Any]:
 
 @torch.no_grad()
 def _lists_of(adapter: Any, history: Any, count: int, stop: int) -> np.ndarray[Any, Any]:
-    """Return the lists of users 1 .. stop - 1."""
+    """Return the rankings of users 1 .. stop - 1."""
     search = ExactSearch(adapter, history, count)
     with adapter.shared():
-        parts = [search.lists(low, min(low + search.chunk, stop)).cpu() for low in range(1, stop, search.chunk)]
+        parts = [search.rankings(low, min(low + search.chunk, stop)).cpu() for low in range(1, stop, search.chunk)]
     return torch.cat(parts).numpy()
 
 

@@ -51,8 +51,8 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 #: What makes methods fit the small data.
 _SMALL = {
     "rrd_k": 4, "rrd_l": 6, "rrd_top_n": 20, "de_num_experts": 3, "sld_k": 4, "sld_l": 6, "sld_top_n": 20,
-    "cpd_num_experts": 3, "hetcomp_k": 10, "hetcomp_fine_lists": [5, 2], "hetcomp_lists_n": 20,
-    "hetcomp_discrepancy_k": 10, "teacher_versions": 2,
+    "cpd_num_experts": 3, "hetcomp_k": 10, "hetcomp_fine_lists": [5, 2], "hetcomp_top_n": 20,
+    "hetcomp_discrepancy_k": 10, "teacher_snapshots": 2,
 }  # fmt: skip
 
 
@@ -285,7 +285,7 @@ def in_one_process(local_rank: int, settings: dict[str, Any]) -> str:
     import logging
 
     from recbole_derrd.config.distill_config import DistillConfig
-    from recbole_derrd.runtime.processes import from_each
+    from recbole_derrd.runtime.processes import all_gather
 
     logging.disable(logging.CRITICAL)
     more = {"local_rank": local_rank, "metrics": ["NDCG", "Recall", "GAUC"]}
@@ -297,5 +297,5 @@ def in_one_process(local_rank: int, settings: dict[str, Any]) -> str:
     digest = hashlib.sha256()
     for parameter in trainer.model.parameters():
         digest.update(parameter.detach().cpu().numpy().tobytes())
-    weights = from_each(digest.hexdigest())
-    return json.dumps({"weights": weights, "results": from_each(results), "checkpoint": trainer.saved_model_file})
+    weights = all_gather(digest.hexdigest())
+    return json.dumps({"weights": weights, "results": all_gather(results), "checkpoint": trainer.saved_model_file})

@@ -11,7 +11,7 @@ GROUPS = {
     "fast": "The quick ways and their parts, against the CPU.",
     "checkpoint": "Checkpoints and resumption.",
     "training": "Whole runs on ml-100k, on the device and on the CPU, from the same start.",
-    "search": "Top-N lists and full ranking.",
+    "search": "Top-N rankings and full ranking.",
     "processes": "Two processes.",
     "model": "RecBole's models in their adapters: scores and gradients against the CPU.",
 }

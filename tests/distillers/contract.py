@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recbole_derrd.adapters import VectorBackbone
+from recbole_derrd.adapters import EmbeddingAdapter
 from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers import DISTILLERS, Distiller, StepBatch
 from recbole_derrd.teacher import Knowledge
@@ -32,15 +32,15 @@ class TinyModel(nn.Module):
         self.items = nn.Embedding(n_items, size, _weight=torch.randn(n_items, size, generator=generator))
 
 
-class TinyBackbone(VectorBackbone):
+class TinyAdapter(EmbeddingAdapter):
     """The tables as hint layer "embedding"; layer "twice" is twice them, so that layers can be told apart."""
 
     hints = ("embedding", "twice")
 
     @staticmethod
     def _read(table: nn.Embedding, ids: Tensor | None, layer: str) -> Tensor:
-        vectors = table.weight if ids is None else table(ids)
-        return 2 * vectors if layer == "twice" else vectors
+        embeddings = table.weight if ids is None else table(ids)
+        return 2 * embeddings if layer == "twice" else embeddings
 
     def _users(self, users: Tensor | None, layer: str) -> Tensor:
         return self._read(self.model.users, users, layer)
@@ -60,8 +60,8 @@ def history_of(rows: Sequence[Sequence[int]], n_items: int) -> History:
 class World:
     """A student, a teacher and what the teacher knows."""
 
-    student: TinyBackbone
-    teacher: TinyBackbone
+    student: TinyAdapter
+    teacher: TinyAdapter
     knowledge: Knowledge
 
     @property
@@ -87,12 +87,12 @@ def make_world(
     n_items: int,
     student_size: int = 4,
     teacher_size: int = 6,
-    teacher_hints: tuple[str, ...] = TinyBackbone.hints,
+    teacher_hints: tuple[str, ...] = TinyAdapter.hints,
 ) -> World:
     """Build a world whose users 1, 2 ... have these training items; ``n_items`` counts the padding item."""
     n_users = len(rows) + 1
-    student = TinyBackbone(TinyModel(n_users, n_items, student_size, seed=1))
-    teacher = TinyBackbone(TinyModel(n_users, n_items, teacher_size, seed=2))
+    student = TinyAdapter(TinyModel(n_users, n_items, student_size, seed=1))
+    teacher = TinyAdapter(TinyModel(n_users, n_items, teacher_size, seed=2))
     knowledge = Knowledge(folder, lambda: teacher, history_of(rows, n_items), teacher_hints=teacher_hints)
     return World(student, teacher, knowledge)
 

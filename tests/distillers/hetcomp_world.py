@@ -1,4 +1,4 @@
-"""A small world with several teachers, each with earlier versions of itself, for the tests of HetComp."""
+"""A small world with several teachers, each with earlier snapshots of itself, for the tests of HetComp."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from recbole_derrd.config.options import HetCompOptions
 from recbole_derrd.distillers import HeterogeneousDistillation
 from recbole_derrd.teacher import Knowledge
 
-from .contract import TinyBackbone, TinyModel, World, make_world
+from .contract import TinyAdapter, TinyModel, World, make_world
 
-SMALL: dict[str, Any] = {"k": 8, "observed": 2, "fine_lists": [4, 2], "lists_n": 12, "discrepancy_k": 6}
-#: Seeds of each teacher's earlier versions and of its last; 2 is the world's own teacher.
+SMALL: dict[str, Any] = {"k": 8, "observed": 2, "fine_lists": [4, 2], "top_n": 12, "discrepancy_k": 6}
+#: Seeds of each teacher's earlier snapshots and of its last; 2 is the world's own teacher.
 TEACHERS = ((11, 12, 2), (21,), (31, 32))
 
 
 class SeveralTeachers(Knowledge):
-    """What several teachers know, each with its earlier versions."""
+    """What several teachers know, each with its earlier snapshots."""
 
     def __init__(self, folder: Path, world: World, seeds: Sequence[Sequence[int]], last_size: int = 6) -> None:
         history = world.history
 
-        def loader(seed: int) -> Callable[[], TinyBackbone]:
+        def loader(seed: int) -> Callable[[], TinyAdapter]:
             model = TinyModel(history.n_users, history.n_items, last_size, seed)
-            return lambda: world.teacher if seed == 2 else TinyBackbone(model)
+            return lambda: world.teacher if seed == 2 else TinyAdapter(model)
 
         self.loaders = [[loader(seed) for seed in of_teacher] for of_teacher in seeds]
         super().__init__(folder / "first", self.loaders[0][-1], history)
-        #: What each version of each teacher knows.
+        #: What each snapshot of each teacher knows.
         self.members = [
             [Knowledge(folder / f"{index}-{place}", load, history) for place, load in enumerate(own)]
             for index, own in enumerate(self.loaders)
         ]
 
     def trajectories(self, count: int) -> list[np.ndarray[Any, Any]]:
-        """Return each teacher's lists."""
-        return [np.stack([version.top_items(count) for version in own]) for own in self.members]
+        """Return each teacher's rankings."""
+        return [np.stack([snapshot.top_items(count) for snapshot in own]) for own in self.members]
 
     def observed_ranks(self) -> list[np.ndarray[Any, Any]]:
         """Return each teacher's ranks of the training items."""
         return [own[-1].observed_ranks()[0] for own in self.members]
 
-    def order(self, teacher: int, version: int, user: int, items: set[int]) -> list[int]:
-        """Return these items as a version ranks them, by a plain sort."""
+    def order(self, teacher: int, snapshot: int, user: int, items: set[int]) -> list[int]:
+        """Return these items as a snapshot ranks them, by a plain sort."""
         with torch.no_grad():
-            scores = self.loaders[teacher][version]().score_all(torch.tensor([user]))[0].tolist()
+            scores = self.loaders[teacher][snapshot]().score_all(torch.tensor([user]))[0].tolist()
         return sorted(items, key=lambda item: -scores[item])
 
 
@@ -63,11 +63,11 @@ def world_of(
 
 
 def build(world: World, seed: int = 5, epoch: int = 0, phase: int = 1, **options: Any) -> HeterogeneousDistillation:
-    """Build the method and begin an epoch; in phase 2 all users stand at the last versions."""
+    """Build the method and begin an epoch; in phase 2 all users stand at the last snapshots."""
     distiller = HeterogeneousDistillation(HetCompOptions(**{**SMALL, **options}), world.knowledge, world.student, seed)
     if phase == 2:
         state = distiller.state_dict()
-        state["version"][:] = distiller.counts - 1
+        state["snapshot"][:] = distiller.counts - 1
         state["finished"].fill_(True)
         distiller.load_state_dict(state)
     distiller.begin_epoch(epoch)

@@ -16,11 +16,11 @@ from scipy import stats
 from torch import Tensor
 
 import recbole_derrd.distillers.cd as cd_module
-import recbole_derrd.distillers.unobserved as unobserved_module
+import recbole_derrd.distillers.negative_sampling as unobserved_module
 from recbole_derrd.config.options import CDOptions
 from recbole_derrd.distillers import CollaborativeDistillation, StepBatch
 from recbole_derrd.distillers.cd import better_of_pairs, collaborative_loss, soft_labels
-from recbole_derrd.distillers.unobserved import Unobserved, distinct_numbers
+from recbole_derrd.distillers.negative_sampling import NegativeSampler, distinct_numbers
 from recbole_derrd.errors import OptionError, TrainingError
 
 from .contract import LossContract, World, history_of, make_world, some_rows, step
@@ -292,7 +292,7 @@ class TestDrawing:
 
     def test_independent_draws_are_uniform_over_the_unobserved(self) -> None:
         """Those of ranking distillation: each on its own, so an item may come again."""
-        source = Unobserved(history_of([[2, 3, 9], [1], []], n_items=10))
+        source = NegativeSampler(history_of([[2, 3, 9], [1], []], n_items=10))
         generator = torch.Generator().manual_seed(3)
         items = source.independent(1, 4, 6000, generator)
         for row, seen in enumerate(({2, 3, 9}, {1}, set())):

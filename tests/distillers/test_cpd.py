@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 import recbole_derrd.distillers.cpd as cpd_module
 from recbole_derrd.config.options import CPDOptions
 from recbole_derrd.distillers import ConsistentPreferenceDistillation, DistillationExperts, StepBatch
-from recbole_derrd.distillers.cpd import list_inconsistency, pair_inconsistency
-from recbole_derrd.distillers.de import gumbel_noise, mixed_experts, selection_weights
+from recbole_derrd.distillers.cpd import pair_inconsistency, ranking_inconsistency
+from recbole_derrd.distillers.de import gating_weights, gumbel_noise, mixed_experts
 from recbole_derrd.errors import OptionError
 
 from .contract import LossContract, World, assert_share_is_unbiased, make_world, some_rows, step
 
-SIZES: dict[str, Any] = {"q": 4, "top_n": 10, "sharpness": 3.0, "tau": 0.7, "num_experts": 3, "dropout": 0.0}
+SIZES: dict[str, Any] = {"q": 4, "top_n": 10, "decay": 3.0, "tau": 0.7, "num_experts": 3, "dropout": 0.0}
 
 
 def build(world: World, seed: int = 5, epoch: int = 0, **options: Any) -> ConsistentPreferenceDistillation:
@@ -62,7 +62,7 @@ def naive_regulariser(distiller: ConsistentPreferenceDistillation, world: World,
                 other = world.student.model.items.weight[[item]]
                 before.append((own @ other.T).item())
                 after.append((mapped @ maps.mapped("item", torch.tensor([item]), other).T).item())
-        total += options.list_weight * naive_list(before, after, options.tau)
+        total += options.ranking_weight * naive_list(before, after, options.tau)
         total += options.pair_weight * naive_pair(before, after, options.pairs)
     return total
 
@@ -83,10 +83,10 @@ class TestCPD(_Contract):
     @pytest.mark.parametrize(
         "options",
         [
-            {"list_weight": 0.7},
-            {"list_weight": 0.0, "pair_weight": 0.4},
-            {"list_weight": 0.0, "pair_weight": 0.4, "pairs": "hinge"},
-            {"list_weight": 0.3, "pair_weight": 0.2, "tau": 2.0},
+            {"ranking_weight": 0.7},
+            {"ranking_weight": 0.0, "pair_weight": 0.4},
+            {"ranking_weight": 0.0, "pair_weight": 0.4, "pairs": "hinge"},
+            {"ranking_weight": 0.3, "pair_weight": 0.2, "tau": 2.0},
         ],
     )
     def test_reference_regulariser(self, world: World, options: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ class TestCPD(_Contract):
         """
         for feature in ("cosine", "experts"):
             distiller = build(world, epoch=1, feature=feature, num_experts=1, **options)
-            plain = build(world, epoch=1, feature=feature, num_experts=1, list_weight=0.0, pair_weight=0.0)
+            plain = build(world, epoch=1, feature=feature, num_experts=1, ranking_weight=0.0, pair_weight=0.0)
             plain.load_state_dict(distiller.state_dict())
             for batch in (self.batch, step([12, 2, 7], [3], [4], rows=3)):
                 expected = naive_regulariser(distiller, world, batch.users.tolist()) / batch.rows
@@ -104,7 +104,7 @@ class TestCPD(_Contract):
 
     def test_reference_feature_losses(self, world: World) -> None:
         """With experts it is DE's term, of the same seed; with cosine the mean of the entities' directions."""
-        nothing = {"list_weight": 0.0, "pair_weight": 0.0}
+        nothing = {"ranking_weight": 0.0, "pair_weight": 0.0}
         distiller = build(world, **nothing)
         experts = DistillationExperts(distiller.options.of_experts(), world.knowledge, world.student, 5)
         experts.begin_epoch(0)
@@ -127,7 +127,7 @@ class TestCPD(_Contract):
         generator = torch.Generator()
         generator.set_state(distiller.generator.get_state())
         noise = gumbel_noise((3, 3), generator)
-        weights = selection_weights(bank.logits(world.teacher.model.users.weight[users]), 0.1, noise)
+        weights = gating_weights(bank.logits(world.teacher.model.users.weight[users]), 0.1, noise)
         layers = (bank.first, bank.first_bias, bank.second, bank.second_bias)
         torch.testing.assert_close(maps.mapped("user", users, own), mixed_experts(own, weights, *layers))
 
@@ -141,7 +141,7 @@ class TestCPD(_Contract):
 
         def loss(after: torch.Tensor) -> torch.Tensor:
             if form == "list":
-                return list_inconsistency(before, after, 0.7)
+                return ranking_inconsistency(before, after, 0.7)
             return pair_inconsistency(before, after, form)
 
         assert torch.autograd.gradcheck(loss, (after.requires_grad_(),))
@@ -150,9 +150,9 @@ class TestCPD(_Contract):
 
     @pytest.mark.parametrize("feature", ["experts", "cosine"])
     def test_gradcheck_regulariser_teaches_the_map_alone(self, world: World, feature: str) -> None:
-        """A student that could move its vectors would do that instead of keeping the map in order."""
-        whole = build(world, feature=feature, list_weight=1.0, pair_weight=1.0, num_experts=1)
-        plain = build(world, feature=feature, list_weight=0.0, pair_weight=0.0, num_experts=1)
+        """A student that could move its embeddings would do that instead of keeping the map in order."""
+        whole = build(world, feature=feature, ranking_weight=1.0, pair_weight=1.0, num_experts=1)
+        plain = build(world, feature=feature, ranking_weight=0.0, pair_weight=0.0, num_experts=1)
         plain.load_state_dict(whole.state_dict())
         found = []
         for distiller in (plain, whole):
@@ -174,9 +174,9 @@ class TestCPD(_Contract):
     ) -> None:
         before = torch.tensor([row], dtype=torch.float64)
         after = before.flip(1)
-        loss = list_inconsistency(before, after, tau)
-        torch.testing.assert_close(list_inconsistency(before, after + shift, tau), loss, rtol=1e-6, atol=1e-6)
-        assert (list_inconsistency(before, before, tau) <= loss + 1e-9).all()
+        loss = ranking_inconsistency(before, after, tau)
+        torch.testing.assert_close(ranking_inconsistency(before, after + shift, tau), loss, rtol=1e-6, atol=1e-6)
+        assert (ranking_inconsistency(before, before, tau) <= loss + 1e-9).all()
 
     @given(st.floats(-9, 9), st.floats(-9, 9))
     @settings(max_examples=60, deadline=None)
@@ -193,7 +193,7 @@ class TestCPD(_Contract):
 
     def test_invariant_huge_scores_stay_finite(self) -> None:
         before, after = torch.tensor([[1e3, -1e3]]), torch.tensor([[-1e3, 1e3]]).requires_grad_()
-        loss = list_inconsistency(before, after, 0.01) + pair_inconsistency(before, after)
+        loss = ranking_inconsistency(before, after, 0.01) + pair_inconsistency(before, after)
         loss.sum().backward()
         assert torch.isfinite(loss).all() and after.grad is not None and torch.isfinite(after.grad).all()
 
@@ -202,7 +202,7 @@ class TestCPD(_Contract):
     def test_golden_equal_scores(self) -> None:
         """Origin: a map that tells nothing apart costs ln Q a list and ln 2 a pair; the hinge costs nothing."""
         before = torch.tensor([[3.0, 1.0, 2.0, 0.0, 5.0]])
-        assert list_inconsistency(before, torch.zeros(1, 5), 0.1).item() == pytest.approx(math.log(5))
+        assert ranking_inconsistency(before, torch.zeros(1, 5), 0.1).item() == pytest.approx(math.log(5))
         assert pair_inconsistency(before[:, :2], torch.zeros(1, 2)).item() == pytest.approx(math.log(2))
         assert pair_inconsistency(before[:, :2], torch.zeros(1, 2), "hinge").item() == 0
 
@@ -214,17 +214,17 @@ class TestCPD(_Contract):
 
     def test_golden_list_by_hand(self) -> None:
         """By hand: of (1, 0) the softmax is (e, 1)/(1+e); after it is turned: ln(1+e) - 1/(1+e) = 1.044320."""
-        loss = list_inconsistency(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), 1.0)
+        loss = ranking_inconsistency(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), 1.0)
         assert loss.item() == pytest.approx(1.044320, abs=1e-6)
 
     # Optimisation
 
     @pytest.mark.parametrize("feature", ["experts", "cosine"])
-    @pytest.mark.parametrize("options", [{"list_weight": 5.0}, {"list_weight": 0.0, "pair_weight": 5.0}], ids=str)
+    @pytest.mark.parametrize("options", [{"ranking_weight": 5.0}, {"ranking_weight": 0.0, "pair_weight": 5.0}], ids=str)
     def test_optimisation_the_map_keeps_the_order(self, world: World, feature: str, options: dict[str, Any]) -> None:
         """Without the regulariser the same steps leave more than twice as many pairs turned."""
         turned = []
-        for chosen in ({"list_weight": 0.0}, options):
+        for chosen in ({"ranking_weight": 0.0}, options):
             distiller = build(world, feature=feature, num_experts=1, **chosen)
             users = torch.arange(1, 13)
             batch = step(users.tolist(), list(range(1, 41)), [], rows=12)
@@ -263,13 +263,13 @@ class TestDrawing:
         assert items is not None
         for user in range(1, 13):
             drawn, order = items[user].tolist(), world.teacher_order(user)[:10]
-            places = [order.index(item) for item in drawn]
-            assert places == sorted(set(places))
+            positions = [order.index(item) for item in drawn]
+            assert positions == sorted(set(positions))
 
     def test_users_with_short_lists_draw_no_padding(self, tmp_path: Path) -> None:
         world = make_world(tmp_path, [[1, 2], list(range(1, 30)), [3]], n_items=41)
         for epoch in range(5):
-            items = build(world, epoch=epoch, top_n=30, sharpness=1000.0).items
+            items = build(world, epoch=epoch, top_n=30, decay=1000.0).items
             assert items is not None and (items[1:] > 0).all() and not items[0].any()
             assert not set(items[2].tolist()) & world.seen(2)
 
@@ -282,7 +282,7 @@ class TestDrawing:
             (step([], [2, 7], [5]), 0.0),
             (step([1, 3], [], []), 50.0),
         ):
-            chosen = {"feature": feature, "num_experts": 1, "list_weight": weight}
+            chosen = {"feature": feature, "num_experts": 1, "ranking_weight": weight}
             whole, part = (build(world, sample=share, **chosen) for share in (1.0, 0.34))
             assert_share_is_unbiased(whole, part, batch)
 
@@ -294,9 +294,9 @@ class TestDrawing:
         usual, twice, other = (
             build(world, feature=feature, **options) for options in ({}, {"hint": "twice"}, {"teacher_hint": "twice"})
         )
-        found = usual.maps.vectors("user", users)
-        assert torch.equal(twice.maps.vectors("user", users), 2 * found)
-        assert torch.equal(other.maps.vectors("user", users), found)
+        found = usual.maps.embeddings("user", users)
+        assert torch.equal(twice.maps.embeddings("user", users), 2 * found)
+        assert torch.equal(other.maps.embeddings("user", users), found)
         targets = [
             built.maps.targets[0]["item"] if feature == "experts" else built.maps.hints.targets["item"]
             for built in (usual, twice, other)
@@ -311,7 +311,7 @@ class TestDrawing:
         torch.testing.assert_close(mapped.norm(dim=1), torch.ones(2))
 
     def test_without_regularisers_nothing_is_drawn_again(self, tmp_path: Path) -> None:
-        distiller = build(make_world(tmp_path, some_rows(12, 41, 10), n_items=41), list_weight=0.0, pair_weight=0.0)
+        distiller = build(make_world(tmp_path, some_rows(12, 41, 10), n_items=41), ranking_weight=0.0, pair_weight=0.0)
         before = distiller.items
         distiller.begin_epoch(3)
         assert distiller.items is before and distiller.maps.tau < 1

@@ -18,10 +18,10 @@ from recbole_derrd.config.options import DEOptions
 from recbole_derrd.distillers import DistillationExperts, StepBatch
 from recbole_derrd.distillers.de import (
     ExpertBank,
+    gating_weights,
     gumbel_noise,
     mixed_experts,
     reconstruction_errors,
-    selection_weights,
     temperature,
 )
 from recbole_derrd.errors import OptionError
@@ -93,7 +93,7 @@ def naive_loss(
 ) -> float:
     """Return L_DE / rows from the formula; the noise is -log(-log(u)) of uniform numbers of the same seed."""
     assert batch.positives is not None and batch.negatives is not None
-    generator, gumbel = seeded(seed), distiller.options.selection == "gumbel"
+    generator, gumbel = seeded(seed), distiller.options.gating == "gumbel"
     n_experts, norm = distiller.options.num_experts, distiller.options.norm
     n_items = len(batch.positives) + len(batch.negatives)
     scale = 2 if layer == "twice" else 1
@@ -119,8 +119,8 @@ def naive_loss(
         (batch.positives, item_noise[: len(batch.positives)]),
         (batch.negatives, item_noise[len(batch.positives) :]),
     ):
-        vectors, wanted = scale * student.items.weight[items], scale * teacher.items.weight.detach()[items]
-        total += sum(naive_errors(banks["item"], vectors, wanted, g, tau, norm)) / 2
+        embeddings, wanted = scale * student.items.weight[items], scale * teacher.items.weight.detach()[items]
+        total += sum(naive_errors(banks["item"], embeddings, wanted, g, tau, norm)) / 2
     return total / batch.rows
 
 
@@ -129,7 +129,7 @@ def parts(
 ) -> dict[str, Tensor]:
     """Return random arguments of mixed_experts, its weights as logits."""
     return {
-        "vectors": normal(n, d_s, seed=seed + 1),
+        "embeddings": normal(n, d_s, seed=seed + 1),
         "logits": normal(n, experts, seed=seed + 2),
         "first": normal(d_s, experts * hidden, seed=seed + 3),
         "first_bias": normal(experts * hidden, seed=seed + 4),
@@ -157,19 +157,19 @@ class TestDE(LossContract):
         """Prevents a temperature applied to the noise or to the logits only."""
         logits, noise = normal(6, 4, seed=1), normal(6, 4, seed=2)
         expected = [naive_choice(row, g, tau) for row, g in zip(logits.tolist(), noise.tolist())]
-        torch.testing.assert_close(selection_weights(logits, tau, noise), torch.tensor(expected, dtype=torch.float64))
+        torch.testing.assert_close(gating_weights(logits, tau, noise), torch.tensor(expected, dtype=torch.float64))
 
     def test_reference_mixed_experts(self) -> None:
         """Prevents mixed-up columns of the stacked experts, whose shapes would still fit."""
         given_parts = parts()
         weights = given_parts.pop("logits").softmax(dim=1)
-        vectors = given_parts.pop("vectors")
+        embeddings = given_parts.pop("embeddings")
         experts = experts_of(**given_parts)
         with torch.no_grad():
             expected = torch.stack(
-                [sum(w * expert(vector) for w, expert in zip(row, experts)) for vector, row in zip(vectors, weights)]
+                [sum(w * expert(vector) for w, expert in zip(row, experts)) for vector, row in zip(embeddings, weights)]
             )
-        torch.testing.assert_close(mixed_experts(vectors, weights, **given_parts), expected)
+        torch.testing.assert_close(mixed_experts(embeddings, weights, **given_parts), expected)
 
     @pytest.mark.parametrize("norm", ["squared", "l2"])
     def test_reference_reconstruction_errors(self, norm: str) -> None:
@@ -182,13 +182,13 @@ class TestDE(LossContract):
         )
 
     @pytest.mark.parametrize("norm", ["squared", "l2"])
-    @pytest.mark.parametrize("selection", ["gumbel", "attention"])
-    def test_reference_forward(self, world: World, selection: str, norm: str) -> None:
+    @pytest.mark.parametrize("gating", ["gumbel", "attention"])
+    def test_reference_forward(self, world: World, gating: str, norm: str) -> None:
         """Prevents a lost 1/2, swapped banks or targets, and noise shared between entities."""
-        distiller = self.distiller(world, selection=selection, norm=norm)
+        distiller = self.distiller(world, gating=gating, norm=norm)
         distiller.tau = 0.3
         distiller.generator.manual_seed(11)
-        tau = 1.0 if selection == "attention" else 0.3
+        tau = 1.0 if gating == "attention" else 0.3
         expected = naive_loss(distiller, world, self.batch, seed=11, tau=tau)
         assert distiller(self.batch).item() == pytest.approx(expected, rel=1e-4)
 
@@ -200,8 +200,8 @@ class TestDE(LossContract):
 
     @pytest.mark.parametrize("hint", ["embedding+twice", "twice + embedding"])
     def test_reference_several_hint_layers_add_up(self, world: World, hint: str) -> None:
-        """Prevents a second layer that reuses the first one's bank, targets or vectors."""
-        distiller = self.distiller(world, selection="attention", hint=hint)
+        """Prevents a second layer that reuses the first one's bank, targets or embeddings."""
+        distiller = self.distiller(world, gating="attention", hint=hint)
         assert len(distiller.banks) == 2
         expected = sum(
             naive_loss(distiller, world, self.batch, seed=0, tau=1.0, layer=layer) for layer in ("embedding", "twice")
@@ -217,11 +217,11 @@ class TestDE(LossContract):
         given_parts = {name: part.requires_grad_() for name, part in parts().items()}
         teacher, noise = normal(5, 4, seed=8), normal(5, 3, seed=9) if noisy else None
 
-        def loss(logits: Tensor, vectors: Tensor, *experts: Tensor) -> Tensor:
-            weights = selection_weights(logits, 0.7, noise)
-            return reconstruction_errors(teacher, mixed_experts(vectors, weights, *experts), norm)
+        def loss(logits: Tensor, embeddings: Tensor, *experts: Tensor) -> Tensor:
+            weights = gating_weights(logits, 0.7, noise)
+            return reconstruction_errors(teacher, mixed_experts(embeddings, weights, *experts), norm)
 
-        order = ("logits", "vectors", "first", "first_bias", "second", "second_bias")
+        order = ("logits", "embeddings", "first", "first_bias", "second", "second_bias")
         assert torch.autograd.gradcheck(loss, [given_parts[name] for name in order])
 
     def test_gradcheck_every_part_of_the_module_learns(self, world: World) -> None:
@@ -238,7 +238,7 @@ class TestDE(LossContract):
     @settings(max_examples=50, deadline=None)
     def test_invariant_rows_sum_to_one(self, rows: list[list[float]], tau: float) -> None:
         """Prevents a softmax over entities instead of over experts."""
-        weights = selection_weights(torch.tensor(rows), tau, normal(len(rows), 3, seed=1, dtype=torch.float32))
+        weights = gating_weights(torch.tensor(rows), tau, normal(len(rows), 3, seed=1, dtype=torch.float32))
         assert (weights >= 0).all()
         torch.testing.assert_close(weights.sum(dim=1), torch.ones(len(rows)))
 
@@ -247,7 +247,7 @@ class TestDE(LossContract):
     def test_invariant_cold_choice_is_one_expert(self, rows: list[list[float]], seed: int) -> None:
         """Prevents entities that never come to share an expert: at tau -> 0 the noisy best expert has all weight."""
         logits, noise = torch.tensor(rows), gumbel_noise((len(rows), 4), seeded(seed))
-        weights = selection_weights(logits, 1e-10, noise)
+        weights = gating_weights(logits, 1e-10, noise)
         best = torch.nn.functional.one_hot((logits + noise).argmax(dim=1), 4).float()
         # Float32 sums may tie exactly; then the tied experts share.
         top = (logits + noise).topk(2, dim=1).values
@@ -261,7 +261,7 @@ class TestDE(LossContract):
         logits = torch.tensor(rows, dtype=torch.float64)
         noise = normal(len(rows), 3, seed=3)
         torch.testing.assert_close(
-            selection_weights(logits + shift, 0.5, noise), selection_weights(logits, 0.5, noise), rtol=1e-6, atol=1e-9
+            gating_weights(logits + shift, 0.5, noise), gating_weights(logits, 0.5, noise), rtol=1e-6, atol=1e-9
         )
 
     @given(st.integers(0, 10_000))
@@ -269,12 +269,12 @@ class TestDE(LossContract):
     def test_invariant_single_expert_is_a_regression(self, seed: int) -> None:
         """With M = 1 selection, noise and temperature must not matter: plain two-layer regression is left."""
         given_parts = parts(experts=1, seed=seed)
-        vectors, teacher = given_parts["vectors"], normal(5, 4, seed=seed)
-        weights = selection_weights(given_parts["logits"], 0.01, normal(5, 1, seed=seed + 9))
+        embeddings, teacher = given_parts["embeddings"], normal(5, 4, seed=seed)
+        weights = gating_weights(given_parts["logits"], 0.01, normal(5, 1, seed=seed + 9))
         experts = [given_parts[name] for name in ("first", "first_bias", "second", "second_bias")]
-        plain = (vectors @ experts[0] + experts[1]).clamp(min=0) @ experts[2] + experts[3]
+        plain = (embeddings @ experts[0] + experts[1]).clamp(min=0) @ experts[2] + experts[3]
         torch.testing.assert_close(
-            reconstruction_errors(teacher, mixed_experts(vectors, weights, *experts)),
+            reconstruction_errors(teacher, mixed_experts(embeddings, weights, *experts)),
             torch.nn.functional.mse_loss(plain, teacher, reduction="none").sum(dim=1),
         )
 
@@ -292,21 +292,21 @@ class TestDE(LossContract):
             "second_bias": given_parts["second_bias"][order],
         }
         torch.testing.assert_close(
-            mixed_experts(given_parts["vectors"], weights[:, order], **moved),
+            mixed_experts(given_parts["embeddings"], weights[:, order], **moved),
             mixed_experts(weights=weights, **given_parts),
         )
 
     @pytest.mark.parametrize("order", [[2, 0, 1], [1, 0, 2], [2, 1, 0]])
     def test_invariant_order_of_users_and_items_is_free(self, world: World, order: list[int]) -> None:
         """Prevents targets that are read by position in the batch instead of by id."""
-        distiller = self.distiller(world, selection="attention")
+        distiller = self.distiller(world, gating="attention")
         users, positives, negatives = [1, 3, 4], [2, 7, 9], [5, 6, 8]
         moved = step(*[[ids[i] for i in order] for ids in (users, positives, negatives)])  # type: ignore[arg-type]
         torch.testing.assert_close(distiller(step(users, positives, negatives)), distiller(moved))
 
     def test_invariant_item_on_both_sides_weighs_one(self, world: World) -> None:
         """An item that is positive and negative counts 1, any other 1/2 (the authors' code), and a user 1."""
-        distiller = self.distiller(world, selection="attention")
+        distiller = self.distiller(world, gating="attention")
         zeros = torch.zeros(2, 3)
         user_error, other_user = naive_errors(
             distiller.banks[0]["user"],
@@ -333,7 +333,7 @@ class TestDE(LossContract):
 
     def test_invariant_attention_ignores_noise_and_epoch(self, world: World) -> None:
         """The ablation is a plain softmax; a falling temperature would turn it into DE by and by."""
-        distiller = self.distiller(world, selection="attention")
+        distiller = self.distiller(world, gating="attention")
         first = distiller(self.batch)
         state = distiller.generator.get_state()
         distiller.begin_epoch(900)
@@ -342,7 +342,7 @@ class TestDE(LossContract):
 
     def test_invariant_attention_weights_are_the_softmax(self) -> None:
         logits = normal(4, 3, seed=1)
-        torch.testing.assert_close(selection_weights(logits, 1.0), logits.softmax(dim=1))
+        torch.testing.assert_close(gating_weights(logits, 1.0), logits.softmax(dim=1))
 
     def test_invariant_targets_get_no_gradient(self, world: World) -> None:
         """Prevents the easy way to a small loss: moving the teacher towards the student."""
@@ -378,7 +378,7 @@ class TestDE(LossContract):
             torch.tensor([[1.0], [-2.0]]),
         )
         for tau, squared, l2 in ((1.0, 0.0625, 0.25), (0.5, 0.49, 0.7)):
-            weights = selection_weights(torch.tensor([[0.0, math.log(3)]]), tau)
+            weights = gating_weights(torch.tensor([[0.0, math.log(3)]]), tau)
             built = mixed_experts(torch.tensor([[1.0, 2.0]]), weights, *experts)
             assert reconstruction_errors(torch.tensor([[5.0]]), built).item() == pytest.approx(squared, rel=1e-5)
             assert reconstruction_errors(torch.tensor([[5.0]]), built, "l2").item() == pytest.approx(l2, rel=1e-5)
@@ -409,7 +409,7 @@ class TestDE(LossContract):
 
     def test_optimisation_adam_lowers_the_loss(self, world: World) -> None:
         """Prevents a sign slip: experts and student together must come closer to the teacher."""
-        distiller = self.distiller(world, selection="attention")
+        distiller = self.distiller(world, gating="attention")
         student = list(world.student.model.parameters())
         before = [parameter.detach().clone() for parameter in student]
         optimizer = torch.optim.Adam([*student, *distiller.parameters()], lr=0.02)
@@ -453,7 +453,7 @@ def test_cold_noisy_choice_follows_the_selection_network() -> None:
     """Gumbel-max: at tau -> 0 an expert is chosen as often as the selection network says."""
     shares = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
     noise = gumbel_noise((5000, 4), seeded(1))
-    chosen = selection_weights(shares.log().float().expand(5000, 4), 1e-10, noise).argmax(dim=1)
+    chosen = gating_weights(shares.log().float().expand(5000, 4), 1e-10, noise).argmax(dim=1)
     assert stats.chisquare(np.bincount(chosen.numpy(), minlength=4), 5000 * shares.numpy()).pvalue > 0.01
 
 
@@ -461,7 +461,7 @@ def test_cold_noisy_choice_follows_the_selection_network() -> None:
 def test_coldest_temperature_stays_finite_in_float32(size: float) -> None:
     """(logit + noise) / 1e-10 must not reach inf - inf: one NaN would end the training."""
     logits = (size * normal(50, 6, seed=1)).float().requires_grad_()
-    weights = selection_weights(logits, 1e-10, gumbel_noise((50, 6), seeded(2)))
+    weights = gating_weights(logits, 1e-10, gumbel_noise((50, 6), seeded(2)))
     assert torch.isfinite(weights).all()
     (weights * torch.arange(6.0)).sum().backward()
     assert logits.grad is not None and torch.isfinite(logits.grad).all()
@@ -568,14 +568,14 @@ def test_batch_of_users_only_is_refused(tmp_path: Path) -> None:
         distiller(StepBatch(torch.tensor([1]), None, None, rows=1))
 
 
-@pytest.mark.parametrize("selection", ["gumbel", "attention"])
+@pytest.mark.parametrize("gating", ["gumbel", "attention"])
 @pytest.mark.parametrize("tau", [1.0, 0.1, 1e-3])
-def test_fused_is_the_same_within_rounding(tmp_path: Path, tau: float, selection: str) -> None:
+def test_fused_is_the_same_within_rounding(tmp_path: Path, tau: float, gating: str) -> None:
     """Same loss and gradients of the student, the experts and the selection network, at every temperature."""
     world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
     results = []
     for fused in (True, False):
-        options = DEOptions(num_experts=4, hidden_size=5, fused=fused, selection=selection)
+        options = DEOptions(num_experts=4, hidden_size=5, fused=fused, gating=gating)
         distiller = DistillationExperts(options, world.knowledge, world.student, seed=3)
         distiller.tau = tau
         loss = distiller(step([1, 3, 4], [2, 7, 9], [5, 7], rows=8))
@@ -596,7 +596,7 @@ class TestSample:
     @staticmethod
     def build(world: World, **options: Any) -> DistillationExperts:
         """Build the method without noise, so that what is drawn is all that changes."""
-        given = {"num_experts": 3, "hidden_size": 5, "selection": "attention", **options}
+        given = {"num_experts": 3, "hidden_size": 5, "gating": "attention", **options}
         return DistillationExperts(DEOptions(**given), world.knowledge, world.student, seed=5)
 
     def test_unbiased_over_all_draws(self, world: World) -> None:
@@ -618,7 +618,7 @@ class TestSample:
         batch = step([1, 3, 4, 6], [2, 7, 9, 11], [5, 8], rows=8)
         draws = []
         for share in (1.0, 0.5):
-            distiller = self.build(world, selection="gumbel", sample=share)
+            distiller = self.build(world, gating="gumbel", sample=share)
             with torch.no_grad():
                 draws.append(np.array([distiller(batch).item() for _ in range(2000)]))
         error = math.sqrt(sum(one.var() / len(one) for one in draws))

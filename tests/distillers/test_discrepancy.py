@@ -1,4 +1,4 @@
-"""The discrepancy of two lists: against plain loops, known values, what it implies."""
+"""The discrepancy of two rankings: against plain loops, known values, what it implies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def naive(student: list[int], teacher: list[int], kind: str) -> float:
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[list[int], list[int]]:
-    """Two lists of ids 1 .. 12, of the same length, both short by as many where they are short."""
+    """Two rankings of ids 1 .. 12, of the same length, both short by as many where they are short."""
     length, missing = draw(st.integers(1, 8)), draw(st.integers(0, 8))
     held = max(0, length - missing)
     one, other = (draw(st.permutations(range(1, 13)))[:held] + [0] * (length - held) for _ in range(2))

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 import recbole_derrd.ops.experts as experts
-from recbole_derrd.distillers.de import mixed_experts, reconstruction_errors, selection_weights
+from recbole_derrd.distillers.de import gating_weights, mixed_experts, reconstruction_errors
 from recbole_derrd.ops.experts import expert_error_sum
 
 
 def problem(rows: int, seed: int = 0, dtype: torch.dtype = torch.float64, **sizes: int) -> dict[str, Any]:
-    """Random vectors, logits and experts, all of them asking for gradients."""
+    """Random embeddings, logits and experts, all of them asking for gradients."""
     d_s, d_t, count, hidden = (sizes.get(name, default) for name, default in zip(("s", "t", "m", "h"), (3, 5, 4, 6)))
     generator = torch.Generator().manual_seed(seed)
 
@@ -33,7 +33,7 @@ def both(given: dict[str, Any], tau: float, norm: str) -> tuple[list[Tensor], li
     results = []
     leaves = [given["x"], given["logits"], *given["experts"]]
     for fused in (False, True):
-        weights = selection_weights(given["logits"], tau)
+        weights = gating_weights(given["logits"], tau)
         if fused:
             loss = expert_error_sum(given["x"], weights, given["targets"], *given["experts"], norm)
         else:
@@ -63,19 +63,19 @@ def test_it_equals_autograd_in_float32_at_the_papers_size(tau: float) -> None:
 def test_both_ways_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test of two ways that always takes one would prove nothing about the other."""
     taken = []
-    for name in ("_ErrorSum", "PickedErrorSum"):
+    for name in ("_ErrorSum", "SparseErrorSum"):
         own = getattr(experts, name).apply
         way = SimpleNamespace(apply=lambda *a, own=own, name=name: (taken.append(name), own(*a))[1])
         monkeypatch.setattr(experts, name, way)
     both(problem(50), 1.0, "squared")
     both(problem(50), 1e-3, "squared")
-    assert taken == ["_ErrorSum", "PickedErrorSum"]
+    assert taken == ["_ErrorSum", "SparseErrorSum"]
 
 
 @pytest.mark.parametrize("norm", ["squared", "l2"])
 def test_gradcheck(norm: str) -> None:
     given = problem(5)
-    weights = selection_weights(given["logits"].detach(), 1.0).requires_grad_()
+    weights = gating_weights(given["logits"].detach(), 1.0).requires_grad_()
 
     def function(x: Tensor, weights: Tensor, *parts: Tensor) -> Tensor:
         return expert_error_sum(x, weights, given["targets"], *parts, norm)
@@ -97,14 +97,14 @@ def test_gradcheck_of_picked_experts(norm: str, picks: list[list[int]]) -> None:
         )
         return expert_error_sum(x, weights, given["targets"], *parts, norm)
 
-    assert type(function(given["x"], share, *given["experts"]).grad_fn).__name__ == "PickedErrorSumBackward"
+    assert type(function(given["x"], share, *given["experts"]).grad_fn).__name__ == "SparseErrorSumBackward"
     assert torch.autograd.gradcheck(function, (given["x"], share, *given["experts"]))
 
 
 def test_the_backward_pass_of_picked_experts_can_be_repeated() -> None:
     """It works on its own copies: a second pass over a kept graph gives the same."""
     given = problem(50)
-    weights = selection_weights(given["logits"], 1e-3)
+    weights = gating_weights(given["logits"], 1e-3)
     loss = expert_error_sum(given["x"], weights, given["targets"], *given["experts"])
     leaves = [given["x"], given["logits"], *given["experts"]]
     once, again = (torch.autograd.grad(loss, leaves, retain_graph=True) for _ in range(2))
@@ -123,7 +123,7 @@ def test_an_expert_that_nobody_picks_gets_no_gradient() -> None:
 def test_a_perfect_reconstruction_has_no_slope() -> None:
     """The distance's derivative at 0 is 0 / 0 unless it is told otherwise."""
     given = problem(4)
-    weights = selection_weights(given["logits"].detach(), 1.0)
+    weights = gating_weights(given["logits"].detach(), 1.0)
     targets = mixed_experts(given["x"], weights, *given["experts"]).detach()
     loss = expert_error_sum(given["x"], weights, targets, *given["experts"], "l2")
     gradient = torch.autograd.grad(loss, given["x"])[0]
@@ -133,6 +133,6 @@ def test_a_perfect_reconstruction_has_no_slope() -> None:
 def test_what_is_not_a_number_comes_out_of_the_choice() -> None:
     """Otherwise the loss would be finite, and teach nothing."""
     given = problem(6)
-    weights = selection_weights(given["logits"], 1e-3).detach()
+    weights = gating_weights(given["logits"], 1e-3).detach()
     weights[2] = torch.nan
     assert expert_error_sum(given["x"], weights, given["targets"], *given["experts"]).isnan()

@@ -18,16 +18,16 @@ import recbole_derrd.ops.full_softmax as catalogue_module
 from recbole_derrd.distillers import HeterogeneousDistillation, StepBatch
 from recbole_derrd.distillers.curriculum import threshold
 from recbole_derrd.distillers.hetcomp import fine_order_loss, overall_relation_loss
-from recbole_derrd.distillers.remainder import Picked, remainder_sum
+from recbole_derrd.distillers.partition import SparseScores, partition_sum
 from recbole_derrd.distillers.rrd import relaxed_ranking_loss
 from recbole_derrd.ops.full_softmax import LOWEST
-from recbole_derrd.teacher import Importance
+from recbole_derrd.teacher import RankWeighting
 
 from .contract import LossContract, World, some_rows, step
 from .hetcomp_world import SMALL, SeveralTeachers, build, world_of
 from .test_discrepancy import naive as naive_discrepancy
 from .test_listwise import ScoresOnly
-from .test_merging import naive_merge
+from .test_rank_fusion import naive_merge
 
 
 def unobserved(world: World, user: int) -> set[int]:
@@ -41,10 +41,10 @@ def naive_lists(distiller: HeterogeneousDistillation, world: World, user: int) -
     assert isinstance(knowledge, SeveralTeachers)
     teachers = range(len(knowledge.members))
     last = [len(own) - 1 for own in knowledge.loaders]
-    at = [int(distiller.version[user, m]) if options.trajectory else last[m] for m in teachers]
-    lists = [knowledge.order(m, at[m], user, unobserved(world, user))[: options.lists_n] for m in teachers]
-    table = knowledge.importance.of_list(options.lists_n).tolist()
-    ranked, _ = naive_merge(lists, table, options.k)
+    at = [int(distiller.snapshot[user, m]) if options.trajectory else last[m] for m in teachers]
+    rankings = [knowledge.order(m, at[m], user, unobserved(world, user))[: options.top_n] for m in teachers]
+    table = knowledge.importance.of_list(options.top_n).tolist()
+    ranked, _ = naive_merge(rankings, table, options.k)
     seen = world.seen(user)
     long_table = knowledge.importance.of_list(40).tolist()
     observed, _ = naive_merge([knowledge.order(m, last[m], user, seen) for m in teachers], long_table, options.observed)
@@ -98,14 +98,14 @@ def all_held(scores: Tensor) -> Tensor:
     return torch.ones_like(scores, dtype=torch.bool)
 
 
-def overall(scores: Tensor, log_rest: Tensor) -> Tensor:
+def overall(scores: Tensor, log_partition_term: Tensor) -> Tensor:
     """Return L_O of full rows."""
-    return overall_relation_loss(scores, all_held(scores), log_rest)
+    return overall_relation_loss(scores, all_held(scores), log_partition_term)
 
 
-def fine(observed: Tensor, ranked: Tensor, log_rest: Tensor, lengths: list[int]) -> Tensor:
+def fine(observed: Tensor, ranked: Tensor, log_partition_term: Tensor, lengths: list[int]) -> Tensor:
     """Return L_F of full rows."""
-    return fine_order_loss((observed, all_held(observed)), (ranked, all_held(ranked)), log_rest, lengths)
+    return fine_order_loss((observed, all_held(observed)), (ranked, all_held(ranked)), log_partition_term, lengths)
 
 
 logits = st.lists(st.floats(-5, 5), min_size=2, max_size=7)
@@ -117,11 +117,11 @@ class TestHetComp(LossContract):
     method = "hetcomp"
     base_options: ClassVar[dict[str, Any]] = SMALL
     random_options: ClassVar[dict[str, Any]] = {"remainder": 5}
-    state: ClassVar[set[str]] = {"version", "kept", "stepped", "finished"}
+    state: ClassVar[set[str]] = {"snapshot", "kept", "stepped", "finished"}
 
     @pytest.fixture
     def world(self, tmp_path: Path) -> World:
-        """Give twelve users, forty items, and three teachers of three, one and two versions."""
+        """Give twelve users, forty items, and three teachers of three, one and two snapshots."""
         return world_of(tmp_path, some_rows(12, 41, 10))
 
     # Reference loops
@@ -149,7 +149,7 @@ class TestHetComp(LossContract):
         rows = [torch.tensor([row], dtype=torch.float64) for row in (observed, ranked)]
         assert fine(*rows, torch.tensor([rest]).double(), lengths).tolist() == pytest.approx([expected])
 
-    @pytest.mark.parametrize("importance", [Importance(), Importance("exponential", decay=3.0)])
+    @pytest.mark.parametrize("importance", [RankWeighting(), RankWeighting("exponential", decay=3.0)])
     @pytest.mark.parametrize("phase", [1, 2])
     @pytest.mark.parametrize("fused", [True, False])
     @pytest.mark.parametrize(
@@ -159,17 +159,17 @@ class TestHetComp(LossContract):
             {"observed": 0, "fine_lists": [8]},
             {"trajectory": False, "observed": 30},
             {"fine": False},
-            {"k": 33, "lists_n": 40, "fine_lists": [33, 1, 5]},
+            {"k": 33, "top_n": 40, "fine_lists": [33, 1, 5]},
         ],
     )
     def test_reference_forward(
-        self, world: World, options: dict[str, Any], fused: bool, phase: int, importance: Importance
+        self, world: World, options: dict[str, Any], fused: bool, phase: int, importance: RankWeighting
     ) -> None:
-        """Lists of the versions that users stand at, short histories and short lists."""
+        """Rankings of the snapshots that users stand at, short histories and short rankings."""
         world.knowledge.importance = importance
         distiller = build(world, fused=fused, phase=phase, **options)
         if phase == 1 and distiller.options.trajectory:
-            distiller.version[2, 0], distiller.version[7, 2] = 2, 1
+            distiller.snapshot[2, 0], distiller.snapshot[7, 2] = 2, 1
             distiller.load_state_dict(distiller.state_dict())
         assert distiller.in_fine_order == (options.get("fine", True) and (phase == 2 or "trajectory" in options))
         for batch in (self.batch, step([12, 2, 7, 1, 9], [], [], rows=3)):
@@ -214,7 +214,7 @@ class TestHetComp(LossContract):
         knowledge = world.knowledge
         assert isinstance(knowledge, SeveralTeachers)
         last = [len(own) - 1 for own in knowledge.loaders]
-        version = {(u, m): 0 for u in range(1, 13) for m in range(3)}
+        snapshot = {(u, m): 0 for u in range(1, 13) for m in range(3)}
         kept: dict[tuple[int, int], float] = {}
         generator = torch.Generator().manual_seed(0)
 
@@ -230,25 +230,25 @@ class TestHetComp(LossContract):
             past = epoch - 1
             if past >= 3 and past % 3 == 0:
                 bar = threshold(1.02, past, 3)
-                for (u, m), v in list(version.items()):
+                for (u, m), v in list(snapshot.items()):
                     d = distance(u, m, min(v + 1, last[m]))
                     if past == 3:
                         kept[u, m] = d
                     elif v < last[m] and (d == 0 or kept[u, m] / d > bar or kept[u, m] / d < 1):
-                        version[u, m] = v + 1
+                        snapshot[u, m] = v + 1
                         kept[u, m] = distance(u, m, min(v + 2, last[m]))
-            assert distiller.version[1:].tolist() == [[version[u, m] for m in range(3)] for u in range(1, 13)]
-            assert bool(distiller.finished) == all(v == last[m] for (_, m), v in version.items())
+            assert distiller.snapshot[1:].tolist() == [[snapshot[u, m] for m in range(3)] for u in range(1, 13)]
+            assert bool(distiller.finished) == all(v == last[m] for (_, m), v in snapshot.items())
             for user in range(1, 13):
                 assert [i for i in distiller.ranked[user].tolist() if i] == naive_lists(distiller, world, user)[1]
             if epoch % 3 == 2:
                 world.student.model.items.weight.data += 0.2 * torch.randn(41, 4, generator=generator)
-        assert any(version.values())
+        assert any(snapshot.values())
 
     # Gradients
 
     def test_gradcheck_overall_relation(self) -> None:
-        """Also where places hold no item and where nothing is left."""
+        """Also where positions hold no item and where nothing is left."""
         held = torch.tensor([[True] * 5, [True, False, True, True, False], [True] * 5])
         rest = normal(2, seed=2).requires_grad_()
 
@@ -272,23 +272,23 @@ class TestHetComp(LossContract):
 
     @pytest.mark.parametrize("phase", [1, 2])
     def test_gradcheck_blocks(self, monkeypatch: pytest.MonkeyPatch, phase: int) -> None:
-        """The whole term by both vectors, two users at a time."""
+        """The whole term by both embeddings, two users at a time."""
         monkeypatch.setattr(catalogue_module, "_BLOCK_SCORES", 14)
         monkeypatch.setattr(catalogue_module, "_FEWEST_USERS", 2)
         items = torch.tensor([[1, 0, 5, 6, 2], [2, 3, 4, 1, 0], [0, 0, 6, 5, 4]])
 
-        def source(start: int, stop: int) -> Picked:
+        def source(start: int, stop: int) -> SparseScores:
             part = items[start:stop]
             rows = torch.arange(len(part)).repeat_interleave(6)
-            return Picked(part, (rows, torch.cat([part, torch.zeros_like(part[:, :1])], dim=1).reshape(-1)))
+            return SparseScores(part, (rows, torch.cat([part, torch.zeros_like(part[:, :1])], dim=1).reshape(-1)))
 
         def loss(scores: Tensor, held: Tensor, rest: Tensor) -> Tensor:
             if phase == 1:
                 return overall_relation_loss(scores, held, rest)
             return fine_order_loss((scores[:, :2], held[:, :2]), (scores[:, 2:], held[:, 2:]), rest, [2, 1])
 
-        vectors = (normal(3, 2, seed=1).requires_grad_(), normal(7, 2, seed=2).requires_grad_())
-        assert torch.autograd.gradcheck(lambda *both: remainder_sum(*both, source, loss), vectors)
+        embeddings = (normal(3, 2, seed=1).requires_grad_(), normal(7, 2, seed=2).requires_grad_())
+        assert torch.autograd.gradcheck(lambda *both: partition_sum(*both, source, loss), embeddings)
 
     # Invariants
 
@@ -394,7 +394,7 @@ class TestHetComp(LossContract):
             assert loss.item() == pytest.approx(expected, rel=1e-5)
         for epoch in (11, 21, 31):
             distiller.begin_epoch(epoch)
-        assert phase == 2 or distiller.version[5].tolist() == [2, 0, 1]
+        assert phase == 2 or distiller.snapshot[5].tolist() == [2, 0, 1]
 
     # Golden values
 

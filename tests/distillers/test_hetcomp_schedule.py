@@ -24,7 +24,7 @@ class TestSchedule:
         return world_of(tmp_path, some_rows(12, 41, 10))
 
     def test_a_run_without_learning_has_arrived_by_epoch_120(self, tmp_path: Path) -> None:
-        """With four versions, whatever the data: and phase and weight change then, not before."""
+        """With four snapshots, whatever the data: and phase and weight change then, not before."""
         world = world_of(tmp_path, some_rows(12, 41, 10), seeds=((5, 6, 7, 2), (8,)))
         distiller = build(world)
         for epoch in range(1, 122):
@@ -33,7 +33,7 @@ class TestSchedule:
             assert distiller.weight == (0.005 if distiller.in_fine_order else 0.01)
             assert epoch < 121 or distiller.in_fine_order
             assert epoch >= 101 or not distiller.in_fine_order
-        assert distiller.version[1:].tolist() == [[3, 0]] * 12 and distiller.version[0].tolist() == [0, 0]
+        assert distiller.snapshot[1:].tolist() == [[3, 0]] * 12 and distiller.snapshot[0].tolist() == [0, 0]
 
     @pytest.mark.parametrize("stop", [0, 2, 4, 6, 12])
     @pytest.mark.parametrize("remainder", [0, 5])
@@ -66,10 +66,10 @@ class TestSchedule:
         second.load_state_dict(first.state_dict())
         second.generator.set_state(first.generator.get_state())
         assert losses + run(world, second, range(stop, 14)) == expected
-        assert torch.equal(second.version, whole.version) and torch.equal(second.ranked, whole.ranked)
+        assert torch.equal(second.snapshot, whole.snapshot) and torch.equal(second.ranked, whole.ranked)
 
     def test_loaded_state_counts_before_the_next_epoch(self, world: World) -> None:
-        """Lists follow the versions that were loaded, in the very next step."""
+        """Rankings follow the snapshots that were loaded, in the very next step."""
         moved = build(world, phase=2, fine=False)
         fresh = build(world, fine=False)
         assert fresh(LossContract.batch).item() != pytest.approx(moved(LossContract.batch).item(), rel=1e-3)
@@ -80,21 +80,23 @@ class TestSchedule:
         distiller = build(world)
         for epoch in (11, 101):
             distiller.begin_epoch(epoch)
-        once = distiller.version.clone()
+        once = distiller.snapshot.clone()
         assert once.sum() > 0
         distiller.begin_epoch(101)
-        assert torch.equal(distiller.version, once)
+        assert torch.equal(distiller.snapshot, once)
         distiller.begin_epoch(111)
-        assert not torch.equal(distiller.version, once)
+        assert not torch.equal(distiller.snapshot, once)
 
     def test_only_lists_of_users_that_moved_are_made_anew(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         distiller = build(world)
         merged: list[int] = []
-        lists = distiller._lists
-        monkeypatch.setattr(distiller, "_lists", lambda users, at: merged.extend(users.tolist()) or lists(users, at))
+        rankings = distiller._rankings
+        monkeypatch.setattr(
+            distiller, "_rankings", lambda users, at: merged.extend(users.tolist()) or rankings(users, at)
+        )
         distiller.begin_epoch(1)
         assert merged == []
-        distiller.version[4, 0] = 1
+        distiller.snapshot[4, 0] = 1
         distiller.load_state_dict(distiller.state_dict())
         distiller.begin_epoch(2)
         assert merged == [4]
@@ -124,26 +126,26 @@ class TestSchedule:
         for user in range(1, 13):
             assert distiller.ranked[user].tolist() == world.teacher_order(user)[:8]
         assert torch.isfinite(distiller(LossContract.batch))
-        assert distiller.progress() == {"teacher0/version0": 1.0, "finished": 1.0}
+        assert distiller.progress() == {"teacher0/snapshot0": 1.0, "finished": 1.0}
         assert not build(world, fine=False).in_fine_order
 
     @pytest.mark.parametrize("finish", ["all", "rounded"])
     def test_when_phase_2_begins(self, tmp_path: Path, finish: str) -> None:
-        """One of three hundred users a version behind takes 0.003 off the mean: to two decimals nothing."""
+        """One of three hundred users a snapshot behind takes 0.003 off the mean: to two decimals nothing."""
         world = world_of(tmp_path, some_rows(300, 41, 10), seeds=((11, 12, 2),))
         distiller = build(world, finish=finish)
-        distiller.version[1:] = 2
-        distiller.version[7] = 1
+        distiller.snapshot[1:] = 2
+        distiller.snapshot[7] = 1
         distiller.begin_epoch(11)  # the first look moves nobody
-        assert distiller.version[7].item() == 1 and distiller.in_fine_order == (finish == "rounded")
+        assert distiller.snapshot[7].item() == 1 and distiller.in_fine_order == (finish == "rounded")
 
     def test_progress(self, world: World) -> None:
         distiller = build(world)
-        distiller.version[1:4, 0] = 1
-        distiller.version[7, 2] = 1
+        distiller.snapshot[1:4, 0] = 1
+        distiller.snapshot[7, 2] = 1
         shares = {
-            "teacher0/version0": 9 / 12, "teacher0/version1": 3 / 12, "teacher0/version2": 0.0,
-            "teacher1/version0": 1.0, "teacher2/version0": 11 / 12, "teacher2/version1": 1 / 12, "finished": 0.0,
+            "teacher0/snapshot0": 9 / 12, "teacher0/snapshot1": 3 / 12, "teacher0/snapshot2": 0.0,
+            "teacher1/snapshot0": 1.0, "teacher2/snapshot0": 11 / 12, "teacher2/snapshot1": 1 / 12, "finished": 0.0,
         }  # fmt: skip
         assert distiller.progress() == pytest.approx(shares)
 
@@ -174,7 +176,7 @@ class TestOptionsAndData:
             ({"fine_lists": [5, 0]}, "at least one whole number"),
             ({"fine_lists": [2.5]}, "at least one whole number"),
             ({"fine_lists": 5}, "must be list"),
-            ({"lists_n": 60}, "shorter than hetcomp_k = 100"),
+            ({"top_n": 60}, "shorter than hetcomp_k = 100"),
             ({"discrepancy_k": 101}, "shorter than hetcomp_discrepancy_k = 101"),
             ({"move": "close"}, "Did you mean 'closer'"),
         ],
@@ -186,13 +188,13 @@ class TestOptionsAndData:
     def test_k_that_is_all_there_is(self, tmp_path: Path) -> None:
         world = make_world(tmp_path, [[1, 2], [3]], n_items=41)
         with pytest.raises(OptionError, match=r"no user has more than 39 unobserved items\. Set hetcomp_k to 3 or so"):
-            build(world, k=39, lists_n=40)
-        assert torch.isfinite(build(world, k=38, lists_n=40)(step([1, 2], [], [])))
+            build(world, k=39, top_n=40)
+        assert torch.isfinite(build(world, k=38, top_n=40)(step([1, 2], [], [])))
 
     def test_lists_longer_than_the_catalogue(self, tmp_path: Path) -> None:
         """The defaults of N and of the discrepancy's k are no trouble for small data."""
         world = world_of(tmp_path, some_rows(12, 41, 10))
-        distiller = build(world, lists_n=100, discrepancy_k=50)
+        distiller = build(world, top_n=100, discrepancy_k=50)
         for epoch in (11, 21, 101, 111):
             distiller.begin_epoch(epoch)
-        assert torch.isfinite(distiller(LossContract.batch)) and distiller.version.sum() > 0
+        assert torch.isfinite(distiller(LossContract.batch)) and distiller.snapshot.sum() > 0

@@ -22,8 +22,8 @@ from .contract import LossContract, World, make_world, some_rows, step
 from .test_rrd import naive_loss
 
 SIZES: dict[str, Any] = {
-    "k": 4, "l": 6, "top_n": 12, "sharpness": 3.0,
-    "item_k": 2, "item_l": 3, "item_top_n": 4, "item_sharpness": 2.0,
+    "k": 4, "l": 6, "top_n": 12, "decay": 3.0,
+    "item_k": 2, "item_l": 3, "item_top_n": 4, "item_decay": 2.0,
 }  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def some_world(folder: Path) -> World:
 
 
 def build(world: World, seed: int = 5, epoch: int = 0, **options: Any) -> ItemSideRankingDistillation:
-    """Build the method with small sizes and draw an epoch's lists."""
+    """Build the method with small sizes and draw an epoch's rankings."""
     distiller = ItemSideRankingDistillation(IRRRDOptions(**{**SIZES, **options}), world.knowledge, world.student, seed)
     distiller.begin_epoch(epoch)
     return distiller
@@ -83,7 +83,7 @@ class TestIRRRD(LossContract):
 
     @pytest.mark.parametrize("options", [{}, {"item_weight": 3.0}, {"interesting": "topk"}, {"fused": False}])
     def test_reference_forward(self, world: World, options: dict[str, Any]) -> None:
-        """Prevents an item side over the batch's items, or over its lists with repetitions."""
+        """Prevents an item side over the batch's items, or over its rankings with repetitions."""
         distiller = build(world, **options)
         for batch in (self.batch, step([12, 2, 7, 1, 9], [], [], rows=3)):
             assert distiller(batch).item() == pytest.approx(naive_forward(distiller, world, batch), rel=1e-4)
@@ -114,7 +114,7 @@ class TestIRRRD(LossContract):
 
     def test_reference_user_side_is_rrd(self, world: World) -> None:
         """Without the item side it is RRD: the same draws, the same term."""
-        options = RRDOptions(k=4, l=6, top_n=12, sharpness=3.0)
+        options = RRDOptions(k=4, l=6, top_n=12, decay=3.0)
         rrd = RelaxedRankingDistillation(options, world.knowledge, world.student, 5)
         rrd.begin_epoch(3)
         assert torch.equal(build(world, epoch=3, item_weight=0.0)(self.batch), rrd(self.batch))
@@ -150,7 +150,7 @@ class TestIRRRD(LossContract):
         assert double - alone == pytest.approx(4 * (half - alone), rel=1e-4)
 
     def test_invariant_other_users_learn_from_the_item_side(self, world: World) -> None:
-        """Users outside the batch are in the items' lists; without the item side they are not reached."""
+        """Users outside the batch are in the items' rankings; without the item side they are not reached."""
         outside = [user for user in range(1, 19) if user not in self.batch.users.tolist()]
         for weight, reached in ((0.5, True), (0.0, False)):
             world.student.model.zero_grad()
@@ -201,7 +201,7 @@ class TestIRRRD(LossContract):
 
 
 class TestDrawing:
-    """The epoch's lists of both sides."""
+    """The epoch's rankings of both sides."""
 
     @pytest.fixture
     def world(self, tmp_path: Path) -> World:
@@ -221,14 +221,14 @@ class TestDrawing:
             assert set(row[:2]) <= set(order[:4]) and not set(row[2:]) & set(order[:4])
             assert [user for user in order if user in row[:2]] == row[:2]
 
-    def test_each_side_has_its_own_sharpness(self, world: World) -> None:
+    def test_each_side_has_its_own_decay(self, world: World) -> None:
         """At a small one the best are drawn each time, at a large one others too; the sides differ in it."""
         best_users = build(world, interesting="topk").user_side.items[1:, :4]
         _, best_of_items = sides(build(world, interesting="topk"))
         for sharp, others in (("item", "user"), ("user", "item")):
-            options = {"sharpness": 0.01, "item_sharpness": 100.0}
+            options = {"decay": 0.01, "item_decay": 100.0}
             if sharp == "item":
-                options = {"sharpness": 100.0, "item_sharpness": 0.01}
+                options = {"decay": 100.0, "item_decay": 0.01}
             items, users = sides(build(world, **options))
             same = {
                 "user": torch.equal(items[1:, :4], best_users),
@@ -258,7 +258,7 @@ class TestDrawing:
         assert [first(batch).item() for _ in range(5)] == [second(batch).item() for _ in range(5)]
 
     def test_state_is_empty(self, world: World) -> None:
-        """Lists are no weights: a saved student must not hold them."""
+        """Rankings are no weights: a saved student must not hold them."""
         assert not build(world).state_dict() and not list(build(world).parameters())
 
     def test_forward_before_the_first_epoch(self, world: World) -> None:

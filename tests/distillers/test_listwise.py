@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import recbole_derrd.ops.full_softmax as catalogue_module
-from recbole_derrd.adapters import Backbone
+from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options import ListwiseOptions
 from recbole_derrd.distillers import ListwiseDistillation, StepBatch
-from recbole_derrd.distillers.listwise import listwise_loss, teacher_mass
+from recbole_derrd.distillers.listwise import listwise_loss, target_probabilities
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.full_softmax import LOWEST, Targets, cross_entropy_sum, sum_by_blocks
 
-from .contract import LossContract, TinyBackbone, TinyModel, World, make_world, some_rows, step
+from .contract import LossContract, TinyAdapter, TinyModel, World, make_world, some_rows, step
 
 T = 0.7
 
@@ -68,15 +68,15 @@ def naive_forward(distiller: ListwiseDistillation, world: World, batch: StepBatc
     return total / batch.rows
 
 
-class ScoresOnly(Backbone):
-    """A world's model behind its scores alone: no vectors to ask for."""
+class ScoresOnly(Adapter):
+    """A world's model behind its scores alone: no embeddings to ask for."""
 
-    def __init__(self, inner: TinyBackbone) -> None:
+    def __init__(self, inner: TinyAdapter) -> None:
         super().__init__(inner.model)
         self.inner = inner
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return the model's scores of lists."""
+        """Return the model's scores of rankings."""
         return self.inner.score(users, items)
 
     def score_all(self, users: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class TestListwise(LossContract):
         """Prevents a temperature on one side only."""
         student, teacher = normal(6, 9, seed=1), normal(6, 9, seed=2)
         expected = [naive_loss(t, s, temperature) for t, s in zip(teacher.tolist(), student.tolist())]
-        loss = listwise_loss(student, teacher_mass(teacher, temperature), temperature)
+        loss = listwise_loss(student, target_probabilities(teacher, temperature), temperature)
         assert loss.tolist() == pytest.approx(expected)
 
     @pytest.mark.parametrize("fused", [True, False])
@@ -144,7 +144,7 @@ class TestListwise(LossContract):
         monkeypatch.setattr(world.knowledge, "_teacher", ScoresOnly(world.teacher))
         bare = dataclasses.replace(world, student=ScoresOnly(world.student))  # type: ignore[arg-type]
         distiller = build(bare, **options)
-        assert distiller.vectors is None
+        assert distiller.embeddings is None
         with bare.student.shared():
             loss = distiller(batch)
         torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
@@ -154,14 +154,14 @@ class TestListwise(LossContract):
     # Gradients
 
     def test_gradcheck_formula(self) -> None:
-        mass = teacher_mass(normal(3, 5, seed=1), T)
+        mass = target_probabilities(normal(3, 5, seed=1), T)
         assert torch.autograd.gradcheck(lambda s: listwise_loss(s, mass, T), (normal(3, 5, seed=4).requires_grad_(),))
 
     @pytest.mark.parametrize("listed", [False, True])
     def test_gradcheck_blocks(self, monkeypatch: pytest.MonkeyPatch, listed: bool) -> None:
         monkeypatch.setattr(catalogue_module, "_BLOCK_SCORES", 14)
         monkeypatch.setattr(catalogue_module, "_FEWEST_USERS", 2)
-        masses = teacher_mass(normal(5, 3 if listed else 7, seed=3), T)
+        masses = target_probabilities(normal(5, 3 if listed else 7, seed=3), T)
         items = torch.tensor([[1, 2, 3], [4, 5, 6], [6, 1, 2], [3, 4, 5], [2, 6, 1]]) if listed else None
         if not listed:
             masses[:, 0] = 0
@@ -172,8 +172,8 @@ class TestListwise(LossContract):
             picked = None if items is None else items[start:stop]
             return Targets(masses[start:stop], picked, (rows, torch.zeros_like(rows)))
 
-        vectors = (normal(5, 2, seed=1).requires_grad_(), normal(7, 2, seed=2).requires_grad_())
-        assert torch.autograd.gradcheck(lambda *both: cross_entropy_sum(*both, source, T), vectors)
+        embeddings = (normal(5, 2, seed=1).requires_grad_(), normal(7, 2, seed=2).requires_grad_())
+        assert torch.autograd.gradcheck(lambda *both: cross_entropy_sum(*both, source, T), embeddings)
 
     def test_optimisation_one_block_in_memory_at_a_time(self) -> None:
         weight = torch.ones(3, requires_grad=True)
@@ -189,7 +189,7 @@ class TestListwise(LossContract):
         assert len(alive) == 4 and weight.grad is not None and weight.grad.tolist() == [32.0] * 3
 
     def test_reference_small_slopes_survive_half_precision(self) -> None:
-        """A softmax over a catalogue has slopes that half precision would take for 0."""
+        """A softmax over a catalogue has gradients that half precision would take for 0."""
         weight = torch.ones(5, requires_grad=True)
         sum_by_blocks(lambda a, b: (weight.half() * 2).float().sum() * 1e-9, 1, 1, [weight]).backward()
         assert weight.grad is not None
@@ -215,9 +215,9 @@ class TestListwise(LossContract):
         """A shift of all scores of either side changes nothing."""
         student = torch.tensor([row], dtype=torch.float64)
         teacher = student.flip(1)
-        one = listwise_loss(student, teacher_mass(teacher, temperature), temperature)
+        one = listwise_loss(student, target_probabilities(teacher, temperature), temperature)
         torch.testing.assert_close(
-            listwise_loss(student + shift, teacher_mass(teacher - shift, temperature), temperature), one
+            listwise_loss(student + shift, target_probabilities(teacher - shift, temperature), temperature), one
         )
 
     @given(logits, logits, st.floats(0.2, 5))
@@ -228,7 +228,7 @@ class TestListwise(LossContract):
         """Cross-entropy is least, the teacher's entropy, where the student scores as the teacher."""
         size = min(len(one), len(other))
         teacher, student = (torch.tensor([row[:size]], dtype=torch.float64) for row in (one, other))
-        mass = teacher_mass(teacher, temperature)
+        mass = target_probabilities(teacher, temperature)
         best = listwise_loss(teacher, mass, temperature)
         torch.testing.assert_close(best, torch.special.entr(mass).sum(dim=1))
         assert (listwise_loss(student, mass, temperature) >= best - 1e-9).all()
@@ -236,9 +236,9 @@ class TestListwise(LossContract):
     def test_invariant_hidden_items_are_absent(self) -> None:
         """An item at -1e30 is as if it were not there."""
         student, teacher = normal(4, 6, seed=1), normal(4, 6, seed=2)
-        whole = listwise_loss(student[:, 1:], teacher_mass(teacher[:, 1:], T), T)
+        whole = listwise_loss(student[:, 1:], target_probabilities(teacher[:, 1:], T), T)
         student[:, 0] = teacher[:, 0] = LOWEST
-        torch.testing.assert_close(listwise_loss(student, teacher_mass(teacher, T), T), whole)
+        torch.testing.assert_close(listwise_loss(student, target_probabilities(teacher, T), T), whole)
 
     @pytest.mark.parametrize("fused", [True, False])
     def test_invariant_training_items_are_free(self, world: World, fused: bool) -> None:
@@ -266,14 +266,16 @@ class TestListwise(LossContract):
     @pytest.mark.parametrize("size", [2, 7, 25_180])
     def test_golden_equal_scores(self, size: int) -> None:
         """Origin: the cross-entropy with a uniform distribution is ln m, whatever the teacher."""
-        mass = teacher_mass(normal(2, size, seed=1), T)
+        mass = target_probabilities(normal(2, size, seed=1), T)
         assert listwise_loss(torch.zeros(2, size), mass, T).tolist() == pytest.approx([math.log(size)] * 2, rel=1e-6)
 
     def test_golden_by_hand(self) -> None:
         """By hand at T = 1/2: q = (4, 1)/5 of teacher ln 2, 0; p = (1, 9)/10 of student 0, ln 3."""
         teacher, student = torch.tensor([[2.0, 1.0]]).log(), torch.tensor([[1.0, 3.0]]).log()
         expected = 0.8 * math.log(10) + 0.2 * math.log(10 / 9)
-        assert listwise_loss(student, teacher_mass(teacher, 0.5), 0.5).item() == pytest.approx(expected, rel=1e-6)
+        assert listwise_loss(student, target_probabilities(teacher, 0.5), 0.5).item() == pytest.approx(
+            expected, rel=1e-6
+        )
 
     @pytest.mark.parametrize("options", [{}, {"observed": True}, {"top_n": 6}])
     def test_golden_module_at_zero_scores(self, world: World, options: dict[str, Any]) -> None:
@@ -351,5 +353,5 @@ class TestOptionsAndData:
         """The reference reads the tables; the adapter must not transform them."""
         model = TinyModel(3, 4, 2, seed=0)
         torch.testing.assert_close(
-            TinyBackbone(model).score_all(torch.tensor([1])), model.users.weight[1:2] @ model.items.weight.T
+            TinyAdapter(model).score_all(torch.tensor([1])), model.users.weight[1:2] @ model.items.weight.T
         )

@@ -19,7 +19,7 @@ from recbole_derrd.distillers.nkd import direction_errors, drawn_mixing, mixed
 from recbole_derrd.distillers.projector import MeanProjector, dropped, mean_of_networks
 from recbole_derrd.errors import OptionError
 
-from .contract import LossContract, TinyBackbone, World, assert_share_is_unbiased, make_world, some_rows, step
+from .contract import LossContract, TinyAdapter, World, assert_share_is_unbiased, make_world, some_rows, step
 
 SIZES: dict[str, Any] = {"neighbours": 3, "num_experts": 2, "dropout": 0.0}
 
@@ -31,13 +31,13 @@ def build(world: World, seed: int = 5, **options: Any) -> NeighbourhoodDistillat
     return distiller
 
 
-def naive_neighbours(vectors: list[list[float]], count: int) -> list[list[int]]:
+def naive_neighbours(embeddings: list[list[float]], count: int) -> list[list[int]]:
     """Return each row's nearest others by a plain sort of distances; row 0 is padding."""
-    real = range(1, len(vectors))
+    real = range(1, len(embeddings))
     return [[]] + [
-        sorted((other for other in real if other != one), key=lambda other: math.dist(vectors[one], vectors[other]))[
-            :count
-        ]
+        sorted(
+            (other for other in real if other != one), key=lambda other: math.dist(embeddings[one], embeddings[other])
+        )[:count]
         for one in real
     ]
 
@@ -61,11 +61,11 @@ def naive_map(projector: MeanProjector, vector: list[float]) -> list[float]:
 
 
 def cosine(one: list[float], other: list[float]) -> float:
-    """Return the cosine of two vectors of plain floats."""
+    """Return the cosine of two embeddings of plain floats."""
     return sum(x * y for x, y in zip(one, other)) / (math.hypot(*one) * math.hypot(*other))
 
 
-vectors = st.lists(st.lists(st.floats(-5, 5), min_size=3, max_size=3), min_size=1, max_size=4)
+embeddings = st.lists(st.lists(st.floats(-5, 5), min_size=3, max_size=3), min_size=1, max_size=4)
 
 
 class TestNKD(LossContract):
@@ -111,7 +111,7 @@ class TestNKD(LossContract):
     @pytest.mark.parametrize("components", [150, 2])
     def test_reference_neighbours(self, world: World, components: int) -> None:
         found = world.knowledge.neighbours("item", 4, components)
-        table = torch.from_numpy(world.knowledge.vectors("item")).double()
+        table = torch.from_numpy(world.knowledge.embeddings("item")).double()
         if components == 2:
             centred = table[1:] - table[1:].mean(dim=0)
             table[1:, :2] = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
@@ -147,7 +147,7 @@ class TestNKD(LossContract):
 
     # Invariants
 
-    @given(vectors, st.floats(0.01, 100))
+    @given(embeddings, st.floats(0.01, 100))
     @settings(max_examples=60, deadline=None)
     def test_invariant_length_does_not_matter(self, rows: list[list[float]], scale: float) -> None:
         projected = torch.tensor(rows, dtype=torch.float64)
@@ -166,7 +166,7 @@ class TestNKD(LossContract):
         assert share.mean().item() == pytest.approx(wanted, abs=0.05 if mixing == "entity" else 0.02)
         assert share.min() >= 0 and share.max() <= (2 * own_share if mixing == "soft" else 1)
 
-    @given(vectors, st.floats(-1, 2))
+    @given(embeddings, st.floats(-1, 2))
     @settings(max_examples=60, deadline=None)
     def test_invariant_an_entity_mixed_with_itself_is_itself(self, rows: list[list[float]], share: float) -> None:
         own = torch.tensor(rows, dtype=torch.float64)
@@ -220,21 +220,21 @@ class TestNKD(LossContract):
         assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
 
 
-class CubedBackbone(TinyBackbone):
+class CubedAdapter(TinyAdapter):
     """Another hint layer, in which others are near."""
 
     hints = ("embedding", "cubed")
 
     def _users(self, users: Tensor | None, layer: str) -> Tensor:
-        vectors = super()._users(users, "embedding")
-        return vectors**3 if layer == "cubed" else vectors
+        embeddings = super()._users(users, "embedding")
+        return embeddings**3 if layer == "cubed" else embeddings
 
     def _items(self, items: Tensor | None, layer: str) -> Tensor:
-        vectors = super()._items(items, "embedding")
-        return vectors**3 if layer == "cubed" else vectors
+        embeddings = super()._items(items, "embedding")
+        return embeddings**3 if layer == "cubed" else embeddings
 
 
-class GraphBackbone(TinyBackbone):
+class GraphAdapter(TinyAdapter):
     """Calls its layers as graph models do."""
 
     hints = ("final", "ego")
@@ -244,8 +244,8 @@ class TestKnowing:
     """What is refused, and what is read."""
 
     def test_neighbours_are_of_the_layer_and_the_components_that_were_asked_for(self, tmp_path: Path) -> None:
-        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41, teacher_hints=CubedBackbone.hints)
-        world.teacher.__class__ = CubedBackbone
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41, teacher_hints=CubedAdapter.hints)
+        world.teacher.__class__ = CubedAdapter
         built = [build(world, **options) for options in ({}, {"components": 2}, {"teacher_hint": "cubed"})]
         known = [
             world.knowledge.neighbours("item", 3, *asked)
@@ -293,7 +293,7 @@ class TestKnowing:
         assert torch.isfinite(build(world, neighbours=3)(step([1, 2], [1], [2])))
 
     def test_twins_are_neighbours_and_none_is_its_own(self, tmp_path: Path) -> None:
-        """Equal vectors are at distance 0, and so is an entity of its own."""
+        """Equal embeddings are at distance 0, and so is an entity of its own."""
         world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
         with torch.no_grad():
             world.teacher.model.items.weight[5] = world.teacher.model.items.weight[9]
@@ -313,10 +313,10 @@ class TestKnowing:
 
     def test_the_input_layer_of_a_graph_model_is_its_tables(self, tmp_path: Path) -> None:
         world = make_world(tmp_path / "student", some_rows(12, 41, 10), n_items=41)
-        world.student.__class__ = GraphBackbone
+        world.student.__class__ = GraphAdapter
         assert build(world).hints.layer == "ego" and build(world, hint="final").hints.layer == "final"
-        world = make_world(tmp_path / "teacher", some_rows(12, 41, 10), n_items=41, teacher_hints=GraphBackbone.hints)
-        world.teacher.__class__ = GraphBackbone
+        world = make_world(tmp_path / "teacher", some_rows(12, 41, 10), n_items=41, teacher_hints=GraphAdapter.hints)
+        world.teacher.__class__ = GraphAdapter
         assert build(world).hints.teacher_layer == "ego"
         assert build(world, teacher_hint="final").hints.teacher_layer == "final"
 

@@ -11,15 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import recbole_derrd.distillers.unobserved as unobserved_module
+import recbole_derrd.distillers.negative_sampling as unobserved_module
 from recbole_derrd.config.options import RDOptions
 from recbole_derrd.distillers import RankingDistillation, StepBatch
 from recbole_derrd.distillers.rd import (
     dynamic_weights,
     estimated_ranks,
     hybrid_weights,
-    places_in_lists,
     position_weights,
+    positions_in_rankings,
     weighted_positive_loss,
 )
 from recbole_derrd.errors import OptionError
@@ -96,13 +96,13 @@ class TestRD(LossContract):
     def test_reference_places(self) -> None:
         """Each drawn item's position by a plain search."""
         generator = torch.Generator().manual_seed(2)
-        lists = torch.stack([torch.randperm(12, generator=generator)[:5] + 1 for _ in range(6)]).int()
+        rankings = torch.stack([torch.randperm(12, generator=generator)[:5] + 1 for _ in range(6)]).int()
         drawn = torch.randint(1, 13, (6, 9), generator=generator).int()
         expected = [
             [row.index(item) if item in row else -1 for item in wanted]
-            for row, wanted in zip(lists.tolist(), drawn.tolist())
+            for row, wanted in zip(rankings.tolist(), drawn.tolist())
         ]
-        assert places_in_lists(lists, drawn).tolist() == expected
+        assert positions_in_rankings(rankings, drawn).tolist() == expected
 
     @pytest.mark.parametrize("noise", [1e-6, -1e-6])
     def test_reference_an_item_is_never_above_itself(
@@ -136,7 +136,7 @@ class TestRD(LossContract):
         distiller = build(world)
         distiller(self.batch).backward()
         only_negatives = set(distiller.negatives[self.batch.users].flatten().tolist()) - set(
-            distiller.lists[self.batch.users].flatten().tolist()
+            distiller.rankings[self.batch.users].flatten().tolist()
         )
         assert only_negatives and (world.student.model.items.weight.grad[list(only_negatives)] == 0).all()
 

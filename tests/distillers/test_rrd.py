@@ -54,7 +54,7 @@ def drawn(distiller: RelaxedRankingDistillation) -> Tensor:
 
 def build(world: World, seed: int = 5, epoch: int = 0, **options: Any) -> RelaxedRankingDistillation:
     """Build the method with small sizes and draw an epoch's items."""
-    sizes = {"k": K, "l": L, "top_n": 12, "sharpness": 3.0, **options}
+    sizes = {"k": K, "l": L, "top_n": 12, "decay": 3.0, **options}
     distiller = RelaxedRankingDistillation(RRDOptions(**sizes), world.knowledge, world.student, seed)
     distiller.begin_epoch(epoch)
     return distiller
@@ -90,7 +90,7 @@ class TestRRD(LossContract):
     """The five kinds of test for RRD."""
 
     method = "rrd"
-    base_options: ClassVar[dict[str, Any]] = {"k": K, "l": L, "top_n": 12, "sharpness": 3.0}
+    base_options: ClassVar[dict[str, Any]] = {"k": K, "l": L, "top_n": 12, "decay": 3.0}
 
     # Reference loops
 
@@ -515,7 +515,7 @@ class TestFewItems:
 
     @pytest.mark.parametrize("unobserved", [1, K + L - 1])
     def test_too_few_for_all_is_refused_with_the_number(self, tmp_path: Path, unobserved: int) -> None:
-        """A few such users have shorter lists, see test_shortage.py."""
+        """A few such users have shorter rankings, see test_shortage.py."""
         world = make_world(tmp_path, [list(range(1, 31 - unobserved))] * 3, n_items=31)
         with pytest.raises(OptionError, match=rf"\b{K + L}\b.*only {unobserved} unobserved") as caught:
             build(world)

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from recbole_derrd.config.options import DEOptions, RRDOptions
-from recbole_derrd.distillers.base import drawn_share
+from recbole_derrd.distillers.base import subsample
 from recbole_derrd.errors import OptionError
 
 
@@ -20,14 +20,14 @@ from recbole_derrd.errors import OptionError
 )
 def test_count_and_scale(size: int, share: float, count: int) -> None:
     ids = torch.arange(100, 100 + size)
-    chosen, scale = drawn_share(ids, share, torch.Generator().manual_seed(0))
+    chosen, scale = subsample(ids, share, torch.Generator().manual_seed(0))
     assert len(chosen) == count == len(chosen.unique()) and scale == size / count
     assert set(chosen.tolist()) <= set(ids.tolist())
 
 
 def test_every_subset_as_often_as_any_other() -> None:
     ids, generator = torch.tensor([3, 8, 9, 11, 20]), torch.Generator().manual_seed(1)
-    seen = Counter(tuple(sorted(drawn_share(ids, 0.4, generator)[0].tolist())) for _ in range(5000))
+    seen = Counter(tuple(sorted(subsample(ids, 0.4, generator)[0].tolist())) for _ in range(5000))
     assert set(seen) == set(combinations(ids.tolist(), 2))
     assert stats.chisquare(list(seen.values())).pvalue > 0.01
 
@@ -36,7 +36,7 @@ def test_every_subset_as_often_as_any_other() -> None:
 def test_nothing_to_choose_draws_nothing(size: int, share: float) -> None:
     generator = torch.Generator().manual_seed(2)
     state, ids = generator.get_state(), torch.arange(size)
-    chosen, scale = drawn_share(ids, share, generator)
+    chosen, scale = subsample(ids, share, generator)
     assert chosen is ids and scale == 1 and torch.equal(generator.get_state(), state)
 
 

@@ -27,9 +27,9 @@ N_ITEMS = 31
 BUSY = 2
 #: Options of each method, and how many unobserved items they ask of a user.
 METHODS: dict[str, tuple[dict[str, Any], int]] = {
-    "rrd": ({"k": 4, "l": 6, "top_n": 20, "sharpness": 0.5}, 10),
-    "ir_rrd": ({"k": 4, "l": 6, "top_n": 20, "sharpness": 0.5, "item_weight": 0.0}, 10),
-    "sld": ({"k": 4, "l": 6, "top_n": 20, "sharpness": 0.5}, 10),
+    "rrd": ({"k": 4, "l": 6, "top_n": 20, "decay": 0.5}, 10),
+    "ir_rrd": ({"k": 4, "l": 6, "top_n": 20, "decay": 0.5, "item_weight": 0.0}, 10),
+    "sld": ({"k": 4, "l": 6, "top_n": 20, "decay": 0.5}, 10),
     "cd": ({"n_distill": 5}, 10),
     "rd": ({"k": 5, "negatives": 8, "start_epoch": 0}, 5),
     "cpd": ({"q": 5, "top_n": 12, "feature": "cosine"}, 5),
@@ -80,7 +80,7 @@ def test_who_is_left_out_adds_nothing(tmp_path: Path, method: str, top_n: int) -
     more = {"top_n": top_n} if top_n else {}
     both, without = (loss_and_gradients(built(method, world, **more), world, users) for users in ([1, BUSY, 3], [1, 3]))
     if method == "cpd":
-        # Its maps take vectors, of which every user has one.
+        # Its maps take embeddings, of which every user has one.
         both[0] = built(method, world)._inconsistency_sum(built(method, world).taught(torch.tensor([1, BUSY, 3])))
         without[0] = built(method, world)._inconsistency_sum(torch.tensor([1, 3]))
         assert torch.equal(both[0], without[0])
@@ -89,7 +89,7 @@ def test_who_is_left_out_adds_nothing(tmp_path: Path, method: str, top_n: int) -
     assert loss_and_gradients(built(method, world, **more), world, [BUSY])[0] == 0
 
 
-# RRD: shorter lists
+# RRD: shorter rankings
 
 
 def expected_loss(scores: list[float], interesting: int) -> float:
@@ -142,23 +142,23 @@ def test_rrd_in_full_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scale", [1.0, 60.0])
 @pytest.mark.parametrize("l", [0, 5])
 def test_fused_is_readable_where_places_are_empty(scale: float, l: int) -> None:  # noqa: E741
-    """Values and gradients; places that hold nothing get none, whatever stands there. Rows without any are 0."""
+    """Values and gradients; positions that hold nothing get none, whatever stands there. Rows without any are 0."""
     generator = torch.Generator().manual_seed(3)
     scores = (scale * torch.randn(6, 4 + l, generator=generator, dtype=torch.float64)).requires_grad_()
     held = torch.rand(6, 4 + l, generator=generator) < 0.6
     held[0], held[1] = False, True
-    # Interesting places are filled from the left.
+    # Interesting positions are filled from the left.
     held[:, :4] = held[:, :4].sort(dim=1, descending=True).values
     if l:
         held[2:, -1] = True
     results = []
     for losses in (ranking_losses(scores, 4, held), relaxed_ranking_loss(scores[:, :4], scores[:, 4:], held)):
-        (slope,) = torch.autograd.grad(losses.sum(), scores)
-        results.append((losses.detach(), slope))
+        (gradient,) = torch.autograd.grad(losses.sum(), scores)
+        results.append((losses.detach(), gradient))
     torch.testing.assert_close(results[0], results[1])
     expected = [
-        expected_loss([score for score, one in zip(row, places) if one], int(places[:4].sum()))
-        for row, places in zip(scores.detach().tolist(), held)
+        expected_loss([score for score, one in zip(row, positions) if one], int(positions[:4].sum()))
+        for row, positions in zip(scores.detach().tolist(), held)
     ]
     torch.testing.assert_close(results[0][0], torch.tensor(expected, dtype=torch.float64))
     assert (results[0][1][~held] == 0).all()

@@ -20,7 +20,7 @@ from recbole_derrd.errors import DataError, OptionError
 
 from .contract import LossContract, World, assert_share_is_unbiased, make_world, some_rows, step
 
-SIZES: dict[str, Any] = {"k": 4, "l": 6, "top_n": 10, "sharpness": 3.0, "temperature": 0.7}
+SIZES: dict[str, Any] = {"k": 4, "l": 6, "top_n": 10, "decay": 3.0, "temperature": 0.7}
 
 
 def build(world: World, seed: int = 5, epoch: int = 0, **options: Any) -> SoftLabelDistillation:
@@ -230,7 +230,7 @@ class TestDrawing:
         """Drawing as RRD does must not take RRD's options, or change how the student is asked."""
         world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
         world.student.fused = False
-        assert build(world).drawing.options.sharpness == 3.0 and not world.student.fused
+        assert build(world).drawing.options.decay == 3.0 and not world.student.fused
 
     def test_a_share_of_users_is_unbiased(self, tmp_path: Path) -> None:
         world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)

@@ -12,7 +12,7 @@ import torch
 from recbole_derrd import run_recbole_derrd
 from recbole_derrd.student.model import DistilledMixin
 
-from .test_every_backbone import BY_VECTORS, METHODS, SETTINGS
+from .test_every_adapter import BY_VECTORS, METHODS, SETTINGS
 
 
 def more(tmp_path: Path, folder: str) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def test_resumed_run_ends_with_the_same_weights(
 
 @pytest.mark.slow
 def test_two_processes(tiny_settings: Any, tmp_path: Path) -> None:
-    """Each process draws the same lists and takes its own rows of the batches; the weights stay together."""
+    """Each process draws the same rankings and takes its own rows of the batches; the weights stay together."""
     settings = tiny_settings("NeuMF", **more(tmp_path, "two"))
     record = run_recbole_derrd("NeuMF", "tiny", config_dict=settings, command_line=["--nproc=2"])
     assert all(math.isfinite(value) for part in ("valid", "test") for value in record["distilled"][part].values())

@@ -38,7 +38,7 @@ VALUES: dict[str, Any] = {
     "a tensor with a gradient": TABLE.clone().requires_grad_(),
     "sparse tensors": [COO, COO.coalesce(), COO.to_sparse_csr(), COO.to_sparse_csc()],
     "an empty sparse tensor": torch.sparse_coo_tensor(torch.empty(2, 0, dtype=torch.long), torch.empty(0), (3, 4)),
-    "sparse rows of vectors": torch.sparse_coo_tensor(torch.tensor([[2, 0]]), TABLE[:2].clone(), (5, 6)),
+    "sparse rows of embeddings": torch.sparse_coo_tensor(torch.tensor([[2, 0]]), TABLE[:2].clone(), (5, 6)),
     "torch's words": [torch.Size([2, 3]), torch.float32, torch.device("cpu"), torch.device("cuda", 1)],
     "a model's weights": torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)).state_dict(),
     "numpy's numbers": [np.float64(0.1), np.float32(0.1), np.int64(-5), np.bool_(True), np.complex64(1j)],

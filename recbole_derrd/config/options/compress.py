@@ -1,4 +1,4 @@
-"""Options of the baselines without distillation: the teacher's own vectors, in fewer bytes an item."""
+"""Options of the baselines without distillation: the teacher's own embeddings, in fewer bytes an item."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recbole_derrd.errors import OptionError
 
 @dataclasses.dataclass(frozen=True)
 class CompressOptions(Options):
-    """How a teacher of two vectors is compressed, with no training at all (docs/compression.md)."""
+    """How a teacher of two embeddings is compressed, with no training at all (docs/compression.md)."""
 
     prefix: ClassVar[str] = "compress_"
 
@@ -23,13 +23,13 @@ class CompressOptions(Options):
     )
     size: int | None = option(
         None,
-        "Dimensions that a truncated SVD of the teacher's scores keeps; the teacher's own vectors if none.",
+        "Dimensions that a truncated SVD of the teacher's scores keeps; the teacher's own embeddings if none.",
         low=1,
         kind=(int, type(None)),
     )
     bits: int = option(32, "Bits a dimension: 1 to 8 for quantized, 32 is float32.", low=1, high=32)
-    rotation: bool = option(True, "Turn the vectors by a random rotation before they are quantised.")
-    users: bool = option(False, "Compress the users' vectors as well; else they stay float32.")
+    rotation: bool = option(True, "Turn the embeddings by a random rotation before they are quantised.")
+    users: bool = option(False, "Compress the users' embeddings as well; else they stay float32.")
     bytes: int | None = option(
         None, "Bytes of an item's codes for product: one a part of the vector.", low=1, kind=(int, type(None))
     )

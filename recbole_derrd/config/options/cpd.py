@@ -23,7 +23,7 @@ class CPDOptions(HintOptions):
         "What is regularised: DE's experts and their squared error, or the mean of small networks and 1 - cosine.",
         choices=("experts", "cosine"),
     )
-    list_weight: float = option(0.1, "Weight of the regulariser by lists beside the feature loss.", low=0)
+    ranking_weight: float = option(0.1, "Weight of the regulariser by lists beside the feature loss.", low=0)
     pair_weight: float = option(0.0, "Weight of the regulariser by pairs beside the feature loss.", low=0)
     pairs: str = option(
         "logistic",
@@ -33,7 +33,7 @@ class CPDOptions(HintOptions):
     )
     q: int = option(5, "Items a user whose order is to be kept, drawn anew each epoch (Q).", low=2)
     top_n: int = option(100, "Length of the teacher's list that they are drawn from.", low=2)
-    sharpness: float = option(10.0, "Rank k is drawn with probability proportional to exp(-k / sharpness).", above=0)
+    decay: float = option(10.0, "Rank k is drawn with probability proportional to exp(-k / decay).", above=0)
     tau: float = option(0.1, "Temperature of the lists' softmaxes.", above=0)
     num_experts: int = option(30, "Experts for users, and as many for items (E).", low=1, high=1000)
     hidden_size: int | None = option(

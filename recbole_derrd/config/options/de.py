@@ -25,7 +25,7 @@ class DEOptions(HintOptions):
         low=1,
         kind=(int, type(None)),
     )
-    selection: str = option(
+    gating: str = option(
         "gumbel",
         "How experts are combined: relaxed one-hot choice, or plain attention (the paper's ablation).",
         choices=("gumbel", "attention"),

@@ -26,15 +26,15 @@ class HetCompOptions(Options):
         "Phase 2 teaches the order of so many of the K items, averaged over these lengths (K/2 and K/10); the first "
         "release's is [100].",
     )
-    lists_n: int = option(100, "Length of the lists that are kept of each version of each teacher (N).", low=1)
+    top_n: int = option(100, "Length of the lists that are kept of each snapshot of each teacher (N).", low=1)
     trajectory: bool = option(
-        True, "Whether teaching begins with earlier versions of the teachers; False is the ablation without them."
+        True, "Whether teaching begins with earlier snapshots of the teachers; False is the ablation without them."
     )
     fine: bool = option(True, "Whether phase 2 follows; False stays with the losses of phase 1, as an ablation.")
-    interval: int = option(10, "The student is compared with the teachers' next versions every so many epochs.", low=1)
+    interval: int = option(10, "The student is compared with the teachers' next snapshots every so many epochs.", low=1)
     alpha: float = option(
         1.05,
-        "A user goes on to a teacher's next version once the discrepancy to it has shrunk by this factor, which falls "
+        "A user goes on to a teacher's next snapshot once the discrepancy to it has shrunk by this factor, which falls "
         "by 0.5 % each time.",
         above=0,
     )
@@ -46,7 +46,7 @@ class HetCompOptions(Options):
     )
     finish: str = option(
         "all",
-        "Phase 2 begins when all users have arrived at the last versions (all), or when each teacher's mean version "
+        "Phase 2 begins when all users have arrived at the last snapshots (all), or when each teacher's mean snapshot "
         "is the last to two decimals (rounded, the published code).",
         choices=("all", "rounded"),
     )
@@ -81,8 +81,8 @@ class HetCompOptions(Options):
                 f"half and a tenth of hetcomp_k ([{half}, {tenth}]), or raise hetcomp_k."
             )
         for name in ("k", "discrepancy_k"):
-            if self.lists_n < getattr(self, name):
+            if self.top_n < getattr(self, name):
                 raise OptionError(
-                    f"hetcomp_lists_n = {self.lists_n} is shorter than hetcomp_{name} = {getattr(self, name)}, which "
-                    f"is taken from these lists. Raise hetcomp_lists_n or lower hetcomp_{name}."
+                    f"hetcomp_top_n = {self.top_n} is shorter than hetcomp_{name} = {getattr(self, name)}, which "
+                    f"is taken from these lists. Raise hetcomp_top_n or lower hetcomp_{name}."
                 )

@@ -1,4 +1,4 @@
-"""Which vectors of student and teacher a method reads."""
+"""Which embeddings of student and teacher a method reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TEXT = (str, type(None))
 
 @dataclasses.dataclass(frozen=True)
 class HintOptions(Options):
-    """Options of methods that learn from vectors."""
+    """Options of methods that learn from embeddings."""
 
     #: Whether several layers may be named, joined by '+'.
     several_layers: ClassVar[bool] = False

@@ -22,14 +22,14 @@ class IRRRDOptions(Options):
     k: int = option(40, "Interesting items a user (K).", low=1)
     l: int = option(40, "Uninteresting items a user (L).", low=0)  # noqa: E741 (the paper's L)
     top_n: int = option(500, "Length of the teacher's list of items that interesting ones are drawn from (N).", low=1)
-    sharpness: float = option(
-        10.0, "Items of rank k are drawn with probability proportional to exp(-k / sharpness) (T).", above=0
+    decay: float = option(
+        10.0, "Items of rank k are drawn with probability proportional to exp(-k / decay) (T).", above=0
     )
     item_k: int = option(20, "Interesting users an item (K_I).", low=1)
     item_l: int = option(20, "Uninteresting users an item (L_I).", low=0)
     item_top_n: int = option(500, "Length of the teacher's list of users that interesting ones are drawn from.", low=1)
-    item_sharpness: float = option(
-        10.0, "Users of rank k are drawn with probability proportional to exp(-k / sharpness) (T_I).", above=0
+    item_decay: float = option(
+        10.0, "Users of rank k are drawn with probability proportional to exp(-k / decay) (T_I).", above=0
     )
     interesting: str = option(
         "sampled",

@@ -8,6 +8,16 @@ from typing import Any, Callable
 
 Settings = Mapping[str, Any]
 
+#: This package's own options that have another name since.
+RENAMED = {
+    **{f"{method}_sharpness": f"{method}_decay" for method in ("rrd", "ir_rrd", "ir_rrd_item", "cpd", "sld")},
+    "teacher_versions": "teacher_snapshots",
+    "ensemble_importance": "ensemble_weighting",
+    "de_selection": "de_gating",
+    "cpd_list_weight": "cpd_ranking_weight",
+    "hetcomp_lists_n": "hetcomp_top_n",
+}
+
 
 def retired(key: str, settings: Settings) -> str | None:
     """Say what to write instead of a key that is no longer read; None where it is read.
@@ -18,6 +28,8 @@ def retired(key: str, settings: Settings) -> str | None:
     """
     if key in _OLDER_RECBOLE:
         return f"'{key}' is a key of an older RecBole, and RecBole 1.2 ignores it: {_OLDER_RECBOLE[key](settings)}."
+    if key in RENAMED:
+        return f"'{key}' is called '{RENAMED[key]}' now: write {RENAMED[key]}: {settings[key]}."
     if key == "MODEL_TYPE":
         return "'MODEL_TYPE' is no setting: RecBole takes it from the model. Take it out."
     return None
@@ -25,7 +37,7 @@ def retired(key: str, settings: Settings) -> str | None:
 
 def retired_keys() -> frozenset[str]:
     """Return every key that is no longer read."""
-    return frozenset({*_OLDER_RECBOLE, "MODEL_TYPE"})
+    return frozenset({*_OLDER_RECBOLE, *RENAMED, "MODEL_TYPE"})
 
 
 def _number(value: Any) -> str:

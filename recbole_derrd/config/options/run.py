@@ -40,26 +40,26 @@ class RunOptions(Options):
         "Several teachers, each a RecBole model, or its keys with model or checkpoint among them: [BPR, {model: "
         "LightGCN, embedding_size: 64}, {checkpoint: x.pth}]; teacher holds for all that are trained.",
     )
-    teacher_versions: int = option(
+    teacher_snapshots: int = option(
         4,
-        "Versions of each teacher whose lists are kept for methods that follow its training, at equal shares of the "
+        "Snapshots of each teacher whose lists are kept for methods that follow its training, at equal shares of the "
         "way to its best epoch, which is the last of them.",
         low=1,
     )
     ensemble_top_n: int = option(
         500,
         "Items of each teacher's list that count in the ensemble of several teachers; all others rank behind. HetComp "
-        "merges lists of its own length, hetcomp_lists_n.",
+        "merges lists of its own length, hetcomp_top_n.",
         low=1,
     )
-    ensemble_importance: str = option(
+    ensemble_weighting: str = option(
         "power",
         "What a rank r counts in the ensemble: power is r^-p, less what the first unlisted rank counts; exponential is "
         "exp(-r / decay).",
         choices=("power", "exponential"),
     )
-    ensemble_power: float = option(0.05, "Exponent p of ensemble_importance power.", above=0)
-    ensemble_decay: float = option(10.0, "Decay, in ranks, of ensemble_importance exponential.", above=0)
+    ensemble_power: float = option(0.05, "Exponent p of ensemble_weighting power.", above=0)
+    ensemble_decay: float = option(10.0, "Decay, in ranks, of ensemble_weighting exponential.", above=0)
     warm_start: str = option(
         "none",
         "Where the distilled student starts: as RecBole draws it (none), or at the truncated SVD of the scores of its "
@@ -69,12 +69,12 @@ class RunOptions(Options):
     )
     store_bits: int = option(
         0,
-        "Bits a dimension in which the finished student's vectors are stored as well, judged, and written beside its "
-        "checkpoint (.npz), for models of two vectors; 0 stores nothing.",
+        "Bits a dimension in which the finished student's embeddings are stored as well, evaluated, and written beside "
+        "its checkpoint (.npz), for models of two embeddings; 0 stores nothing.",
         low=0,
         high=8,
     )
-    store_users: bool = option(True, "Whether store_bits goes for the users' vectors too; else they stay float32.")
+    store_users: bool = option(True, "Whether store_bits goes for the users' embeddings too; else they stay float32.")
     compare_student: bool = option(True, "Also train the same student without distillation, for comparison.")
     record_dir: str = option("records", "Folder of the run records (one JSON file a run).")
     cache_dir: str | None = option(
@@ -103,7 +103,7 @@ class RunOptions(Options):
     )
     knowledge_search: str = option(
         "exact",
-        "How the teacher's lists are searched; faiss is approximate, for teachers with vectors and large catalogues "
+        "How the teacher's lists are searched; faiss is approximate, for teachers with embeddings and large catalogues "
         "(pip install 'recbole_derrd[ann]').",
         choices=("exact", "faiss"),
     )

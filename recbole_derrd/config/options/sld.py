@@ -19,9 +19,7 @@ class SLDOptions(Options):
     k: int = option(100, "Interesting items a user, from the teacher's list (K).", low=1)
     l: int = option(200, "Uninteresting items a user, from the rest of the catalogue (L).", low=0)  # noqa: E741
     top_n: int = option(500, "Length of the teacher's list that interesting items are drawn from (N).", low=1)
-    sharpness: float = option(
-        10.0, "Rank k is drawn with probability proportional to exp(-k / sharpness) (T).", above=0
-    )
+    decay: float = option(10.0, "Rank k is drawn with probability proportional to exp(-k / decay) (T).", above=0)
     temperature: float = option(0.1, "Temperature of both softmaxes (tau).", above=0)
     student_share: float = option(
         0.0, "Share of the student's own logits in the soft labels (w); 0 is the teacher alone.", low=0, high=0.99

@@ -64,7 +64,7 @@ def check_files(config: Any, *, saved: bool = False) -> str:
     _check_columns(config, files, encoding)
     for file in files:
         _check_rows(config, file, encoding)
-    _say_what_is_ignored(config, files)
+    _log_ignored(config, files)
     return given
 
 
@@ -191,16 +191,16 @@ def _left_out(config: Any, need: Need, files: list[DataFile], encoding: str) -> 
     return None
 
 
-def _say_what_is_ignored(config: Any, files: list[DataFile]) -> None:
+def _log_ignored(config: Any, files: list[DataFile]) -> None:
     for file in files:
         names = not_there(config, file)
         if names:
-            _say_once(f"load_col names {', '.join(names)}, and '{file.path}' has no such column: it is not loaded.")
+            _log_once(f"load_col names {', '.join(names)}, and '{file.path}' has no such column: it is not loaded.")
     if config["benchmark_filename"] is None:
         return
     filters = [name for name in _filters(config) if name != "filter_inter_by_user_or_item"]
     if filters:
-        _say_once(
+        _log_once(
             f"RecBole does not filter data that come in parts (benchmark_filename): {' and '.join(filters)} "
             f"{'changes' if len(filters) == 1 else 'change'} nothing."
         )
@@ -214,7 +214,7 @@ def _filters(config: Any) -> list[str]:
 
 
 @functools.lru_cache(maxsize=256)
-def _say_once(message: str) -> None:
+def _log_once(message: str) -> None:
     getLogger().warning(message)
 
 
@@ -280,7 +280,7 @@ def _check_ids(config: Any, file: DataFile, rows: Rows) -> None:
         )
         if not alone:
             _refuse(file.path, f"has {shown}. Take such rows out, or give them an id.", config)
-        _say_once(f"'{file.path}' has {shown}. RecBole leaves such rows out.")
+        _log_once(f"'{file.path}' has {shown}. RecBole leaves such rows out.")
 
 
 def _number(count: int) -> str:
@@ -304,7 +304,7 @@ def _check_numbers(config: Any, file: DataFile, rows: Rows) -> None:
             f"has {_number(found.count)} without a number in '{name}', the first in line {found.line} ('{found.value}')"
         )
         if need and not need.complete:
-            _say_once(f"'{file.path}' {shown}. They are in no interval of {setting}, and are left out.")
+            _log_once(f"'{file.path}' {shown}. They are in no interval of {setting}, and are left out.")
             continue
         _refuse(
             file.path,

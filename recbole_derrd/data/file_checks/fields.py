@@ -134,13 +134,13 @@ def id_keys(source: str) -> tuple[str, ...]:
 
 def fault_of_need(need: Need, files: list[DataFile]) -> str | None:
     """Say where a column that a setting needs is missing, left out or no number, with the file's name."""
-    places = [file for file in files if file.source == INTERACTIONS]
+    positions = [file for file in files if file.source == INTERACTIONS]
     if need.setting == "val_interval":
         # It filters features of users and items as well.
         if any(file.column(need.name) for file in files):
             return None
-        places = [file for file in files if need.name in [column.name for column in file.columns]] or places
-    for file in places:
+        positions = [file for file in files if need.name in [column.name for column in file.columns]] or positions
+    for file in positions:
         names = [column.name for column in file.columns]
         if need.name not in names:
             return (

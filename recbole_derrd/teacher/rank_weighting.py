@@ -2,7 +2,7 @@ r"""What a rank in a teacher's list counts in an ensemble of several teachers.
 
 SeongKu Kang et al.: "Distillation from Heterogeneous Models for Top-K Recommendation" (HetComp), WWW 2023, adds up
 importances of ranks over the teachers; its formula was not to be found. The authors' later work counts r^-0.05 over the
-whole catalogue. Lists that end at rank N give the same order of the listed items if every unlisted item is taken to
+whole catalogue. Rankings that end at rank N give the same order of the listed items if every unlisted item is taken to
 stand at rank N + 1 and what that counts is taken off all of them:
 
     w_r = r^-p - (N + 1)^-p   for r = 1 ... N,   0 for unlisted items,
@@ -19,7 +19,7 @@ from torch import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
-class Importance:
+class RankWeighting:
     """How ranks are weighed.
 
     Attributes:
@@ -37,7 +37,7 @@ class Importance:
 
         Args:
             ranks: ranks of any shape.
-            listed: length N of the lists they are in; None for ranks in a whole order, which nothing is taken off.
+            listed: length N of the rankings they are in; None for ranks in a whole order, which nothing is taken off.
         """
         exact = ranks.double()
         if self.kind == "exponential":

@@ -16,42 +16,44 @@ from torch.autograd.function import once_differentiable
 
 class _ChosenWeights(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, select: Tensor, bias: Tensor, tau: float, noise: Tensor | None) -> Tensor:
+    def forward(ctx: Any, embeddings: Tensor, select: Tensor, bias: Tensor, tau: float, noise: Tensor | None) -> Tensor:
         # numpy's product is the faster one for so few columns.
-        keys = torch.from_numpy(np.matmul(vectors.numpy(), select.detach().numpy())).add_(bias)
+        keys = torch.from_numpy(np.matmul(embeddings.numpy(), select.detach().numpy())).add_(bias)
         if noise is not None:
             keys += noise
         keys -= keys.amax(dim=1, keepdim=True)
         weights = keys.div_(tau).softmax(dim=1)
         ctx.tau = tau
-        ctx.save_for_backward(vectors, weights)
+        ctx.save_for_backward(embeddings, weights)
         return weights
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> Any:
-        vectors, weights = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        embeddings, weights = ctx.saved_tensors
         settled = (weights == 1).any(dim=1)
         if bool(settled.any()):
             undecided = settled.logical_not_().nonzero().squeeze(1)
-            vectors, weights, slope = (part.index_select(0, undecided) for part in (vectors, weights, slope))
-        by_logits = weights * slope
+            embeddings, weights, gradient = (
+                part.index_select(0, undecided) for part in (embeddings, weights, gradient)
+            )
+        by_logits = weights * gradient
         by_logits = (by_logits - weights * by_logits.sum(dim=1, keepdim=True)).div_(ctx.tau)
-        return None, vectors.T @ by_logits, by_logits.sum(dim=0), None, None
+        return None, embeddings.T @ by_logits, by_logits.sum(dim=0), None, None
 
 
-def chosen_weights(vectors: Tensor, select: Tensor, bias: Tensor, tau: float, noise: Tensor | None = None) -> Tensor:
-    """Return what ``selection_weights(vectors @ select + bias, tau, noise)`` returns [n, M].
+def chosen_weights(embeddings: Tensor, select: Tensor, bias: Tensor, tau: float, noise: Tensor | None = None) -> Tensor:
+    """Return what ``gating_weights(embeddings @ select + bias, tau, noise)`` returns [n, M].
 
     Differentiable once, by the selection network alone. Counting the undecided rows would stop an accelerator's queue
     of work, so this is for the CPU.
 
     Args:
-        vectors: teacher's vectors [n, d_t].
+        embeddings: teacher's embeddings [n, d_t].
         select: [d_t, M].
         bias: [M].
         tau: temperature, above 0.
         noise: Gumbel noise [n, M]; None chooses without noise.
     """
-    weights: Tensor = _ChosenWeights.apply(vectors, select, bias, tau, noise)
+    weights: Tensor = _ChosenWeights.apply(embeddings, select, bias, tau, noise)
     return weights

@@ -20,7 +20,7 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.errors import DistillError
 from recbole_derrd.experiment.log import most_threads, own_log
 from recbole_derrd.recbole_compat.archive import Archive
-from recbole_derrd.runtime.process_faults import limit_reached, sentence_of
+from recbole_derrd.runtime.machine_errors import limit_reached, sentence_of
 from recbole_derrd.training.checkpoint import read_plain, write_plain
 
 ALLOCATION = (

@@ -1,4 +1,4 @@
-"""One ranking of several: against plain dictionaries, with ties, gaps and short lists."""
+"""One ranking of several: against plain dictionaries, with ties, gaps and short rankings."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_derrd.distillers.merging import merged_history, merged_lists
-from recbole_derrd.teacher import Importance
+from recbole_derrd.distillers.rank_fusion import fused_history, fused_rankings
+from recbole_derrd.teacher import RankWeighting
 
 
-def naive_merge(lists: list[list[int]], weights: list[float], count: int) -> tuple[list[int], list[float]]:
+def naive_merge(rankings: list[list[int]], weights: list[float], count: int) -> tuple[list[int], list[float]]:
     """Add up the weights in a dictionary and sort."""
     sums: dict[int, float] = {}
-    for ranking in lists:
+    for ranking in rankings:
         for weight, item in zip(weights, ranking):
             if item:
                 sums[item] = sums.get(item, 0.0) + weight
@@ -25,7 +25,7 @@ def naive_merge(lists: list[list[int]], weights: list[float], count: int) -> tup
 
 @st.composite
 def rankings(draw: st.DrawFn) -> list[list[list[int]]]:
-    """Some rows of some teachers' lists, of ids 1 .. 9, short ones ending in zeros."""
+    """Some rows of some teachers' rankings, of ids 1 .. 9, short ones ending in zeros."""
     rows, teachers, length = draw(st.integers(1, 4)), draw(st.integers(1, 4)), draw(st.integers(1, 7))
 
     def one() -> list[int]:
@@ -37,29 +37,29 @@ def rankings(draw: st.DrawFn) -> list[list[list[int]]]:
 
 @given(rankings(), st.integers(1, 12), st.sampled_from(["power", "exponential"]))
 @settings(max_examples=150, deadline=None)
-def test_merged_lists_are_those_of_a_dictionary(lists: list[list[list[int]]], count: int, kind: str) -> None:
+def test_merged_lists_are_those_of_a_dictionary(rankings: list[list[list[int]]], count: int, kind: str) -> None:
     """Ids, sums and the order of equals; padding never enters."""
-    weights = Importance(kind).of_list(len(lists[0][0]))
-    ids, sums = merged_lists(torch.tensor(lists, dtype=torch.int32), weights, count)
-    expected = [naive_merge(row, weights.tolist(), count) for row in lists]
+    weights = RankWeighting(kind).of_list(len(rankings[0][0]))
+    ids, sums = fused_rankings(torch.tensor(rankings, dtype=torch.int32), weights, count)
+    expected = [naive_merge(row, weights.tolist(), count) for row in rankings]
     assert ids.tolist() == [items for items, _ in expected]
     torch.testing.assert_close(sums, torch.tensor([values for _, values in expected], dtype=torch.float64))
 
 
 def test_one_teacher_s_list_is_kept() -> None:
-    lists = torch.tensor([[[7, 2, 9, 4]], [[3, 1, 0, 0]]])
-    ids, sums = merged_lists(lists, Importance().of_list(4), 3)
+    rankings = torch.tensor([[[7, 2, 9, 4]], [[3, 1, 0, 0]]])
+    ids, sums = fused_rankings(rankings, RankWeighting().of_list(4), 3)
     assert ids.tolist() == [[7, 2, 9], [3, 1, 0]] and (sums[:, :2] > 0).all() and sums[1, 2] == 0
 
 
 def test_equal_sums_are_in_the_order_of_ids() -> None:
     """By hand: 5 and 2 have ranks 1 and 2 of one teacher each, the other way round."""
-    ids, _ = merged_lists(torch.tensor([[[5, 2, 8], [2, 5, 3]]]), torch.tensor([3.0, 2.0, 1.0]), 4)
+    ids, _ = fused_rankings(torch.tensor([[[5, 2, 8], [2, 5, 3]]]), torch.tensor([3.0, 2.0, 1.0]), 4)
     assert ids.tolist() == [[2, 5, 3, 8]]
 
 
 def test_no_weight_at_all_is_still_an_item() -> None:
-    ids, _ = merged_lists(torch.tensor([[[5, 2, 0]]]), torch.tensor([1.0, 0.0, 0.0]), 3)
+    ids, _ = fused_rankings(torch.tensor([[[5, 2, 0]]]), torch.tensor([1.0, 0.0, 0.0]), 3)
     assert ids.tolist() == [[5, 2, 0]]
 
 
@@ -67,8 +67,8 @@ def test_unlisted_items_count_as_rank_n_plus_1() -> None:
     """What the subtraction is for: full rankings cut to N merge as if the rest had all the same rank N + 1."""
     random, n, power = np.random.default_rng(0), 4, 0.3
     full = [random.permutation(9) + 1 for _ in range(3)]
-    ids, _ = merged_lists(
-        torch.tensor(np.stack([order[:n] for order in full])[None]), Importance(power=power).of_list(n), 9
+    ids, _ = fused_rankings(
+        torch.tensor(np.stack([order[:n] for order in full])[None]), RankWeighting(power=power).of_list(n), 9
     )
     listed = {int(item) for order in full for item in order[:n]}
     total = {item: sum(min(list(order).index(item) + 1, n + 1) ** -power for order in full) for item in sorted(listed)}
@@ -81,13 +81,13 @@ def test_merged_history() -> None:
     """Users without, with fewer and with more training items than wanted; against a plain sort."""
     indptr, items = np.array([0, 0, 3, 3, 8]), np.array([2, 5, 9, 1, 3, 4, 6, 7])
     ranks = [np.array([2, 1, 3, 5, 1, 2, 4, 3], dtype=np.int32), np.array([3, 1, 2, 1, 4, 2, 3, 5], dtype=np.int32)]
-    weights = Importance(power=0.5).of_list(5)
+    weights = RankWeighting(power=0.5).of_list(5)
     table = weights.tolist()
     expected = []
     for user in range(4):
         own = range(indptr[user], indptr[user + 1])
         best = sorted(own, key=lambda at: (-(table[ranks[0][at] - 1] + table[ranks[1][at] - 1]), items[at]))
         expected.append(([int(items[at]) for at in best] + [0] * 4)[:4])
-    assert merged_history(ranks, indptr, items, weights, 4).tolist() == expected
-    assert merged_history(ranks, indptr, items, weights, 0).shape == (4, 0)
-    assert merged_history(ranks[:1], indptr, items, weights, 2).tolist() == [[0, 0], [5, 2], [0, 0], [3, 4]]
+    assert fused_history(ranks, indptr, items, weights, 4).tolist() == expected
+    assert fused_history(ranks, indptr, items, weights, 0).shape == (4, 0)
+    assert fused_history(ranks[:1], indptr, items, weights, 2).tolist() == [[0, 0], [5, 2], [0, 0], [3, 4]]

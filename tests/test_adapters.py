@@ -11,14 +11,14 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_derrd.adapters import (
-    BACKBONES,
-    Backbone,
-    FactorBackbone,
-    RowBackbone,
-    VectorBackbone,
+    ADAPTERS,
+    Adapter,
+    EmbeddingAdapter,
+    FactorAdapter,
+    RowAdapter,
+    adapter_class,
     adapter_of,
-    backbone_of,
-    register_backbone,
+    register_adapter,
 )
 from recbole_derrd.adapters import factors as factors_module
 from recbole_derrd.adapters import pairs as pairs_module
@@ -30,9 +30,9 @@ from recbole_derrd.recbole_compat.models import general_models, model_class
 from recbole_derrd.student.model import distilled
 
 MODELS = sorted(general_models())
-TRAINABLE = [name for name in MODELS if BACKBONES[name].trainable]
-WITH_VECTORS = [name for name in MODELS if BACKBONES[name].hints]
-DOT_PRODUCT = [name for name in MODELS if issubclass(BACKBONES[name], VectorBackbone)]
+TRAINABLE = [name for name in MODELS if ADAPTERS[name].trainable]
+WITH_VECTORS = [name for name in MODELS if ADAPTERS[name].hints]
+DOT_PRODUCT = [name for name in MODELS if issubclass(ADAPTERS[name], EmbeddingAdapter)]
 #: Models whose full_sort_predict is no strictly monotone map of the logits: why, instead.
 OWN_RANKING = {"Random": "draws anew at each call"}
 USERS = torch.tensor([3, 30, 1, 17])
@@ -93,9 +93,9 @@ def strictly_ordered_alike(ours: torch.Tensor, own: torch.Tensor, *, slack: floa
 @pytest.mark.parametrize("name", MODELS)
 def test_scores_rank_as_the_model_does(name: str, built: Any) -> None:
     model, _ = built(name)
-    backbone = backbone_of(model)
+    adapter = adapter_of(model)
     with torch.no_grad():
-        ours = backbone.score_all(USERS)
+        ours = adapter.score_all(USERS)
     assert ours.shape == (len(USERS), model.n_items)
     assert ours.dtype == torch.float32
     assert torch.isfinite(ours[:, 1:]).all()
@@ -113,7 +113,7 @@ def test_scores_rank_as_the_model_does(name: str, built: Any) -> None:
 def test_scores_are_what_the_model_puts_through_a_sigmoid(name: str, built: Any) -> None:
     model, _ = built(name)
     with torch.no_grad():
-        ours = backbone_of(model).score_all(USERS)
+        ours = adapter_of(model).score_all(USERS)
     torch.testing.assert_close(ours.double().sigmoid(), own_scores(model, USERS), rtol=1e-4, atol=1e-6)
 
 
@@ -121,16 +121,16 @@ def test_scores_are_what_the_model_puts_through_a_sigmoid(name: str, built: Any)
 @pytest.mark.parametrize("share", [False, True])
 def test_listed_items_score_as_in_the_whole_catalogue(name: str, share: bool, built: Any) -> None:
     model, _ = built(name)
-    backbone = backbone_of(model)
+    adapter = adapter_of(model)
     items = torch.stack([torch.randperm(40, generator=torch.Generator().manual_seed(int(user)))[:7] for user in USERS])
     items = items + 1
     with torch.no_grad():
         if share:
-            with backbone.shared():
-                listed, everything = backbone.score(USERS, items), backbone.score_all(USERS)
+            with adapter.shared():
+                listed, everything = adapter.score(USERS, items), adapter.score_all(USERS)
         else:
-            listed, everything = backbone.score(USERS, items), backbone.score_all(USERS)
-        alone = backbone.score_all(USERS[1:2])
+            listed, everything = adapter.score(USERS, items), adapter.score_all(USERS)
+        alone = adapter.score_all(USERS[1:2])
     assert listed.shape == items.shape
     torch.testing.assert_close(listed, everything.gather(1, items), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(alone, everything[1:2], rtol=1e-4, atol=1e-5)
@@ -139,19 +139,19 @@ def test_listed_items_score_as_in_the_whole_catalogue(name: str, share: bool, bu
 @pytest.mark.parametrize("name", MODELS)
 def test_one_user_and_one_item(name: str, built: Any) -> None:
     model, _ = built(name)
-    backbone = backbone_of(model)
+    adapter = adapter_of(model)
     with torch.no_grad():
-        assert backbone.score(torch.tensor([5]), torch.tensor([[9]])).shape == (1, 1)
-        assert backbone.score_all(torch.tensor([5])).shape == (1, 41)
+        assert adapter.score(torch.tensor([5]), torch.tensor([[9]])).shape == (1, 1)
+        assert adapter.score_all(torch.tensor([5])).shape == (1, 41)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_scoring_twice_gives_the_same_and_draws_no_random_number(name: str, built: Any) -> None:
     model, _ = built(name)
-    backbone = backbone_of(model)
+    adapter = adapter_of(model)
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     with torch.no_grad():
-        first, second = backbone.score_all(USERS), backbone.score_all(USERS)
+        first, second = adapter.score_all(USERS), adapter.score_all(USERS)
     assert torch.equal(first, second)
     assert torch.equal(torch_state, torch.get_rng_state())
     assert np.array_equal(numpy_state, np.random.get_state()[1])
@@ -160,10 +160,10 @@ def test_scoring_twice_gives_the_same_and_draws_no_random_number(name: str, buil
 @pytest.mark.parametrize("name", DOT_PRODUCT)
 def test_score_is_the_product_of_the_vectors(name: str, built: Any) -> None:
     model, _ = built(name)
-    backbone = backbone_of(model)
+    adapter = adapter_of(model)
     with torch.no_grad():
-        users, items = backbone.user_vectors(), backbone.item_vectors()
-        everything = backbone.score_all(torch.arange(1, model.n_users))
+        users, items = adapter.user_embeddings(), adapter.item_embeddings()
+        everything = adapter.score_all(torch.arange(1, model.n_users))
     assert users.shape[0] == model.n_users and items.shape[0] == model.n_items
     torch.testing.assert_close((users @ items.T)[1:], everything, rtol=1e-4, atol=1e-5)
 
@@ -171,23 +171,23 @@ def test_score_is_the_product_of_the_vectors(name: str, built: Any) -> None:
 @pytest.mark.parametrize("name", WITH_VECTORS)
 def test_vectors_of_some_are_rows_of_all(name: str, built: Any) -> None:
     model, _ = built(name)
-    backbone = backbone_of(model)
+    adapter = adapter_of(model)
     items = torch.tensor([40, 2, 2, 9])
-    for hint in (None, *backbone.hints):
+    for hint in (None, *adapter.hints):
         with torch.no_grad():
-            torch.testing.assert_close(backbone.user_vectors(USERS, hint), backbone.user_vectors(None, hint)[USERS])
-            torch.testing.assert_close(backbone.item_vectors(items, hint), backbone.item_vectors(None, hint)[items])
-    with pytest.raises(OptionError, match=f"{name} has no hint layer 'nonsense'. It has: {backbone.hints[0]}"):
-        backbone.user_vectors(USERS, "nonsense")
+            torch.testing.assert_close(adapter.user_embeddings(USERS, hint), adapter.user_embeddings(None, hint)[USERS])
+            torch.testing.assert_close(adapter.item_embeddings(items, hint), adapter.item_embeddings(None, hint)[items])
+    with pytest.raises(OptionError, match=f"{name} has no hint layer 'nonsense'. It has: {adapter.hints[0]}"):
+        adapter.user_embeddings(USERS, "nonsense")
     with pytest.raises(OptionError, match="has no hint layer"):
-        backbone.item_vectors(items, "nonsense")
+        adapter.item_embeddings(items, "nonsense")
 
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - set(WITH_VECTORS)))
 def test_without_vectors_the_error_names_what_works(name: str, built: Any) -> None:
-    backbone = backbone_of(built(name)[0])
-    for read in (backbone.user_vectors, backbone.item_vectors):
-        with pytest.raises(OptionError, match=rf"{name} has no user and item vectors, .*\[rrd\]"):
+    adapter = adapter_of(built(name)[0])
+    for read in (adapter.user_embeddings, adapter.item_embeddings):
+        with pytest.raises(OptionError, match=rf"{name} has no user and item embeddings, .*\[rrd\]"):
             read()
 
 
@@ -212,13 +212,13 @@ UNREAD = {
 def test_gradients_reach_every_weight_that_scores(name: str, method: str, built: Any) -> None:
     model, _ = built(name)
     model.train()
-    backbone = backbone_of(model)
+    adapter = adapter_of(model)
     torch.manual_seed(0)
     for _ in range(5):  # relu units may be dead under one draw of dropout
         if method == "score":
-            scores = backbone.score(USERS, torch.arange(1, 41).expand(len(USERS), -1))
+            scores = adapter.score(USERS, torch.arange(1, 41).expand(len(USERS), -1))
         else:
-            scores = backbone.score_all(USERS)
+            scores = adapter.score_all(USERS)
         assert scores.requires_grad
         (scores * torch.randn(scores.shape)).sum().backward()
     unread = tuple(UNREAD.get(name, ()))
@@ -233,18 +233,18 @@ def test_gradients_reach_every_weight_that_scores(name: str, method: str, built:
 def test_gradients_reach_the_weights_from_the_vectors(name: str, built: Any) -> None:
     model, _ = built(name)
     model.train()
-    backbone = backbone_of(model)
-    for hint in backbone.hints:
-        for vectors in (backbone.user_vectors(USERS, hint), backbone.item_vectors(USERS, hint)):
+    adapter = adapter_of(model)
+    for hint in adapter.hints:
+        for embeddings in (adapter.user_embeddings(USERS, hint), adapter.item_embeddings(USERS, hint)):
             model.zero_grad()
-            vectors.square().sum().backward()
+            embeddings.square().sum().backward()
             assert moved(model)
 
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - set(TRAINABLE)))
 def test_models_without_gradients_say_so(name: str, built: Any) -> None:
     with torch.no_grad():
-        assert not backbone_of(built(name)[0]).score_all(USERS).requires_grad
+        assert not adapter_of(built(name)[0]).score_all(USERS).requires_grad
 
 
 # -- training mode: the terms see the dropout that the model's own loss sees
@@ -267,13 +267,13 @@ def test_models_without_gradients_say_so(name: str, built: Any) -> None:
 )
 def test_dropout_acts_in_training_only(name: str, settings: dict[str, Any], built: Any) -> None:
     model, _ = built(name, **settings)
-    backbone = backbone_of(model)
+    adapter = adapter_of(model)
     items = torch.arange(1, 41).expand(len(USERS), -1)
     torch.manual_seed(0)
     with torch.no_grad():
-        assert torch.equal(backbone.score(USERS, items), backbone.score(USERS, items))
+        assert torch.equal(adapter.score(USERS, items), adapter.score(USERS, items))
         model.train()
-        assert not torch.allclose(backbone.score(USERS, items), backbone.score(USERS, items))
+        assert not torch.allclose(adapter.score(USERS, items), adapter.score(USERS, items))
 
 
 @pytest.mark.parametrize("name", ["GCMC", "LightGCN", "NGCF", "SGL", "DGCF", "SpectralCF", "NCL"])
@@ -290,11 +290,11 @@ def test_base_loss_and_terms_share_one_propagation(name: str, built: Any, monkey
     stock = getattr(owner, attribute)
     monkeypatch.setattr(owner, attribute, lambda self, *args: calls.append(args) or stock(self, *args))
     batch = next(iter(data.train))
-    with model.backbone.shared():
+    with model.adapter.shared():
         base = super(type(model).__mro__[1], model).calculate_loss(batch)
         once = len(calls)
-        scores = model.backbone.score(USERS, torch.ones(len(USERS), 3, dtype=torch.long))
-        model.backbone.user_vectors(USERS), model.backbone.item_vectors(USERS)
+        scores = model.adapter.score(USERS, torch.ones(len(USERS), 3, dtype=torch.long))
+        model.adapter.user_embeddings(USERS), model.adapter.item_embeddings(USERS)
     assert len(calls) == once == (3 if name == "SGL" else 1)
     # One backward through both: nothing of the shared graph may have been freed or changed in place.
     (scores.sum() + (sum(base) if isinstance(base, tuple) else base)).backward()
@@ -303,33 +303,33 @@ def test_base_loss_and_terms_share_one_propagation(name: str, built: Any, monkey
 
 def test_another_propagation_is_not_answered_with_the_usual_one(built: Any) -> None:
     """Subclasses of LightGCN in the manner of SimGCL ask for perturbed ones in their loss."""
-    backbone = backbone_of(built("LightGCN")[0])
+    adapter = adapter_of(built("LightGCN")[0])
     calls: list[dict[str, Any]] = []
     forward = lambda **more: calls.append(more) or len(calls)  # noqa: E731
-    with backbone.shared():
-        assert [backbone.observed_forward(forward) for _ in range(2)] == [1, 1]
-        assert [backbone.observed_forward(forward, perturbed=True) for _ in range(2)] == [2, 3]
-        assert backbone.observed_forward(forward) == 1
+    with adapter.shared():
+        assert [adapter.observed_forward(forward) for _ in range(2)] == [1, 1]
+        assert [adapter.observed_forward(forward, perturbed=True) for _ in range(2)] == [2, 3]
+        assert adapter.observed_forward(forward) == 1
     assert calls == [{}, {"perturbed": True}, {"perturbed": True}]
 
 
 def test_what_was_computed_without_gradients_is_computed_again_for_them(built: Any) -> None:
-    backbone = backbone_of(built("SimpleX")[0])
-    with backbone.shared():
+    adapter = adapter_of(built("SimpleX")[0])
+    with adapter.shared():
         with torch.no_grad():
-            looked_at = backbone.once("all items", backbone.item_vectors)
+            looked_at = adapter.once("all items", adapter.item_embeddings)
         assert not looked_at.requires_grad
-        learning = backbone.once("all items", backbone.item_vectors)
+        learning = adapter.once("all items", adapter.item_embeddings)
         assert learning.requires_grad
         with torch.no_grad():
-            assert backbone.once("all items", backbone.item_vectors) is learning
+            assert adapter.once("all items", adapter.item_embeddings) is learning
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_dmf_learns_under_mixed_precision(dtype: torch.dtype, built: Any) -> None:
     model, _ = built("DMF")
     with torch.autocast("cpu", dtype=dtype):
-        scores = backbone_of(model).score_all(USERS)
+        scores = adapter_of(model).score_all(USERS)
     scores.float().sum().backward()
     assert moved(model)
 
@@ -343,7 +343,7 @@ def test_shared_encoding_leaves_the_base_loss_as_it_is(name: str, built: Any) ->
     for share in (False, True):
         torch.manual_seed(3)
         if share:
-            with model.backbone.shared():
+            with model.adapter.shared():
                 losses.append(super(type(model).__mro__[1], model).calculate_loss(batch).item())
         else:
             losses.append(super(type(model).__mro__[1], model).calculate_loss(batch).item())
@@ -359,7 +359,7 @@ def test_recvae_terms_follow_the_phase_of_its_training(built: Any) -> None:
     for phase in (True, False):
         model.calculate_loss(batch, encoder_flag=phase)
         with torch.no_grad():
-            draws = [model.backbone.score(USERS, items) for _ in range(2)]
+            draws = [model.adapter.score(USERS, items) for _ in range(2)]
         seen[phase] = float((draws[0] - draws[1]).abs().mean())
     # What is left without dropout is the encoder's noise of 0.01.
     assert seen[True] > 10 * seen[False] > 0
@@ -367,10 +367,10 @@ def test_recvae_terms_follow_the_phase_of_its_training(built: Any) -> None:
 
 def test_sgl_vectors_are_those_of_the_whole_graph(built: Any) -> None:
     model, _ = built("SGL")
-    backbone = backbone_of(model)
-    before = backbone.user_vectors()
+    adapter = adapter_of(model)
+    before = adapter.user_embeddings()
     model.train()  # rebuilds the two views
-    assert torch.equal(before, backbone.user_vectors())
+    assert torch.equal(before, adapter.user_embeddings())
 
 
 # -- one model's own traps
@@ -380,15 +380,15 @@ def test_sgl_vectors_are_those_of_the_whole_graph(built: Any) -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_neumf_split_equals_its_forward(parts: tuple[bool, bool], dropout: float, built: Any) -> None:
     model, _ = built("NeuMF", mf_train=parts[0], mlp_train=parts[1], dropout_prob=dropout)
-    backbone = backbone_of(model)
+    adapter = adapter_of(model)
     every = torch.arange(model.n_items)
     with torch.no_grad():
         forward = torch.stack([model.forward(user.expand_as(every), every) for user in USERS])
-        torch.testing.assert_close(backbone.score_all(USERS), forward, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(backbone.score(USERS, every.expand(4, -1)), forward, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(adapter.score_all(USERS), forward, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(adapter.score(USERS, every.expand(4, -1)), forward, rtol=1e-5, atol=1e-6)
         model.train()
         torch.manual_seed(1)
-        trained = backbone.score(USERS, every.expand(4, -1))
+        trained = adapter.score(USERS, every.expand(4, -1))
         torch.manual_seed(1)
         pairs = model.forward(USERS.repeat_interleave(len(every)), every.repeat(len(USERS))).view(4, -1)
     torch.testing.assert_close(trained, pairs, rtol=1e-5, atol=1e-6)
@@ -400,7 +400,7 @@ def test_fism_logit_is_what_its_forward_puts_through_a_sigmoid(alpha: float, bui
     items = torch.tensor([7, 8, 9, 10])
     with torch.no_grad():
         own = model.forward(USERS, items)
-        ours = backbone_of(model).score(USERS, items.unsqueeze(1)).squeeze(1)
+        ours = adapter_of(model).score(USERS, items.unsqueeze(1)).squeeze(1)
     torch.testing.assert_close(ours.sigmoid(), own)
 
 
@@ -409,7 +409,7 @@ def test_fism_logit_is_what_its_forward_puts_through_a_sigmoid(alpha: float, bui
 def test_nais_logit_is_what_full_sort_puts_through_a_sigmoid(algorithm: str, alpha: float, built: Any) -> None:
     model, _ = built("NAIS", algorithm=algorithm, alpha=alpha)
     with torch.no_grad():
-        ours = backbone_of(model).score_all(USERS)
+        ours = adapter_of(model).score_all(USERS)
     torch.testing.assert_close(ours.sigmoid().double(), own_scores(model, USERS), rtol=1e-4, atol=1e-6)
 
 
@@ -421,9 +421,9 @@ def test_dmf_logit_is_its_forward(settings: dict[str, Any], built: Any) -> None:
     model, _ = built("DMF", **settings)
     items = torch.tensor([7, 8, 9, 10])
     with torch.no_grad():
-        ours = backbone_of(model).score(USERS, items.unsqueeze(1)).squeeze(1)
+        ours = adapter_of(model).score(USERS, items.unsqueeze(1)).squeeze(1)
         torch.testing.assert_close(ours, model.forward(USERS, items))
-        torch.testing.assert_close(backbone_of(model).item_vectors(), model.get_item_embedding())
+        torch.testing.assert_close(adapter_of(model).item_embeddings(), model.get_item_embedding())
 
 
 @pytest.mark.parametrize("accum", ["stack", "sum"])
@@ -432,7 +432,7 @@ def test_gcmc_logit_is_class_one_of_its_decoder(accum: str, sparse: bool, built:
     model, _ = built("GCMC", accum=accum, sparse_feature=sparse, num_basis_functions=3)
     items = torch.tensor([7, 8, 9, 10])
     with torch.no_grad():
-        ours = backbone_of(model).score(USERS, items.unsqueeze(1)).squeeze(1)
+        ours = adapter_of(model).score(USERS, items.unsqueeze(1)).squeeze(1)
         own = model.forward(model.user_features, model.item_features, USERS, items)[:, 1]
     torch.testing.assert_close(ours, own, rtol=1e-4, atol=1e-6)
 
@@ -442,7 +442,7 @@ def test_gcmc_logit_is_class_one_of_its_decoder(accum: str, sparse: bool, built:
 def test_cdae_logit_is_before_the_output_activation(loss: str, activation: str, built: Any) -> None:
     model, _ = built("CDAE", loss_type=loss, out_activation=activation)
     with torch.no_grad():
-        ours = backbone_of(model).score_all(USERS)
+        ours = adapter_of(model).score_all(USERS)
     torch.testing.assert_close(model.o_act(ours).double(), own_scores(model, USERS), rtol=1e-4, atol=1e-6)
 
 
@@ -450,7 +450,7 @@ def test_cdae_logit_is_before_the_output_activation(loss: str, activation: str, 
 def test_simplex_logit_is_the_cosine(aggregator: str, built: Any) -> None:
     model, _ = built("SimpleX", aggregator=aggregator)
     with torch.no_grad():
-        ours = backbone_of(model).score_all(USERS)
+        ours = adapter_of(model).score_all(USERS)
     assert ours.abs().max() <= 1 + 1e-6
     torch.testing.assert_close(ours.double(), own_scores(model, USERS), rtol=1e-4, atol=1e-6)
 
@@ -458,7 +458,7 @@ def test_simplex_logit_is_the_cosine(aggregator: str, built: Any) -> None:
 @pytest.mark.parametrize("center", [True, False])
 def test_admm_slim_is_its_own_prediction_without_the_noise(center: bool, built: Any) -> None:
     model, _ = built("ADMMSLIM", center_columns=center)
-    ours = backbone_of(model).score_all(USERS)
+    ours = adapter_of(model).score_all(USERS)
     noise = own_scores(model, USERS) - ours
     assert noise.min() >= -1e-6 and noise.max() <= 1.1e-5
 
@@ -466,7 +466,7 @@ def test_admm_slim_is_its_own_prediction_without_the_noise(center: bool, built: 
 def test_nncf_neighbours_are_redrawn_alike_when_it_is_loaded(built: Any) -> None:
     first, second = built("NNCF")[0], built("NNCF")[0]
     assert torch.equal(first.u_neigh, second.u_neigh) and torch.equal(first.i_neigh, second.i_neigh)
-    assert torch.equal(backbone_of(first).score_all(USERS), backbone_of(second).score_all(USERS))
+    assert torch.equal(adapter_of(first).score_all(USERS), adapter_of(second).score_all(USERS))
 
 
 @pytest.mark.parametrize("name", ["NAIS", "FISM", "SimpleX", "DMF"])
@@ -480,11 +480,11 @@ def test_users_without_history_have_finite_scores(name: str, built: Any) -> None
     for table in ("history_item_matrix", "history_item_id", "mask_mat", "history_item_value"):
         if isinstance(getattr(model, table, None), torch.Tensor):
             getattr(model, table)[3] = 0
-    backbone = backbone_of(model)
+    adapter = adapter_of(model)
     items = torch.arange(1, 5).expand(4, -1)
     with torch.no_grad():
-        assert torch.isfinite(backbone.score_all(USERS)).all()
-    scores = backbone.score(USERS, items)
+        assert torch.isfinite(adapter.score_all(USERS)).all()
+    scores = adapter.score(USERS, items)
     scores.sum().backward()
     assert all(torch.isfinite(value.grad).all() for value in model.parameters() if value.grad is not None)
     if name == "NAIS":
@@ -497,34 +497,34 @@ def test_users_without_history_have_finite_scores(name: str, built: Any) -> None
 @pytest.mark.parametrize("name", ["SimpleX", "DMF", "FISM"])
 def test_vectors_of_all_users_are_made_in_chunks(name: str, built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = built(name)
-    backbone = backbone_of(model)
-    whole = backbone.user_vectors()
+    adapter = adapter_of(model)
+    whole = adapter.user_embeddings()
     sizes = []
-    made = type(backbone)._from_history  # type: ignore[attr-defined]
+    made = type(adapter)._from_history  # type: ignore[attr-defined]
     monkeypatch.setattr(factors_module, "_CHUNK_NUMBERS", 500)
     monkeypatch.setattr(
-        type(backbone), "_from_history", lambda self, users: sizes.append(len(users)) or made(self, users)
+        type(adapter), "_from_history", lambda self, users: sizes.append(len(users)) or made(self, users)
     )
-    torch.testing.assert_close(backbone.user_vectors(), whole)
-    assert sum(sizes) == model.n_users and max(sizes) <= 500 // backbone._numbers()  # type: ignore[attr-defined]
+    torch.testing.assert_close(adapter.user_embeddings(), whole)
+    assert sum(sizes) == model.n_users and max(sizes) <= 500 // adapter._numbers()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["NNCF", "ConvNCF", "NAIS"])
 def test_pairs_of_the_catalogue_are_made_in_chunks(name: str, built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = built(name)
-    backbone = backbone_of(model)
-    numbers = backbone._numbers()  # type: ignore[attr-defined]
+    adapter = adapter_of(model)
+    numbers = adapter._numbers()  # type: ignore[attr-defined]
     with torch.no_grad():
-        whole = backbone.score_all(USERS)
+        whole = adapter.score_all(USERS)
         monkeypatch.setattr(pairs_module, "_CHUNK_NUMBERS", 6 * numbers)
         sizes = []
-        made = type(backbone)._pair_logits  # type: ignore[attr-defined]
+        made = type(adapter)._pair_logits  # type: ignore[attr-defined]
         monkeypatch.setattr(
-            type(backbone),
+            type(adapter),
             "_pair_logits",
             lambda self, users, items: sizes.append(len(users)) or made(self, users, items),
         )
-        torch.testing.assert_close(backbone.score_all(USERS), whole, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(adapter.score_all(USERS), whole, rtol=1e-4, atol=1e-5)
     assert max(sizes) == 6 and sum(sizes) == len(USERS) * model.n_items
 
 
@@ -551,10 +551,10 @@ def test_a_catalogue_keeps_no_network_for_the_backward_pass(
     """A block of users is 2^20 pairs: with the networks of all of them it would take gigabytes."""
     model, _ = built(name, **({"dropout_prob": dropout} if name == "NeuMF" else {}))
     model.train()
-    backbone = backbone_of(model)
+    adapter = adapter_of(model)
     users = torch.arange(1, 21)
-    monkeypatch.setattr(pairs_module, "_CHUNK_NUMBERS", 60 * backbone._numbers())  # type: ignore[attr-defined]
-    kept = numbers_kept(lambda: backbone.score_all(users), model)
+    monkeypatch.setattr(pairs_module, "_CHUNK_NUMBERS", 60 * adapter._numbers())  # type: ignore[attr-defined]
+    kept = numbers_kept(lambda: adapter.score_all(users), model)
     # Ids of users and items, int64, and what all users share.
     shared = sum(weight.numel() for weight in model.parameters())
     assert kept < 8 * len(users) * model.n_items + shared
@@ -566,12 +566,12 @@ def test_a_catalogue_in_chunks_has_the_gradients_of_the_whole(
 ) -> None:
     """Chunks are several users or less than one; twice within one block of what is shared."""
     model, _ = built(name, **({"dropout_prob": 0.0} if name == "NeuMF" else {}))
-    backbone, gradients = backbone_of(model), []
+    adapter, gradients = adapter_of(model), []
     for users in (100, 2, 0.3):
-        numbers = int(users * model.n_items) * backbone._numbers()  # type: ignore[attr-defined]
+        numbers = int(users * model.n_items) * adapter._numbers()  # type: ignore[attr-defined]
         monkeypatch.setattr(pairs_module, "_CHUNK_NUMBERS", numbers)
-        with backbone.shared():
-            loss = sum(backbone.score_all(part).sin().sum() for part in (USERS, USERS.flip(0)))
+        with adapter.shared():
+            loss = sum(adapter.score_all(part).sin().sum() for part in (USERS, USERS.flip(0)))
         found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
         gradients.append([part for part in found if part is not None])
     for other in gradients[1:]:
@@ -583,7 +583,7 @@ def test_a_catalogue_in_chunks_has_the_gradients_of_the_whole(
 def test_chunks_have_the_gradients_of_the_whole(name: str, built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = built(name)
     model.train()
-    backbone = backbone_of(model)
+    adapter = adapter_of(model)
     items = torch.arange(1, 41).expand(len(USERS), -1)
     gradients = []
     for pairs in (1000, 160, 23):
@@ -591,9 +591,9 @@ def test_chunks_have_the_gradients_of_the_whole(name: str, built: Any, monkeypat
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        monkeypatch.setattr(pairs_module, "_CHUNK_NUMBERS", pairs * backbone._numbers())
+        monkeypatch.setattr(pairs_module, "_CHUNK_NUMBERS", pairs * adapter._numbers())
         model.zero_grad()
-        backbone.score(USERS, items).square().sum().backward()
+        adapter.score(USERS, items).square().sum().backward()
         gradients.append([weight.grad.clone() for weight in model.parameters()])
     for other in gradients[1:]:
         for ours, whole in zip(other, gradients[0]):
@@ -604,9 +604,9 @@ def test_chunks_run_again_with_the_same_dropout(built: Any, monkeypatch: pytest.
     """The score is linear in NNCF's last bias-free weights, so w . grad w = score tells which dropout backward saw."""
     model, _ = built("NNCF", dropout=0.5)
     model.train()
-    backbone = backbone_of(model)
-    monkeypatch.setattr(pairs_module, "_CHUNK_NUMBERS", 7 * backbone._numbers())
-    score = backbone.score(USERS, torch.arange(1, 41).expand(len(USERS), -1)).sum()
+    adapter = adapter_of(model)
+    monkeypatch.setattr(pairs_module, "_CHUNK_NUMBERS", 7 * adapter._numbers())
+    score = adapter.score(USERS, torch.arange(1, 41).expand(len(USERS), -1)).sum()
     score.backward()
     last = model.out_layer
     from_backward = (last.weight * last.weight.grad).sum() + (last.bias * last.bias.grad).sum()
@@ -617,21 +617,21 @@ def test_chunks_run_again_with_the_same_dropout(built: Any, monkeypatch: pytest.
 
 
 def test_own_adapter_can_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recbole_derrd.adapters.BACKBONES", dict(BACKBONES))
+    monkeypatch.setattr("recbole_derrd.adapters.ADAPTERS", dict(ADAPTERS))
 
-    @register_backbone("MyModel")
-    class MyBackbone(FactorBackbone):
+    @register_adapter("MyModel")
+    class MyAdapter(FactorAdapter):
         pass
 
     stock = model_class("BPR")
-    assert adapter_of(type("MyModel", (stock,), {})) is MyBackbone
-    assert adapter_of(type("Heir", (stock,), {})) is BACKBONES["BPR"]
-    assert adapter_of(type("Stranger", (), {})) is RowBackbone
+    assert adapter_class(type("MyModel", (stock,), {})) is MyAdapter
+    assert adapter_class(type("Heir", (stock,), {})) is ADAPTERS["BPR"]
+    assert adapter_class(type("Stranger", (), {})) is RowAdapter
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_distilled_class_keeps_the_adapter_and_the_name(name: str) -> None:
     student = distilled(model_class(name))
-    assert adapter_of(student) is BACKBONES[name]
-    backbone = Backbone(student.__new__(student))
-    assert backbone.name == name
+    assert adapter_class(student) is ADAPTERS[name]
+    adapter = Adapter(student.__new__(student))
+    assert adapter.name == name

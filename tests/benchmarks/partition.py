@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from recbole_derrd.adapters import backbone_of
+from recbole_derrd.adapters import adapter_of
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.distillers.hetcomp import fine_order_loss, overall_relation_loss
-from recbole_derrd.distillers.remainder import drawn_remainder, estimated_log_remainder, log_remainder
+from recbole_derrd.distillers.partition import estimated_log_partition, log_partition, sampled_partition
 from recbole_derrd.model_cache.building import load_model
 from recbole_derrd.model_cache.train_or_find import train_or_find
 from recbole_derrd.report.record import versions
@@ -48,7 +48,7 @@ def trained_scores(folder: str) -> tuple[torch.Tensor, torch.Tensor]:
     data = prepare_data(config)
     model = load_model(config, data, train_or_find(config, data).checkpoint)
     with torch.no_grad():
-        scores = backbone_of(model).score_all(torch.arange(1, data.history.n_users)).float()
+        scores = adapter_of(model).score_all(torch.arange(1, data.history.n_users)).float()
     seen = torch.zeros_like(scores, dtype=torch.bool)
     for user in range(1, data.history.n_users):
         seen[user - 1, data.history.items[data.history.indptr[user] : data.history.indptr[user + 1]]] = True
@@ -68,19 +68,19 @@ def shares(draws: int) -> list[dict[str, float]]:
     hidden = tuple(out.nonzero().T)
     both, both_held = torch.cat([observed.values, ranked.values], dim=1), torch.cat(held, dim=1)
 
-    def losses(log_rest: torch.Tensor) -> tuple[float, float]:
-        first = overall_relation_loss(both, both_held, log_rest)
-        second = fine_order_loss((observed.values, held[0]), (ranked.values, held[1]), log_rest, [RANKED])
+    def losses(log_partition_term: torch.Tensor) -> tuple[float, float]:
+        first = overall_relation_loss(both, both_held, log_partition_term)
+        second = fine_order_loss((observed.values, held[0]), (ranked.values, held[1]), log_partition_term, [RANKED])
         return float(first.double().sum()), float(second.double().sum())
 
-    log_rest = log_remainder(scores, hidden)  # type: ignore[arg-type]
-    exact, generator, found = losses(log_rest), torch.Generator().manual_seed(0), []
+    log_partition_term = log_partition(scores, hidden)  # type: ignore[arg-type]
+    exact, generator, found = losses(log_partition_term), torch.Generator().manual_seed(0), []
     for count in COUNTS:
         drawn: list[tuple[float, float, float]] = []
         for _ in range(draws):
-            items, sizes = drawn_remainder(hidden, *scores.shape, count, generator)  # type: ignore[arg-type]
-            estimate = estimated_log_remainder(scores.gather(1, items), sizes)
-            drawn.append((float((estimate - log_rest).mean()), *losses(estimate)))
+            items, sizes = sampled_partition(hidden, *scores.shape, count, generator)  # type: ignore[arg-type]
+            estimate = estimated_log_partition(scores.gather(1, items), sizes)
+            drawn.append((float((estimate - log_partition_term).mean()), *losses(estimate)))
         off, first, second = (statistics.fmean(column) for column in zip(*drawn))
         found.append({"items": count, "log R": off, "L_O": first / exact[0] - 1, "L_F": second / exact[1] - 1})
     return found

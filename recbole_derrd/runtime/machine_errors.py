@@ -29,18 +29,18 @@ def limit_reached(error: BaseException) -> str | None:
     """Return the sentence for an error that says that memory, open files or threads have run out; None for another."""
     reason = " ".join(str(error).split())
     number = error.errno if isinstance(error, OSError) else None
-    if isinstance(error, MemoryError) or number == errno.ENOMEM or _says(error, _NO_MEMORY, reason):
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or _describes(error, _NO_MEMORY, reason):
         return (
             f"The memory is not enough: {_shortened(reason) or 'no more was to be had'}. Lower train_batch_size, "
             "eval_batch_size, knowledge_batch_size or the sizes of the models, or give the process more (ulimit -v, "
             "the limit of a container)."
         )
-    if number in (errno.EMFILE, errno.ENFILE) or _says(error, _NO_FILES, reason):
+    if number in (errno.EMFILE, errno.ENFILE) or _describes(error, _NO_FILES, reason):
         return (
             f"The process may not open more files: {_shortened(reason)}. Raise the limit, e.g. by 'ulimit -n 1024', "
             "and start it again."
         )
-    if number == errno.EAGAIN or _says(error, _NO_THREADS, reason):
+    if number == errno.EAGAIN or _describes(error, _NO_THREADS, reason):
         return (
             f"The system starts no more threads or processes: {_shortened(reason)}. Lower threads, nproc or jobs, or "
             "raise the limit (ulimit -u)."
@@ -71,7 +71,7 @@ def refuse_limit(error: BaseException) -> None:
         raise DistillError(reached) from error
 
 
-def _says(error: BaseException, words: re.Pattern[str], reason: str) -> bool:
+def _describes(error: BaseException, words: re.Pattern[str], reason: str) -> bool:
     # Texts of libraries: torch raises a RuntimeError, a library that cannot be loaded an ImportError.
     return isinstance(error, (RuntimeError, ImportError, OSError, SystemError)) and bool(words.search(reason))
 

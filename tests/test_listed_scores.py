@@ -8,65 +8,65 @@ import pytest
 import torch
 from torch import Tensor
 
-from recbole_derrd.adapters import BACKBONES, VectorBackbone, backbone_of, base
+from recbole_derrd.adapters import ADAPTERS, EmbeddingAdapter, adapter_of, base
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.model_cache.building import build_model
-from recbole_derrd.ops.listed_scores import distinct_places, listed_products
+from recbole_derrd.ops.listed_scores import distinct_positions, listed_products
 from recbole_derrd.recbole_compat.models import general_models
 
 DOT_PRODUCT = [
     name
     for name in sorted(general_models())
-    if issubclass(BACKBONES[name], VectorBackbone) and BACKBONES[name].trainable
+    if issubclass(ADAPTERS[name], EmbeddingAdapter) and ADAPTERS[name].trainable
 ]
 
 
 def problem(seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """Users' vectors [3, 4], items' [9, 4] and lists [3, 5], with items in several lists and twice in one."""
+    """Users' embeddings [3, 4], items' [9, 4] and lists [3, 5], with items in several lists and twice in one."""
     generator = torch.Generator().manual_seed(seed)
     users, items = (torch.randn(count, 4, generator=generator, dtype=dtype).requires_grad_() for count in (3, 9))
-    places = torch.tensor([[0, 8, 3, 3, 1], [8, 7, 6, 5, 4], [2, 0, 8, 4, 1]])
-    return users, items, places
+    positions = torch.tensor([[0, 8, 3, 3, 1], [8, 7, 6, 5, 4], [2, 0, 8, 4, 1]])
+    return users, items, positions
 
 
-def plain(users: Tensor, items: Tensor, places: Tensor) -> Tensor:
+def plain(users: Tensor, items: Tensor, positions: Tensor) -> Tensor:
     """The definition."""
-    return (items[places] * users.unsqueeze(1)).sum(dim=2)
+    return (items[positions] * users.unsqueeze(1)).sum(dim=2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_it_equals_autograd(dtype: torch.dtype) -> None:
-    users, items, places = problem(dtype=dtype)
-    slope = torch.randn(3, 5, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    users, items, positions = problem(dtype=dtype)
+    gradient = torch.randn(3, 5, generator=torch.Generator().manual_seed(1), dtype=dtype)
     results = []
-    for products in (plain(users, items, places), listed_products(users, items, places)):
+    for products in (plain(users, items, positions), listed_products(users, items, positions)):
         assert products.dtype == dtype
-        results.append([products.detach(), *torch.autograd.grad(products, (users, items), slope)])
+        results.append([products.detach(), *torch.autograd.grad(products, (users, items), gradient)])
     for one, other in zip(*results):
         torch.testing.assert_close(one, other)
         assert one.dtype == other.dtype
 
 
 def test_gradcheck() -> None:
-    users, items, places = problem()
-    assert torch.autograd.gradcheck(lambda *own: listed_products(*own, places), (users, items))
+    users, items, positions = problem()
+    assert torch.autograd.gradcheck(lambda *own: listed_products(*own, positions), (users, items))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 1), (0, 5)])
 def test_small_and_empty_lists(shape: tuple[int, int]) -> None:
-    users, items, places = problem()
-    users, places = users[: shape[0]], places[: shape[0], : shape[1]]
-    products = listed_products(users, items, places)
-    torch.testing.assert_close(products, plain(users, items, places))
+    users, items, positions = problem()
+    users, positions = users[: shape[0]], positions[: shape[0], : shape[1]]
+    products = listed_products(users, items, positions)
+    torch.testing.assert_close(products, plain(users, items, positions))
     products.sum().backward()
 
 
 def test_slope_that_is_not_contiguous() -> None:
     """sum() gives expanded gradients, and so does a loss that reads some columns only."""
-    users, items, places = problem()
+    users, items, positions = problem()
     results = []
-    for products in (plain(users, items, places), listed_products(users, items, places)):
+    for products in (plain(users, items, positions), listed_products(users, items, positions)):
         results.append(torch.autograd.grad(products.sum() + products[:, 2:].T.square().sum(), (users, items)))
     for one, other in zip(*results):
         torch.testing.assert_close(one, other)
@@ -74,24 +74,24 @@ def test_slope_that_is_not_contiguous() -> None:
 
 @pytest.mark.parametrize("who", ["users", "items", "both"])
 def test_half_precision_is_computed_in_single(who: str) -> None:
-    users, items, places = problem(dtype=torch.float32)
+    users, items, positions = problem(dtype=torch.float32)
     half = (users.bfloat16() if who != "items" else users, items.bfloat16() if who != "users" else items)
-    products = listed_products(*half, places)
+    products = listed_products(*half, positions)
     assert products.dtype == torch.float32
-    torch.testing.assert_close(products, plain(users, items, places), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(products, plain(users, items, positions), rtol=0.05, atol=0.05)
     gradients = torch.autograd.grad(products.sum(), (users, items))
     assert all(torch.isfinite(gradient).all() and gradient.any() for gradient in gradients)
 
 
 def test_frozen_side_needs_no_gradient() -> None:
-    users, items, places = problem()
-    listed_products(users, items.detach(), places).sum().backward()
+    users, items, positions = problem()
+    listed_products(users, items.detach(), positions).sum().backward()
     assert users.grad is not None and items.grad is None
 
 
 def test_backward_can_be_repeated() -> None:
-    users, items, places = problem()
-    products = listed_products(users, items, places).sum()
+    users, items, positions = problem()
+    products = listed_products(users, items, positions).sum()
     once, again = (torch.autograd.grad(products, (users, items), retain_graph=True) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(once, again))
 
@@ -99,12 +99,12 @@ def test_backward_can_be_repeated() -> None:
 @pytest.mark.parametrize("ids", [[[5, 2, 5], [0, 9, 2]], [[3]], [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]]])
 def test_distinct_places(ids: list[list[int]]) -> None:
     given = torch.tensor(ids)
-    distinct, places = distinct_places(given, 10)
+    distinct, positions = distinct_positions(given, 10)
     expected, inverse = given.unique(return_inverse=True)
-    assert torch.equal(distinct, expected) and torch.equal(places, inverse)
+    assert torch.equal(distinct, expected) and torch.equal(positions, inverse)
 
 
-class Tables(VectorBackbone):
+class Tables(EmbeddingAdapter):
     """Two tables, and what was asked of the second."""
 
     def __init__(self, users: Tensor, items: Tensor) -> None:
@@ -123,13 +123,13 @@ class Tables(VectorBackbone):
 def test_score_asks_for_each_item_once(monkeypatch: pytest.MonkeyPatch, share: float, asked: Any) -> None:
     """Short lists: the distinct items. Long ones: the catalogue. The same scores and gradients as the plain way."""
     monkeypatch.setattr(base, "_WHOLE_CATALOGUE", share)
-    users, items, places = problem()
-    backbone, results = Tables(users, items), []
+    users, items, positions = problem()
+    adapter, results = Tables(users, items), []
     for fused in (True, False):
-        backbone.fused = fused
-        scores = backbone.score(torch.tensor([2, 0, 1]), places)
+        adapter.fused = fused
+        scores = adapter.score(torch.tensor([2, 0, 1]), positions)
         results.append([scores.detach(), *torch.autograd.grad(scores.square().sum(), (users, items))])
-    assert backbone.asked == [asked, places.flatten().tolist()]
+    assert adapter.asked == [asked, positions.flatten().tolist()]
     for one, other in zip(*results):
         torch.testing.assert_close(one, other)
 
@@ -139,19 +139,19 @@ def test_score_asks_for_each_item_once(monkeypatch: pytest.MonkeyPatch, share: f
 def test_every_adapter_scores_as_the_plain_way(
     name: str, share: float, tiny_settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Adapters that normalise, weigh or propagate their vectors: same scores, same gradients of the model's weights."""
+    """Adapters that normalise, weigh or propagate their embeddings: same scores, same gradients."""
     monkeypatch.setattr(base, "_WHOLE_CATALOGUE", share)
     config = DistillConfig(name, "tiny", config_dict=tiny_settings(name))
-    backbone = backbone_of(build_model(config, prepare_data(config)).eval())
+    adapter = adapter_of(build_model(config, prepare_data(config)).eval())
     users = torch.tensor([3, 30, 1, 17])
     items = torch.stack([torch.randperm(40, generator=torch.Generator().manual_seed(one))[:7] + 1 for one in range(4)])
-    weights = [weight for weight in backbone.model.parameters() if weight.requires_grad]
+    weights = [weight for weight in adapter.model.parameters() if weight.requires_grad]
     results = []
     for fused in (True, False):
-        backbone.fused = fused
-        scores = backbone.score(users, items)
-        slope = torch.linspace(-1, 1, scores.numel()).view_as(scores)
-        results.append([scores.detach(), *torch.autograd.grad(scores, weights, slope, allow_unused=True)])
+        adapter.fused = fused
+        scores = adapter.score(users, items)
+        gradient = torch.linspace(-1, 1, scores.numel()).view_as(scores)
+        results.append([scores.detach(), *torch.autograd.grad(scores, weights, gradient, allow_unused=True)])
     for one, other in zip(*results):
         assert (one is None) == (other is None)
         if one is not None:

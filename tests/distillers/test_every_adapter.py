@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from recbole_derrd.adapters import BACKBONES, adapter_of, backbone_of
+from recbole_derrd.adapters import ADAPTERS, adapter_class, adapter_of
 from recbole_derrd.config.distill_config import WHOLE_USER_MODELS, DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.model_cache.building import build_model, freeze
@@ -26,11 +26,11 @@ METHODS = {
     "listwise": {"listwise_weight": 1.0},
     "hetcomp": {
         "hetcomp_weight": 1.0, "hetcomp_fine_weight": 1.0, "hetcomp_k": 8, "hetcomp_fine_lists": [4, 1],
-        "hetcomp_observed": 2, "hetcomp_lists_n": 10, "hetcomp_discrepancy_k": 5, "hetcomp_interval": 1,
+        "hetcomp_observed": 2, "hetcomp_top_n": 10, "hetcomp_discrepancy_k": 5, "hetcomp_interval": 1,
     },
     "sld": {"sld_weight": 1.0, "sld_k": 4, "sld_l": 4, "sld_top_n": 10, "sld_student_share": 0.3},
 }  # fmt: skip
-#: Methods of models that have vectors and are trained on pairs.
+#: Methods of models that have embeddings and are trained on pairs.
 BY_VECTORS = {
     "nkd": {"nkd_weight": 1.0, "nkd_neighbours": 3},
     "cpd": {"cpd_weight": 1.0, "cpd_num_experts": 3, "cpd_q": 3, "cpd_top_n": 10, "cpd_pair_weight": 0.1},
@@ -42,9 +42,9 @@ SETTINGS: dict[str, Any] = {
 
 def methods_of(model: str, knowledge: Knowledge) -> list[str]:
     """Return the methods that this student can learn by from this teacher."""
-    student = adapter_of(model_class(model))
-    by_vectors = student.hints and knowledge.teacher_hints and model not in WHOLE_USER_MODELS
-    return [*METHODS, *(BY_VECTORS if by_vectors else ())]
+    student = adapter_class(model_class(model))
+    by_embeddings = student.hints and knowledge.teacher_hints and model not in WHOLE_USER_MODELS
+    return [*METHODS, *(BY_VECTORS if by_embeddings else ())]
 
 
 def knowledge_of(model: str, tiny_settings: Any, folder: Path) -> Knowledge:
@@ -55,7 +55,7 @@ def knowledge_of(model: str, tiny_settings: Any, folder: Path) -> Knowledge:
     if model == "Pop":
         for batch in data.train:
             built.calculate_loss(batch)
-    teacher = backbone_of(freeze(built))
+    teacher = adapter_of(freeze(built))
     return Knowledge(folder, lambda: teacher, data.history, teacher_hints=teacher.hints)
 
 
@@ -89,7 +89,7 @@ def skip_without_package(model: str) -> None:
     ],
     ids=["all", "part"],
 )
-@pytest.mark.parametrize("model", sorted(name for name, adapter in BACKBONES.items() if adapter.trainable))
+@pytest.mark.parametrize("model", sorted(name for name, adapter in ADAPTERS.items() if adapter.trainable))
 def test_every_student_learns(model: str, more: dict[str, Any], tiny_settings: Any, tmp_path: Path) -> None:
     """Terms are positive and finite, and every weight that has a gradient has a finite one."""
     skip_without_package(model)
@@ -115,7 +115,7 @@ def test_rd_takes_no_gradients_from_what_follows(method: str, model: str, tiny_s
     found = []
     for looked_at in (False, True):
         student.zero_grad()
-        with student.backbone.shared():
+        with student.adapter.shared():
             if looked_at:
                 first(batch)
             second(batch).backward()
@@ -137,7 +137,7 @@ def test_terms_are_finite_in_half_precision(model: str, tiny_settings: Any, tmp_
         assert all(torch.isfinite(part.to_dense() if part.is_sparse else part).all() for part in gradients)
 
 
-@pytest.mark.parametrize("model", sorted(BACKBONES))
+@pytest.mark.parametrize("model", sorted(ADAPTERS))
 def test_every_teacher_teaches(model: str, tiny_settings: Any, tmp_path: Path) -> None:
     """A student cannot tell a teacher's kind from the terms: they are positive and finite."""
     skip_without_package(model)
@@ -153,10 +153,10 @@ def test_users_of_items_are_scored_as_items_of_users(model: str, tiny_settings: 
     config = DistillConfig(model, "tiny", config_dict={**tiny_settings(model), "dropout_prob": 0.0})
     built = build_model(config, prepare_data(config))
     built.eval()
-    backbone = backbone_of(built)
+    adapter = adapter_of(built)
     users, items = torch.tensor([[3, 1, 7], [2, 3, 9]]), torch.tensor([5, 11])
-    swapped = backbone.score_users(items, users)
-    plain = torch.stack([backbone.score(row, item.expand(3, 1))[:, 0] for row, item in zip(users, items)])
+    swapped = adapter.score_users(items, users)
+    plain = torch.stack([adapter.score(row, item.expand(3, 1))[:, 0] for row, item in zip(users, items)])
     torch.testing.assert_close(swapped, plain, rtol=1e-4, atol=1e-6)
     weights = list(built.parameters())
     for one, other in zip(
@@ -171,17 +171,17 @@ def test_users_of_items_are_scored_as_items_of_users(model: str, tiny_settings: 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("model", ["BPR", "LightGCN"])
 def test_vector_models_score_users_of_items(model: str, fused: bool, tiny_settings: Any) -> None:
-    """Few lists ask for their users, many for all; values and gradients are those of the transposed product."""
+    """Few rankings ask for their users, many for all; values and gradients are those of the transposed product."""
     config = DistillConfig(model, "tiny", config_dict=tiny_settings(model))
-    backbone = backbone_of(build_model(config, prepare_data(config)))
-    backbone.fused = fused
-    weights = list(backbone.model.parameters())
+    adapter = adapter_of(build_model(config, prepare_data(config)))
+    adapter.fused = fused
+    weights = list(adapter.model.parameters())
     for users, items in (
         (torch.tensor([[3, 1], [2, 3]]), torch.tensor([5, 11])),
         (torch.randint(1, 30, (20, 6)), torch.arange(1, 21)),
     ):
-        swapped = backbone.score_users(items, users)
-        table = backbone.user_vectors() @ backbone.item_vectors().T
+        swapped = adapter.score_users(items, users)
+        table = adapter.user_embeddings() @ adapter.item_embeddings().T
         plain = table.T[items].gather(1, users)
         torch.testing.assert_close(swapped, plain, rtol=1e-4, atol=1e-6)
         for one, other in zip(

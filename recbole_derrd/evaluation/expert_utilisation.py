@@ -12,7 +12,7 @@ _GROUPS = 5
 
 
 @torch.no_grad()
-def expert_choice(model: Any, activity: np.ndarray[Any, Any]) -> dict[str, Any] | None:
+def expert_utilisation(model: Any, activity: np.ndarray[Any, Any]) -> dict[str, Any] | None:
     """Return the mean probability of each expert of DE's first hint layer, by group of users; None without DE.
 
     The softmax of the selection network's output is the probability with which Gumbel noise chooses each expert, at

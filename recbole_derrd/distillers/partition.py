@@ -21,11 +21,11 @@ from recbole_derrd.ops.full_softmax import LOWEST, product_sum
 from recbole_derrd.ops.sampling import allowed_items, exclusion_keys
 
 
-class Picked(NamedTuple):
+class SparseScores(NamedTuple):
     """What some users' losses look at.
 
     Attributes:
-        items: the picked items [n, m], int64; 0 for places that hold none.
+        items: the picked items [n, m], int64; 0 for positions that hold none.
         hidden: rows and items that are not in the rest: the picked ones, the padding item and what takes no part.
     """
 
@@ -34,19 +34,19 @@ class Picked(NamedTuple):
 
 
 #: Gives what is picked for users start .. stop - 1 of those in question.
-Source = Callable[[int, int], Picked]
-#: Gives the losses [n] of the picked items' scores [n, m], of which places hold an item [n, m], and of log R [n].
+Source = Callable[[int, int], SparseScores]
+#: Gives the losses [n] of the picked items' scores [n, m], of which positions hold an item [n, m], and of log R [n].
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def remainder_sum(users: Tensor, items: Tensor, source: Source, loss: Loss) -> Tensor:
+def partition_sum(users: Tensor, items: Tensor, source: Source, loss: Loss) -> Tensor:
     """Return the sum over users of ``loss`` of their picked scores and of log R, scores being <x_u, y>.
 
-    Differentiable once, by both vectors.
+    Differentiable once, by both embeddings.
 
     Args:
-        users: the users' vectors x [n, d].
-        items: all items' vectors y [n_items, d].
+        users: the users' embeddings x [n, d].
+        items: all items' embeddings y [n_items, d].
         source: gives what is picked for a block of these users.
         loss: gives each user's loss, differentiable by the picked scores and by log R.
     """
@@ -57,24 +57,24 @@ def remainder_sum(users: Tensor, items: Tensor, source: Source, loss: Loss) -> T
         scores[picked.hidden] = LOWEST
         largest = scores.amax(dim=1, keepdim=True)
         sums = scores.sub_(largest).exp_().sum(dim=1, keepdim=True)
-        log_rest = (largest + sums.log()).squeeze(1).requires_grad_()
+        log_partition_term = (largest + sums.log()).squeeze(1).requires_grad_()
         with torch.enable_grad():
-            part = loss(chosen, picked.items > 0, log_rest).sum(dtype=torch.float64)
-        d_chosen, d_rest = torch.autograd.grad(part, (chosen, log_rest))
+            part = loss(chosen, picked.items > 0, log_partition_term).sum(dtype=torch.float64)
+        d_chosen, d_partition = torch.autograd.grad(part, (chosen, log_partition_term))
         # Where nothing is left, the sum is that of the hidden items.
-        d_rest = d_rest.unsqueeze(1).masked_fill(largest <= LOWEST / 2, 0)
-        slope = scores.mul_(d_rest / sums)
-        return part.detach(), slope.scatter_add_(1, picked.items, d_chosen)
+        d_partition = d_partition.unsqueeze(1).masked_fill(largest <= LOWEST / 2, 0)
+        gradient = scores.mul_(d_partition / sums)
+        return part.detach(), gradient.scatter_add_(1, picked.items, d_chosen)
 
     return product_sum(users, items, block)
 
 
-def log_remainder(scores: Tensor, hidden: tuple[Tensor, Tensor]) -> Tensor:
+def log_partition(scores: Tensor, hidden: tuple[Tensor, Tensor]) -> Tensor:
     """Return log R of each row [n] of scores of the whole catalogue [n, n_items], by autograd; -1e30 for no rest."""
     return scores.index_put(hidden, scores.new_tensor(LOWEST)).logsumexp(dim=1)
 
 
-def drawn_remainder(
+def sampled_partition(
     hidden: tuple[Tensor, Tensor], n_rows: int, n_items: int, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Draw ``count`` items of each row's rest, uniformly and each draw on its own.
@@ -96,7 +96,7 @@ def drawn_remainder(
     return items.masked_fill_((sizes == 0).unsqueeze(1), 0), sizes
 
 
-def estimated_log_remainder(scores: Tensor, sizes: Tensor) -> Tensor:
+def estimated_log_partition(scores: Tensor, sizes: Tensor) -> Tensor:
     r"""Return the logarithm of (size / L) sum_l e^{s_l}, which estimates R from L scores drawn from the rest.
 
     The estimate of R has no bias. Its logarithm is too low on average (Jensen), by about Var / (2 R^2), which falls

@@ -12,22 +12,22 @@ import torch
 from torch import Tensor
 
 
-def merged_lists(lists: Tensor, weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def fused_rankings(rankings: Tensor, weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return each row's ``count`` items of largest summed weight, best first; of equal sums the smaller id first.
 
     An item's weights are added in the order of the teachers, so sums that are equal on paper may differ in the last
     digit; the order is the same in every run all the same.
 
     Args:
-        lists: ids [n, M, N] of M teachers, each best first and without repetition; 0 is no item.
+        rankings: ids [n, M, N] of M teachers, each best first and without repetition; 0 is no item.
         weights: weight of ranks 1 .. N [N], not negative.
         count: K.
 
     Returns:
         Ids [n, K], int64, and their sums [n, K], of the weights' type. Rows of fewer items end in zeros.
     """
-    rows, teachers, length = lists.shape
-    ids, order = lists.flatten(1).long().sort(dim=1, stable=True)
+    rows, teachers, length = rankings.shape
+    ids, order = rankings.flatten(1).long().sort(dim=1, stable=True)
     added = weights.repeat(teachers)[order]
     # Equal ids lie together; the i-th distinct one of a row gets place i.
     fresh = torch.ones_like(ids, dtype=torch.bool)
@@ -36,16 +36,16 @@ def merged_lists(lists: Tensor, weights: Tensor, count: int) -> tuple[Tensor, Te
     sums = torch.zeros_like(added).scatter_add_(1, place, added)
     distinct = torch.zeros_like(ids).scatter_(1, place, ids)
     # Distinct ids ascend, so a stable sort leaves the smaller of equals in front.
-    best, places = sums.masked_fill(distinct == 0, -torch.inf).sort(dim=1, descending=True, stable=True)
+    best, positions = sums.masked_fill(distinct == 0, -torch.inf).sort(dim=1, descending=True, stable=True)
     width = min(count, teachers * length)
-    chosen, kept = distinct.gather(1, places[:, :width]), best[:, :width]
+    chosen, kept = distinct.gather(1, positions[:, :width]), best[:, :width]
     merged, scores = ids.new_zeros(rows, count), added.new_zeros(rows, count)
     merged[:, :width] = chosen
     scores[:, :width] = kept.masked_fill(chosen == 0, 0)
     return merged, scores
 
 
-def merged_history(
+def fused_history(
     ranks: list[np.ndarray[Any, Any]],
     indptr: np.ndarray[Any, Any],
     items: np.ndarray[Any, Any],

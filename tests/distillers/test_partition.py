@@ -10,12 +10,12 @@ from scipy import stats
 from torch import Tensor
 
 import recbole_derrd.ops.full_softmax as catalogue_module
-from recbole_derrd.distillers.remainder import (
-    Picked,
-    drawn_remainder,
-    estimated_log_remainder,
-    log_remainder,
-    remainder_sum,
+from recbole_derrd.distillers.partition import (
+    SparseScores,
+    estimated_log_partition,
+    log_partition,
+    partition_sum,
+    sampled_partition,
 )
 from recbole_derrd.ops.full_softmax import LOWEST, hidden_pairs
 
@@ -29,28 +29,30 @@ def normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def source(start: int, stop: int) -> Picked:
+def source(start: int, stop: int) -> SparseScores:
     """Return what is picked for some of the five users."""
     pairs = [(row, item) for row in range(5) for item in [0, *ITEMS[row].tolist()]] + MORE
     inside = torch.tensor([(row - start, item) for row, item in pairs if start <= row < stop])
-    return Picked(ITEMS[start:stop], (inside[:, 0], inside[:, 1]))
+    return SparseScores(ITEMS[start:stop], (inside[:, 0], inside[:, 1]))
 
 
-def loss(scores: Tensor, held: Tensor, log_rest: Tensor) -> Tensor:
+def loss(scores: Tensor, held: Tensor, log_partition_term: Tensor) -> Tensor:
     """Return something that depends on everything, whether or not there is a rest."""
-    rest = torch.where(log_rest > LOWEST / 2, log_rest.clamp(min=-1e3).sin() * 2, log_rest - LOWEST + 1)
+    rest = torch.where(
+        log_partition_term > LOWEST / 2, log_partition_term.clamp(min=-1e3).sin() * 2, log_partition_term - LOWEST + 1
+    )
     return (scores.cos() * held).sum(dim=1) * rest + rest.square()
 
 
 def readable(users: Tensor, items: Tensor) -> Tensor:
     """Return the same sum by autograd."""
     picked, scores = source(0, 5), users @ items.T
-    return loss(scores.gather(1, picked.items), picked.items > 0, log_remainder(scores, picked.hidden)).sum()
+    return loss(scores.gather(1, picked.items), picked.items > 0, log_partition(scores, picked.hidden)).sum()
 
 
 def test_rest_by_hand() -> None:
     scores = normal(5, 7, seed=1)
-    found = log_remainder(scores, source(0, 5).hidden)
+    found = log_partition(scores, source(0, 5).hidden)
     for row, rest in enumerate([[3, 5, 6], [1, 3, 4, 5, 6], [1, 2, 3, 4], [], [1, 2, 3, 4, 5, 6]]):
         expected = math.log(sum(math.exp(scores[row, item]) for item in rest)) if rest else LOWEST
         assert found[row].item() == pytest.approx(expected)
@@ -61,24 +63,24 @@ def test_blocks_give_what_autograd_gives(monkeypatch: pytest.MonkeyPatch, block:
     """Wherever blocks end, also for a user of whom nothing is left."""
     monkeypatch.setattr(catalogue_module, "_BLOCK_SCORES", block)
     monkeypatch.setattr(catalogue_module, "_FEWEST_USERS", 1)
-    vectors = (normal(5, 2, seed=1).requires_grad_(), normal(7, 2, seed=2).requires_grad_())
-    found, expected = remainder_sum(*vectors, source, loss), readable(*vectors)
+    embeddings = (normal(5, 2, seed=1).requires_grad_(), normal(7, 2, seed=2).requires_grad_())
+    found, expected = partition_sum(*embeddings, source, loss), readable(*embeddings)
     torch.testing.assert_close(found, expected)
-    for one, other in zip(torch.autograd.grad(3 * found, vectors), torch.autograd.grad(expected, vectors)):
+    for one, other in zip(torch.autograd.grad(3 * found, embeddings), torch.autograd.grad(expected, embeddings)):
         torch.testing.assert_close(one, 3 * other)
 
 
 def test_gradients_are_those_of_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue_module, "_BLOCK_SCORES", 14)
     monkeypatch.setattr(catalogue_module, "_FEWEST_USERS", 2)
-    vectors = (normal(5, 2, seed=1).requires_grad_(), normal(7, 2, seed=2).requires_grad_())
-    assert torch.autograd.gradcheck(lambda *both: remainder_sum(*both, source, loss), vectors)
-    assert torch.autograd.gradcheck(readable, vectors)
+    embeddings = (normal(5, 2, seed=1).requires_grad_(), normal(7, 2, seed=2).requires_grad_())
+    assert torch.autograd.gradcheck(lambda *both: partition_sum(*both, source, loss), embeddings)
+    assert torch.autograd.gradcheck(readable, embeddings)
 
 
 def test_drawn_items_are_of_the_rest_and_equally_likely() -> None:
     hidden, generator = source(0, 5).hidden, torch.Generator().manual_seed(0)
-    items, sizes = drawn_remainder(hidden, 5, 7, 20_000, generator)
+    items, sizes = sampled_partition(hidden, 5, 7, 20_000, generator)
     rests = [[3, 5, 6], [1, 3, 4, 5, 6], [1, 2, 3, 4], [0], [1, 2, 3, 4, 5, 6]]
     assert sizes.tolist() == [3, 5, 4, 0, 6]
     for row, rest in enumerate(rests):
@@ -91,14 +93,14 @@ def test_estimate_of_the_rest_has_no_bias_and_its_logarithm_a_known_one() -> Non
     """E of R's estimate is R; its logarithm is too low by Var / (2 R^2) to first order, less with more items."""
     scores = normal(1, 500, seed=3)
     hidden = (torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
-    exact = log_remainder(scores, hidden)
+    exact = log_partition(scores, hidden)
     generator = torch.Generator().manual_seed(1)
     biases = []
     for count in (10, 100):
-        items, sizes = drawn_remainder(
+        items, sizes = sampled_partition(
             (torch.arange(20_000), torch.zeros(20_000).long()), 20_000, 500, count, generator
         )
-        ratios = (estimated_log_remainder(scores[0][items], sizes) - exact).exp()
+        ratios = (estimated_log_partition(scores[0][items], sizes) - exact).exp()
         error = ratios.std() / math.sqrt(len(ratios))
         assert abs(ratios.mean() - 1) < 4 * error and error < 0.01
         biases.append(ratios.log().mean().item())
@@ -108,7 +110,7 @@ def test_estimate_of_the_rest_has_no_bias_and_its_logarithm_a_known_one() -> Non
 
 def test_nothing_left_is_no_number_to_worry_about() -> None:
     scores = torch.zeros(2, 3, requires_grad=True)
-    found = estimated_log_remainder(scores, torch.tensor([0, 6]))
+    found = estimated_log_partition(scores, torch.tensor([0, 6]))
     assert found.tolist() == pytest.approx([LOWEST, math.log(6)])
     found.sum().backward()
     assert scores.grad is not None and scores.grad[0].tolist() == [0, 0, 0] and torch.isfinite(scores.grad).all()

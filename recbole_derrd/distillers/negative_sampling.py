@@ -16,8 +16,8 @@ _FEW, _SPARSE = 16, 4
 _KEPT_PAIRS = 1 << 24
 
 
-class Unobserved:
-    """Uniform draws of unobserved items, or of the places of ranked lists, without a users x items table.
+class NegativeSampler:
+    """Uniform draws of unobserved items, or of the positions of ranked rankings, without a users x items table.
 
     Args:
         history: training items of each user.
@@ -39,7 +39,7 @@ class Unobserved:
         """Draw ``count`` distinct unobserved items for each of users start .. stop - 1, in no particular order.
 
         Returns:
-            Items [stop - start, count], int64; 0 in places of users who have not so many.
+            Items [stop - start, count], int64; 0 in positions of users who have not so many.
         """
         return self._items(start, stop, distinct_numbers(self.sizes[start:stop].clamp(min=count), count, generator))
 
@@ -52,12 +52,12 @@ class Unobserved:
         uniform = torch.rand(stop - start, count, dtype=torch.float64, generator=generator)
         return self._items(start, stop, (uniform * self.sizes[start:stop].unsqueeze(1)).long())
 
-    def places(self, start: int, stop: int, width: int, count: int, generator: torch.Generator) -> Tensor:
-        """Draw ``count`` distinct places of lists as long as ``width`` or as what these users have not seen.
+    def positions(self, start: int, stop: int, width: int, count: int, generator: torch.Generator) -> Tensor:
+        """Draw ``count`` distinct positions of rankings as long as ``width`` or as what these users have not seen.
 
         Returns:
-            0-based places [stop - start, count], int64, in no particular order; of users with fewer than ``count``
-            unobserved items some lie behind the end of their lists.
+            0-based positions [stop - start, count], int64, in no particular order; of users with fewer than ``count``
+            unobserved items some lie behind the end of their rankings.
         """
         return distinct_numbers(self.sizes[start:stop].clamp(max=width).clamp(min=count), count, generator)
 
@@ -106,9 +106,9 @@ def distinct_numbers(sizes: Tensor, count: int, generator: torch.Generator) -> T
     rows = torch.arange(len(sizes))
     while len(rows):
         ordered, order = numbers[rows].sort(dim=1, stable=True)
-        found, places = (ordered[:, 1:] == ordered[:, :-1]).nonzero(as_tuple=True)
+        found, positions = (ordered[:, 1:] == ordered[:, :-1]).nonzero(as_tuple=True)
         again = rows[found]
         drawn = torch.rand(len(again), dtype=torch.float64, generator=generator)
-        numbers[again, order[found, places + 1]] = (drawn * sizes[again]).long()
+        numbers[again, order[found, positions + 1]] = (drawn * sizes[again]).long()
         rows = again.unique()
     return numbers

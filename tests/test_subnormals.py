@@ -12,27 +12,27 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.ops import experts
-from recbole_derrd.training.subnormals import denormals_flushed, flushes_denormals
+from recbole_derrd.training.subnormals import flushes_subnormals, subnormals_flushed
 from recbole_derrd.training.trainer import trainer_for
 
 can_flush = torch.set_flush_denormal(True)
 torch.set_flush_denormal(False)
-needs_flushing = pytest.mark.skipif(not can_flush, reason="this processor cannot flush denormal numbers")
+needs_flushing = pytest.mark.skipif(not can_flush, reason="this processor cannot flush subnormal numbers")
 
 
 @needs_flushing
 def test_they_are_flushed_within_the_block_and_kept_behind_it() -> None:
-    with denormals_flushed():
-        assert flushes_denormals()
-        with denormals_flushed():
-            assert flushes_denormals()
-        assert flushes_denormals(), "the inner block must not end the outer one"
-    assert not flushes_denormals()
-    with denormals_flushed(False):
-        assert not flushes_denormals()
-    with pytest.raises(KeyError), denormals_flushed():
+    with subnormals_flushed():
+        assert flushes_subnormals()
+        with subnormals_flushed():
+            assert flushes_subnormals()
+        assert flushes_subnormals(), "the inner block must not end the outer one"
+    assert not flushes_subnormals()
+    with subnormals_flushed(False):
+        assert not flushes_subnormals()
+    with pytest.raises(KeyError), subnormals_flushed():
         raise KeyError
-    assert not flushes_denormals()
+    assert not flushes_subnormals()
 
 
 @needs_flushing
@@ -44,8 +44,8 @@ def test_training_flushes_them_only_where_rounding_is_allowed(
     data = prepare_data(config)
     trainer = trainer_for(config, build_model(config, data), checkpoint=tmp_path / "model.pth")
     seen = []
-    trainer.fit(data.train, data.valid, callback_fn=lambda epoch, score: seen.append(flushes_denormals()))
-    assert seen == [flushed] * 2 and not flushes_denormals()
+    trainer.fit(data.train, data.valid, callback_fn=lambda epoch, score: seen.append(flushes_subnormals()))
+    assert seen == [flushed] * 2 and not flushes_subnormals()
 
 
 def test_experts_of_negligible_weight_make_no_denormal_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,9 +56,9 @@ def test_experts_of_negligible_weight_make_no_denormal_numbers(monkeypatch: pyte
     seen = []
     blocks = experts._blocks
 
-    def watched(vectors: Any, weights: Any, *others: Any) -> Any:
+    def watched(embeddings: Any, weights: Any, *others: Any) -> Any:
         seen.append(weights.detach().clone())
-        return blocks(vectors, weights, *others)
+        return blocks(embeddings, weights, *others)
 
     monkeypatch.setattr(experts, "_blocks", watched)
     experts.expert_error_sum(draw(3, 4), weights, draw(3, 6), draw(4, 15), draw(15), draw(15, 6), draw(3, 6))
