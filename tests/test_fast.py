@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from recbole.model.general_recommender import BPR, NeuMF
 from recbole.trainer import Trainer
 
-from recbole_derrd.adapters import NeuMFBackbone, adapter_class
+from recbole_derrd.adapters import NeuMFAdapter, adapter_class
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.loaders import CatalogueSizedLoader, PairSampler, WholeBatchLoader
 from recbole_derrd.data.prepare import prepare_data
@@ -189,7 +189,7 @@ class OtherNeuMF(NeuMF):
 
 @pytest.mark.parametrize(("model", "known"), [(NeuMF, True), (distilled(NeuMF), True), (OtherNeuMF, False)])
 def test_a_model_that_predicts_otherwise_is_asked_itself(model: type[Any], known: bool) -> None:
-    assert adapter_class(model).catalogue_at_once(model) == known and adapter_class(model) is NeuMFBackbone
+    assert adapter_class(model).catalogue_at_once(model) == known and adapter_class(model) is NeuMFAdapter
     assert not adapter_class(BPR).catalogue_at_once(BPR)
 
 

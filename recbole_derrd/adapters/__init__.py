@@ -6,24 +6,24 @@ from typing import Any, Callable
 
 from recbole_derrd.adapters.base import Adapter, EmbeddingAdapter
 from recbole_derrd.adapters.factors import (
-    DMFBackbone,
-    ENMFBackbone,
+    DMFAdapter,
+    ENMFAdapter,
     FactorAdapter,
-    FISMBackbone,
+    FISMAdapter,
     NCEPLRecAdapter,
-    SimpleXBackbone,
+    SimpleXAdapter,
     TwoTablesAdapter,
 )
-from recbole_derrd.adapters.graph import GCMCBackbone, GraphAdapter, LightGCNBackbone, SGLBackbone
-from recbole_derrd.adapters.neumf import NeuMFBackbone
-from recbole_derrd.adapters.pairs import ConvNCFBackbone, NAISBackbone, NNCFBackbone, PairAdapter
+from recbole_derrd.adapters.graph import GCMCAdapter, GraphAdapter, LightGCNAdapter, SGLAdapter
+from recbole_derrd.adapters.neumf import NeuMFAdapter
+from recbole_derrd.adapters.pairs import ConvNCFAdapter, NAISAdapter, NNCFAdapter, PairAdapter
 from recbole_derrd.adapters.rows import (
-    ADMMSLIMBackbone,
-    CDAEBackbone,
+    ADMMSLIMAdapter,
+    CDAEAdapter,
     DrawingAdapter,
     FixedAdapter,
     RandomAdapter,
-    RecVAEBackbone,
+    RecVAEAdapter,
     RowAdapter,
 )
 
@@ -31,36 +31,36 @@ from recbole_derrd.adapters.rows import (
 ADAPTERS: dict[str, type[Adapter]] = {
     "BPR": TwoTablesAdapter,
     "LINE": TwoTablesAdapter,
-    "ENMF": ENMFBackbone,
-    "SimpleX": SimpleXBackbone,
-    "DMF": DMFBackbone,
-    "FISM": FISMBackbone,
-    "LightGCN": LightGCNBackbone,
+    "ENMF": ENMFAdapter,
+    "SimpleX": SimpleXAdapter,
+    "DMF": DMFAdapter,
+    "FISM": FISMAdapter,
+    "LightGCN": LightGCNAdapter,
     "NGCF": GraphAdapter,
     "DGCF": GraphAdapter,
     "SpectralCF": GraphAdapter,
-    "SGL": SGLBackbone,
+    "SGL": SGLAdapter,
     "NCL": GraphAdapter,
-    "NeuMF": NeuMFBackbone,
-    "NNCF": NNCFBackbone,
-    "ConvNCF": ConvNCFBackbone,
-    "NAIS": NAISBackbone,
-    "GCMC": GCMCBackbone,
+    "NeuMF": NeuMFAdapter,
+    "NNCF": NNCFAdapter,
+    "ConvNCF": ConvNCFAdapter,
+    "NAIS": NAISAdapter,
+    "GCMC": GCMCAdapter,
     "MultiVAE": RowAdapter,
     "MultiDAE": RowAdapter,
     "MacridVAE": DrawingAdapter,
-    "RecVAE": RecVAEBackbone,
+    "RecVAE": RecVAEAdapter,
     "RaCT": RowAdapter,
     "DiffRec": DrawingAdapter,
     "LDiffRec": DrawingAdapter,
-    "CDAE": CDAEBackbone,
+    "CDAE": CDAEAdapter,
     "Pop": FixedAdapter,
     "Random": RandomAdapter,
     "ItemKNN": FixedAdapter,
     "AsymKNN": FixedAdapter,
     "EASE": FixedAdapter,
     "SLIMElastic": FixedAdapter,
-    "ADMMSLIM": ADMMSLIMBackbone,
+    "ADMMSLIM": ADMMSLIMAdapter,
     "NCEPLRec": NCEPLRecAdapter,
 }
 
@@ -105,7 +105,7 @@ __all__ = [
     "EmbeddingAdapter",
     "FactorAdapter",
     "GraphAdapter",
-    "NeuMFBackbone",
+    "NeuMFAdapter",
     "PairAdapter",
     "RowAdapter",
     "adapter_class",

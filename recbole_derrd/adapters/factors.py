@@ -40,7 +40,7 @@ class TwoTablesAdapter(FactorAdapter):
             self.model.item_embedding.weight[1:] = items
 
 
-class ENMFBackbone(FactorAdapter):
+class ENMFAdapter(FactorAdapter):
     """ENMF weights each dimension; the weight goes with the item. Its training drops out user dimensions."""
 
     def _users(self, users: Tensor | None, layer: str) -> Tensor:
@@ -73,7 +73,7 @@ class HistoryAdapter(EmbeddingAdapter):
         return torch.cat([self._from_history(chunk) for chunk in every.split(rows_at_once)])
 
 
-class SimpleXBackbone(HistoryAdapter):
+class SimpleXAdapter(HistoryAdapter):
     """SimpleX mixes a user with the user's history and scores by cosine."""
 
     def _numbers(self) -> int:
@@ -89,7 +89,7 @@ class SimpleXBackbone(HistoryAdapter):
         return functional.normalize(rows(self.model.item_emb, items), dim=1)
 
 
-class DMFBackbone(HistoryAdapter):
+class DMFAdapter(HistoryAdapter):
     """DMF's embeddings are the outputs of its two towers; they end in relu, so a unit may be dead."""
 
     hints = ("tower",)
@@ -122,7 +122,7 @@ class DMFBackbone(HistoryAdapter):
     _by_item: Tensor | None = None
 
 
-class FISMBackbone(HistoryAdapter):
+class FISMAdapter(HistoryAdapter):
     """FISM's user is the scaled sum of the history; both biases ride on two more dimensions.
 
     Its ``forward`` applies a sigmoid (and its loss a second one); its ``full_sort_predict`` gives these logits.

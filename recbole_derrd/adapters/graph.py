@@ -50,7 +50,7 @@ class GraphAdapter(EmbeddingAdapter):
 _START_STEPS = 40
 
 
-class LightGCNBackbone(GraphAdapter):
+class LightGCNAdapter(GraphAdapter):
     """LightGCN, whose embeddings P E are linear in the tables E; P, a mean of the graph's powers, is symmetric.
 
     Where the graph has an eigenvalue a in [-1, 1], P has (1 + a + ... + a^L) / (L + 1): it is singular for an odd
@@ -105,14 +105,14 @@ def least_squares(matrix: Callable[[Tensor], Tensor], wanted: Tensor, steps: int
     return solution
 
 
-class SGLBackbone(GraphAdapter):
+class SGLAdapter(GraphAdapter):
     """SGL's ``forward`` takes a graph; the embeddings are those of the whole one."""
 
     def _arguments(self) -> tuple[Any, ...]:
         return (self.model.train_graph,)
 
 
-class GCMCBackbone(EmbeddingAdapter):
+class GCMCAdapter(EmbeddingAdapter):
     """GCMC's decoder is bilinear in the encoded nodes: its matrices, weighted for class 1, go with the user.
 
     ``predict`` ranks by class 1 before the softmax, and so does this.

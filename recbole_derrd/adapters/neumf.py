@@ -28,7 +28,7 @@ def _owner(model: type[Any], name: str) -> type[Any]:
     return next(kind for kind in model.__mro__ if name in vars(kind) and kind.__module__.partition(".")[0] != ours)
 
 
-class NeuMFBackbone(Adapter):
+class NeuMFAdapter(Adapter):
     """NeuMF. Hint layers: the GMF embeddings, the MLP embeddings, or both end to end."""
 
     hints = ("gmf", "mlp", "concat")

@@ -73,21 +73,21 @@ class EmbeddedPairAdapter(PairAdapter):
         return rows(self.model.item_embedding, items)
 
 
-class NNCFBackbone(EmbeddedPairAdapter):
+class NNCFAdapter(EmbeddedPairAdapter):
     """NNCF convolves the neighbours of both sides for each pair."""
 
     def _numbers(self) -> int:
         return int(2 * self.model.neigh_num * (self.model.num_conv_kernel + self.model.neigh_embedding_size))
 
 
-class ConvNCFBackbone(EmbeddedPairAdapter):
+class ConvNCFAdapter(EmbeddedPairAdapter):
     """ConvNCF convolves the outer product of the two embeddings."""
 
     def _numbers(self) -> int:
         return int(self.model.user_embedding.embedding_dim**2)
 
 
-class NAISBackbone(PairAdapter):
+class NAISAdapter(PairAdapter):
     """NAIS attends over the user's whole history for each item; its ``full_sort_predict`` alone applies a sigmoid."""
 
     def _numbers(self) -> int:

@@ -49,7 +49,7 @@ class DrawingAdapter(RowAdapter):
             return super().score_all(users)
 
 
-class CDAEBackbone(RowAdapter):
+class CDAEAdapter(RowAdapter):
     """CDAE's ``full_sort_predict`` applies the output activation; its ``forward`` does not."""
 
     def score_all(self, users: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class CDAEBackbone(RowAdapter):
         return logits
 
 
-class RecVAEBackbone(RowAdapter):
+class RecVAEAdapter(RowAdapter):
     """RecVAE trains its encoder with dropout on the input and its decoder without; its terms must do the same."""
 
     _dropout: float | None = None
@@ -82,7 +82,7 @@ class FixedAdapter(RowAdapter):
     trainable = False
 
 
-class ADMMSLIMBackbone(FixedAdapter):
+class ADMMSLIMAdapter(FixedAdapter):
     """ADMM-SLIM adds fresh noise of 1e-5 at every prediction; a teacher's lists must not depend on it."""
 
     def score_all(self, users: Tensor) -> Tensor:

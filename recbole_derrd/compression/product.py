@@ -1,4 +1,4 @@
-"""TrainResult quantisation (Jégou et al., 2011) with faiss: each part of a vector is one of a few centres."""
+"""Product quantisation (Jégou et al., 2011) with faiss: each part of a vector is one of a few centres."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def prepare_data(config: DistillConfig) -> Data:
             "candidates_file out, or set one number for both splits."
         )
     alone, saved = config["single_spec"], config["dataset_save_path"]
-    # ReportedScore that it is alone, RecBole builds whole loaders; they are shared out here, without its padding.
+    # Told that it is alone, RecBole builds whole loaders; they are shared out here, without its padding.
     config["single_spec"] = True
     config["dataset_save_path"], config["dataloaders_save_path"] = saved or _NO_FILE, _NO_FILE
     config["eval_args"]["mode"].update({phase: "full" for phase, count in counts.items() if count})

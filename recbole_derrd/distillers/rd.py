@@ -125,7 +125,7 @@ class RankingDistillation(Distiller):
         self.rankings = torch.from_numpy(knowledge.top_items(options.k)).to(student.device)
         self.position = position_weights(options.k, options.position_lambda).to(student.device)
         self.unobserved = NegativeSampler(knowledge.history)
-        #: NegativeSampler items of each user [n_users, Q], anew in each epoch with dynamic weights; None before.
+        #: Unobserved items of each user [n_users, Q], anew in each epoch with dynamic weights; None before.
         self.negatives: Tensor | None = None
         #: Where these are in the user's list [n_users, Q], -1 where they are not.
         self.positions: Tensor | None = None

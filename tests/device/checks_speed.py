@@ -116,7 +116,7 @@ class Hall:
             lambda: adapter,
             self.data.history,
             teacher_hints=adapter.hints,
-            versions=lambda count: contextlib.nullcontext([lambda: adapter] * (count - 1)),
+            snapshots=lambda count: contextlib.nullcontext([lambda: adapter] * (count - 1)),
             snapshot_count=SNAPSHOTS,
         )
 
@@ -150,7 +150,7 @@ def _end_phases(model: Any) -> None:
     for distiller in model.distillers:
         if hasattr(distiller, "in_fine_order"):
             state = distiller.state_dict()
-            state["version"][:] = (distiller.counts - 1).to(state["version"].device)
+            state["snapshot"][:] = (distiller.counts - 1).to(state["snapshot"].device)
             state["finished"].fill_(True)
             distiller.load_state_dict(state)
 

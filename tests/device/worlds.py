@@ -106,7 +106,7 @@ def built(method: str, options: dict[str, Any], world: World, epoch: int, *, las
     distiller = kind(kind.options_class(**options), world.knowledge, world.student, 5)
     if last_phase:
         state = distiller.state_dict()
-        state["version"][:] = (distiller.counts - 1).to(state["version"].device)  # type: ignore[operator, union-attr]
+        state["snapshot"][:] = (distiller.counts - 1).to(state["snapshot"].device)  # type: ignore[operator, union-attr]
         state["finished"].fill_(True)
         distiller.load_state_dict(state)
     distiller.begin_epoch(epoch)

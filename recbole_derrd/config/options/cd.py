@@ -18,7 +18,7 @@ class CDOptions(Options):
     # Published re-implementations draw 2 items at weight 0.5 on three data sets, 50 on others; the paper draws half of
     # all. On ml-100k, one seed, 2 at this weight were worse than none and 50 better than the plain student.
     weight: float = option(0.5, "Weight of the term in the loss (lambda).", low=0)
-    n_distill: int = option(50, "NegativeSampler items drawn for each user and epoch.", low=1)
+    n_distill: int = option(50, "Unobserved items drawn for each user and epoch.", low=1)
     t1: float = option(2.0, "Scale of the soft labels sigmoid((t + T2) / T1).", above=0)
     t2: float = option(0.0, "Shift of the soft labels (T2).")
     guide: str = option(

@@ -22,7 +22,7 @@ class RDOptions(Options):
     )
     mu: float = option(0.1, "Sharpness of the dynamic weights tanh(max(mu * (estimated rank - r), 0)).", above=0)
     negatives: int = option(
-        100, "NegativeSampler items that estimate the student's ranks, drawn anew each epoch (Q).", low=1
+        100, "Unobserved items that estimate the student's ranks, drawn anew each epoch (Q).", low=1
     )
     start_epoch: int = option(10, "First epoch with dynamic weights; before it position weights alone.", low=0)
     # The paper normalises the product and so do re-implementations; the authors' code has the switch off.
