@@ -89,7 +89,7 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["recbole_derrd", "recbole_derrd.*"]),
-    package_data={"recbole_derrd": ["py.typed", "properties/*.yaml", "properties/**/*.yaml"]},
+    package_data={"recbole_derrd": ["py.typed"]},
     zip_safe=False,
     # ray 2.6.3, a hard requirement of recbole 1.2.1, has no build for Python 3.12.
     python_requires=">=3.9,<3.12",

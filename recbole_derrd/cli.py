@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TextIO
 
 from recbole_derrd import __version__
-from recbole_derrd.config.options import METHOD_OPTIONS, Options, RunOptions
+from recbole_derrd.config.options import Options, RunOptions
 from recbole_derrd.config.options.benchmark import BenchmarkOptions
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.config.settings import file_names, read_settings
 from recbole_derrd.errors import DistillError, did_you_mean
+from recbole_derrd.registry import METHODS
 from recbole_derrd.runtime.machine_errors import sentence_of
 
 _COMMANDS = ("run", "compress", "benchmark", "report", "doctor")
@@ -46,10 +47,10 @@ Any RecBole key is an option (--embedding_size=16 --epochs=50). Priority: comman
 
 
 def _options_help() -> str:
-    lines = []
+    lines = ["", "methods, for --distillers=[NAME, ...]; 'recbole-derrd help NAME' shows the options of one:"]
+    lines += [f"  {name:<10}{method.summary}" for name, method in METHODS.items()]
     groups: dict[str, type[Options]] = {
         "run": RunOptions,
-        **METHOD_OPTIONS,
         "compress": CompressOptions,
         "a benchmark file": BenchmarkOptions,
     }

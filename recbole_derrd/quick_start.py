@@ -14,7 +14,7 @@ from recbole.utils import set_color
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.settings import config_files
 from recbole_derrd.data.prepare import Data, prepare_data
-from recbole_derrd.distillers import Need, distiller_class
+from recbole_derrd.distillers import Need
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment import purpose
 from recbole_derrd.experiment.export import check_export, export_student
@@ -33,6 +33,7 @@ from recbole_derrd.model_cache.keys import cache_key, evaluation_settings
 from recbole_derrd.model_cache.named_files import with_contents
 from recbole_derrd.model_cache.results import TrainResult, plain_metrics
 from recbole_derrd.model_cache.train_or_find import find_trained, train_or_find
+from recbole_derrd.registry import method_class
 from recbole_derrd.report import run_table
 from recbole_derrd.report.record import write_record
 from recbole_derrd.runtime.files import locked, remove_file
@@ -220,7 +221,7 @@ def _train_alone(
     config: DistillConfig, data: Data, knowledge: Knowledge, checkpoint: Path, *, goes_on: bool
 ) -> TrainResult:
     model = build_student(config, data, knowledge)
-    if not any(Need.SCORES in distiller_class(name).needs for name in config.method_options):
+    if not any(Need.SCORES in method_class(name).needs for name in config.method_options):
         # All that is asked of it is on disk by now.
         knowledge.forget_teacher()
     logger = getLogger()

@@ -177,7 +177,7 @@ def test_help_answers_without_torch_in_under_a_second() -> None:
             )
             taken.append(spent() - started)
             if source == code:
-                assert "--rrd_weight" in answer.stdout and "--teacher_checkpoint" in answer.stdout
+                assert "rrd " in answer.stdout and "--teacher_checkpoint" in answer.stdout
     # A second, or on a slow machine so many times what Python itself takes.
     assert min(seconds[code]) < max(1, 20 * min(seconds["pass"]))
 

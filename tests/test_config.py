@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from recbole_derrd.config.distill_config import DistillConfig
-from recbole_derrd.config.options import METHOD_OPTIONS, RunOptions
+from recbole_derrd.config.options import RunOptions
 from recbole_derrd.config.settings import file_names, read_command_line, typed_as_yaml
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment.preflight import check_run
+from recbole_derrd.registry import METHODS, method_class
 from recbole_derrd.teacher import teacher_specs
 
 Settings = Callable[..., dict[str, Any]]
@@ -234,7 +235,7 @@ RUNS = sorted(path for path in ROOT.glob("configs/**/*.yaml") if path.parent.nam
 @pytest.mark.parametrize("file", RUNS, ids=lambda path: path.stem)
 def test_every_shipped_config_loads(file: Path) -> None:
     config = DistillConfig(config_file_list=[file])
-    assert config.run_options.distillers and set(config.run_options.distillers) <= set(METHOD_OPTIONS)
+    assert config.run_options.distillers and set(config.run_options.distillers) <= set(METHODS)
     teacher = config.derived(config.run_options.teacher_model or config["model"], config.run_options.teacher)
     assert teacher["dataset"] == config["dataset"] and teacher.run_options.distillers == []
 
@@ -243,7 +244,11 @@ def test_every_shipped_config_loads(file: Path) -> None:
     "file", sorted((ROOT / "recbole_derrd" / "properties").rglob("*.yaml")), ids=lambda path: path.stem
 )
 def test_every_default_is_a_known_option(file: Path) -> None:
-    known = {key for group in (RunOptions, *METHOD_OPTIONS.values()) for key in group.defaults()}
+    known = {
+        key
+        for group in (RunOptions, *(method_class(name).options_class for name in METHODS))
+        for key in group.defaults()
+    }
     assert set(yaml.safe_load(file.read_text(encoding="utf-8"))) <= known
 
 

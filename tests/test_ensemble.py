@@ -214,7 +214,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_any_is_trained(
 def test_the_log_says_how_far_the_schedule_came(
     tiny_settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture, interval: int, words: str
 ) -> None:
-    small = {"hetcomp_k": 6, "hetcomp_top_n": 6, "hetcomp_discrepancy_k": 6, "hetcomp_fine_lists": [3, 2]}
+    small = {"hetcomp_k": 6, "hetcomp_top_n": 6, "hetcomp_discrepancy_k": 6}
     settings = tiny_settings("BPR", epochs=8, stopping_step=20, learning_rate=0.01, state="INFO", latency_users=0)
     run = {
         **settings,

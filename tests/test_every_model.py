@@ -133,7 +133,7 @@ def test_as_student(model: str, cache: Path, tmp_path: Path, tiny_settings: Any,
     skip_without_package(model)
     methods = ["de", "rrd"]
     if not adapter.hints or model == "ENMF":
-        with pytest.raises(OptionError, match=r"de needs .*\[rrd\]"):
+        with pytest.raises(OptionError, match=r"de needs .*\[rrd, .*\]"):
             run(settings, cache, tmp_path, model=model, teacher_model="BPR", distillers=methods)
         methods = ["rrd"]
     record = run(settings, cache, tmp_path, model=model, teacher_model="BPR", distillers=methods)

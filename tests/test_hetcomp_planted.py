@@ -85,7 +85,7 @@ def test_the_student_knows_more_than_each_teacher(tmp_path: Path) -> None:
         "embedding_size": GROUPS, "learning_rate": 0.01, "epochs": 40, "stopping_step": 40, "train_batch_size": 256,
         "eval_batch_size": 40_000, "metrics": ["NDCG"], "topk": [10], "valid_metric": "NDCG@10",
         "show_progress": False, "state": "WARNING", "distillers": ["hetcomp"], "base_weight": 0,
-        "hetcomp_k": 12, "hetcomp_top_n": LISTED, "hetcomp_discrepancy_k": 12, "hetcomp_fine_lists": [6, 2],
+        "hetcomp_k": 12, "hetcomp_top_n": LISTED, "hetcomp_discrepancy_k": 12,
         "hetcomp_interval": 3, "hetcomp_observed": 2,
     }  # fmt: skip
     config = DistillConfig("BPR", "planted", config_dict=settings)

@@ -14,10 +14,11 @@ from recbole_source import keys_read
 
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.known_keys import mentions, recbole_keys
-from recbole_derrd.config.options import METHOD_OPTIONS, RunOptions
+from recbole_derrd.config.options import RunOptions
 from recbole_derrd.config.options.recbole_keys import READ_BY_CODE, SET_BY_RECBOLE
 from recbole_derrd.config.options.retired import RENAMED, retired, retired_keys
 from recbole_derrd.errors import OptionError
+from recbole_derrd.registry import METHODS, method_class
 
 Settings = Callable[..., dict[str, Any]]
 RECBOLE = Path(recbole.__file__).parent
@@ -58,7 +59,11 @@ def test_a_key_with_a_hyphen_can_be_given_on_the_command_line(tiny_settings: Set
 
 
 def test_new_names_are_options() -> None:
-    known = {key for group in (RunOptions, *METHOD_OPTIONS.values()) for key in group.defaults()}
+    known = {
+        key
+        for group in (RunOptions, *(method_class(name).options_class for name in METHODS))
+        for key in group.defaults()
+    }
     assert set(RENAMED.values()) <= known and not known & RENAMED.keys()
 
 

@@ -11,8 +11,8 @@ import recbole_derrd
 
 PACKAGE = Path(recbole_derrd.__file__).parent
 ORDER = [
-    "errors", "runtime", "doctor", "ops", "recbole_compat", "config", "adapters", "data", "evaluation", "training",
-    "model_cache", "teacher", "distillers", "student", "report", "compression", "experiment", "quick_start",
+    "errors", "registry", "runtime", "doctor", "ops", "recbole_compat", "config", "adapters", "data", "evaluation",
+    "training", "model_cache", "teacher", "distillers", "student", "report", "compression", "experiment", "quick_start",
     "benchmark", "cli", "__main__",
 ]  # fmt: skip
 FORBIDDEN = ("ray", "recbole.quick_start")
@@ -75,7 +75,7 @@ def at_the_head(module: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["config.options", "errors", "cli"])
+@pytest.mark.parametrize("name", ["config.options", "errors", "registry", "cli"])
 def test_the_command_line_does_not_wait_for_torch(name: str) -> None:
     """--help answers at once: these modules and all they import at their heads are free of heavy packages."""
     heavy = {"torch", "numpy", "scipy", "pandas", "recbole"}

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_derrd.config.options import METHOD_OPTIONS
-from recbole_derrd.config.options.methods import TOGETHER, method_names, unknown_method
 from recbole_derrd.errors import OptionError
+from recbole_derrd.registry import METHODS, PUBLISHED_TOGETHER, method_names, unknown_method
 
 
 @pytest.mark.parametrize(
@@ -32,19 +31,19 @@ from recbole_derrd.errors import OptionError
     ],
 )
 def test_case_and_signs_make_no_difference(written: Any, names: list[str]) -> None:
-    assert method_names(written, METHOD_OPTIONS) == names
+    assert method_names(written, METHODS) == names
 
 
 @settings(deadline=None)
-@given(st.sampled_from(sorted(METHOD_OPTIONS)), st.data())
+@given(st.sampled_from(sorted(METHODS)), st.data())
 def test_every_spelling_of_a_name_is_that_method(name: str, data: st.DataObject) -> None:
     written = "".join(data.draw(st.sampled_from([sign, sign.upper(), "-" if sign == "_" else sign])) for sign in name)
-    assert method_names([written], METHOD_OPTIONS) == [name]
+    assert method_names([written], METHODS) == [name]
 
 
 def test_what_is_published_together_is_no_name_of_its_own() -> None:
-    assert not TOGETHER.keys() & METHOD_OPTIONS.keys()
-    assert all(part in METHOD_OPTIONS for parts in TOGETHER.values() for part in parts)
+    assert not PUBLISHED_TOGETHER.keys() & METHODS.keys()
+    assert all(part in METHODS for parts in PUBLISHED_TOGETHER.values() for part in parts)
 
 
 @pytest.mark.parametrize(
@@ -52,11 +51,11 @@ def test_what_is_published_together_is_no_name_of_its_own() -> None:
     [("rrdd", "'rrd'"), ("de-rdr", "'de, rrd'"), ("MKKD", "'nkd, cpd, sld'"), ("xyz", "Known are")],
 )
 def test_a_mistake_is_told_what_was_meant(written: str, meant: str) -> None:
-    assert method_names([written], METHOD_OPTIONS) == [written]
-    assert meant in unknown_method(written, METHOD_OPTIONS)
+    assert method_names([written], METHODS) == [written]
+    assert meant in unknown_method(written, METHODS)
 
 
 @pytest.mark.parametrize("twice", [["de", "DE"], ["de", "de-rrd"], ["RRD", "rrd"]])
 def test_a_method_under_two_spellings_is_given_twice(twice: list[str]) -> None:
     with pytest.raises(OptionError, match="given twice"):
-        method_names(twice, METHOD_OPTIONS)
+        method_names(twice, METHODS)

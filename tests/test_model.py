@@ -15,12 +15,12 @@ from recbole.utils import get_trainer, init_seed
 from recbole_derrd import quick_start
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
-from recbole_derrd.distillers import DISTILLERS
 from recbole_derrd.distillers.rrd import relaxed_ranking_loss
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment.preflight import check_roles
 from recbole_derrd.quick_start import knowledge_of, run_recbole_derrd
 from recbole_derrd.recbole_compat.models import model_class
+from recbole_derrd.registry import METHODS, method_class
 from recbole_derrd.student.model import build_student, distilled, step_batch
 from recbole_derrd.teacher import Knowledge, Teacher
 from recbole_derrd.training.trainer import trainer_for
@@ -172,7 +172,12 @@ def test_the_padding_user_and_item_take_no_part_in_a_step(tiny_settings: Setting
     _, data, student = student_of(tiny_settings(model), model)
     batch = next(iter(data.train))
     batch[student.USER_ID][0] = 0
+    columns = [column for column in (student.ITEM_ID, student.NEG_ITEM_ID) if column in batch.columns]
+    for column in columns if model != "MultiVAE" else ():
+        batch[column][:2] = 0
     entities = step_batch(student, batch)
+    for ids in (entities.positives, entities.negatives):
+        assert ids is None or (len(ids) > 0 and (ids > 0).all() and len(ids.unique()) == len(ids))
     assert entities.users.tolist() == sorted(set(batch[student.USER_ID].tolist()) - {0})
     assert entities.rows == len(batch)
 
@@ -224,7 +229,8 @@ def test_what_models_cannot_do_is_refused_before_training(
 
 
 def test_every_method_is_listed_with_its_options() -> None:
-    for name, method in DISTILLERS.items():
+    for name in METHODS:
+        method = method_class(name)
         assert method.name == name and method.options_class.prefix == f"{name}_" and method.needs
 
 
@@ -258,7 +264,7 @@ def test_the_fused_experts_are_a_switch_and_change_nothing_but_the_time(tiny_set
     gradients = []
     for fused in (False, True):
         _, data, student = student_of(
-            tiny_settings("BPR", **SMALL, distillers=["de"], de_fused=fused, de_weight=1.0), "BPR"
+            tiny_settings("BPR", **SMALL, distillers=["de"], fast="auto" if fused else "none", de_weight=1.0), "BPR"
         )
         student.begin_epoch(epoch)
         sum(student.calculate_loss(next(iter(data.train)))).backward()

@@ -15,10 +15,10 @@ from device.pretend import CARD, CardGenerator, MixedDevicesError, OnCard, prete
 from device.worlds import batch_of, built, contracts_of, world_on
 
 import recbole_derrd.runtime.processes as processes
-from recbole_derrd.distillers import DISTILLERS
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.experts import _rows_at_once
 from recbole_derrd.ops.full_softmax import users_at_once
+from recbole_derrd.registry import METHODS
 from recbole_derrd.runtime.randomness import random_state, set_random_state
 from recbole_derrd.student.model import DistilledMixin
 from recbole_derrd.training.attributes import put_back
@@ -73,7 +73,7 @@ def test_the_pretended_card_has_no_numpy(card: torch.device) -> None:
 # -- every method
 
 
-@pytest.mark.parametrize("method", sorted(DISTILLERS))
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_a_method_works_on_a_card(card: torch.device, method: str, tmp_path: Path) -> None:
     """Its loss and gradients are those of the CPU; whatever is mixed raises an error."""
     options = contracts_of(method)[0].base_options

@@ -6,13 +6,18 @@ from typing import Any
 
 import pytest
 
-from recbole_derrd.config.options import METHOD_OPTIONS, DEOptions, RRDOptions, RunOptions
+from recbole_derrd.config.options import RunOptions
 from recbole_derrd.config.options.compress import CompressOptions
+from recbole_derrd.distillers.de import DEOptions
+from recbole_derrd.distillers.rrd import RRDOptions
 from recbole_derrd.errors import OptionError
+from recbole_derrd.registry import METHODS, method_class
 
 
 @pytest.mark.parametrize(
-    "group", [RunOptions, CompressOptions, *METHOD_OPTIONS.values()], ids=lambda group: group.__name__
+    "group",
+    [RunOptions, CompressOptions, *(method_class(name).options_class for name in METHODS)],
+    ids=lambda group: group.__name__,
 )
 def test_defaults_pass_their_own_checks_and_have_a_meaning(group: Any) -> None:
     assert group.from_keys(group.defaults()) == group()

@@ -65,7 +65,7 @@ def trajectory(settings: dict[str, Any], snapshots: int = 4) -> tuple[Teacher, n
     return teacher, np.array(knowledge_of(config, teacher, data).trajectories(6)[0])
 
 
-SMALL = {"hetcomp_k": 6, "hetcomp_top_n": 6, "hetcomp_discrepancy_k": 6, "hetcomp_fine_lists": [3, 2]}
+SMALL = {"hetcomp_k": 6, "hetcomp_top_n": 6, "hetcomp_discrepancy_k": 6}
 
 
 @pytest.mark.parametrize("model", ["BPR", "MultiVAE"])

@@ -109,8 +109,8 @@ class Adapter:
 
     def _without_embeddings(self) -> str:
         return (
-            f"{self.name} has no user and item embeddings, so DE, NKD and CPD cannot use it (as teacher or student). "
-            "Use distillers that need scores only: [rrd]."
+            f"{self.name} has no user and item embeddings, so methods that learn from embeddings cannot use it, as "
+            "teacher or student. Use distillers that learn from rankings or scores."
         )
 
     @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,17 +23,13 @@ def pack(codes: Tensor, bits: int) -> Tensor:
         uint8 [n, ⌈d · bits / 8⌉]; the last byte is filled up with 0.
     """
     rows, size = codes.shape
-    stream = (codes.unsqueeze(2) >> torch.arange(bits, dtype=torch.uint8, device=codes.device)) & 1
-    filled = torch.zeros(rows, packed_size(size, bits) * 8, dtype=torch.uint8, device=codes.device)
-    filled[:, : size * bits] = stream.view(rows, size * bits)
-    positions = torch.arange(8, dtype=torch.uint8, device=codes.device)
-    return (filled.view(rows, packed_size(size, bits), 8) << positions).sum(dim=2, dtype=torch.uint8)
+    stream = np.unpackbits(codes.cpu().numpy()[:, :, np.newaxis], axis=2, count=bits, bitorder="little")
+    packed = np.packbits(stream.reshape(rows, size * bits), axis=1, bitorder="little")
+    return torch.from_numpy(packed).to(codes.device)
 
 
 def unpack(packed: Tensor, bits: int, size: int) -> Tensor:
     """Return the codes uint8 [n, size] of rows that :func:`pack` made."""
-    rows = len(packed)
-    stream = (packed.unsqueeze(2) >> torch.arange(8, dtype=torch.uint8, device=packed.device)) & 1
-    stream = stream.view(rows, packed.shape[1] * 8)[:, : size * bits].reshape(rows, size, bits)
-    positions = torch.arange(bits, dtype=torch.uint8, device=packed.device)
-    return (stream << positions).sum(dim=2, dtype=torch.uint8)
+    stream = np.unpackbits(packed.cpu().numpy(), axis=1, count=size * bits, bitorder="little")
+    codes = np.packbits(stream.reshape(len(packed), size, bits), axis=2, bitorder="little")
+    return torch.from_numpy(codes.reshape(len(packed), size)).to(packed.device)

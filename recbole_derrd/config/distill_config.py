@@ -17,11 +17,10 @@ from recbole.evaluator.register import metrics_dict
 from recbole.utils import InputType, ModelType
 
 from recbole_derrd.config.known_keys import unknown_keys
-from recbole_derrd.config.options import METHOD_OPTIONS, Options, RunOptions
+from recbole_derrd.config.options import Options, RunOptions
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.config.options.evaluation import check_evaluation
 from recbole_derrd.config.options.filters import check_counts, check_threshold, check_values
-from recbole_derrd.config.options.methods import method_names, unknown_method
 from recbole_derrd.config.options.recbole import RecBoleOptions
 from recbole_derrd.config.options.recbole_keys import NOT_THE_TEACHERS
 from recbole_derrd.config.settings import (
@@ -34,26 +33,13 @@ from recbole_derrd.config.settings import (
 )
 from recbole_derrd.errors import OptionError, did_you_mean
 from recbole_derrd.recbole_compat.models import model_class, name_of, recbole_ancestor
+from recbole_derrd.registry import METHODS, method_class, method_names
 from recbole_derrd.runtime.processes import is_main_process, join
 
 _NEGATIVES = ("distribution", "sample_num", "alpha", "dynamic", "candidate_num")
-PROPERTIES = Path(__file__).parent.parent / "properties"
 
 #: Models that RecBole trains on whole users, not on pairs (a table of its data loaders).
 WHOLE_USER_MODELS = frozenset("MultiDAE MultiVAE MacridVAE CDAE ENMF RaCT RecVAE DiffRec LDiffRec".split())
-
-
-def method_options(name: str) -> type[Options]:
-    """Return the options of a method: a built-in name, or the dotted path of a user's own Distiller class."""
-    if name in METHOD_OPTIONS:
-        return METHOD_OPTIONS[name]
-    if "." not in name:
-        raise OptionError(unknown_method(name, METHOD_OPTIONS))
-    module, _, attribute = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute).options_class
-    except (ImportError, AttributeError, ValueError) as error:
-        raise OptionError(f"Cannot load the distiller '{name}': {error}.") from error
 
 
 def _typed(value: Any, *, inside: bool) -> Any:
@@ -127,11 +113,9 @@ class DistillConfig(Config):
         #: Quicker ways that this model takes; see the option of that name.
         self.fast = self.run_options.fast_parts(recbole_ancestor(self.model), teacher=False)
         # Options of methods that this run does not use are checked as well: a mistake in them is still a mistake.
-        checked = {name: group.from_keys(self.final_config_dict) for name, group in METHOD_OPTIONS.items()}
-        self.method_options = {
-            name: checked.get(name) or method_options(name).from_keys(self.final_config_dict)
-            for name in self.run_options.distillers
-        }
+        methods = dict.fromkeys([*METHODS, *self.run_options.distillers])
+        checked = {name: method_class(name).options_class.from_keys(self.final_config_dict) for name in methods}
+        self.method_options: dict[str, Any] = {name: checked[name] for name in self.run_options.distillers}
 
     def compatibility_settings(self) -> None:
         """Give numpy the aliases that RecBole's code uses, whichever numpy is installed."""
@@ -202,20 +186,17 @@ class DistillConfig(Config):
         known = recbole_ancestor(model)
         super()._load_internal_config_dict(known, model_class, dataset)
         self.distillers_given = self.external_config_dict.get("distillers") is not None
-        distillers = method_names(self.external_config_dict.get("distillers"), METHOD_OPTIONS)
+        distillers = method_names(self.external_config_dict.get("distillers"))
         self.external_config_dict["distillers"] = distillers
         if self.external_config_dict.get("teacher", {}) is None:
             self.external_config_dict["teacher"] = {}
-        named = {name: method_options(name) for name in distillers}
-        groups: dict[str, type[Options]] = {"compress": CompressOptions, **METHOD_OPTIONS, **named}
-        self.parameters["Distillation"] = list(RunOptions.keys())
-        self.internal_config_dict.update(RunOptions.defaults())
-        for group in groups.values():
+        methods = [method_class(name) for name in dict.fromkeys([*METHODS, *distillers])]
+        groups: list[type[Options]] = [RunOptions, CompressOptions, *(method.options_class for method in methods)]
+        self.parameters["Distillation"] = [key for group in groups for key in group.keys()]  # noqa: SIM118
+        for group in groups:
             self.internal_config_dict.update(group.defaults())
-            self.parameters["Distillation"] += group.keys()
-        own = PROPERTIES / "model" / f"{known}.yaml"
-        if own.exists():
-            self.internal_config_dict.update(read_settings(own))
+        for method in methods:
+            self.internal_config_dict.update(method.defaults_for(known))
         self._refuse_unread(self.external_config_dict, "")
         teacher = self.external_config_dict.get("teacher")
         if isinstance(teacher, dict):
@@ -304,7 +285,7 @@ class DistillConfig(Config):
         several = external.get("teachers")
         entries = several if isinstance(several, list) else []
         named = [one.get("model") if isinstance(one, dict) else one for one in entries]
-        prefixes = (CompressOptions.prefix, *(group.prefix for group in METHOD_OPTIONS.values() if group.prefix))
+        prefixes = (CompressOptions.prefix, *(method_class(name).options_class.prefix for name in METHODS))
         self.unknown_keys[place] = unknown_keys(
             settings,
             place,

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options import Options
 from recbole_derrd.data.prepare import History
+from recbole_derrd.distillers.preconditions import Requirement
 from recbole_derrd.errors import DataError, OptionError, TrainingError
 from recbole_derrd.runtime.randomness import kept_random_state
 from recbole_derrd.teacher import Knowledge
@@ -31,7 +33,7 @@ class Need(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class StepBatch:
-    """The distinct entities of one training batch.
+    """The distinct entities of one training batch, none of them the padding id 0; :meth:`of` makes it so.
 
     Attributes:
         users: distinct users [n].
@@ -44,6 +46,14 @@ class StepBatch:
     positives: Tensor | None
     negatives: Tensor | None
     rows: int
+
+    @classmethod
+    def of(cls, users: Tensor, positives: Tensor | None, negatives: Tensor | None, rows: int) -> StepBatch:
+        """Return the batch of these ids, which may repeat and hold the padding id, as RecBole's loaders give them."""
+        distinct = [None if ids is None else ids.unique() for ids in (users, positives, negatives)]
+        ids = [None if one is None else one[one > 0] for one in distinct]
+        assert ids[0] is not None
+        return cls(ids[0], ids[1], ids[2], rows)
 
 
 class Distiller(nn.Module):
@@ -62,6 +72,12 @@ class Distiller(nn.Module):
     name: ClassVar[str]
     options_class: ClassVar[type[Options]]
     needs: ClassVar[frozenset[Need]]
+    #: The paper, as one would cite it.
+    citation: ClassVar[str] = ""
+    #: Options' defaults for students of these RecBole models where they differ from ``options_class``'s own.
+    student_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    #: Options under which the method is quick in a tiny world, for tests that try every method.
+    test_settings: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, options: Any, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Keep the parts; none of them becomes a parameter or a buffer."""
@@ -74,17 +90,30 @@ class Distiller(nn.Module):
         self._left_out: Tensor | None = None
 
     @classmethod
+    def defaults_for(cls, student: str) -> dict[str, Any]:
+        """Return the options' defaults for a student of this RecBole model that differ from its own, by RecBole key."""
+        return {cls.options_class.prefix + name: value for name, value in cls.student_defaults.get(student, {}).items()}
+
+    @classmethod
+    def requirements(cls, options: Any, history: History) -> list[Requirement]:
+        """Return what the options ask of the data."""
+        return []
+
+    @classmethod
     def check(cls, options: Any, history: History) -> None:
         """Refuse, before anything is trained, options that these data do not allow.
 
         Raises:
             OptionError: what is wrong and what to do.
         """
+        for requirement in cls.requirements(options, history):
+            requirement.refuse()
 
     @classmethod
     def note(cls, options: Any, history: History) -> str | None:
-        """Say which users these data leave too little to teach, and what becomes of them; None where there are none."""
-        return None
+        """Return which users these data leave too little to teach, and what becomes of them; None for none."""
+        notes = (requirement.note() for requirement in cls.requirements(options, history))
+        return " ".join(filter(None, notes)) or None
 
     def leave_out(self, users: Tensor | None) -> None:
         """Leave users [n_users] out of the term, where there are any."""
@@ -104,6 +133,18 @@ class Distiller(nn.Module):
 
     def progress(self) -> dict[str, float]:
         """Return where the method stands on its way, by name; empty for methods that have none. Cheap."""
+        return {}
+
+    def progress_note(self, finished: bool) -> str | None:
+        """Return what the log shall say where ``progress`` has come to its end, or the training before it."""
+        return None
+
+    def diagnostics(self, activity: np.ndarray[Any, Any]) -> dict[str, Any]:
+        """Return what the record shall hold about the trained method, as plain values by name.
+
+        Args:
+            activity: training items of each user, padding user 0 included.
+        """
         return {}
 
     def forward(self, batch: StepBatch) -> Tensor:
@@ -158,7 +199,7 @@ def subsampled_entities(
 
     Args:
         method: its name, for the error.
-        batch: the step's entities; the padding user among them is left out.
+        batch: the step's entities.
         share: above 0, at most 1.
         generator: source of randomness.
 
@@ -166,8 +207,11 @@ def subsampled_entities(
         OptionError: the batch has users only.
     """
     if batch.positives is None or batch.negatives is None:
-        raise OptionError(f"{method} needs the items of a batch, and this model is trained on whole users. Use [rrd].")
-    users, user_scale = subsample(batch.users[batch.users > 0], share, generator)
+        raise OptionError(
+            f"{method} needs the items of a batch, and this model is trained on whole users. Use distillers that learn "
+            "from rankings or scores."
+        )
+    users, user_scale = subsample(batch.users, share, generator)
     items, item_scale = subsample(torch.cat([batch.positives, batch.negatives]), share, generator)
     return [("user", users, user_scale), ("item", items, 0.5 * item_scale)]
 

@@ -26,25 +26,83 @@ instead; these are left out.
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options import CPDOptions
+from recbole_derrd.config.options.schema import option, share_of_entities
 from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, epoch_seed, subsample, subsampled_entities
-from recbole_derrd.distillers.de import DistillationExperts, gumbel_noise
-from recbole_derrd.distillers.hint_embeddings import HintEmbeddings
+from recbole_derrd.distillers.de import DEOptions, DistillationExperts, gating_weights, gumbel_noise
+from recbole_derrd.distillers.hint_embeddings import HintEmbeddings, HintOptions
 from recbole_derrd.distillers.listwise import listwise_loss, target_probabilities
-from recbole_derrd.distillers.negative_sampling import without_padding
 from recbole_derrd.distillers.nkd import direction_errors
+from recbole_derrd.distillers.preconditions import Requirement, require_unobserved, short_users
 from recbole_derrd.distillers.projector import projectors_of
-from recbole_derrd.distillers.shortage import short_users, shortage
+from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.sampling import sample_top_positions
 from recbole_derrd.teacher import Knowledge
+
+
+@dataclasses.dataclass(frozen=True)
+class CPDOptions(HintOptions):
+    """Consistent Preference Distillation, the middle layer of MKD (2023), and Preference-Consistent KD (2025)."""
+
+    prefix: ClassVar[str] = "cpd_"
+
+    weight: float = option(0.05, "Weight of the term in the loss.", low=0)
+    feature: str = option(
+        "experts",
+        "What is regularised: DE's experts and their squared error, or the mean of small networks and 1 - cosine.",
+        choices=("experts", "cosine"),
+    )
+    ranking_weight: float = option(0.1, "Weight of the regulariser by lists beside the feature loss.", low=0)
+    pair_weight: float = option(0.0, "Weight of the regulariser by pairs beside the feature loss.", low=0)
+    pairs: str = option(
+        "logistic",
+        "Regulariser by pairs: -log sigmoid of the product of the differences (later code), or what it is below 0 "
+        "(hinge, first code).",
+        choices=("logistic", "hinge"),
+    )
+    q: int = option(5, "Items a user whose order is to be kept, drawn anew each epoch (Q).", low=2)
+    top_n: int = option(100, "Length of the teacher's list that they are drawn from.", low=2)
+    decay: float = option(10.0, "Rank k is drawn with probability proportional to exp(-k / decay).", above=0)
+    tau: float = option(0.1, "Temperature of the lists' softmaxes.", above=0)
+    num_experts: int = option(30, "Experts for users, and as many for items (E).", low=1, high=1000)
+    hidden_size: int | None = option(
+        None,
+        "Hidden units of an expert; (student size + teacher size) // 2 if none.",
+        low=1,
+        kind=(int, type(None)),
+    )
+    dropout: float = option(0.1, "Dropout before each layer of the small networks (feature: cosine).", low=0, high=0.9)
+    temperature_start: float = option(
+        1.0, "Temperature of the experts' choice at the first epoch (feature: experts).", above=0
+    )
+    temperature_end: float = option(1e-10, "Temperature that the schedule falls to.", above=0)
+    temperature_epochs: int = option(1000, "Epochs of the geometric fall, whatever `epochs` is.", low=1)
+    sample: float = share_of_entities()
+
+    def __post_init__(self) -> None:
+        """Check the options against each other."""
+        super().__post_init__()
+        if self.top_n < self.q:
+            raise OptionError(
+                f"cpd_top_n = {self.top_n} is shorter than cpd_q = {self.q}: the items are drawn from that list. Raise "
+                "cpd_top_n or lower cpd_q."
+            )
+        if self.temperature_end > self.temperature_start:
+            raise OptionError("cpd_temperature_end must not be above cpd_temperature_start: the temperature falls.")
+
+    def of_experts(self) -> DEOptions:
+        """Return the options of the experts that are regularised."""
+        same = ("num_experts", "hidden_size", "temperature_start", "temperature_end", "temperature_epochs", "sample")
+        return DEOptions(hint=self.hint, teacher_hint=self.teacher_hint, **{key: getattr(self, key) for key in same})
+
 
 #: Entries of the rankings that are drawn from at once; bounds the memory of drawing to some 20 MB.
 _DRAWN_AT_ONCE = 1 << 19
@@ -88,7 +146,7 @@ class _Experts(DistillationExperts):
     def mapped(self, side: str, ids: Tensor, embeddings: Tensor) -> Tensor:
         bank, teacher = self.banks[0][side], self.targets[0][side].index_select(0, ids)
         noise = gumbel_noise((len(ids), self.options.num_experts), self.generator)
-        mapped: Tensor = bank(embeddings, bank.choose(teacher, self.tau, noise, self.options.fused))
+        mapped: Tensor = bank(embeddings, gating_weights(bank.logits(teacher), self.tau, noise))
         return mapped
 
 
@@ -123,6 +181,12 @@ class ConsistentPreferenceDistillation(Distiller):
     name = "cpd"
     options_class = CPDOptions
     needs = frozenset({Need.EMBEDDINGS, Need.TOP_ITEMS})
+    citation = "Zhangchi Zhu, Wei Zhang: Preference-Consistent Knowledge Distillation for Recommender System, TKDE 2025"
+    student_defaults: ClassVar = {
+        # The authors' code on CiteULike.
+        "LightGCN": {"weight": 0.005, "ranking_weight": 0.05, "num_experts": 20, "top_n": 500, "tau": 0.01}
+    }
+    test_settings: ClassVar = {"num_experts": 3, "hidden_size": 4, "top_n": 12}
 
     def __init__(self, options: CPDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Read the teacher's rankings and embeddings, and make the maps.
@@ -147,15 +211,10 @@ class ConsistentPreferenceDistillation(Distiller):
         self.items: Tensor | None = None
 
     @classmethod
-    def check(cls, options: CPDOptions, history: History) -> None:
-        """Refuse to draw more items than nearly any user has not seen."""
-        found = shortage(history, options.q, "cpd_q")
-        found.refuse(f"cpd_q to {found.fitting}")
-
-    @classmethod
-    def note(cls, options: CPDOptions, history: History) -> str | None:
-        """Say how many users' inconsistency is not looked at."""
-        return shortage(history, options.q, "cpd_q").note("the order of their items is not looked at")
+    def requirements(cls, options: CPDOptions, history: History) -> list[Requirement]:
+        """Ask for Q unobserved items of each user."""
+        effect = "the order of their items is not regularised"
+        return [require_unobserved(history, options.q, "cpd_q", "cpd_q to {}", effect)]
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw the epoch's items for all users, and set the temperature."""
@@ -203,6 +262,6 @@ class ConsistentPreferenceDistillation(Distiller):
         loss: Tensor = self.maps(batch)
         if not self._regularised:
             return loss
-        users, scale = subsample(self.taught(without_padding(batch.users)), self.options.sample, self.generator)
+        users, scale = subsample(self.taught(batch.users), self.options.sample, self.generator)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             return loss + scale * self._inconsistency_sum(users) / batch.rows

@@ -18,19 +18,66 @@ the first value; so does :func:`temperature`.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options import DEOptions
+from recbole_derrd.config.options.schema import option, share_of_entities
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, epoch_seed, subsampled_entities
-from recbole_derrd.distillers.gating import chosen_weights
-from recbole_derrd.distillers.hint_embeddings import HintEmbeddings
+from recbole_derrd.distillers.hint_embeddings import HintEmbeddings, HintOptions
+from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.experts import expert_error_sum
 from recbole_derrd.teacher import Knowledge
+
+#: Groups of users by activity, of equal size.
+_GROUPS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class DEOptions(HintOptions):
+    """Distillation Experts (CIKM 2020, section 3.1)."""
+
+    prefix: ClassVar[str] = "de_"
+    several_layers: ClassVar[bool] = True
+
+    weight: float = option(0.01, "Weight of the term in the loss (lambda_DE).", low=0)
+    num_experts: int = option(30, "Experts for users, and as many for items (M).", low=1, high=1000)
+    hidden_size: int | None = option(
+        None,
+        "Hidden units of an expert; (student size + teacher size) // 2 if none.",
+        low=1,
+        kind=(int, type(None)),
+    )
+    gating: str = option(
+        "gumbel",
+        "How experts are combined: relaxed one-hot choice, or plain attention (the paper's ablation).",
+        choices=("gumbel", "attention"),
+    )
+    temperature_start: float = option(1.0, "Temperature of the choice at the first epoch.", above=0)
+    temperature_end: float = option(1e-10, "Temperature that the schedule falls to.", above=0)
+    temperature_epochs: int = option(1000, "Epochs of the geometric fall, whatever `epochs` is.", low=1)
+    norm: str = option(
+        "squared",
+        "Reconstruction error: squared L2 (authors' code) or L2 (the paper's text).",
+        choices=("squared", "l2"),
+    )
+    sample: float = share_of_entities()
+    hint: str | None = option(
+        None,
+        "Student's hint layer, several joined by '+'; the model's first if none (see the table of models).",
+        kind=(str, type(None)),
+    )
+
+    def __post_init__(self) -> None:
+        """Check the options against each other."""
+        super().__post_init__()
+        if self.temperature_end > self.temperature_start:
+            raise OptionError("de_temperature_end must not be above de_temperature_start: the temperature falls.")
 
 
 def temperature(epoch: int, start: float, end: float, epochs: int) -> float:
@@ -158,12 +205,6 @@ class ExpertBank(nn.Module):
         """Return the selection network's output [n, M]."""
         return torch.addmm(self.select_bias, teacher, self.select)
 
-    def choose(self, teacher: Tensor, tau: float, noise: Tensor | None, fused: bool) -> Tensor:
-        """Return the experts' weights [n, M]; fused, on the CPU, settled rows are left out of the gradient."""
-        if fused and teacher.device.type == "cpu":
-            return chosen_weights(teacher, self.select, self.select_bias, tau, noise)
-        return gating_weights(self.logits(teacher), tau, noise)
-
 
 class DistillationExperts(Distiller):
     """DE as a loss term; see the file's head for the formula."""
@@ -171,6 +212,13 @@ class DistillationExperts(Distiller):
     name = "de"
     options_class = DEOptions
     needs = frozenset({Need.EMBEDDINGS})
+    citation = (
+        "Seongku Kang, Junyoung Hwang, Wonbin Kweon, Hwanjo Yu: DE-RRD: A Knowledge Distillation Framework for "
+        "Recommender System, CIKM 2020"
+    )
+    # The best of the paper's grid, like the default, which is that of BPR.
+    student_defaults: ClassVar = {"NeuMF": {"weight": 0.0001}}
+    test_settings: ClassVar = {"num_experts": 3, "hidden_size": 4}
 
     def __init__(self, options: DEOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Make a bank for the users and one for the items of each hint layer.
@@ -203,10 +251,29 @@ class DistillationExperts(Distiller):
         tau, noise = 1.0, None
         if self.options.gating == "gumbel":
             tau, noise = self.tau, gumbel_noise((len(teacher), self.options.num_experts), self.generator)
-        weights = bank.choose(teacher, tau, noise, self.options.fused)
-        if self.options.fused:
+        weights = gating_weights(bank.logits(teacher), tau, noise)
+        if self.student.fused:
             return bank.error_sum(student, weights, teacher, self.options.norm)
         return reconstruction_errors(teacher, bank(student, weights), self.options.norm).sum()
+
+    @torch.no_grad()
+    def diagnostics(self, activity: np.ndarray[Any, Any]) -> dict[str, Any]:
+        """Return the mean probability of each expert of the first hint layer, by groups of users of like activity.
+
+        The softmax of the selection network's output is the probability with which Gumbel noise chooses each expert, at
+        any temperature. It is that of the last epoch: the student's checkpoint, of the best one, holds no experts.
+        """
+        users = np.argsort(activity[1:], kind="stable") + 1
+        chosen = self.banks[0]["user"].logits(self.targets[0]["user"]).softmax(dim=1).cpu()
+        groups = [group for group in np.array_split(users, _GROUPS) if len(group)]
+        utilisation = {
+            "side": "user",
+            "activity": [[int(activity[group].min()), int(activity[group].max())] for group in groups],
+            "mean_utilisation": [
+                [round(share, 6) for share in chosen[torch.from_numpy(group)].mean(dim=0).tolist()] for group in groups
+            ],
+        }
+        return {"expert_utilisation": utilisation}
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return L_DE of the batch divided by its rows; float32 under mixed precision as well."""

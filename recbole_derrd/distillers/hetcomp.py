@@ -2,9 +2,9 @@ r"""HetComp: one ranking of several teachers, easy snapshots of it first, its or
 
 SeongKu Kang, Wonbin Kweon, Dongha Lee, Jianxun Lian, Xing Xie, Hwanjo Yu: "Distillation from Heterogeneous Models for
 Top-K Recommendation", WWW 2023. A user u is taught two rankings: P_u, K unobserved items, the best of an ensemble of
-the teachers' rankings (``merging.py``), and O_u, the teachers' best of the user's training items. The ensemble takes
-each teacher at the snapshot that u has come to (``curriculum.py``), from early and easy ones to the last. With s the
-student's logits, N_u the user's unobserved items and R_u = sum_{j in N_u \ P_u} e^{s_j}, phase 1 asks that both
+the teachers' rankings (``rank_fusion.py``), and O_u, the teachers' best of the user's training items. The ensemble
+takes each teacher at the snapshot that u has come to (``curriculum.py``), from early and easy ones to the last. With s
+the student's logits, N_u the user's unobserved items and R_u = sum_{j in N_u \ P_u} e^{s_j}, phase 1 asks that both
 rankings are above the rest, in whatever order:
 
     L_O = - sum_u sum_{i in O_u, P_u} log( e^{s_i} / (e^{s_i} + R_u) )
@@ -20,25 +20,25 @@ over the batch's distinct users. sum_{q=l..n} e^{s_{P_q}} + R_u(n) is the same f
 Paper and code: the paper's equations were not accessible; this follows descriptions of the authors' program, whose
 weights are 0.01 L_O and 0.005 L_F (its first release: 1 and 1, with n = K alone). There the term is the whole loss;
 here it is added to the student's own. The code finds R by subtraction and clamps it and the scores; here R is a sum of
-what is in it. What else differs is said in ``curriculum.py``, ``discrepancy.py`` and ``merging.py``.
+what is in it. What else differs is said in ``curriculum.py``, ``discrepancy.py`` and ``rank_fusion.py``.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options import HetCompOptions
+from recbole_derrd.config.options.schema import Options, option, share_of_users
 from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, eval_mode, student_rankings, subsample
 from recbole_derrd.distillers.curriculum import advance, is_finished, is_step, threshold
 from recbole_derrd.distillers.discrepancy import discrepancy
 from recbole_derrd.distillers.full_catalogue import full_softmax_sum
-from recbole_derrd.distillers.negative_sampling import without_padding
 from recbole_derrd.distillers.partition import (
     SparseScores,
     estimated_log_partition,
@@ -52,6 +52,78 @@ from recbole_derrd.ops.full_softmax import LOWEST, hidden_pairs
 from recbole_derrd.runtime.processes import gather_rows, shard_range
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
+
+
+@dataclasses.dataclass(frozen=True)
+class HetCompOptions(Options):
+    """HetComp: easy rankings first, whole ensembles of teachers (WWW 2023)."""
+
+    prefix: ClassVar[str] = "hetcomp_"
+
+    weight: float = option(
+        0.01, "Weight of the term while the rankings still change (phase 1); 0 takes the whole method out.", low=0
+    )
+    fine_weight: float = option(0.005, "Weight of the term once they are the teachers' last (phase 2).", low=0)
+    k: int = option(100, "Length of the ranking that a user is taught (K).", low=1)
+    observed: int = option(10, "Training items a user that are taught as well, the teachers' best (K/10).", low=0)
+    top_n: int = option(100, "Length of the lists that are kept of each snapshot of each teacher (N).", low=1)
+    trajectory: bool = option(
+        True, "Whether teaching begins with earlier snapshots of the teachers; False is the ablation without them."
+    )
+    fine: str = option(
+        "parts",
+        "Phase 2 teaches the order of K/2 and of K/10 items, on average (parts, the published code), or of all K "
+        "(whole, its first release); none stays with the losses of phase 1, as an ablation.",
+        choices=("parts", "whole", "none"),
+    )
+    interval: int = option(10, "The student is compared with the teachers' next snapshots every so many epochs.", low=1)
+    alpha: float = option(
+        1.05,
+        "A user goes on to a teacher's next snapshot once the discrepancy to it has shrunk by this factor, which falls "
+        "by 0.5 % each time.",
+        above=0,
+    )
+    variant: str = option(
+        "default",
+        "Who goes on, and when phase 2 begins. default: users who have come closer or gone further; once all are at "
+        "the last snapshots. published: once each teacher's mean snapshot is the last to two decimals. first_release: "
+        "only users who have come closer go on.",
+        choices=("default", "published", "first_release"),
+    )
+    discrepancy_k: int = option(50, "Length of the lists that are compared (k).", low=1)
+    remainder: int = option(
+        0,
+        "Items outside the K that stand for the rest of the catalogue, drawn anew for each user and step; 0 is all of "
+        "them, exactly.",
+        low=0,
+    )
+    sample: float = share_of_users()
+
+    def __post_init__(self) -> None:
+        """Check the options against each other."""
+        super().__post_init__()
+        for name in ("k", "discrepancy_k"):
+            if self.top_n < getattr(self, name):
+                raise OptionError(
+                    f"hetcomp_top_n = {self.top_n} is shorter than hetcomp_{name} = {getattr(self, name)}, which "
+                    f"is taken from these lists. Raise hetcomp_top_n or lower hetcomp_{name}."
+                )
+
+    @property
+    def fine_lengths(self) -> list[int]:
+        """How many of the K items phase 2 ranks; it averages over these lengths."""
+        return [self.k] if self.fine == "whole" else [max(1, self.k // 2), max(1, self.k // 10)]
+
+    @property
+    def move(self) -> str:
+        """Who goes on to the next snapshot, see :func:`~recbole_derrd.distillers.curriculum.ready`."""
+        return "closer" if self.variant == "first_release" else "closer_or_further"
+
+    @property
+    def finish(self) -> str:
+        """When phase 2 begins, see :func:`~recbole_derrd.distillers.curriculum.is_finished`."""
+        return "rounded" if self.variant == "published" else "all"
+
 
 #: Entries of the teachers' rankings that are merged at once; bounds the memory of merging to some 30 MB.
 _FUSED_AT_ONCE = 1 << 19
@@ -114,6 +186,11 @@ class HeterogeneousDistillation(Distiller):
     name = "hetcomp"
     options_class = HetCompOptions
     needs = frozenset({Need.TRAJECTORY})
+    citation = (
+        "SeongKu Kang, Wonbin Kweon, Dongha Lee, Jianxun Lian, Xing Xie, Hwanjo Yu: Distillation from Heterogeneous "
+        "Models for Top-K Recommendation, WWW 2023"
+    )
+    test_settings: ClassVar = {"k": 8, "observed": 2, "top_n": 12, "discrepancy_k": 6}
 
     snapshot: Tensor
     kept: Tensor
@@ -157,8 +234,7 @@ class HeterogeneousDistillation(Distiller):
         if most <= options.k:
             raise OptionError(
                 f"hetcomp_k = {options.k} leaves nothing for its items to be above: no user has more than {most} "
-                f"unobserved items. Set hetcomp_k to {max(1, most // 10)} or so, with hetcomp_fine_lists a half and a "
-                "tenth of it."
+                f"unobserved items. Set hetcomp_k to {max(1, most // 10)} or so."
             )
 
     def _observed(self) -> Tensor:
@@ -173,7 +249,7 @@ class HeterogeneousDistillation(Distiller):
     @property
     def in_fine_order(self) -> bool:
         """Whether the term is L_F (phase 2)."""
-        return bool(self.options.fine and self._finished)
+        return self.options.fine != "none" and self._finished
 
     @property
     def weight(self) -> float:
@@ -190,6 +266,15 @@ class HeterogeneousDistillation(Distiller):
             for index, share in enumerate(snapshot[:, teacher].bincount(minlength=count).double() / len(snapshot))
         }
         return {**shares, "finished": float(self._finished)}
+
+    def progress_note(self, finished: bool) -> str | None:
+        """Return when all users have arrived, or that they have not."""
+        if finished:
+            return "all users are at the teachers' last snapshots"
+        return (
+            "the training ended before all users had come to the teachers' last snapshots. More epochs or a shorter "
+            "hetcomp_interval give the schedule time to end"
+        )
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
@@ -220,7 +305,7 @@ class HeterogeneousDistillation(Distiller):
 
                 def distance(snapshots: Tensor, own: Tensor = own, users: Tensor = users) -> Tensor:
                     rankings = self._rankings(users, snapshots)
-                    parts = [discrepancy(own, theirs, width, options.discrepancy) for theirs in rankings.unbind(1)]
+                    parts = [discrepancy(own, theirs, width) for theirs in rankings.unbind(1)]
                     return torch.stack(parts, dim=1)
 
                 rows = slice(start - low, stop - low)
@@ -266,7 +351,7 @@ class HeterogeneousDistillation(Distiller):
             return overall_relation_loss(scores, held, log_partition_term)
         o = self.options.observed
         observed, ranked = (scores[:, :o], held[:, :o]), (scores[:, o:], held[:, o:])
-        return fine_order_loss(observed, ranked, log_partition_term, self.options.fine_lists)
+        return fine_order_loss(observed, ranked, log_partition_term, self.options.fine_lengths)
 
     def _sparse(self, users: Tensor) -> SparseScores:
         """Return O and P side by side, and what is not in R: these and the training items."""
@@ -296,7 +381,7 @@ class HeterogeneousDistillation(Distiller):
     def _sum(self, users: Tensor) -> Tensor:
         if self.options.remainder:
             return self._estimated(users)
-        if not self.options.fused:
+        if not self.student.fused:
             return self._readable(users)
 
         def by_embeddings(own: Tensor, every: Tensor) -> Tensor:
@@ -307,5 +392,5 @@ class HeterogeneousDistillation(Distiller):
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' summed L_O or L_F divided by the batch's rows, in float32."""
         self._catch_up()
-        users, scale = subsample(without_padding(batch.users), self.options.sample, self.generator)
+        users, scale = subsample(batch.users, self.options.sample, self.generator)
         return scale * self._sum(users) / batch.rows

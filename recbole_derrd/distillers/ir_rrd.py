@@ -18,26 +18,78 @@ published weights, 0.001 and 0.0005, are here the term's weight and the item sid
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options import IRRRDOptions, RRDOptions
+from recbole_derrd.config.options.schema import Options, option
 from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, subsample
-from recbole_derrd.distillers.negative_sampling import without_padding
-from recbole_derrd.distillers.rrd import RelaxedRankingDistillation, relaxed_ranking_loss
-from recbole_derrd.distillers.shortage import shortage
+from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved
+from recbole_derrd.distillers.rrd import RelaxedRankingDistillation, RRDOptions, relaxed_ranking_loss
+from recbole_derrd.errors import OptionError
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.users import swapped
 
+
+@dataclasses.dataclass(frozen=True)
+class IRRRDOptions(Options):
+    """Item-side ranking regularised distillation (Information Sciences 2021)."""
+
+    prefix: ClassVar[str] = "ir_rrd_"
+
+    weight: float = option(0.001, "Weight of the term in the loss (the user side's, lambda_U).", low=0)
+    item_weight: float = option(
+        0.5, "Weight of the item side in units of the user side's (lambda_I / lambda_U); 0 is RRD.", low=0
+    )
+    k: int = option(40, "Interesting items a user (K).", low=1)
+    l: int = option(40, "Uninteresting items a user (L).", low=0)  # noqa: E741 (the paper's L)
+    top_n: int = option(500, "Length of the teacher's list of items that interesting ones are drawn from (N).", low=1)
+    decay: float = option(
+        10.0, "Items of rank k are drawn with probability proportional to exp(-k / decay) (T).", above=0
+    )
+    item_k: int = option(20, "Interesting users an item (K_I).", low=1)
+    item_l: int = option(20, "Uninteresting users an item (L_I).", low=0)
+    item_top_n: int = option(500, "Length of the teacher's list of users that interesting ones are drawn from.", low=1)
+    item_decay: float = option(
+        10.0, "Users of rank k are drawn with probability proportional to exp(-k / decay) (T_I).", above=0
+    )
+    interesting: str = option(
+        "sampled",
+        "Interesting items and users: drawn anew each epoch, or always the first of the list.",
+        choices=("sampled", "topk"),
+    )
+    max_items: int = option(
+        0,
+        "Items of a step whose users are ranked at most, drawn anew each step: faster, with the same term on average; "
+        "0 is all items that the batch's users have drawn.",
+        low=0,
+    )
+    sample: float = option(
+        1.0,
+        "Share of a batch's distinct users whose items are ranked, drawn anew each step; below 1 is faster, with the "
+        "same term on average. The item side has ir_rrd_max_items.",
+        above=0,
+        high=1,
+    )
+
+    def __post_init__(self) -> None:
+        """Check the options against each other."""
+        super().__post_init__()
+        for side, top_n, k in (("", self.top_n, self.k), ("item_", self.item_top_n, self.item_k)):
+            if top_n < k:
+                raise OptionError(
+                    f"ir_rrd_{side}top_n = {top_n} is shorter than ir_rrd_{side}k = {k}: the interesting ones are "
+                    f"drawn from that list. Raise ir_rrd_{side}top_n or lower ir_rrd_{side}k."
+                )
+
+
 #: What sets the item side's draws apart from the user side's.
 _ITEM_SIDE = 1_000_000_007
-#: What an item has too few of.
-_STRANGERS = "users who have not interacted with them"
 
 
 def two_sided_ranking_loss(
@@ -66,14 +118,6 @@ class _Swapped:
     def device(self) -> torch.device:
         return self._student.device
 
-    @property
-    def fused(self) -> bool:
-        return self._student.fused
-
-    @fused.setter
-    def fused(self, fused: bool) -> None:
-        self._student.fused = fused
-
     def score(self, items: Tensor, users: Tensor) -> Tensor:
         return self._student.score_users(items, users)
 
@@ -84,6 +128,12 @@ class ItemSideRankingDistillation(Distiller):
     name = "ir_rrd"
     options_class = IRRRDOptions
     needs = frozenset({Need.TOP_ITEMS})
+    citation = (
+        "Seongku Kang, Junyoung Hwang, Wonbin Kweon, Hwanjo Yu: Item-side Ranking Regularized Distillation for "
+        "Recommender System, Information Sciences 2021"
+    )
+    student_defaults: ClassVar = {"NeuMF": {"weight": 0.1}}
+    test_settings: ClassVar = {"k": 4, "l": 4, "top_n": 12, "item_k": 2, "item_l": 2, "item_top_n": 6}
 
     def __init__(self, options: IRRRDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Read the teacher's rankings of items and of users.
@@ -93,7 +143,7 @@ class ItemSideRankingDistillation(Distiller):
         """
         super().__init__(options, knowledge, student, seed)
         self.check(options, knowledge.history)
-        shared: dict[str, Any] = {"interesting": options.interesting, "fused": options.fused}
+        shared: dict[str, Any] = {"interesting": options.interesting}
         of_users = RRDOptions(k=options.k, l=options.l, top_n=options.top_n, decay=options.decay, **shared)
         self.user_side = RelaxedRankingDistillation(of_users, knowledge, student, seed)
         self.item_side: RelaxedRankingDistillation | None = None
@@ -118,25 +168,24 @@ class ItemSideRankingDistillation(Distiller):
             )
 
     @classmethod
-    def check(cls, options: IRRRDOptions, history: History) -> None:
-        """Refuse rankings that are longer than what nearly any user has not seen, or than who has not seen any item."""
-        found = shortage(history, options.k + options.l, "ir_rrd_k + ir_rrd_l")
-        found.refuse(f"ir_rrd_k and ir_rrd_l to {found.fitting} together")
+    def requirements(cls, options: IRRRDOptions, history: History) -> list[Requirement]:
+        """Ask for K + L unobserved items of each user, and as many users who have not seen it of each item."""
+        lower = "ir_rrd_k and ir_rrd_l to {} together"
+        found = [require_unobserved(history, options.k + options.l, "ir_rrd_k + ir_rrd_l", lower, SHORTER)]
         if options.item_weight > 0:
-            found = shortage(swapped(history), options.item_k + options.item_l, "ir_rrd_item_k + ir_rrd_item_l")
-            lower = f"ir_rrd_item_k and ir_rrd_item_l to {found.fitting} together"
-            found.refuse(lower, "item", _STRANGERS, ", or take the item side out with ir_rrd_item_weight: 0")
-
-    @classmethod
-    def note(cls, options: IRRRDOptions, history: History) -> str | None:
-        """Say how many users and items have shorter rankings."""
-        found = shortage(history, options.k + options.l, "ir_rrd_k + ir_rrd_l")
-        notes = [found.note("their rankings are as long as they can be")]
-        if options.item_weight > 0:
-            found = shortage(swapped(history), options.item_k + options.item_l, "ir_rrd_item_k + ir_rrd_item_l")
-            shorter = "their rankings are as long as they can be, and left out below ir_rrd_item_k"
-            notes.append(found.note(shorter, "item", _STRANGERS))
-        return " ".join(filter(None, notes)) or None
+            found.append(
+                require_unobserved(
+                    swapped(history),
+                    options.item_k + options.item_l,
+                    "ir_rrd_item_k + ir_rrd_item_l",
+                    "ir_rrd_item_k and ir_rrd_item_l to {} together",
+                    f"{SHORTER}, and left out below ir_rrd_item_k",
+                    side="item",
+                    reason="users who have not interacted with them",
+                    more=", or take the item side out with ir_rrd_item_weight: 0",
+                )
+            )
+        return found
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw the epoch's items of all users, and users of all items."""
@@ -146,7 +195,7 @@ class ItemSideRankingDistillation(Distiller):
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return L_IR-RRD of the batch divided by its rows, in float32."""
-        present = without_padding(batch.users)
+        present = batch.users
         users, scale = subsample(present, self.options.sample, self.generator)
         loss = scale * self.user_side(StepBatch(users, None, None, batch.rows))
         if self.item_side is None:

@@ -17,16 +17,19 @@ multiplied by T^2, as in ListNet; the gradient by a logit is (p - q) / T.
 
 from __future__ import annotations
 
+import dataclasses
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter, EmbeddingAdapter
-from recbole_derrd.config.options import ListwiseOptions
+from recbole_derrd.config.options.schema import Options, option, share_of_users
 from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, subsample
 from recbole_derrd.distillers.full_catalogue import full_softmax_sum
-from recbole_derrd.distillers.negative_sampling import without_padding
-from recbole_derrd.distillers.shortage import short_users, shortage
+from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved, short_users
+from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.full_softmax import (
     LOWEST,
     Targets,
@@ -34,6 +37,35 @@ from recbole_derrd.ops.full_softmax import (
     hidden_pairs,
 )
 from recbole_derrd.teacher import Knowledge
+
+
+@dataclasses.dataclass(frozen=True)
+class ListwiseOptions(Options):
+    """Softmax cross-entropy with the teacher over the whole catalogue."""
+
+    prefix: ClassVar[str] = "listwise_"
+
+    # No published value. A user's gradient by its scores adds up to at most 2 * weight / temperature, here 0.4, a fifth
+    # of what one row of BPR has at most.
+    weight: float = option(0.1, "Weight of the term in the loss.", low=0)
+    temperature: float = option(0.5, "Temperature of both softmaxes (T); small looks at the best items only.", above=0)
+    observed: bool = option(False, "Whether a user's training items take part, in both softmaxes.")
+    top_n: int = option(
+        0,
+        "The teacher's mass is that of its N best unobserved items, kept on disk with their scores: faster; "
+        "0 is the whole catalogue. The student's softmax is over the catalogue either way.",
+        low=0,
+    )
+    sample: float = share_of_users()
+
+    def __post_init__(self) -> None:
+        """Check the options against each other."""
+        super().__post_init__()
+        if self.observed and self.top_n:
+            raise OptionError(
+                "listwise_observed needs the whole catalogue, and the teacher's lists hold unobserved items only: take "
+                "out listwise_observed or listwise_top_n."
+            )
 
 
 def listwise_loss(student: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -61,6 +93,7 @@ class ListwiseDistillation(Distiller):
     name = "listwise"
     options_class = ListwiseOptions
     needs = frozenset({Need.TOP_ITEMS, Need.SCORES})
+    citation = "Geoffrey Hinton, Oriol Vinyals, Jeff Dean: Distilling the Knowledge in a Neural Network, 2015"
 
     def __init__(self, options: ListwiseOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Read what is needed of the teacher: rankings with scores, or its embeddings; other teachers are asked each
@@ -85,18 +118,12 @@ class ListwiseDistillation(Distiller):
         self._indptr = torch.from_numpy(knowledge.history.indptr).to(device)
 
     @classmethod
-    def check(cls, options: ListwiseOptions, history: History) -> None:
-        """Refuse data that leave nearly no user anything to distil."""
-        found = shortage(history, 1, "the shortest list")
-        if not options.observed:
-            found.refuse("", more=", or set listwise_observed: True")
-
-    @classmethod
-    def note(cls, options: ListwiseOptions, history: History) -> str | None:
-        """Say how many users have no part in the term."""
+    def requirements(cls, options: ListwiseOptions, history: History) -> list[Requirement]:
+        """Ask for one unobserved item of each user, unless training items take part as well."""
         if options.observed:
-            return None
-        return shortage(history, 1, "the shortest list").note("they have no part in this term")
+            return []
+        more = ", or set listwise_observed: True"
+        return [require_unobserved(history, 1, "the shortest ranking", "", LEFT_OUT, more=more)]
 
     def _hidden(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """Return rows and items that take no part: the padding item, and training items unless they are wanted."""
@@ -133,7 +160,7 @@ class ListwiseDistillation(Distiller):
             return listwise_loss(scores, mass, self.options.temperature).sum()
 
     def _sum(self, users: Tensor) -> Tensor:
-        if not self.options.fused:
+        if not self.student.fused:
             return self._readable(users)
 
         def by_embeddings(own: Tensor, every: Tensor) -> Tensor:
@@ -144,5 +171,5 @@ class ListwiseDistillation(Distiller):
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' summed cross-entropy divided by the batch's rows, in float32."""
-        users, scale = subsample(self.taught(without_padding(batch.users)), self.options.sample, self.generator)
+        users, scale = subsample(self.taught(batch.users), self.options.sample, self.generator)
         return scale * self._sum(users) / batch.rows

@@ -79,11 +79,6 @@ class NegativeSampler:
         return excluded
 
 
-def without_padding(users: Tensor) -> Tensor:
-    """Return the users without user 0, whom RecBole's loaders of whole users list as well."""
-    return users[users > 0]
-
-
 def distinct_numbers(sizes: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Draw ``count`` distinct numbers below each size, uniformly over all subsets, in no particular order.
 

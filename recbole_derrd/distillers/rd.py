@@ -26,17 +26,44 @@ The code's sum is a mean over the batch's rows; this one is over its distinct us
 
 from __future__ import annotations
 
+import dataclasses
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options import RDOptions
+from recbole_derrd.config.options.schema import Options, option, share_of_users
 from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, epoch_seed, subsample
-from recbole_derrd.distillers.negative_sampling import NegativeSampler, without_padding
-from recbole_derrd.distillers.shortage import short_users, shortage
+from recbole_derrd.distillers.negative_sampling import NegativeSampler
+from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved, short_users
 from recbole_derrd.teacher import Knowledge
+
+
+@dataclasses.dataclass(frozen=True)
+class RDOptions(Options):
+    """Ranking Distillation (KDD 2018)."""
+
+    prefix: ClassVar[str] = "rd_"
+
+    # The authors' code adds alpha = 1 times the sum over K, a mean over rows, to the base loss.
+    weight: float = option(1.0, "Weight of the term in the loss (alpha).", low=0)
+    k: int = option(10, "The teacher's best unobserved items that are taken for positives (K).", low=1)
+    position_lambda: float = option(
+        1.0, "Rank r has position weight exp(-r / lambda), normalised; large weighs all ranks alike.", above=0
+    )
+    mu: float = option(0.1, "Sharpness of the dynamic weights tanh(max(mu * (estimated rank - r), 0)).", above=0)
+    negatives: int = option(
+        100, "Unobserved items that estimate the student's ranks, drawn anew each epoch (Q).", low=1
+    )
+    start_epoch: int = option(10, "First epoch with dynamic weights; before it position weights alone.", low=0)
+    # The paper normalises the product and so do re-implementations; the authors' code has the switch off.
+    normalise: bool = option(
+        True, "Whether a user's hybrid weights are made to sum to 1 (the paper), or left as they are (the code)."
+    )
+    sample: float = share_of_users()
 
 
 def weighted_positive_loss(scores: Tensor, weights: Tensor) -> Tensor:
@@ -112,6 +139,8 @@ class RankingDistillation(Distiller):
     name = "rd"
     options_class = RDOptions
     needs = frozenset({Need.TOP_ITEMS})
+    citation = "Jiaxi Tang, Ke Wang: Ranking Distillation, KDD 2018"
+    test_settings: ClassVar = {"k": 4, "negatives": 8}
 
     def __init__(self, options: RDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Read the teacher's rankings, and leave out users who have fewer than K unobserved items.
@@ -131,15 +160,9 @@ class RankingDistillation(Distiller):
         self.positions: Tensor | None = None
 
     @classmethod
-    def check(cls, options: RDOptions, history: History) -> None:
-        """Refuse rankings that are longer than what nearly any user has not seen."""
-        found = shortage(history, options.k, "rd_k")
-        found.refuse(f"rd_k to {found.fitting}")
-
-    @classmethod
-    def note(cls, options: RDOptions, history: History) -> str | None:
-        """Say how many users have no part in the term."""
-        return shortage(history, options.k, "rd_k").note("they have no part in this term")
+    def requirements(cls, options: RDOptions, history: History) -> list[Requirement]:
+        """Ask for K unobserved items of each user."""
+        return [require_unobserved(history, options.k, "rd_k", "rd_k to {}", LEFT_OUT)]
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw the epoch's unobserved items for all users."""
@@ -174,7 +197,7 @@ class RankingDistillation(Distiller):
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' L_RD divided by the batch's rows, in float32."""
-        users, scale = subsample(self.taught(without_padding(batch.users)), self.options.sample, self.generator)
+        users, scale = subsample(self.taught(batch.users), self.options.sample, self.generator)
         scores = self.student.score(users, self.rankings.index_select(0, users).long())
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             scores = scores.float()

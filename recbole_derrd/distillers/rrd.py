@@ -21,18 +21,63 @@ ones only, and so does this. The authors later found that always taking the firs
 
 from __future__ import annotations
 
+import dataclasses
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options import RRDOptions
+from recbole_derrd.config.options.schema import Options, option
 from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, epoch_seed, subsample
-from recbole_derrd.distillers.ranking import ranking_losses
-from recbole_derrd.distillers.shortage import short_users, shortage
+from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved, short_users
+from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.full_softmax import LOWEST
 from recbole_derrd.ops.sampling import exclusion_keys, sample_outside, sample_top_positions
 from recbole_derrd.teacher import Knowledge
+
+
+@dataclasses.dataclass(frozen=True)
+class RRDOptions(Options):
+    """Relaxed Ranking Distillation (CIKM 2020, section 3.2)."""
+
+    prefix: ClassVar[str] = "rrd_"
+
+    weight: float = option(0.001, "Weight of the term in the loss (lambda_RRD).", low=0)
+    k: int = option(40, "Interesting items a user (K).", low=1)
+    l: int = option(  # noqa: E741 (the paper's L)
+        40, "Uninteresting items a user (L); 0 ranks the interesting items alone.", low=0
+    )
+    top_n: int = option(500, "Length of the teacher's list that interesting items are drawn from (N).", low=1)
+    decay: float = option(10.0, "Rank k is drawn with probability proportional to exp(-k / decay) (T).", above=0)
+    interesting: str = option(
+        "sampled",
+        "Interesting items: drawn anew each epoch, or always the first K of the list.",
+        choices=("sampled", "topk"),
+    )
+    ranking: str = option(
+        "relaxed",
+        "Order of the uninteresting items: ignored (relaxed), or the teacher's as well (full, the paper's ablation).",
+        choices=("relaxed", "full"),
+    )
+    sample: float = option(
+        1.0,
+        "Share of a batch's distinct users whose lists are ranked, drawn anew each step; below 1 is faster, with the "
+        "same term on average.",
+        above=0,
+        high=1,
+    )
+
+    def __post_init__(self) -> None:
+        """Check the options against each other."""
+        super().__post_init__()
+        if self.top_n < self.k:
+            raise OptionError(
+                f"rrd_top_n = {self.top_n} is shorter than rrd_k = {self.k}: interesting items are drawn from that "
+                "list. Raise rrd_top_n or lower rrd_k."
+            )
+
 
 #: Entries of the rankings that are drawn from at once; bounds the memory of drawing to some 20 MB.
 _DRAWN_AT_ONCE = 1 << 19
@@ -72,6 +117,13 @@ class RelaxedRankingDistillation(Distiller):
     options_class = RRDOptions
     # Scores for the ablation with full ranking only; any teacher gives both.
     needs = frozenset({Need.TOP_ITEMS, Need.SCORES})
+    citation = (
+        "Seongku Kang, Junyoung Hwang, Wonbin Kweon, Hwanjo Yu: DE-RRD: A Knowledge Distillation Framework for "
+        "Recommender System, CIKM 2020"
+    )
+    # The best of the paper's grid, as is the default, BPR's: a pointwise base loss needs a strong term.
+    student_defaults: ClassVar = {"NeuMF": {"weight": 0.1}}
+    test_settings: ClassVar = {"k": 4, "l": 4, "top_n": 12}
 
     def __init__(self, options: RRDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Read the teacher's rankings.
@@ -94,19 +146,12 @@ class RelaxedRankingDistillation(Distiller):
         # without.
         self.items: Tensor | None = None
         self._excluded: dict[int, tuple[Tensor, Tensor]] = {}
-        student.fused = options.fused
 
     @classmethod
-    def check(cls, options: RRDOptions, history: History) -> None:
-        """Refuse rankings that are longer than what nearly any user has not seen."""
-        found = shortage(history, options.k + options.l, "rrd_k + rrd_l")
-        found.refuse(f"rrd_k and rrd_l to {found.fitting} together")
-
-    @classmethod
-    def note(cls, options: RRDOptions, history: History) -> str | None:
-        """Say how many users have shorter rankings."""
-        found = shortage(history, options.k + options.l, "rrd_k + rrd_l")
-        return found.note("their rankings are as long as they can be")
+    def requirements(cls, options: RRDOptions, history: History) -> list[Requirement]:
+        """Ask for K + L unobserved items of each user."""
+        lower = "rrd_k and rrd_l to {} together"
+        return [require_unobserved(history, options.k + options.l, "rrd_k + rrd_l", lower, SHORTER)]
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw the epoch's items for all users."""
@@ -182,9 +227,5 @@ class RelaxedRankingDistillation(Distiller):
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             scores = scores.float()
             ordered = scores.shape[1] if self.options.ranking == "full" else self.options.k
-            # Looking at the scores would stop an accelerator's queue of work.
-            if self.options.fused and scores.device.type == "cpu":
-                losses = ranking_losses(scores, ordered, held)
-            else:
-                losses = relaxed_ranking_loss(scores[:, :ordered], scores[:, ordered:], held)
+            losses = relaxed_ranking_loss(scores[:, :ordered], scores[:, ordered:], held)
             return scale * losses.sum() / batch.rows

@@ -17,20 +17,50 @@ later code has as a comment; what it runs is the Plackett-Luce likelihood of the
 
 from __future__ import annotations
 
+import dataclasses
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options import RRDOptions, SLDOptions
+from recbole_derrd.config.options.schema import Options, option, share_of_users
 from recbole_derrd.data.prepare import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, subsample
 from recbole_derrd.distillers.listwise import listwise_loss
-from recbole_derrd.distillers.negative_sampling import without_padding
-from recbole_derrd.distillers.rrd import RelaxedRankingDistillation
-from recbole_derrd.distillers.shortage import short_users, shortage
-from recbole_derrd.errors import DataError
+from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved, short_users
+from recbole_derrd.distillers.rrd import RelaxedRankingDistillation, RRDOptions
+from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.ops.full_softmax import LOWEST
 from recbole_derrd.teacher import Knowledge
+
+
+@dataclasses.dataclass(frozen=True)
+class SLDOptions(Options):
+    """Soft Label Distillation, the output layer of MKD (2023); a reconstruction."""
+
+    prefix: ClassVar[str] = "sld_"
+
+    weight: float = option(0.001, "Weight of the term in the loss.", low=0)
+    k: int = option(100, "Interesting items a user, from the teacher's list (K).", low=1)
+    l: int = option(200, "Uninteresting items a user, from the rest of the catalogue (L).", low=0)  # noqa: E741
+    top_n: int = option(500, "Length of the teacher's list that interesting items are drawn from (N).", low=1)
+    decay: float = option(10.0, "Rank k is drawn with probability proportional to exp(-k / decay) (T).", above=0)
+    temperature: float = option(0.1, "Temperature of both softmaxes (tau).", above=0)
+    student_share: float = option(
+        0.0, "Share of the student's own logits in the soft labels (w); 0 is the teacher alone.", low=0, high=0.99
+    )
+    sample: float = share_of_users()
+
+    def __post_init__(self) -> None:
+        """Check the options against each other."""
+        super().__post_init__()
+        if self.top_n < self.k:
+            raise OptionError(
+                f"sld_top_n = {self.top_n} is shorter than sld_k = {self.k}: interesting items are drawn from that "
+                "list. Raise sld_top_n or lower sld_k."
+            )
+
 
 #: Labels that the teacher is asked for at once; bounds the memory of asking to some 50 MB.
 _LABELS_AT_ONCE = 1 << 21
@@ -55,6 +85,11 @@ class SoftLabelDistillation(Distiller):
     name = "sld"
     options_class = SLDOptions
     needs = frozenset({Need.TOP_ITEMS, Need.SCORES})
+    citation = (
+        "Zhangchi Zhu, Wei Zhang: From Input to Output: A Multi-layer Knowledge Distillation Framework for Compressing "
+        "Recommendation Models, 2023"
+    )
+    test_settings: ClassVar = {"k": 4, "l": 4, "top_n": 12}
 
     def __init__(self, options: SLDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Read the teacher's rankings and check that every user has enough items.
@@ -67,22 +102,16 @@ class SoftLabelDistillation(Distiller):
         # A list of one has no order, and none has no softmax.
         self.leave_out(short_users(knowledge.history, min(2, options.k + options.l)))
         same = {key: getattr(options, key) for key in ("k", "l", "top_n", "decay")}
-        # Only its draws are wanted; what RRD itself says of the student's ways stays as it is.
-        self.drawing = RelaxedRankingDistillation(RRDOptions(fused=student.fused, **same), knowledge, student, seed)
+        # Only its draws are wanted.
+        self.drawing = RelaxedRankingDistillation(RRDOptions(**same), knowledge, student, seed)
         #: The teacher's logits of each user's drawn items [n_users, K + L], anew in each epoch.
         self.logits: Tensor | None = None
 
     @classmethod
-    def check(cls, options: SLDOptions, history: History) -> None:
-        """Refuse to draw more items than nearly any user has not seen."""
-        found = shortage(history, options.k + options.l, "sld_k + sld_l")
-        found.refuse(f"sld_k and sld_l to {found.fitting} together")
-
-    @classmethod
-    def note(cls, options: SLDOptions, history: History) -> str | None:
-        """Say how many users have shorter rankings."""
-        found = shortage(history, options.k + options.l, "sld_k + sld_l")
-        return found.note("their rankings are as long as they can be")
+    def requirements(cls, options: SLDOptions, history: History) -> list[Requirement]:
+        """Ask for K + L unobserved items of each user."""
+        lower = "sld_k and sld_l to {} together"
+        return [require_unobserved(history, options.k + options.l, "sld_k + sld_l", lower, SHORTER)]
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw the epoch's items for all users, and ask the teacher for their scores."""
@@ -104,7 +133,7 @@ class SoftLabelDistillation(Distiller):
         """Return the distinct users' L_SLD divided by the batch's rows, in float32."""
         if self.drawing.items is None or self.logits is None:
             raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        users, scale = subsample(self.taught(without_padding(batch.users)), self.options.sample, self.generator)
+        users, scale = subsample(self.taught(batch.users), self.options.sample, self.generator)
         items = self.drawing.items.index_select(0, users).long()
         scores = self.student.score(users, items)
         with torch.autocast(device_type=self.student.device.type, enabled=False):

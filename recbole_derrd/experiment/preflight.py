@@ -11,13 +11,14 @@ from recbole.utils import FeatureType
 
 from recbole_derrd.adapters import ADAPTERS, EmbeddingAdapter, adapter_class
 from recbole_derrd.config.distill_config import WHOLE_USER_MODELS, DistillConfig
-from recbole_derrd.config.options import HintOptions
 from recbole_derrd.config.options.filters import check_column
 from recbole_derrd.data.prepare import Data
-from recbole_derrd.distillers import Need, distiller_class
+from recbole_derrd.distillers import Need
+from recbole_derrd.distillers.hint_embeddings import HintOptions
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment.log import most_threads
 from recbole_derrd.recbole_compat.models import missing_package, model_class
+from recbole_derrd.registry import METHODS, method_class
 from recbole_derrd.runtime.files import try_writing
 from recbole_derrd.student.warm_start import can_start, check_start_size
 from recbole_derrd.teacher import TeacherSpec, teacher_specs
@@ -135,7 +136,7 @@ def check_data(config: DistillConfig, data: Data) -> None:
             f"{data.history.n_users - 1} users and {most} items. Lower embedding_size, or take warm_start out."
         )
     for name, options in config.method_options.items():
-        kind = distiller_class(name)
+        kind = method_class(name)
         kind.check(options, data.history)
         note = kind.note(options, data.history)
         if note:
@@ -187,18 +188,24 @@ def check_roles(student: str, teachers: list[str], distillers: list[str]) -> Non
             "Choose a student such as BPR, NeuMF or LightGCN."
         )
     for name in distillers:
-        if Need.EMBEDDINGS not in distiller_class(name).needs:
+        if Need.EMBEDDINGS not in method_class(name).needs:
             continue
         for role, models in (("teacher", teachers), ("student", [student])):
             if not any(adapter_class(model_class(model)).hints for model in models):
                 raise OptionError(
                     f"{name} needs user and item embeddings, and the {role} {' or '.join(models)} has none. "
-                    f"Use distillers that need scores only: [rrd], or another {role}."
+                    f"Use distillers that need none ({_without_embeddings()}), or another {role}."
                 )
         if student in WHOLE_USER_MODELS:
             raise OptionError(
-                f"{name} needs the items of a batch, and {student} is trained on whole users. Use distillers: [rrd]."
+                f"{name} needs the items of a batch, and {student} is trained on whole users. Use distillers that "
+                f"need none: {_without_embeddings()}."
             )
+
+
+def _without_embeddings() -> str:
+    """Return the built-in methods that need no embeddings, as a list to write."""
+    return f"[{', '.join(name for name in METHODS if Need.EMBEDDINGS not in method_class(name).needs)}]"
 
 
 def check_hints(config: DistillConfig, teachers: list[str]) -> None:

@@ -10,10 +10,11 @@ from recbole_derrd.config.distill_config import WHOLE_USER_MODELS, DistillConfig
 from recbole_derrd.config.options.recbole_keys import SET_BY_RECBOLE
 from recbole_derrd.config.settings import candidate_count
 from recbole_derrd.data.prepare import Data
-from recbole_derrd.distillers import Need, distiller_class
+from recbole_derrd.distillers import Need
 from recbole_derrd.evaluation.metrics import within_noise
 from recbole_derrd.model_cache.results import TrainedModel, gap_errors
 from recbole_derrd.recbole_compat.models import recbole_ancestor
+from recbole_derrd.registry import method_class
 from recbole_derrd.teacher import TeacherSpec, teacher_specs
 
 
@@ -70,7 +71,7 @@ def _without_snapshots(config: DistillConfig) -> list[str]:
     """Say so where a method follows its teachers' trainings, and there is none to follow."""
     found = []
     for name, options in config.method_options.items():
-        if Need.TRAJECTORY not in distiller_class(name).needs or not getattr(options, "trajectory", True):
+        if Need.TRAJECTORY not in method_class(name).needs or not getattr(options, "trajectory", True):
             continue
         brought = all(spec.checkpoint for spec in teacher_specs(config))
         if config.run_options.teacher_snapshots == 1 or brought:

@@ -13,13 +13,14 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options import Options
 from recbole_derrd.data.candidates import CandidateLoader
 from recbole_derrd.data.prepare import Data
-from recbole_derrd.distillers import Need, distiller_class
+from recbole_derrd.distillers import Need
 from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.evaluation.latency import Latency
 from recbole_derrd.experiment.log import say
 from recbole_derrd.model_cache.evaluated import evaluate_model
 from recbole_derrd.model_cache.results import TrainedModel
 from recbole_derrd.recbole_compat.models import model_class
+from recbole_derrd.registry import method_class
 from recbole_derrd.runtime.processes import is_main_process
 from recbole_derrd.runtime.randomness import kept_random_state
 from recbole_derrd.student.warm_start import can_start
@@ -34,7 +35,7 @@ def follows_teachers(config: DistillConfig) -> bool:
 
 def _following(config: DistillConfig) -> list[Options]:
     methods = config.method_options.items()
-    return [options for name, options in methods if Need.TRAJECTORY in distiller_class(name).needs]
+    return [options for name, options in methods if Need.TRAJECTORY in method_class(name).needs]
 
 
 def snapshots_wanted(config: DistillConfig) -> int:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from recbole_derrd.adapters import Adapter, adapter_of
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import Data
-from recbole_derrd.distillers import Distiller, StepBatch, distiller_class
+from recbole_derrd.distillers import Distiller, StepBatch
 from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.recbole_compat.models import model_class
+from recbole_derrd.registry import method_class
 from recbole_derrd.runtime.randomness import kept_random_state
 from recbole_derrd.student.warm_start import warm_start
 from recbole_derrd.teacher import Knowledge
@@ -128,14 +129,7 @@ def step_batch(model: Any, interaction: Any) -> StepBatch:
         items = interaction[model.ITEM_ID]
         liked = interaction[label] > 0 if label in columns else torch.ones_like(items, dtype=torch.bool)
         positives, negatives = items[liked], items[~liked]
-    # Loaders of whole users list the padding user too.
-    distinct = users.unique()
-    return StepBatch(
-        users=distinct[distinct > 0],
-        positives=None if positives is None else positives.unique(),
-        negatives=None if negatives is None else negatives.unique(),
-        rows=len(interaction),
-    )
+    return StepBatch.of(users, positives, negatives, rows=len(interaction))
 
 
 def distilled(model: type[Any]) -> type[Any]:
@@ -163,10 +157,11 @@ def build_student(config: DistillConfig, data: Data, knowledge: Knowledge) -> An
     student = build_model(config, data, distilled(model_class(config["model"])))
     seed = config.run_options.distill_seed
     seed = config["seed"] if seed is None else seed
+    student.adapter.fused = "kernels" in config.fast
     # The student's random stream stays that of the plain model, whatever the distillers draw or read.
     with kept_random_state():
         methods = [
-            distiller_class(name)(options, knowledge, student.adapter, seed + index)
+            method_class(name)(options, knowledge, student.adapter, seed + index)
             for index, (name, options) in enumerate(config.method_options.items())
         ]
         student.attach(methods, config.run_options.base_weight)

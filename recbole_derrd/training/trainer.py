@@ -166,10 +166,7 @@ class TrainerMixin(SavingMixin):
         refuse_unequal_weights(self.model, self.config["model"])
         for name, steps in self.progress.items():
             if not steps[-1][1].get("finished", True):
-                getLogger().info(
-                    f"{name}: the training ended before all users had come to the teachers' last snapshots. More "
-                    f"epochs or a shorter {name}_interval give the schedule time to end."
-                )
+                self._log_note(name, finished=False)
         if self._idle_folder is not None:
             # Not before: the first process may have the same folder and be about to write its file there.
             with contextlib.suppress(OSError):
@@ -268,11 +265,16 @@ class TrainerMixin(SavingMixin):
             if now and (not before or before[-1][1] != now):
                 self.progress.setdefault(distiller.name, []).append([epoch, now])
                 if before and now.get("finished"):
-                    getLogger().info(
-                        f"{distiller.name}: all users are at the teachers' last snapshots (epoch {epoch})."
-                    )
+                    self._log_note(distiller.name, finished=True)
                 for name, value in now.items():
                     self.tensorboard.add_scalar(f"Progress/{distiller.name}/{name}", value, epoch)
+
+    def _log_note(self, method: str, *, finished: bool) -> None:
+        """Log what a method says of its progress, finished in this epoch or not at the training's end."""
+        for distiller in getattr(self.model, "distillers", ()):
+            note = distiller.progress_note(finished) if distiller.name == method else None
+            if note:
+                getLogger().info(f"{method}: {note}{f' (epoch {self._epoch})' if finished else ''}.")
 
     def _loss_means(self, losses: Any) -> dict[str, float]:
         values = losses if isinstance(losses, tuple) else (losses,)

@@ -37,9 +37,9 @@ from scale import Factors, made_up_history, step_seconds, timed
 from tabulate import tabulate
 
 from recbole_derrd.adapters import Adapter, FactorAdapter
-from recbole_derrd.config.options import HetCompOptions
 from recbole_derrd.data.prepare import History
-from recbole_derrd.distillers import distiller_class
+from recbole_derrd.distillers.hetcomp import HetCompOptions
+from recbole_derrd.registry import method_class
 from recbole_derrd.report.record import peak_rss_bytes, snapshots
 from recbole_derrd.teacher import EnsembleKnowledge, Knowledge, RankWeighting
 
@@ -112,7 +112,7 @@ def measure(users: int, items: int, given: argparse.Namespace) -> dict[str, Any]
         peaks[stage] = (peak_rss_bytes() or 0) - before
         forget_peak()
 
-    kind, options = distiller_class("hetcomp"), HetCompOptions()
+    kind, options = method_class("hetcomp"), HetCompOptions()
     with tempfile.TemporaryDirectory(dir=given.folder) as temporary:
         knowledge = knowledge_of(Path(temporary), history, users, items, given.teacher_size)
         seconds = {"rankings": timed(lambda: knowledge.trajectories(options.top_n))}

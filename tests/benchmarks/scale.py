@@ -35,10 +35,11 @@ from torch import nn
 from torch.nn import functional
 
 from recbole_derrd.adapters import FactorAdapter
-from recbole_derrd.config.options import DEOptions, RRDOptions
 from recbole_derrd.data.prepare import History
-from recbole_derrd.distillers import distiller_class
 from recbole_derrd.distillers.base import StepBatch
+from recbole_derrd.distillers.de import DEOptions
+from recbole_derrd.distillers.rrd import RRDOptions
+from recbole_derrd.registry import method_class
 from recbole_derrd.report.record import peak_rss_bytes, versions
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
@@ -134,11 +135,11 @@ def measure(users: int, given: argparse.Namespace) -> dict[str, Any]:
         }
         model = Factors(users + 1, given.items + 1, given.student_size, seed=1, trained=True)
         student = FactorAdapter(model)
-        rrd = distiller_class("rrd")(RRDOptions(top_n=TOP_N, k=20, l=20), knowledge, student, 0)
+        rrd = method_class("rrd")(RRDOptions(top_n=TOP_N, k=20, l=20), knowledge, student, 0)
         draw = timed(lambda: rrd.begin_epoch(0))
         rrd_step, distinct = step_seconds(rrd, model, history)
         peaks["RRD"] = peak_rss_bytes()
-        de = distiller_class("de")(DEOptions(num_experts=10), knowledge, student, 0)
+        de = method_class("de")(DEOptions(num_experts=10), knowledge, student, 0)
         de.begin_epoch(0)
         de_step, _ = step_seconds(de, model, history)
         peaks["DE"] = peak_rss_bytes()

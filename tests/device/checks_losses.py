@@ -11,8 +11,8 @@ import torch
 
 from device.plan import Bench, Check, FailedError, relative_error, within
 from device.worlds import batch_of, built, contracts_of, variants_of, world_on
-from recbole_derrd.distillers import DISTILLERS
 from recbole_derrd.errors import OptionError
+from recbole_derrd.registry import METHODS, method_class
 
 #: Epochs looked at: the first, and one after which the schedules (temperatures, versions of teachers) have gone on.
 EPOCHS = (0, 151)
@@ -36,7 +36,7 @@ Found = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
 def loss_checks(bench: Bench) -> Iterator[Check]:
     """Yield one check for each registered method."""
-    for method in DISTILLERS:
+    for method in METHODS:
         yield Check(f"loss/{method}", 3, functools.partial(check_loss, bench, method))
 
 
@@ -70,7 +70,7 @@ def check_loss(bench: Bench, method: str) -> dict[str, Any]:
     looked_at, failed = 0, []
     for name, size, options, epoch, last_phase in _cases(bench, method):
         try:
-            wanted = _found(bench, method, {**options, **_readable(method)}, size, epoch, last_phase, None)
+            wanted = _found(bench, method, options, size, epoch, last_phase, None)
         except OptionError:
             continue  # these data do not allow it
         looked_at += 1
@@ -95,7 +95,7 @@ def check_loss(bench: Bench, method: str) -> dict[str, Any]:
 
 def _cases(bench: Bench, method: str) -> Iterator[tuple[str, str, dict[str, Any], int, bool]]:
     """Yield (name, size of the world, options, epoch, whether in the last phase)."""
-    phases = (False, True) if hasattr(DISTILLERS[method], "in_fine_order") else (False,)
+    phases = (False, True) if hasattr(method_class(method), "in_fine_order") else (False,)
     variants = list(variants_of(method))
     for index, (name, options) in enumerate(variants[:FEW] if bench.small else variants):
         for epoch in EPOCHS if index == 0 or not bench.small else EPOCHS[:1]:
@@ -110,17 +110,13 @@ def _cases(bench: Bench, method: str) -> Iterator[tuple[str, str, dict[str, Any]
             yield "as published, last phase", "large", {}, 0, True
 
 
-def _readable(method: str) -> dict[str, Any]:
-    """Return the options under which a method is computed as its formula reads."""
-    return {"fused": False} if "fused" in DISTILLERS[method].options_class.__dataclass_fields__ else {}
-
-
 def _found(
     bench: Bench, method: str, options: dict[str, Any], size: str, epoch: int, last_phase: bool, mode: str | None
 ) -> Found:
-    """Return the loss and its gradients; on the CPU where no way of computing is named."""
+    """Return the loss and its gradients; on the CPU, as the formula reads, where no way of computing is named."""
     device = torch.device("cpu") if mode is None else bench.device
     world = world_on(bench.folder / "worlds", size, method, device)
+    world.student.fused = mode is not None
     with bench.noise_of_the_cpu():
         distiller = built(method, options, world, epoch, last_phase=last_phase)
         batch = batch_of(world, device)

@@ -20,8 +20,8 @@ from device.plan import Bench, Check, SkippedError, kept_environment, within
 from recbole_derrd.adapters import adapter_of
 from recbole_derrd.data.loaders import catalogue_sized, whole_batches
 from recbole_derrd.data.prepare import prepare_data
-from recbole_derrd.distillers import DISTILLERS
 from recbole_derrd.model_cache.building import build_model, freeze
+from recbole_derrd.registry import METHODS
 from recbole_derrd.student.model import build_student
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
@@ -35,7 +35,7 @@ STUDENT, TEACHER = 20, 200
 #: Snapshots of each teacher for methods that follow them.
 SNAPSHOTS = 3
 #: Methods that are measured together, beside each one alone.
-TOGETHER = (("de", "rrd"), ("nkd", "cpd", "sld"))
+PUBLISHED_TOGETHER = (("de", "rrd"), ("nkd", "cpd", "sld"))
 #: Steps before the clock starts, and steps that are timed.
 WARM_UP, TIMED = 5, 30
 #: Users whose rankings are compared with the CPU's.
@@ -83,7 +83,7 @@ class Hall:
         folder = self.bench.folder / "data"
         if not (folder / self.size).is_dir():
             write_power_law(folder, self.size, users, items, interactions)
-        small = {"train_batch_size": 128, "sld_k": 4, "sld_l": 6, "hetcomp_k": 10, "hetcomp_fine_lists": [5, 2],
+        small = {"train_batch_size": 128, "sld_k": 4, "sld_l": 6, "hetcomp_k": 10,
                  "rrd_k": 4, "rrd_l": 6, "ir_rrd_k": 4, "ir_rrd_l": 4, "ir_rrd_item_k": 2, "ir_rrd_item_l": 2,
                  "cd_n_distill": 10} if self.bench.small else {}  # fmt: skip
         own = {"dataset": self.size, "data_path": str(folder), "embedding_size": STUDENT, "n_layers": 2}
@@ -169,15 +169,15 @@ def speed_checks(bench: Bench, size: str) -> Iterator[Check]:
         for name, stock in ((f"{model}, stock RecBole", True), (model, False)):
             run = functools.partial(plain_epoch, hall, model, stock)
             yield Check(f"speed/{size}/{name}", 8 * large, run)
-    alone = [(method,) for method in DISTILLERS]
-    for methods in (*TOGETHER[:1], *alone, *TOGETHER[1:]):
+    alone = [(method,) for method in METHODS]
+    for methods in (*PUBLISHED_TOGETHER[:1], *alone, *PUBLISHED_TOGETHER[1:]):
         name = " + ".join(("BPR", *methods))
         yield Check(f"speed/{size}/{name}", 4 * large, functools.partial(method_epoch, hall, "BPR", methods))
     late = functools.partial(method_epoch, hall, "BPR", ("hetcomp",), last_phase=True)
     yield Check(f"speed/{size}/BPR + hetcomp, last phase", 4 * large, late)
     for model in models[1:]:
-        run = functools.partial(method_epoch, hall, model, TOGETHER[0])
-        yield Check(f"speed/{size}/{model} + {' + '.join(TOGETHER[0])}", 4 * large, run)
+        run = functools.partial(method_epoch, hall, model, PUBLISHED_TOGETHER[0])
+        yield Check(f"speed/{size}/{model} + {' + '.join(PUBLISHED_TOGETHER[0])}", 4 * large, run)
 
 
 @functools.cache

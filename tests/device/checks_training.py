@@ -51,7 +51,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 #: What makes methods fit the small data.
 _SMALL = {
     "rrd_k": 4, "rrd_l": 6, "rrd_top_n": 20, "de_num_experts": 3, "sld_k": 4, "sld_l": 6, "sld_top_n": 20,
-    "cpd_num_experts": 3, "hetcomp_k": 10, "hetcomp_fine_lists": [5, 2], "hetcomp_top_n": 20,
+    "cpd_num_experts": 3, "hetcomp_k": 10, "hetcomp_top_n": 20,
     "hetcomp_discrepancy_k": 10, "teacher_snapshots": 2,
 }  # fmt: skip
 

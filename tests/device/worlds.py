@@ -13,8 +13,9 @@ import torch
 from distillers.contract import LossContract, World, make_world, some_rows, step
 from distillers.hetcomp_world import world_of
 
-from recbole_derrd.distillers import DISTILLERS, Distiller, Need, StepBatch
+from recbole_derrd.distillers import Distiller, Need, StepBatch
 from recbole_derrd.errors import OptionError
+from recbole_derrd.registry import method_class
 
 #: (users, items, most training items of a user), and the (student's, teacher's) dimensions of the larger world.
 TINY, LARGE, DIMENSIONS = (30, 61, 15), (300, 2001, 40), (20, 64)
@@ -36,7 +37,7 @@ def variants_of(method: str) -> Iterator[tuple[str, dict[str, Any]]]:
     Choices take each value, switches are turned over, and numbers of which 0 means "off" are switched on. So every
     branch that one option opens is taken, of methods to come as well.
     """
-    kind = DISTILLERS[method]
+    kind = method_class(method)
     for contract in contracts_of(method):
         base = dict(contract.base_options)
         changes: list[dict[str, Any]] = [{}, dict(contract.random_options)]
@@ -68,9 +69,8 @@ def variants_of(method: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def world_on(folder: Path, size: str, method: str, device: torch.device) -> World:
     """Return a world whose student and teacher are on a device, as new; what the teacher knows is the folder's."""
-    world = _world_on(folder, size, Need.TRAJECTORY in DISTILLERS[method].needs, device)
+    world = _world_on(folder, size, Need.TRAJECTORY in method_class(method).needs, device)
     world.student.model.zero_grad(set_to_none=True)
-    world.student.fused = True
     return world
 
 
@@ -102,7 +102,7 @@ def batch_of(world: World, device: torch.device) -> StepBatch:
 
 def built(method: str, options: dict[str, Any], world: World, epoch: int, *, last_phase: bool = False) -> Distiller:
     """Build a method and begin an epoch; in the last phase of a method that has several."""
-    kind = DISTILLERS[method]
+    kind = method_class(method)
     distiller = kind(kind.options_class(**options), world.knowledge, world.student, 5)
     if last_phase:
         state = distiller.state_dict()

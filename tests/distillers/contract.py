@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from recbole_derrd.adapters import EmbeddingAdapter
 from recbole_derrd.data.prepare import History
-from recbole_derrd.distillers import DISTILLERS, Distiller, StepBatch
+from recbole_derrd.distillers import Distiller, StepBatch
+from recbole_derrd.registry import method_class
 from recbole_derrd.teacher import Knowledge
 
 #: The kinds of test without which a loss is not finished (CONTRIBUTING.md); test_<kind>_... in the method's class.
@@ -142,7 +143,7 @@ class LossContract:
 
     def distiller(self, world: World, seed: int = 5, **changes: Any) -> Any:
         """Build the method in its first epoch, with these options on top of the class's."""
-        kind: type[Distiller] = DISTILLERS[self.method]
+        kind: type[Distiller] = method_class(self.method)
         options = kind.options_class(**{**self.base_options, **changes})
         built = kind(options, world.knowledge, world.student, seed)
         built.begin_epoch(0)
@@ -175,13 +176,6 @@ class LossContract:
         """Dividing by the distinct entities instead would change a term's weight from batch to batch."""
         few, many = (self.distiller(world)(dataclasses.replace(self.batch, rows=rows)) for rows in (1, self.batch.rows))
         torch.testing.assert_close(few, self.batch.rows * many)
-
-    def test_contract_padding_user_adds_nothing(self, world: World) -> None:
-        """RecBole's loaders of whole users list user 0 among them."""
-        if self.method == "rrd":
-            pytest.skip("takes the users of a batch as they come")
-        padded = dataclasses.replace(self.batch, users=torch.cat([torch.tensor([0]), self.batch.users]))
-        assert torch.equal(self.distiller(world)(padded), self.distiller(world)(self.batch))
 
     def test_contract_float32_under_autocast(self, world: World) -> None:
         """Half precision overflows in DE's division by the temperature and rounds away small differences in RRD."""

@@ -10,13 +10,12 @@ from typing import Any, Callable
 import numpy as np
 import torch
 
-from recbole_derrd.config.options import HetCompOptions
-from recbole_derrd.distillers import HeterogeneousDistillation
+from recbole_derrd.distillers.hetcomp import HetCompOptions, HeterogeneousDistillation
 from recbole_derrd.teacher import Knowledge
 
 from .contract import TinyAdapter, TinyModel, World, make_world
 
-SMALL: dict[str, Any] = {"k": 8, "observed": 2, "fine_lists": [4, 2], "top_n": 12, "discrepancy_k": 6}
+SMALL: dict[str, Any] = {"k": 8, "observed": 2, "top_n": 12, "discrepancy_k": 6}
 #: Seeds of each teacher's earlier snapshots and of its last; 2 is the world's own teacher.
 TEACHERS = ((11, 12, 2), (21,), (31, 32))
 
@@ -62,8 +61,11 @@ def world_of(
     return dataclasses.replace(world, knowledge=SeveralTeachers(folder, world, seeds))
 
 
-def build(world: World, seed: int = 5, epoch: int = 0, phase: int = 1, **options: Any) -> HeterogeneousDistillation:
+def build(
+    world: World, seed: int = 5, epoch: int = 0, phase: int = 1, fused: bool = True, **options: Any
+) -> HeterogeneousDistillation:
     """Build the method and begin an epoch; in phase 2 all users stand at the last snapshots."""
+    world.student.fused = fused
     distiller = HeterogeneousDistillation(HetCompOptions(**{**SMALL, **options}), world.knowledge, world.student, seed)
     if phase == 2:
         state = distiller.state_dict()

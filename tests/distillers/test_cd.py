@@ -17,9 +17,14 @@ from torch import Tensor
 
 import recbole_derrd.distillers.cd as cd_module
 import recbole_derrd.distillers.negative_sampling as unobserved_module
-from recbole_derrd.config.options import CDOptions
-from recbole_derrd.distillers import CollaborativeDistillation, StepBatch
-from recbole_derrd.distillers.cd import better_of_pairs, collaborative_loss, soft_labels
+from recbole_derrd.distillers import StepBatch
+from recbole_derrd.distillers.cd import (
+    CDOptions,
+    CollaborativeDistillation,
+    better_of_pairs,
+    collaborative_loss,
+    soft_labels,
+)
 from recbole_derrd.distillers.negative_sampling import NegativeSampler, distinct_numbers
 from recbole_derrd.errors import OptionError, TrainingError
 

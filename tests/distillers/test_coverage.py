@@ -8,8 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from recbole_derrd.config.options import METHOD_OPTIONS
-from recbole_derrd.distillers import DISTILLERS
+from recbole_derrd.registry import METHODS, method_class
 
 from .contract import KINDS, LossContract
 
@@ -50,28 +49,27 @@ def gaps(name: str) -> list[str]:
     return gaps_in(module, name)
 
 
-@pytest.mark.parametrize("name", sorted(DISTILLERS))
+@pytest.mark.parametrize("name", sorted(METHODS))
 def test_method_has_all_kinds_of_test(name: str) -> None:
     assert gaps(name) == []
 
 
 def test_there_are_methods() -> None:
     """An empty registry would make the test above pass for nothing."""
-    assert {"de", "rrd"} <= set(DISTILLERS)
+    assert {"de", "rrd"} <= set(METHODS)
 
 
-@pytest.mark.parametrize("name", sorted(DISTILLERS))
+@pytest.mark.parametrize("name", sorted(METHODS))
 def test_registries_agree(name: str) -> None:
     """A method whose options are registered under another name would read another method's options."""
-    assert DISTILLERS[name].name == name
-    assert METHOD_OPTIONS[name] is DISTILLERS[name].options_class
-    assert set(METHOD_OPTIONS) == set(DISTILLERS)
+    assert method_class(name).name == name
+    assert method_class(name).options_class.prefix == f"{name}_"
 
 
 def test_method_without_file_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Proof that the check can fail."""
-    monkeypatch.setitem(DISTILLERS, "fake", DISTILLERS["de"])
-    assert [gap for name in DISTILLERS for gap in gaps(name)] == ["fake: no file tests/distillers/test_fake.py"]
+    monkeypatch.setitem(METHODS, "fake", METHODS["de"])
+    assert [gap for name in METHODS for gap in gaps(name)] == ["fake: no file tests/distillers/test_fake.py"]
 
 
 def test_broken_test_module_is_no_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import recbole_derrd.distillers.cpd as cpd_module
-from recbole_derrd.config.options import CPDOptions
-from recbole_derrd.distillers import ConsistentPreferenceDistillation, DistillationExperts, StepBatch
-from recbole_derrd.distillers.cpd import pair_inconsistency, ranking_inconsistency
-from recbole_derrd.distillers.de import gating_weights, gumbel_noise, mixed_experts
+from recbole_derrd.distillers import StepBatch
+from recbole_derrd.distillers.cpd import (
+    ConsistentPreferenceDistillation,
+    CPDOptions,
+    pair_inconsistency,
+    ranking_inconsistency,
+)
+from recbole_derrd.distillers.de import DistillationExperts, gating_weights, gumbel_noise, mixed_experts
 from recbole_derrd.errors import OptionError
 
 from .contract import LossContract, World, assert_share_is_unbiased, make_world, some_rows, step

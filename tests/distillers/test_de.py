@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
 
-from recbole_derrd.config.options import DEOptions
-from recbole_derrd.distillers import DistillationExperts, StepBatch
+from recbole_derrd.distillers import StepBatch
 from recbole_derrd.distillers.de import (
+    DEOptions,
+    DistillationExperts,
     ExpertBank,
     gating_weights,
     gumbel_noise,
@@ -575,7 +576,8 @@ def test_fused_is_the_same_within_rounding(tmp_path: Path, tau: float, gating: s
     world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
     results = []
     for fused in (True, False):
-        options = DEOptions(num_experts=4, hidden_size=5, fused=fused, gating=gating)
+        world.student.fused = fused
+        options = DEOptions(num_experts=4, hidden_size=5, gating=gating)
         distiller = DistillationExperts(options, world.knowledge, world.student, seed=3)
         distiller.tau = tau
         loss = distiller(step([1, 3, 4], [2, 7, 9], [5, 7], rows=8))

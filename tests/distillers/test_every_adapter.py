@@ -25,7 +25,7 @@ METHODS = {
     },
     "listwise": {"listwise_weight": 1.0},
     "hetcomp": {
-        "hetcomp_weight": 1.0, "hetcomp_fine_weight": 1.0, "hetcomp_k": 8, "hetcomp_fine_lists": [4, 1],
+        "hetcomp_weight": 1.0, "hetcomp_fine_weight": 1.0, "hetcomp_k": 8,
         "hetcomp_observed": 2, "hetcomp_top_n": 10, "hetcomp_discrepancy_k": 5, "hetcomp_interval": 1,
     },
     "sld": {"sld_weight": 1.0, "sld_k": 4, "sld_l": 4, "sld_top_n": 10, "sld_student_share": 0.3},
@@ -84,7 +84,7 @@ def skip_without_package(model: str) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        {"hetcomp_fine": False},
+        {"hetcomp_fine": "none"},
         {"listwise_top_n": 8, "cd_top_n": 12, "ir_rrd_max_items": 5, "hetcomp_remainder": 5},
     ],
     ids=["all", "part"],
@@ -131,7 +131,7 @@ def test_terms_are_finite_in_half_precision(model: str, tiny_settings: Any, tmp_
     knowledge = knowledge_of("BPR", tiny_settings, tmp_path)
     for fused in (True, False):
         with torch.autocast("cpu", dtype=torch.float16):
-            student, terms = one_step(model, tiny_settings, knowledge, listwise_fused=fused, hetcomp_fused=fused)
+            student, terms = one_step(model, tiny_settings, knowledge, fast="all" if fused else "none")
         assert all(0 < term < 1e6 for term in terms.values()), terms
         gradients = [weight.grad for weight in student.parameters() if weight.grad is not None]
         assert all(torch.isfinite(part.to_dense() if part.is_sparse else part).all() for part in gradients)

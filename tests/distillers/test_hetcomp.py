@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import recbole_derrd.ops.full_softmax as catalogue_module
-from recbole_derrd.distillers import HeterogeneousDistillation, StepBatch
+from recbole_derrd.distillers import StepBatch
 from recbole_derrd.distillers.curriculum import threshold
-from recbole_derrd.distillers.hetcomp import fine_order_loss, overall_relation_loss
+from recbole_derrd.distillers.hetcomp import HeterogeneousDistillation, fine_order_loss, overall_relation_loss
 from recbole_derrd.distillers.partition import SparseScores, partition_sum
 from recbole_derrd.distillers.rrd import relaxed_ranking_loss
 from recbole_derrd.ops.full_softmax import LOWEST
@@ -82,7 +82,7 @@ def naive_forward(distiller: HeterogeneousDistillation, world: World, batch: Ste
             s = dict(enumerate(world.student.score_all(torch.tensor([user])).double()[0].tolist()))
         observed, ranked = naive_lists(distiller, world, user)
         if distiller.in_fine_order:
-            total += naive_fine(s, observed, ranked, unobserved(world, user), distiller.options.fine_lists)
+            total += naive_fine(s, observed, ranked, unobserved(world, user), distiller.options.fine_lengths)
         else:
             total += naive_overall(s, observed, ranked, unobserved(world, user))
     return total / batch.rows
@@ -156,10 +156,10 @@ class TestHetComp(LossContract):
         "options",
         [
             {},
-            {"observed": 0, "fine_lists": [8]},
+            {"observed": 0, "fine": "whole"},
             {"trajectory": False, "observed": 30},
-            {"fine": False},
-            {"k": 33, "top_n": 40, "fine_lists": [33, 1, 5]},
+            {"fine": "none"},
+            {"k": 33, "top_n": 40, "fine": "parts"},
         ],
     )
     def test_reference_forward(
@@ -171,7 +171,7 @@ class TestHetComp(LossContract):
         if phase == 1 and distiller.options.trajectory:
             distiller.snapshot[2, 0], distiller.snapshot[7, 2] = 2, 1
             distiller.load_state_dict(distiller.state_dict())
-        assert distiller.in_fine_order == (options.get("fine", True) and (phase == 2 or "trajectory" in options))
+        assert distiller.in_fine_order == (options.get("fine") != "none" and (phase == 2 or "trajectory" in options))
         for batch in (self.batch, step([12, 2, 7, 1, 9], [], [], rows=3)):
             assert distiller(batch).item() == pytest.approx(naive_forward(distiller, world, batch), rel=1e-5)
 
@@ -207,10 +207,10 @@ class TestHetComp(LossContract):
         for one, other in zip(torch.autograd.grad(3 * loss, weights), gradients):
             torch.testing.assert_close(one, 3 * other, rtol=1e-4, atol=1e-6)
 
-    @pytest.mark.parametrize("kind", ["overlap", "graded"])
-    def test_reference_schedule(self, world: World, kind: str) -> None:
+    @pytest.mark.parametrize("variant", ["default", "first_release"])
+    def test_reference_schedule(self, world: World, variant: str) -> None:
         """Epoch by epoch against the published pseudo-code on plain sorts, while the student changes."""
-        distiller = build(world, discrepancy=kind, interval=3, alpha=1.02)
+        distiller = build(world, variant=variant, interval=3, alpha=1.02)
         knowledge = world.knowledge
         assert isinstance(knowledge, SeveralTeachers)
         last = [len(own) - 1 for own in knowledge.loaders]
@@ -223,7 +223,7 @@ class TestHetComp(LossContract):
             own = SeveralTeachers.order(knowledge, teacher, at, user, rest)[:6]
             with torch.no_grad():
                 scores = world.student.score_all(torch.tensor([user]))[0].tolist()
-            return naive_discrepancy(sorted(rest, key=lambda item: -scores[item])[:6], own, kind)
+            return naive_discrepancy(sorted(rest, key=lambda item: -scores[item])[:6], own)
 
         for epoch in range(0, 17):
             distiller.begin_epoch(epoch)
@@ -234,7 +234,9 @@ class TestHetComp(LossContract):
                     d = distance(u, m, min(v + 1, last[m]))
                     if past == 3:
                         kept[u, m] = d
-                    elif v < last[m] and (d == 0 or kept[u, m] / d > bar or kept[u, m] / d < 1):
+                        continue
+                    further = variant == "default" and d > 0 and kept[u, m] / d < 1
+                    if v < last[m] and (d == 0 or kept[u, m] / d > bar or further):
                         snapshot[u, m] = v + 1
                         kept[u, m] = distance(u, m, min(v + 2, last[m]))
             assert distiller.snapshot[1:].tolist() == [[snapshot[u, m] for m in range(3)] for u in range(1, 13)]

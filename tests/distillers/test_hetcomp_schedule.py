@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from recbole_derrd.config.options import HetCompOptions
-from recbole_derrd.distillers import HeterogeneousDistillation
+from recbole_derrd.distillers.hetcomp import HetCompOptions, HeterogeneousDistillation
 from recbole_derrd.errors import OptionError, TrainingError
 
 from .contract import LossContract, World, make_world, some_rows, step
@@ -70,8 +69,8 @@ class TestSchedule:
 
     def test_loaded_state_counts_before_the_next_epoch(self, world: World) -> None:
         """Rankings follow the snapshots that were loaded, in the very next step."""
-        moved = build(world, phase=2, fine=False)
-        fresh = build(world, fine=False)
+        moved = build(world, phase=2, fine="none")
+        fresh = build(world, fine="none")
         assert fresh(LossContract.batch).item() != pytest.approx(moved(LossContract.batch).item(), rel=1e-3)
         fresh.load_state_dict(moved.state_dict())
         assert torch.equal(fresh(LossContract.batch), moved(LossContract.batch))
@@ -127,17 +126,17 @@ class TestSchedule:
             assert distiller.ranked[user].tolist() == world.teacher_order(user)[:8]
         assert torch.isfinite(distiller(LossContract.batch))
         assert distiller.progress() == {"teacher0/snapshot0": 1.0, "finished": 1.0}
-        assert not build(world, fine=False).in_fine_order
+        assert not build(world, fine="none").in_fine_order
 
-    @pytest.mark.parametrize("finish", ["all", "rounded"])
-    def test_when_phase_2_begins(self, tmp_path: Path, finish: str) -> None:
+    @pytest.mark.parametrize("variant", ["default", "published"])
+    def test_when_phase_2_begins(self, tmp_path: Path, variant: str) -> None:
         """One of three hundred users a snapshot behind takes 0.003 off the mean: to two decimals nothing."""
         world = world_of(tmp_path, some_rows(300, 41, 10), seeds=((11, 12, 2),))
-        distiller = build(world, finish=finish)
+        distiller = build(world, variant=variant)
         distiller.snapshot[1:] = 2
         distiller.snapshot[7] = 1
         distiller.begin_epoch(11)  # the first look moves nobody
-        assert distiller.snapshot[7].item() == 1 and distiller.in_fine_order == (finish == "rounded")
+        assert distiller.snapshot[7].item() == 1 and distiller.in_fine_order == (variant == "published")
 
     def test_progress(self, world: World) -> None:
         distiller = build(world)
@@ -152,7 +151,7 @@ class TestSchedule:
     def test_weights(self, world: World) -> None:
         """Weight 0 takes out both phases, so that a schedule that nobody advances does not wait for ever."""
         assert build(world, phase=2, weight=0).weight == 0 == build(world, weight=0).weight
-        assert build(world, phase=2, fine=False).weight == 0.01
+        assert build(world, phase=2, fine="none").weight == 0.01
         assert build(world, phase=2, fine_weight=0.3).weight == 0.3
 
     @pytest.mark.parametrize("phase", [1, 2])
@@ -171,14 +170,12 @@ class TestOptionsAndData:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            ({"k": 20}, r"reaches beyond hetcomp_k = 20.*\(\[10, 2\]\)"),
-            ({"fine_lists": []}, "at least one whole number"),
-            ({"fine_lists": [5, 0]}, "at least one whole number"),
-            ({"fine_lists": [2.5]}, "at least one whole number"),
-            ({"fine_lists": 5}, "must be list"),
+            ({"fine": "half"}, "parts, whole, none"),
+            ({"fine": True}, "must be str"),
+            ({"variant": "paper"}, "default, published, first_release"),
             ({"top_n": 60}, "shorter than hetcomp_k = 100"),
             ({"discrepancy_k": 101}, "shorter than hetcomp_discrepancy_k = 101"),
-            ({"move": "close"}, "Did you mean 'closer'"),
+            ({"variant": "publish"}, "Did you mean 'published'"),
         ],
     )
     def test_options_against_each_other(self, options: dict[str, Any], words: str) -> None:

@@ -16,9 +16,8 @@ from torch import Tensor
 
 import recbole_derrd.ops.full_softmax as catalogue_module
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options import ListwiseOptions
-from recbole_derrd.distillers import ListwiseDistillation, StepBatch
-from recbole_derrd.distillers.listwise import listwise_loss, target_probabilities
+from recbole_derrd.distillers import StepBatch
+from recbole_derrd.distillers.listwise import ListwiseDistillation, ListwiseOptions, listwise_loss, target_probabilities
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.full_softmax import LOWEST, Targets, cross_entropy_sum, sum_by_blocks
 
@@ -44,8 +43,9 @@ def naive_loss(teacher: list[float], student: list[float], temperature: float) -
     return -sum(q * math.log(p) for q, p in pairs)
 
 
-def build(world: World, seed: int = 5, epoch: int = 0, **options: Any) -> ListwiseDistillation:
+def build(world: World, seed: int = 5, epoch: int = 0, fused: bool = True, **options: Any) -> ListwiseDistillation:
     """Build the method and begin an epoch."""
+    world.student.fused = fused
     distiller = ListwiseDistillation(
         ListwiseOptions(**{"temperature": T, **options}), world.knowledge, world.student, seed
     )

@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import recbole_derrd.distillers.nkd as nkd_module
-from recbole_derrd.config.options import NKDOptions
-from recbole_derrd.distillers import NeighbourhoodDistillation
-from recbole_derrd.distillers.nkd import direction_errors, drawn_mixing, mixed
+from recbole_derrd.distillers.nkd import NeighbourhoodDistillation, NKDOptions, direction_errors, drawn_mixing, mixed
 from recbole_derrd.distillers.projector import MeanProjector, dropped, mean_of_networks
 from recbole_derrd.errors import OptionError
 

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import recbole_derrd.distillers.negative_sampling as unobserved_module
-from recbole_derrd.config.options import RDOptions
-from recbole_derrd.distillers import RankingDistillation, StepBatch
+from recbole_derrd.distillers import StepBatch
 from recbole_derrd.distillers.rd import (
+    RankingDistillation,
+    RDOptions,
     dynamic_weights,
     estimated_ranks,
     hybrid_weights,

@@ -16,9 +16,8 @@ from scipy import stats
 from torch import Tensor
 
 import recbole_derrd.distillers.rrd as rrd_module
-from recbole_derrd.config.options import RRDOptions
-from recbole_derrd.distillers import RelaxedRankingDistillation, StepBatch
-from recbole_derrd.distillers.rrd import relaxed_ranking_loss
+from recbole_derrd.distillers import StepBatch
+from recbole_derrd.distillers.rrd import RelaxedRankingDistillation, RRDOptions, relaxed_ranking_loss
 from recbole_derrd.errors import OptionError
 
 from .contract import LossContract, World, make_world, some_rows, step
@@ -52,8 +51,11 @@ def drawn(distiller: RelaxedRankingDistillation) -> Tensor:
     return distiller.items
 
 
-def build(world: World, seed: int = 5, epoch: int = 0, **options: Any) -> RelaxedRankingDistillation:
+def build(
+    world: World, seed: int = 5, epoch: int = 0, fused: bool = True, **options: Any
+) -> RelaxedRankingDistillation:
     """Build the method with small sizes and draw an epoch's items."""
+    world.student.fused = fused
     sizes = {"k": K, "l": L, "top_n": 12, "decay": 3.0, **options}
     distiller = RelaxedRankingDistillation(RRDOptions(**sizes), world.knowledge, world.student, seed)
     distiller.begin_epoch(epoch)
@@ -268,7 +270,7 @@ class TestRRD(LossContract):
 
 
 class TestFused:
-    """rrd_fused: the same term within rounding, by other ways."""
+    """fast with and without kernels: the same term within rounding."""
 
     @pytest.mark.parametrize("ranking", ["relaxed", "full"])
     def test_same_loss_and_gradients(self, tmp_path: Path, ranking: str) -> None:
@@ -276,7 +278,6 @@ class TestFused:
         results = []
         for fused in (True, False):
             distiller = build(world, ranking=ranking, fused=fused)
-            assert world.student.fused is fused
             loss = distiller(LossContract.batch)
             weights = [world.student.model.users.weight, world.student.model.items.weight]
             results.append([loss.detach(), *torch.autograd.grad(loss, weights)])
@@ -515,7 +516,7 @@ class TestFewItems:
 
     @pytest.mark.parametrize("unobserved", [1, K + L - 1])
     def test_too_few_for_all_is_refused_with_the_number(self, tmp_path: Path, unobserved: int) -> None:
-        """A few such users have shorter rankings, see test_shortage.py."""
+        """A few such users have shorter rankings, see test_preconditions.py."""
         world = make_world(tmp_path, [list(range(1, 31 - unobserved))] * 3, n_items=31)
         with pytest.raises(OptionError, match=rf"\b{K + L}\b.*only {unobserved} unobserved") as caught:
             build(world)

@@ -12,10 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import recbole_derrd.distillers.sld as sld_module
-from recbole_derrd.config.options import SLDOptions
-from recbole_derrd.distillers import SoftLabelDistillation
 from recbole_derrd.distillers.listwise import listwise_loss
-from recbole_derrd.distillers.sld import soft_labels
+from recbole_derrd.distillers.sld import SLDOptions, SoftLabelDistillation, soft_labels
 from recbole_derrd.errors import DataError, OptionError
 
 from .contract import LossContract, World, assert_share_is_unbiased, make_world, some_rows, step

@@ -17,6 +17,17 @@ RENAMED = {
     "cpd_list_weight": "cpd_ranking_weight",
     "hetcomp_lists_n": "hetcomp_top_n",
 }
+#: This package's own options that are read no more, and what to do instead.
+GONE = {
+    **{
+        f"{method}_fused": "'fast' switches all quicker ways; a list without kernels computes terms by plain autograd"
+        for method in ("de", "rrd", "ir_rrd", "listwise", "hetcomp")
+    },
+    "hetcomp_fine_lists": "write hetcomp_fine: parts (K/2 and K/10) or whole (all K)",
+    "hetcomp_move": "write hetcomp_variant: first_release for 'closer', and take it out for 'closer_or_further'",
+    "hetcomp_finish": "write hetcomp_variant: published for 'rounded', and take it out for 'all'",
+    "hetcomp_discrepancy": "rankings are compared by overlap, as the published code does",
+}
 
 
 def retired(key: str, settings: Settings) -> str | None:
@@ -30,6 +41,8 @@ def retired(key: str, settings: Settings) -> str | None:
         return f"'{key}' is a key of an older RecBole, and RecBole 1.2 ignores it: {_OLDER_RECBOLE[key](settings)}."
     if key in RENAMED:
         return f"'{key}' is called '{RENAMED[key]}' now: write {RENAMED[key]}: {settings[key]}."
+    if key in GONE:
+        return f"'{key}' is gone: {GONE[key]}."
     if key == "MODEL_TYPE":
         return "'MODEL_TYPE' is no setting: RecBole takes it from the model. Take it out."
     return None
@@ -37,7 +50,7 @@ def retired(key: str, settings: Settings) -> str | None:
 
 def retired_keys() -> frozenset[str]:
     """Return every key that is no longer read."""
-    return frozenset({*_OLDER_RECBOLE, *RENAMED, "MODEL_TYPE"})
+    return frozenset({*_OLDER_RECBOLE, *RENAMED, *GONE, "MODEL_TYPE"})
 
 
 def _number(value: Any) -> str:

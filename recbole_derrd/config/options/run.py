@@ -13,6 +13,8 @@ Text = (str, type(None))
 #: Quicker ways that give RecBole's numbers to the bit, and those that give them within float32's rounding.
 FAST_EXACT = ("batches", "ranking")
 FAST_ROUNDED = ("adam", "rows", "graph", "scores")
+#: What computes distillation terms together with their gradients; of no effect on plain models.
+FAST_DISTILLED = ("kernels",)
 #: Models whose training turns one rounding into other scores, so that they end near no other run but an exact one.
 AMPLIFYING = frozenset({"DMF"})
 
@@ -109,9 +111,10 @@ class RunOptions(Options):
     )
     fast: str | list[str] = option(
         "auto",
-        "Quicker steps with RecBole's result: batches, ranking (the same to the bit), adam, rows, graph, scores "
-        "(within rounding). auto: all for teachers and distilled students, exact ones for plain students; all; none; a "
-        "list. DMF, which amplifies rounding, takes exact ones only, unless it is distilled.",
+        "Quicker steps with RecBole's result: batches, ranking (the same to the bit), adam, rows, graph, scores, and "
+        "kernels, those of distillation terms (within rounding). auto: all for teachers and distilled students, exact "
+        "ones for plain students; all; none; a list. DMF, which amplifies rounding, takes exact ones only, unless it "
+        "is distilled.",
         kind=(str, list),
     )
     threads: int = option(
@@ -132,12 +135,12 @@ class RunOptions(Options):
         super().__post_init__()
         self._check_teachers()
         parts = [self.fast] if isinstance(self.fast, str) else self.fast
-        known = ("auto", "all", "none") if isinstance(self.fast, str) else FAST_EXACT + FAST_ROUNDED
+        known = ("auto", "all", "none") if isinstance(self.fast, str) else FAST_EXACT + FAST_ROUNDED + FAST_DISTILLED
         for part in parts:
             if part not in known:
                 raise OptionError(
                     f"Option 'fast' cannot be or hold '{part}'.{did_you_mean(str(part), known)} It is auto, all, none, "
-                    f"or a list of {', '.join(FAST_EXACT + FAST_ROUNDED)}."
+                    f"or a list of {', '.join(FAST_EXACT + FAST_ROUNDED + FAST_DISTILLED)}."
                 )
 
     def _check_teachers(self) -> None:
@@ -182,6 +185,6 @@ class RunOptions(Options):
             return frozenset()
         else:
             plain = self.fast == "auto" and not self.distillers and not teacher
-            parts = frozenset(FAST_EXACT if plain else FAST_EXACT + FAST_ROUNDED)
+            parts = frozenset(FAST_EXACT if plain else FAST_EXACT + FAST_ROUNDED + FAST_DISTILLED)
         # A distilled student has no counterpart in stock RecBole.
         return parts.intersection(FAST_EXACT) if model in AMPLIFYING and not self.distillers else parts

@@ -64,11 +64,6 @@ def share_of_entities() -> Any:
     )
 
 
-def in_blocks_of_users() -> Any:
-    """Declare the switch of a term over the whole catalogue that is computed together with its gradients."""
-    return option(True, "Compute the term and its gradients together, some users at a time; equal within rounding.")
-
-
 def _typed(name: str, value: Any, kinds: tuple[type, ...]) -> Any:
     if bool in kinds and isinstance(value, bool):
         return value

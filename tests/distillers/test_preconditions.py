@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.config.distill_config import DistillConfig
-from recbole_derrd.config.options import METHOD_OPTIONS
-from recbole_derrd.distillers import DISTILLERS, RelaxedRankingDistillation
-from recbole_derrd.distillers.ranking import ranking_losses
-from recbole_derrd.distillers.rrd import relaxed_ranking_loss
-from recbole_derrd.distillers.shortage import short_users, shortage
+from recbole_derrd.data.prepare import History
+from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved, short_users
+from recbole_derrd.distillers.rrd import RelaxedRankingDistillation, relaxed_ranking_loss
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment.preflight import check_data
+from recbole_derrd.registry import method_class
 
 from .contract import World, history_of, make_world, step
 
@@ -42,10 +41,11 @@ def world_with_busy_user(folder: Path, unobserved: int) -> World:
     return make_world(folder, [[1, 2], list(range(1, N_ITEMS - unobserved)), [30], [5, 9]], n_items=N_ITEMS)
 
 
-def built(method: str, world: World, epoch: int = 0, **more: Any) -> Any:
+def built(method: str, world: World, epoch: int = 0, fused: bool = True, **more: Any) -> Any:
     """Build a method and draw an epoch."""
-    options = METHOD_OPTIONS[method](**{**METHODS[method][0], **more})
-    distiller = DISTILLERS[method](options, world.knowledge, world.student, 5)
+    world.student.fused = fused
+    options = method_class(method).options_class(**{**METHODS[method][0], **more})
+    distiller = method_class(method)(options, world.knowledge, world.student, 5)
     distiller.begin_epoch(epoch)
     return distiller
 
@@ -141,7 +141,7 @@ def test_rrd_in_full_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 60.0])
 @pytest.mark.parametrize("l", [0, 5])
-def test_fused_is_readable_where_places_are_empty(scale: float, l: int) -> None:  # noqa: E741
+def test_positions_without_an_item_take_no_part(scale: float, l: int) -> None:  # noqa: E741
     """Values and gradients; positions that hold nothing get none, whatever stands there. Rows without any are 0."""
     generator = torch.Generator().manual_seed(3)
     scores = (scale * torch.randn(6, 4 + l, generator=generator, dtype=torch.float64)).requires_grad_()
@@ -151,24 +151,20 @@ def test_fused_is_readable_where_places_are_empty(scale: float, l: int) -> None:
     held[:, :4] = held[:, :4].sort(dim=1, descending=True).values
     if l:
         held[2:, -1] = True
-    results = []
-    for losses in (ranking_losses(scores, 4, held), relaxed_ranking_loss(scores[:, :4], scores[:, 4:], held)):
-        (gradient,) = torch.autograd.grad(losses.sum(), scores)
-        results.append((losses.detach(), gradient))
-    torch.testing.assert_close(results[0], results[1])
+    losses = relaxed_ranking_loss(scores[:, :4], scores[:, 4:], held)
+    (gradient,) = torch.autograd.grad(losses.sum(), scores)
     expected = [
         expected_loss([score for score, one in zip(row, positions) if one], int(positions[:4].sum()))
         for row, positions in zip(scores.detach().tolist(), held)
     ]
-    torch.testing.assert_close(results[0][0], torch.tensor(expected, dtype=torch.float64))
-    assert (results[0][1][~held] == 0).all()
+    torch.testing.assert_close(losses.detach(), torch.tensor(expected, dtype=torch.float64))
+    assert (gradient[~held] == 0).all()
 
 
 def test_all_places_held_is_as_before() -> None:
     """To the bit, so that one user who is short changes nothing for the others."""
     scores = torch.randn(5, 9, generator=torch.Generator().manual_seed(1))
     held = torch.ones_like(scores, dtype=torch.bool)
-    assert torch.equal(ranking_losses(scores, 4, held), ranking_losses(scores, 4))
     parts = scores[:, :4], scores[:, 4:]
     assert torch.equal(relaxed_ranking_loss(*parts, held), relaxed_ranking_loss(*parts))
 
@@ -197,31 +193,38 @@ def test_ir_rrd_of_an_item_that_nearly_everybody_knows(tmp_path: Path) -> None:
     model, (first, other) = world.student.model, [user for user in side.items[1].tolist() if user]
     scores = (model.users.weight[[first, other]] @ model.items.weight[1]).tolist()
     found = side(step([1], [], [], rows=1))
-    assert found.item() == pytest.approx(expected_loss(scores, 1), rel=1e-5)
+    assert found.item() == pytest.approx(expected_loss(scores, 1), rel=1e-5, abs=1e-6)
     assert torch.isfinite(distiller(step([1, 11], [], [])))
 
 
 # What is said and what is refused
 
 
+def required(history: History, wanted: int, asked: str, lower: str = "") -> Requirement:
+    return require_unobserved(history, wanted, asked, lower, LEFT_OUT)
+
+
 def test_how_many_are_short() -> None:
     history = history_of([[], list(range(1, 30)), [1], list(range(1, 31))], n_items=N_ITEMS)
-    found = shortage(history, 5, "a + b")
+    found = required(history, 5, "a + b")
     assert (found.users, found.short, found.fewest, found.fitting) == (4, 2, 0, 0)
-    assert found.note("they wait") == "2 of 4 users have fewer than a + b = 5 unobserved items: they wait."
-    assert shortage(history, 1, "a").note("they wait") == "1 of 4 users have no unobserved items: they wait."
+    assert found.note() == f"2 of 4 users have fewer than a + b = 5 unobserved items: {LEFT_OUT}."
+    assert required(history, 1, "a").note() == f"1 of 4 users have no unobserved items: {LEFT_OUT}."
     short = short_users(history, 5)
     assert short is not None and short.tolist() == [False, False, True, False, True]
-    assert short_users(history, 0) is None and shortage(history, 0, "a").note("they wait") is None
+    assert short_users(history, 0) is None and required(history, 0, "a").note() is None
 
 
 def test_only_nearly_all_are_a_mistake() -> None:
     few, many = ([[]] * fine + [list(range(1, 29))] * (20 - fine) for fine in (2, 1))
-    shortage(history_of(few, N_ITEMS), 5, "a").refuse("a to 2")
+    required(history_of(few, N_ITEMS), 5, "a", "a to {}").refuse()
     with pytest.raises(
         OptionError, match=r"a = 5 is more than .*: 19 of 20 users have fewer, .*only 2 .* Lower a to 2"
     ):
-        shortage(history_of(many, N_ITEMS), 5, "a").refuse("a to 2")
+        required(history_of(many, N_ITEMS), 5, "a", "a to {}").refuse()
+    halved = require_unobserved(history_of(many, N_ITEMS), 5, "2 x a", "a to {}", LEFT_OUT, each=2)
+    with pytest.raises(OptionError, match="Lower a to 1,"):
+        halved.refuse()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -230,7 +233,7 @@ def test_a_run_says_how_many(
 ) -> None:
     """Once, before anything is trained, and nothing where nobody is short."""
     options, wanted = METHODS[method]
-    prefix = METHOD_OPTIONS[method].prefix
+    prefix = method_class(method).options_class.prefix
     given = {f"{prefix}{key}": value for key, value in options.items()}
     config = DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", distillers=[method], **given))
     for unobserved, messages in ((wanted, 0), (wanted - 1, 1)):

@@ -1,0 +1,115 @@
+"""What a method's options ask of the data: so many unobserved items a user. A few users may have fewer."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_derrd.data.prepare import History
+from recbole_derrd.errors import OptionError
+
+#: Share of users who may have too few; where more do, it is the options that do not fit the data.
+MOST = 0.9
+#: What becomes of who has too few.
+SHORTER = "their rankings are as long as they can be"
+LEFT_OUT = "they have no part in this term"
+
+
+@dataclasses.dataclass(frozen=True)
+class Requirement:
+    """How many users have fewer unobserved items than options ask for.
+
+    Attributes:
+        asked: the options, e.g. "rrd_k + rrd_l".
+        wanted: how many items they ask for.
+        users: number of users.
+        short: how many of these have fewer.
+        fewest: what one of them has.
+        fitting: what all users but a tenth have.
+        lower: which options to lower, with {} for the number that fits, e.g. "rrd_k and rrd_l to {} together".
+        effect: what becomes of who has fewer.
+        side: whose rankings they are: "user" or "item".
+        reason: what they have too few of.
+        more: one more way out, added to the sentence.
+    """
+
+    asked: str
+    wanted: int
+    users: int
+    short: int
+    fewest: int
+    fitting: int
+    lower: str
+    effect: str
+    side: str
+    reason: str
+    more: str
+
+    def refuse(self) -> None:
+        """Refuse options that nearly nobody has items for.
+
+        Raises:
+            OptionError: nearly all users have too few.
+        """
+        if self.short <= MOST * self.users:
+            return
+        side = self.side
+        if not self.fitting:
+            raise OptionError(
+                f"Nearly all {side}s ({self.short} of {self.users}) have too few {self.reason}, one has {self.fewest}: "
+                f"nothing is left to distil. Filter such {side}s out ({side}_inter_num_interval){self.more}."
+            )
+        raise OptionError(
+            f"{self.asked} = {self.wanted} is more than the catalogue allows: {self.short} of {self.users} {side}s "
+            f"have fewer, and one has only {self.fewest} {self.reason}. Lower {self.lower.format(self.fitting)}, or "
+            f"filter {side}s ({side}_inter_num_interval){self.more}."
+        )
+
+    def note(self) -> str | None:
+        """Return what becomes of the users who have too few, as a sentence; None where there are none."""
+        if not self.short:
+            return None
+        asked = f"fewer than {self.asked} = {self.wanted}" if self.wanted > 1 else "no"
+        return f"{self.short} of {self.users} {self.side}s have {asked} {self.reason}: {self.effect}."
+
+
+def require_unobserved(
+    history: History,
+    wanted: int,
+    asked: str,
+    lower: str,
+    effect: str,
+    *,
+    each: int = 1,
+    side: str = "user",
+    reason: str = "unobserved items",
+    more: str = "",
+) -> Requirement:
+    """Return what becomes of a method that asks for ``wanted`` unobserved items of each user.
+
+    Args:
+        history: training items of each user.
+        wanted: how many items.
+        asked: the options that ask for them.
+        lower: see :class:`Requirement`.
+        effect: see :class:`Requirement`.
+        each: items that are drawn for each one that the options count.
+        side: see :class:`Requirement`.
+        reason: see :class:`Requirement`.
+        more: see :class:`Requirement`.
+    """
+    unobserved = np.sort(history.n_items - 1 - history.lengths[1:])
+    short = int(np.searchsorted(unobserved, wanted))
+    fitting = int(unobserved[int((1 - MOST) * len(unobserved))]) // each
+    return Requirement(
+        asked, wanted, len(unobserved), short, int(unobserved[0]), fitting, lower, effect, side, reason, more
+    )
+
+
+def short_users(history: History, wanted: int) -> Tensor | None:
+    """Return which users have fewer than ``wanted`` unobserved items [n_users]; None where none has."""
+    short = torch.from_numpy(history.n_items - 1 - history.lengths < wanted)
+    return short if bool(short.any()) else None
