@@ -18,7 +18,7 @@ from torch import Tensor
 import recbole_derrd.teacher.exact as exact_module
 import recbole_derrd.teacher.writing as writing_module
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.errors import DataError, DistillError, OptionError
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.array_file import ArrayFile

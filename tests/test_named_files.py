@@ -9,7 +9,7 @@ from typing import Any, Callable
 import pytest
 
 from recbole_derrd.config.distill_config import DistillConfig
-from recbole_derrd.data.prepare import Fingerprint
+from recbole_derrd.data.fingerprint import Fingerprint
 from recbole_derrd.errors import OptionError
 from recbole_derrd.model_cache.keys import cache_key
 from recbole_derrd.model_cache.named_files import named_files, with_contents

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from synthetic_records import made, part, synthetic, written
 
 from recbole_derrd.config.distill_config import DistillConfig
-from recbole_derrd.data.prepare import interactions_digest, prepare_data
+from recbole_derrd.data.fingerprint import interactions_digest
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.experiment.compress import run_compressed
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.report.comparison import gap_of
@@ -180,7 +181,9 @@ def test_the_hash_of_all_interactions_is_of_the_data_and_not_of_the_split(
     tiny_settings: Settings, tiny_data: Path, tmp_path: Path
 ) -> None:
     def digest(**more: Any) -> str:
-        return interactions_digest(prepare_data(DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", **more))))
+        return interactions_digest(
+            prepare_data(DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", **more))).dataset
+        )
 
     whole = digest()
     timed = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "eval_args": {"order": "TO"}}

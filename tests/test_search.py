@@ -15,7 +15,7 @@ from torch import nn
 
 import recbole_derrd.teacher.search as search_module
 from recbole_derrd.adapters import FactorAdapter, RowAdapter
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch

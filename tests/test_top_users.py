@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import recbole_derrd.teacher.users as users_module
 from recbole_derrd.adapters import EmbeddingAdapter
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.errors import DataError
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.users import swapped

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
 import os
 import pickle
+from collections.abc import Iterator, Mapping
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from recbole_derrd.config.settings import candidate_count
 from recbole_derrd.data.atomic_files import data_paths
 from recbole_derrd.data.candidates import among_candidates, candidates_digest, kept_candidates
 from recbole_derrd.data.file_checks import check_files, explained
+from recbole_derrd.data.fingerprint import Fingerprint, digest, labels_of, pairs_of
+from recbole_derrd.data.history import History
 from recbole_derrd.data.loaders import CatalogueSizedLoader, catalogue_sized, shared_out, whole_batches
 from recbole_derrd.errors import DataError
 from recbole_derrd.runtime.machine_errors import refuse_limit
@@ -28,45 +31,6 @@ from recbole_derrd.runtime.processes import is_distributed, world_size
 
 # RecBole reads by default what any earlier run left in checkpoint_dir, whatever that run's data and settings were.
 _NO_FILE = os.path.join(os.devnull, "none")
-
-
-@dataclasses.dataclass(frozen=True)
-class Fingerprint:
-    """Hashes of the id maps and of each split's pairs, with their labels where there are any."""
-
-    ids: str
-    train: str
-    valid: str
-    test: str
-
-    def difference(self, other: Fingerprint) -> str | None:
-        """Say in words what differs, or None."""
-        if self.ids != other.ids:
-            return "its users or items, or their order, are others"
-        if self.train != other.train:
-            return "its training interactions are others (another split or seed), so it may have seen the test items"
-        if self.valid != other.valid:
-            return "its validation interactions are others, so its best epoch may have been chosen by the test items"
-        return None
-
-
-@dataclasses.dataclass(frozen=True)
-class History:
-    """Training items of each user: ``items[indptr[u]:indptr[u + 1]]``, sorted; int64."""
-
-    indptr: np.ndarray[Any, Any]
-    items: np.ndarray[Any, Any]
-    n_items: int
-
-    @property
-    def n_users(self) -> int:
-        """Number of users, padding id 0 included."""
-        return len(self.indptr) - 1
-
-    @property
-    def lengths(self) -> np.ndarray[Any, Any]:
-        """Training items of each user, counted."""
-        return np.diff(self.indptr)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,46 +55,6 @@ class Data:
         return {"fingerprint": dataclasses.asdict(self.fingerprint), **counts}
 
 
-def _digest(*arrays: np.ndarray[Any, Any]) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-        digest.update(b"|")
-    return digest.hexdigest()[:32]
-
-
-def pairs_of(dataset: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return the users and the items of a data set's interactions."""
-    feat = dataset.inter_feat
-    return feat[dataset.uid_field].numpy(), feat[dataset.iid_field].numpy()
-
-
-def _labels(dataset: Any) -> np.ndarray[Any, Any] | None:
-    """Return the labels of a data set's interactions, where they have any of their own."""
-    feat, field = dataset.inter_feat, dataset.config["LABEL_FIELD"]
-    return feat[field].numpy() if field in feat else None
-
-
-def interactions_digest(data: Data) -> str:
-    """Return a hash of all interactions with their labels, whatever their order and however they are split."""
-    users, items = pairs_of(data.dataset)
-    return _split_digest(users.astype(np.int64) * data.dataset.item_num + items, _labels(data.dataset))
-
-
-def _split_digest(keys: np.ndarray[Any, Any], labels: np.ndarray[Any, Any] | None) -> str:
-    """Return a hash of a split's pairs and labels, whatever their order."""
-    if labels is None:
-        return _digest(np.sort(keys))
-    order = np.lexsort((labels, keys))
-    return _digest(keys[order], labels[order])
-
-
-def _history(users: np.ndarray[Any, Any], items: np.ndarray[Any, Any], n_users: int, n_items: int) -> History:
-    keys = np.unique(users.astype(np.int64) * n_items + items)
-    indptr = np.searchsorted(keys, np.arange(n_users + 1, dtype=np.int64) * n_items)
-    return History(indptr.astype(np.int64), keys % n_items, n_items)
-
-
 def prepare_data(config: DistillConfig) -> Data:
     """Load, filter and split the data exactly as stock RecBole does for this configuration.
 
@@ -143,45 +67,96 @@ def prepare_data(config: DistillConfig) -> Data:
     """
     split_seed = config.run_options.split_seed
     init_seed(config["seed"] if split_seed is None else split_seed, config["reproducibility"])
-    modes = dict(config["eval_args"]["mode"])
-    counts = {phase: candidate_count(mode) for phase, mode in modes.items()}
+    counts = _candidate_counts(config)
+    with _prepared_alone(config, counts), _data_errors(config):
+        dataset = _created(config)
+        train, valid, test = data_preparation(config, dataset)
+        for loader in (train, valid, test):
+            _with_generator(loader, config["seed"])
+        parts = {"training": train._dataset, "validation": valid._dataset, "test": test._dataset}
+        splits = {name: pairs_of(part) for name, part in parts.items()}
+    _check_splits(config, splits)
+    _check_cutoffs(config, dataset.item_num, counts)
+    _check_labels(config, valid=valid._dataset, test=test._dataset)
+    history = History.of_pairs(*splits["training"], dataset.user_num, dataset.item_num)
+    fingerprint = Fingerprint.of(dataset, parts)
+    among = {
+        count: _candidates(config, splits, dataset, fingerprint, count) for count in set(filter(None, counts.values()))
+    }
+    loaders = {"valid": valid, "test": test}
+    evaluated = {phase: _evaluated(config, phase, loaders[phase], among.get(counts[phase])) for phase in loaders}
+    file, candidates = among.get(counts["test"] or counts["valid"], (None, None))
+    data = Data(
+        dataset,
+        _trained(config, train),
+        evaluated["valid"],
+        evaluated["test"],
+        history,
+        fingerprint,
+        None if candidates is None else candidates_digest(candidates),
+        file,
+    )
+    # A trainer that is given this loader writes it into its checkpoints.
+    data.train.seen = data.seen
+    return data
+
+
+def _candidate_counts(config: DistillConfig) -> dict[str, int]:
+    """Return how many candidates each split's held-out items are ranked among; 0 for the modes of RecBole's own."""
+    counts = {phase: candidate_count(mode) or 0 for phase, mode in config["eval_args"]["mode"].items()}
     if config.run_options.candidates_file and len(set(filter(None, counts.values()))) > 1:
         raise DataError(
             "candidates_file holds one number of candidates a user, and mode in eval_args names two. Take "
             "candidates_file out, or set one number for both splits."
         )
+    return counts
+
+
+@contextlib.contextmanager
+def _prepared_alone(config: DistillConfig, counts: Mapping[str, int]) -> Iterator[None]:
+    """Have RecBole build whole loaders, of no file that the user does not name, and rank where it knows no candidates.
+
+    Told that it is alone, RecBole shares nothing out among processes; that is done here, without its padding.
+    """
+    modes = dict(config["eval_args"]["mode"])
     alone, saved = config["single_spec"], config["dataset_save_path"]
-    # Told that it is alone, RecBole builds whole loaders; they are shared out here, without its padding.
     config["single_spec"] = True
     config["dataset_save_path"], config["dataloaders_save_path"] = saved or _NO_FILE, _NO_FILE
     config["eval_args"]["mode"].update({phase: "full" for phase, count in counts.items() if count})
     try:
-        dataset = _created(config)
-        train, valid, test = data_preparation(config, dataset)
-        for loader in (train, valid, test):
-            _with_generator(loader, config["seed"])
-        loaders = {"training": train, "validation": valid, "test": test}
-        splits = {name: pairs_of(loader._dataset) for name, loader in loaders.items()}
+        yield
+    finally:
+        config["single_spec"], config["dataset_save_path"], config["dataloaders_save_path"] = alone, saved, None
+        config["eval_args"]["mode"].update(modes)
+
+
+@contextlib.contextmanager
+def _data_errors(config: DistillConfig) -> Iterator[None]:
+    """Turn what RecBole says of data that it cannot use into a sentence."""
+    try:
+        yield
     except (*FAULTS, OSError, EOFError, pickle.UnpicklingError) as error:
         refuse_limit(error)
         fault = explained(config, error)
         if fault:
             raise DataError(f"The data set '{config['dataset']}' cannot be used: {fault}") from error
-        said = error.strerror if isinstance(error, OSError) else error.args[0] if error.args else error
-        message = " ".join(str(said).split()) or type(error).__name__
+        text = error.strerror if isinstance(error, OSError) else error.args[0] if error.args else error
+        message = " ".join(str(text).split()) or type(error).__name__
         raise DataError(
             f"The data set '{config['dataset']}' under '{config['data_path']}' cannot be used: {message.rstrip('.')}. "
             "Check data_path, the .inter file, the filters and eval_args (no split may be empty)."
         ) from error
-    finally:
-        config["single_spec"], config["dataset_save_path"], config["dataloaders_save_path"] = alone, saved, None
-        config["eval_args"]["mode"].update(modes)
+
+
+def _check_splits(config: DistillConfig, splits: Mapping[str, Any]) -> None:
     for name, (users, _) in splits.items():
         if len(users) == 0:
             raise DataError(
                 f"The {name} split of '{config['dataset']}' is empty. Check eval_args, benchmark_filename and filters."
             )
-    n_users, n_items = dataset.user_num, dataset.item_num
+
+
+def _check_cutoffs(config: DistillConfig, n_items: int, counts: Mapping[str, int]) -> None:
     ranks = config["eval_type"] == EvaluatorType.RANKING
     if ranks and max(config["topk"]) >= n_items:
         raise DataError(
@@ -192,49 +167,37 @@ def prepare_data(config: DistillConfig) -> Data:
             raise DataError(
                 f"topk reaches to {max(config['topk'])}, but eval_args ranks among {count} candidates only."
             )
-    ids = _digest(
-        np.array("\0".join(map(str, dataset.field2id_token[dataset.uid_field])).encode()),
-        np.array("\0".join(map(str, dataset.field2id_token[dataset.iid_field])).encode()),
-    )
-    labels = {phase: _labels(loader._dataset) for phase, loader in (("train", train), ("valid", valid), ("test", test))}
-    hashes = [
-        _split_digest(users.astype(np.int64) * n_items + items, own)
-        for (users, items), own in zip(splits.values(), labels.values())
-    ]
-    for phase, mode in modes.items():
-        if mode == "labeled" and labels[phase] is None:
+
+
+def _check_labels(config: DistillConfig, **parts: Any) -> None:
+    for phase, mode in config["eval_args"]["mode"].items():
+        if mode == "labeled" and labels_of(parts[phase]) is None:
             raise DataError(
                 f"eval_args ranks by labels (mode: labeled), and '{config['dataset']}' has none: set threshold, e.g. "
                 "{rating: 4} for positives from 4 on, with the column in load_col, or another mode."
             )
-    if "batches" in config.fast:
-        train = whole_batches(train)
-    if is_distributed():
-        train = shared_out(train)
-    history = _history(*splits["training"], n_users, n_items)
-    fingerprint = Fingerprint(ids, *hashes)
-    evaluated = {"valid": valid, "test": test}
-    among = {
-        count: _candidates(config, splits, dataset, fingerprint, count) for count in set(filter(None, counts.values()))
-    }
-    judging = counts["test"] or counts["valid"]
-    file, candidates = among[judging] if judging else (None, None)
-    digest = None if candidates is None else candidates_digest(candidates)
-    for phase, count in counts.items():
-        if "ranking" in config.fast or is_distributed() or count:
-            evaluated[phase] = catalogue_sized(evaluated[phase])
-            _refuse_idle_processes(phase, evaluated[phase])
-        if count:
-            kept_in, drawn = among[count]
-            evaluated[phase] = among_candidates(evaluated[phase], drawn)
-            # RecBole has just logged mode: full, which is what it was told.
-            getLogger().info(
-                f"Held-out items of the {phase} split are ranked among {count} candidates a user, kept in '{kept_in}'."
-            )
-    data = Data(dataset, train, evaluated["valid"], evaluated["test"], history, fingerprint, digest, file)
-    # A trainer that is given this loader writes it into its checkpoints.
-    train.seen = data.seen
-    return data
+
+
+def _trained(config: DistillConfig, loader: Any) -> Any:
+    """Return the training loader in its quicker form where that is wanted, and this process's share of it."""
+    loader = whole_batches(loader) if "batches" in config.fast else loader
+    return shared_out(loader) if is_distributed() else loader
+
+
+def _evaluated(config: DistillConfig, phase: str, loader: Any, candidates: tuple[Path, torch.Tensor] | None) -> Any:
+    """Return a split's loader in its quicker form where that is wanted, and of the candidates that it ranks among."""
+    if "ranking" in config.fast or is_distributed() or candidates:
+        loader = catalogue_sized(loader)
+        _refuse_idle_processes(phase, loader)
+    if candidates is None:
+        return loader
+    file, drawn = candidates
+    # RecBole has just logged mode: full, which is what it was told.
+    getLogger().info(
+        f"Held-out items of the {phase} split are ranked among {candidate_count(config['eval_args']['mode'][phase])} "
+        f"candidates a user, kept in '{file}'."
+    )
+    return among_candidates(loader, drawn)
 
 
 def _refuse_idle_processes(phase: str, loader: Any) -> None:
@@ -296,7 +259,7 @@ def _candidates(
     """Find or draw what held-out items are ranked among; the same for validation and test, and for every model."""
     seed = config.candidates_seed
     users, items = (torch.from_numpy(np.concatenate(part)) for part in zip(*splits.values()))
-    key = _digest(np.array(f"{dataclasses.asdict(fingerprint)} {count} {seed}".encode()))[:16]
+    key = digest(np.array(f"{dataclasses.asdict(fingerprint)} {count} {seed}".encode()))[:16]
     file = Path(config.run_options.candidates_file or config.cache_dir / f"candidates-{config['dataset']}-{key}.npy")
     own = config.run_options.candidates_file is not None
     return file, kept_candidates(file, users, items, dataset.user_num, dataset.item_num, count, seed, own=own)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options import Options
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.distillers.preconditions import Requirement
 from recbole_derrd.errors import DataError, OptionError, TrainingError
 from recbole_derrd.runtime.randomness import kept_random_state

@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from recbole_derrd.adapters import Adapter, RowAdapter
 from recbole_derrd.config.options.schema import Options, option, share_of_users
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import (
     STUDENT_DIVERGED,
     Distiller,

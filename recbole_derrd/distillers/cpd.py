@@ -35,7 +35,7 @@ from torch.nn import functional
 
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import option, share_of_entities
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, epoch_seed, subsample, subsampled_entities
 from recbole_derrd.distillers.de import DEOptions, DistillationExperts, gating_weights, gumbel_noise
 from recbole_derrd.distillers.hint_embeddings import HintEmbeddings, HintOptions

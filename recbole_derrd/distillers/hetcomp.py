@@ -34,7 +34,7 @@ from torch.nn import functional
 
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import Options, option, share_of_users
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, eval_mode, student_rankings, subsample
 from recbole_derrd.distillers.curriculum import advance, is_finished, is_step, threshold
 from recbole_derrd.distillers.discrepancy import discrepancy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.ops.sampling import allowed_items, exclusion_keys, sample_subsets
 
 #: Items drawn at once; bounds the memory of drawing to some 20 MB.

@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import option, share_of_entities
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, subsampled_entities
 from recbole_derrd.distillers.hint_embeddings import SIDES, HintEmbeddings, HintOptions
 from recbole_derrd.distillers.projector import projectors_of

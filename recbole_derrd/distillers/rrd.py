@@ -29,7 +29,7 @@ from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import Options, option
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, epoch_seed, subsample
 from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved, short_users
 from recbole_derrd.errors import OptionError

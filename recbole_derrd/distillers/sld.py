@@ -25,7 +25,7 @@ from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import Options, option, share_of_users
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch, subsample
 from recbole_derrd.distillers.listwise import listwise_loss
 from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved, short_users

@@ -13,7 +13,8 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options import RunOptions
 from recbole_derrd.config.settings import candidate_count
 from recbole_derrd.data.atomic_files import data_files
-from recbole_derrd.data.prepare import Data, interactions_digest
+from recbole_derrd.data.fingerprint import interactions_digest
+from recbole_derrd.data.prepare import Data
 from recbole_derrd.evaluation.expert_utilisation import expert_utilisation
 from recbole_derrd.evaluation.latency import Latency, measure_latency
 from recbole_derrd.evaluation.metrics import bigger_is_better, gap_recovered
@@ -85,7 +86,7 @@ def record_of(
             "users": data.history.n_users - 1,
             "items": data.history.n_items - 1,
             "training_interactions": interactions,
-            "interactions": interactions_digest(data),
+            "interactions": interactions_digest(data.dataset),
             "fingerprint": dataclasses.asdict(data.fingerprint),
             "files": data_files(config) if is_main_process() else {},
             "named_files": named_files(config.external_config_dict, config["data_path"]) if is_main_process() else {},

@@ -9,7 +9,8 @@ from typing import Any, Callable
 
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.atomic_files import content_digest
-from recbole_derrd.data.prepare import Data, Fingerprint
+from recbole_derrd.data.fingerprint import Fingerprint
+from recbole_derrd.data.prepare import Data
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.model_cache.keys import cache_entry, cache_key, evaluation_settings

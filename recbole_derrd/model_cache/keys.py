@@ -13,8 +13,8 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.run import FAST_ROUNDED
 from recbole_derrd.config.settings import candidate_count
 from recbole_derrd.data.atomic_files import data_files, file_digest
+from recbole_derrd.data.fingerprint import Fingerprint
 from recbole_derrd.data.loaders import columns_beside
-from recbole_derrd.data.prepare import Fingerprint
 from recbole_derrd.model_cache.named_files import with_contents
 from recbole_derrd.recbole_compat.models import model_class, own_sources, recbole_ancestor
 from recbole_derrd.runtime.processes import world_size

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import adapter_of
-from recbole_derrd.data.prepare import Data, pairs_of
+from recbole_derrd.data.fingerprint import pairs_of
+from recbole_derrd.data.prepare import Data
 
 #: Users that are looked at: enough for a standard error of 0.02, and soon scored.
 _USERS = 256

@@ -12,7 +12,7 @@ import torch
 from recbole.utils import set_color
 
 from recbole_derrd.config.distill_config import DistillConfig
-from recbole_derrd.data.prepare import Fingerprint
+from recbole_derrd.data.fingerprint import Fingerprint
 from recbole_derrd.errors import CheckpointError, shown
 
 #: What shows that a brought model has seen this run's split; the last is the user's word alone.

@@ -11,7 +11,8 @@ from pathlib import Path
 from recbole.utils import set_color
 
 from recbole_derrd.config.distill_config import DistillConfig
-from recbole_derrd.data.prepare import Data, Fingerprint, prepare_data
+from recbole_derrd.data.fingerprint import Fingerprint
+from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import TrainingError
 from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.model_cache.keys import cache_entry, cache_key, evaluation_settings

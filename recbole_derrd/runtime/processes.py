@@ -288,19 +288,24 @@ def start(work: Callable[..., str], processes: int, *arguments: Any) -> str | No
     except ProcessException as error:
         failure = error
     finally:
-        ended = [process for process in multiprocessing.active_children() if process not in known]
-        _end(ended)
+        _end([process for process in multiprocessing.active_children() if process not in known])
         for file in files:
             with contextlib.suppress(OSError):
                 os.unlink(file)
+    answer = _first_answer(answers, failure)
+    if failure is not None and answer is None:
+        raise _ended_early(failure, [process.exitcode for process in context.processes]) from failure
+    return answer
+
+
+def _first_answer(answers: Any, failure: Exception | None) -> str | None:
+    """Return the first answer; where processes have ended early, only what one of them has raised counts."""
     while not answers.empty():
         well, answer = answers.get()
         if not well:
             raise DistillError(answer)
         if failure is None:
             return str(answer)
-    if failure is not None:
-        raise _ended_early(failure, [process.exitcode for process in context.processes]) from failure
     return None
 
 

@@ -25,7 +25,7 @@ from recbole.utils import ModelType
 from torch import Tensor, nn
 
 from recbole_derrd.adapters.rows import FixedAdapter
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.errors import OptionError
 from recbole_derrd.teacher.knowledge import Knowledge, knowledge_folder
 from recbole_derrd.teacher.rank_weighting import RankWeighting

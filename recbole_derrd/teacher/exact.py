@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.errors import DataError
 from recbole_derrd.ops.top_k import top_scores
 

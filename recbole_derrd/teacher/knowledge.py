@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.errors import DataError
 from recbole_derrd.runtime.files import building_folder, locked, remove_entry
 from recbole_derrd.runtime.processes import barrier, broadcast, is_main_process

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter, EmbeddingAdapter
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.errors import DataError
 from recbole_derrd.teacher.exact import _CPU_SCORES, _FEWEST_USERS, _SCORES, DIVERGED, best_unseen, hidden_entries
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recbole_derrd.adapters import Adapter, RowAdapter
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.errors import DataError
 from recbole_derrd.runtime.processes import barrier, is_main_process, shard_range
 from recbole_derrd.teacher.array_file import ArrayFile

@@ -84,6 +84,8 @@ class TrainerMixin(SavingMixin):
         self.evaluator = GroupingEvaluator(config)
         self.as_built = marks_of(model)
         self.epoch_seconds: list[float] = []
+        #: Validations of this process's training; those before it was resumed are not among them.
+        self._validations = 0
         #: [epoch, score] of each validation.
         self.valid_scores: list[list[float]] = []
         #: For each method that follows its teachers, [epoch, where it stands] at each change.
@@ -127,42 +129,51 @@ class TrainerMixin(SavingMixin):
         self._train_data, self._batches = train_data, max(len(train_data), 1)
         if hasattr(train_data, "seen"):
             self.extra.setdefault("derrd", train_data.seen)
-        validations = 0
-
-        def after_validation(epoch: int, score: float) -> None:
-            nonlocal validations
-            if math.isnan(score):
-                raise TrainingError(
-                    f"{self.config['valid_metric']} on the validation split is not a number after epoch {epoch}: it is "
-                    "not defined there (AUC needs positives and negatives). Choose another valid_metric."
-                )
-            validations += 1
-            self.valid_scores.append([epoch, float(score)])
-            if saved and validations % (self.config["checkpoint_step"] or 1) == 0:
-                self.save_training(epoch)
-            if callback_fn:
-                callback_fn(epoch, score)
-
         if self._pending is not None:
             self._restore(self._pending)
             if self.start_epoch >= self.epochs or self.cur_step > self.stopping_step:
-                # The run had ended; RecBole would save its last weights over its best ones.
-                if not Path(self.saved_model_file).is_file():
-                    raise CheckpointError(
-                        f"The run has ended, but its student '{self.saved_model_file}' is gone. Remove "
-                        f"'{self.training_file}' to start anew."
-                    )
-                self.eval_collector.data_collect(train_data)
-                return self.best_valid_score, self.best_valid_result
+                return self._ended_before(train_data)
+        self._validations = 0
+        after_validation = functools.partial(self._after_validation, saved, callback_fn)
         self._log_slow_ranking(valid_data)
         # As "adam" is, flushing is within rounding: what trains as stock RecBole to the bit keeps every bit.
         with self._written_to(), self._problems_logged(), subnormals_flushed("adam" in self._fast):
             result = super().fit(train_data, valid_data, verbose, saved, show_progress, after_validation)  # type: ignore[misc]
         if self._pending is not None and self.best_valid_result is None:
             self.best_valid_result = self._pending["best_valid_result"]
-        if saved and not validations and self.train_loss_dict:
+        if saved and not self._validations and self.train_loss_dict:
             # RaCT's pretraining stages validate nothing and keep a file only every save_step epochs.
             self._save_checkpoint(max(self.train_loss_dict), verbose=False)
+        self._after_training()
+        return result[0], self.best_valid_result
+
+    def _after_validation(
+        self, saved: bool, callback_fn: Callable[[int, float], None] | None, epoch: int, score: float
+    ) -> None:
+        """Keep a validation's score, and every ``checkpoint_step`` of them a training checkpoint."""
+        if math.isnan(score):
+            raise TrainingError(
+                f"{self.config['valid_metric']} on the validation split is not a number after epoch {epoch}: it is "
+                "not defined there (AUC needs positives and negatives). Choose another valid_metric."
+            )
+        self._validations += 1
+        self.valid_scores.append([epoch, float(score)])
+        if saved and self._validations % (self.config["checkpoint_step"] or 1) == 0:
+            self.save_training(epoch)
+        if callback_fn:
+            callback_fn(epoch, score)
+
+    def _ended_before(self, train_data: Any) -> tuple[float, dict[str, float] | None]:
+        """Return what a training that is resumed after its end has come to; RecBole would save its last weights."""
+        if not Path(self.saved_model_file).is_file():
+            raise CheckpointError(
+                f"The run has ended, but its student '{self.saved_model_file}' is gone. Remove "
+                f"'{self.training_file}' to start anew."
+            )
+        self.eval_collector.data_collect(train_data)
+        return self.best_valid_score, self.best_valid_result
+
+    def _after_training(self) -> None:
         refuse_unequal_weights(self.model, self.config["model"])
         for name, steps in self.progress.items():
             if not steps[-1][1].get("finished", True):
@@ -171,7 +182,6 @@ class TrainerMixin(SavingMixin):
             # Not before: the first process may have the same folder and be about to write its file there.
             with contextlib.suppress(OSError):
                 self._idle_folder.rmdir()
-        return result[0], self.best_valid_result
 
     @contextlib.contextmanager
     def _written_to(self) -> Iterator[None]:

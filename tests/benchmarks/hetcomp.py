@@ -37,7 +37,7 @@ from scale import Factors, made_up_history, step_seconds, timed
 from tabulate import tabulate
 
 from recbole_derrd.adapters import Adapter, FactorAdapter
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.distillers.hetcomp import HetCompOptions
 from recbole_derrd.registry import method_class
 from recbole_derrd.report.record import peak_rss_bytes, snapshots

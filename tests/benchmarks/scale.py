@@ -35,7 +35,7 @@ from torch import nn
 from torch.nn import functional
 
 from recbole_derrd.adapters import FactorAdapter
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import StepBatch
 from recbole_derrd.distillers.de import DEOptions
 from recbole_derrd.distillers.rrd import RRDOptions

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_derrd.adapters import EmbeddingAdapter
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.distillers import Distiller, StepBatch
 from recbole_derrd.registry import method_class
 from recbole_derrd.teacher import Knowledge

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.config.distill_config import DistillConfig
-from recbole_derrd.data.prepare import History
+from recbole_derrd.data.history import History
 from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved, short_users
 from recbole_derrd.distillers.rrd import RelaxedRankingDistillation, relaxed_ranking_loss
 from recbole_derrd.errors import OptionError
