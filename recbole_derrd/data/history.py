@@ -32,3 +32,7 @@ class History:
         keys = np.unique(users.astype(np.int64) * n_items + items)
         indptr = np.searchsorted(keys, np.arange(n_users + 1, dtype=np.int64) * n_items)
         return cls(indptr.astype(np.int64), keys % n_items, n_items)
+
+    def without_items(self) -> History:
+        """Return the history of as many users and items in which nobody has seen anything."""
+        return History(np.zeros_like(self.indptr), np.zeros(0, dtype=np.int64), self.n_items)

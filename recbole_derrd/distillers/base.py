@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,10 +15,7 @@ from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options import Options
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.preconditions import Requirement
-from recbole_derrd.errors import DataError, OptionError, TrainingError
-from recbole_derrd.runtime.randomness import kept_random_state
 from recbole_derrd.teacher import Knowledge
-from recbole_derrd.teacher.exact import ExactSearch
 
 
 class Need(enum.Enum):
@@ -150,87 +146,3 @@ class Distiller(nn.Module):
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the unweighted term, a scalar."""
         raise NotImplementedError
-
-
-#: What is said where a student that is looked at has no order to give.
-STUDENT_DIVERGED = "The student's scores hold NaN; lower learning_rate or the methods' weights."
-
-
-def student_rankings(search: ExactSearch, start: int, stop: int) -> Tensor:
-    """Return the student's rankings of users start .. stop - 1, on the CPU.
-
-    Raises:
-        TrainingError: the student has diverged.
-    """
-    try:
-        return search.rankings(start, stop).cpu()
-    except DataError as error:
-        raise TrainingError(STUDENT_DIVERGED) from error
-
-
-@contextlib.contextmanager
-def eval_mode(student: Adapter) -> Iterator[None]:
-    """Within the block the student is only looked at: in evaluation mode, without gradients, propagating once.
-
-    Afterwards its mode and every random state are as they were.
-    """
-    model = student.model
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), kept_random_state(), student.shared():
-            yield
-    finally:
-        model.train(training)
-
-
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Return a seed of its own for each epoch, so that a resumed run draws what an uninterrupted one draws."""
-    return (seed * 1_000_003 + (epoch + 2) * 7_919) % (2**63 - 1)
-
-
-def subsampled_entities(
-    method: str, batch: StepBatch, share: float, generator: torch.Generator
-) -> list[tuple[str, Tensor, float]]:
-    """Return (side, ids, weight of their sum) of a batch's users and items, for methods that sum over both.
-
-    Items weigh half, as users have one of each; an item that is positive and negative counts twice. Of a share of them,
-    drawn anew, the weighted sums are those of all on average.
-
-    Args:
-        method: its name, for the error.
-        batch: the step's entities.
-        share: above 0, at most 1.
-        generator: source of randomness.
-
-    Raises:
-        OptionError: the batch has users only.
-    """
-    if batch.positives is None or batch.negatives is None:
-        raise OptionError(
-            f"{method} needs the items of a batch, and this model is trained on whole users. Use distillers that learn "
-            "from rankings or scores."
-        )
-    users, user_scale = subsample(batch.users, share, generator)
-    items, item_scale = subsample(torch.cat([batch.positives, batch.negatives]), share, generator)
-    return [("user", users, user_scale), ("item", items, 0.5 * item_scale)]
-
-
-def subsample(ids: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, float]:
-    """Draw a fixed share of the ids without replacement, and say what a sum over them is to be multiplied by.
-
-    Every id is as likely as any other, so the expected sum is the sum over all. A share of 1 draws no random number.
-
-    Args:
-        ids: distinct ids [n], on the generator's device.
-        share: above 0, at most 1.
-        generator: source of randomness.
-
-    Returns:
-        max(1, round(share * n)) of the ids, and n divided by their number.
-    """
-    if share == 1 or not len(ids):
-        return ids, 1.0
-    count = max(1, round(share * len(ids)))
-    chosen = torch.randperm(len(ids), generator=generator, device=ids.device)[:count]
-    return ids[chosen], len(ids) / count

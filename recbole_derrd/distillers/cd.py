@@ -34,18 +34,11 @@ from torch.nn import functional
 from recbole_derrd.adapters import Adapter, RowAdapter
 from recbole_derrd.config.options.schema import Options, option, share_of_users
 from recbole_derrd.data.history import History
-from recbole_derrd.distillers.base import (
-    STUDENT_DIVERGED,
-    Distiller,
-    Need,
-    StepBatch,
-    epoch_seed,
-    eval_mode,
-    student_rankings,
-    subsample,
-)
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.negative_sampling import NegativeSampler
 from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved, short_users
+from recbole_derrd.distillers.student_view import STUDENT_DIVERGED, eval_mode, student_rankings
+from recbole_derrd.distillers.subsampling import epoch_seed, subsample
 from recbole_derrd.errors import DataError, OptionError, TrainingError
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch

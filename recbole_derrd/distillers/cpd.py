@@ -36,13 +36,14 @@ from torch.nn import functional
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import option, share_of_entities
 from recbole_derrd.data.history import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, epoch_seed, subsample, subsampled_entities
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.de import DEOptions, DistillationExperts, gating_weights, gumbel_noise
 from recbole_derrd.distillers.hint_embeddings import HintEmbeddings, HintOptions
 from recbole_derrd.distillers.listwise import listwise_loss, target_probabilities
 from recbole_derrd.distillers.nkd import direction_errors
 from recbole_derrd.distillers.preconditions import Requirement, require_unobserved, short_users
 from recbole_derrd.distillers.projector import projectors_of
+from recbole_derrd.distillers.subsampling import epoch_seed, subsample, subsampled_entities
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.sampling import sample_top_positions
 from recbole_derrd.teacher import Knowledge

@@ -28,8 +28,9 @@ from torch import Tensor, nn
 
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import option, share_of_entities
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, epoch_seed, subsampled_entities
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.hint_embeddings import HintEmbeddings, HintOptions
+from recbole_derrd.distillers.subsampling import epoch_seed, subsampled_entities
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.experts import expert_error_sum
 from recbole_derrd.teacher import Knowledge

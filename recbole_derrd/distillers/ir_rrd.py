@@ -28,9 +28,10 @@ from torch import Tensor
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import Options, option
 from recbole_derrd.data.history import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, subsample
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved
 from recbole_derrd.distillers.rrd import RelaxedRankingDistillation, RRDOptions, relaxed_ranking_loss
+from recbole_derrd.distillers.subsampling import subsample
 from recbole_derrd.errors import OptionError
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.users import swapped

@@ -8,8 +8,12 @@ to Rank: From Pairwise Approach to Listwise Approach", ICML 2007, section 4):
 
 over the batch's distinct users, s and t being the student's and the teacher's logits. Nothing is sampled: every item
 of the catalogue is in both softmaxes, but for the padding item and, by default, the user's training items, whose scores
-the base loss looks after and which would take most of the teacher's mass. ``listwise_top_n: N`` gives the teacher's
-mass to its N best unobserved items alone; the student's normaliser stays that of the catalogue.
+the base loss looks after and which would take most of the teacher's probability. ``listwise_top_n: N`` gives that
+probability to the teacher's N best unobserved items alone; the student's normaliser stays that of the catalogue.
+
+With ``listwise_items`` both softmaxes run over K items of each user alone, which is the plain KD of later comparisons:
+the teacher's K best, or the student's own K best, found anew in each epoch. Published code takes these from all items,
+training items among them (``listwise_observed: True``), and counts a user once for each row of the batch.
 
 Paper and this: Hinton et al. multiply by T^2, so that the gradients' size does not depend on T. Here the sum is **not**
 multiplied by T^2, as in ListNet; the gradient by a logit is (p - q) / T.
@@ -18,6 +22,7 @@ multiplied by T^2, as in ListNet; the gradient by a logit is (p - q) / T.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -26,10 +31,12 @@ from torch import Tensor
 from recbole_derrd.adapters import Adapter, EmbeddingAdapter
 from recbole_derrd.config.options.schema import Options, option, share_of_users
 from recbole_derrd.data.history import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, subsample
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.full_catalogue import full_softmax_sum
 from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved, short_users
-from recbole_derrd.errors import OptionError
+from recbole_derrd.distillers.student_view import eval_mode, student_rankings
+from recbole_derrd.distillers.subsampling import subsample
+from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.ops.full_softmax import (
     LOWEST,
     Targets,
@@ -37,6 +44,7 @@ from recbole_derrd.ops.full_softmax import (
     hidden_pairs,
 )
 from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teacher.exact import ExactSearch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +57,17 @@ class ListwiseOptions(Options):
     # of what one row of BPR has at most.
     weight: float = option(0.1, "Weight of the term in the loss.", low=0)
     temperature: float = option(0.5, "Temperature of both softmaxes (T); small looks at the best items only.", above=0)
+    items: str = option(
+        "all",
+        "Items that the softmaxes run over: the whole catalogue, the teacher's K best, or the student's K best, found "
+        "anew in each epoch.",
+        choices=("all", "teacher", "student"),
+    )
+    k: int = option(100, "Items a user with listwise_items: teacher or student (K).", low=2)
     observed: bool = option(False, "Whether a user's training items take part, in both softmaxes.")
     top_n: int = option(
         0,
-        "The teacher's mass is that of its N best unobserved items, kept on disk with their scores: faster; "
+        "The teacher's probability is that of its N best unobserved items, kept on disk with their scores: faster; "
         "0 is the whole catalogue. The student's softmax is over the catalogue either way.",
         low=0,
     )
@@ -65,6 +80,11 @@ class ListwiseOptions(Options):
             raise OptionError(
                 "listwise_observed needs the whole catalogue, and the teacher's lists hold unobserved items only: take "
                 "out listwise_observed or listwise_top_n."
+            )
+        if self.items != "all" and self.top_n:
+            raise OptionError(
+                f"listwise_top_n is for softmaxes over the whole catalogue. With listwise_items: {self.items} set "
+                "listwise_k instead."
             )
 
 
@@ -107,6 +127,13 @@ class ListwiseDistillation(Distiller):
         self.leave_out(None if options.observed else short_users(knowledge.history, 1))
         device = student.device
         self.rankings = self.ranking_scores = self.embeddings = None
+        self._seen = torch.from_numpy(knowledge.history.items).to(device)
+        self._indptr = torch.from_numpy(knowledge.history.indptr).to(device)
+        #: With softmaxes over K items, these of each user [n_users, K] and the teacher's logits of them.
+        self.items: Tensor | None = None
+        self.logits: Tensor | None = None
+        if options.items != "all":
+            return
         if options.top_n:
             self.rankings = torch.from_numpy(knowledge.top_items(options.top_n)).to(device)
             self.ranking_scores = torch.from_numpy(knowledge.top_scores(options.top_n)).to(device)
@@ -114,8 +141,6 @@ class ListwiseDistillation(Distiller):
             layer = knowledge.teacher.hints[0]
             users, items = (torch.from_numpy(knowledge.embeddings(side, layer)).to(device) for side in ("user", "item"))
             self.embeddings = (users, items)
-        self._seen = torch.from_numpy(knowledge.history.items).to(device)
-        self._indptr = torch.from_numpy(knowledge.history.indptr).to(device)
 
     @classmethod
     def requirements(cls, options: ListwiseOptions, history: History) -> list[Requirement]:
@@ -124,6 +149,51 @@ class ListwiseDistillation(Distiller):
             return []
         more = ", or set listwise_observed: True"
         return [require_unobserved(history, 1, "the shortest ranking", "", LEFT_OUT, more=more)]
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Rank the K items anew where they are the student's, and ask the teacher for their scores."""
+        if self.options.items == "all" or (self.options.items == "teacher" and self.items is not None):
+            return
+        knowledge, n_users = self.knowledge, self.knowledge.n_users
+        items = torch.zeros(n_users, min(self.options.k, knowledge.n_items - 1), dtype=torch.int32)
+        logits = torch.zeros(items.shape)
+        for start, ranked in self._ranked(items.shape[1]):
+            stop = start + len(ranked)
+            items[start:stop] = ranked
+            logits[start:stop] = knowledge.scores(torch.arange(start, stop), ranked.long())
+        if logits[items > 0].isnan().any():
+            raise DataError("The teacher's scores hold NaN; train the teacher anew with a lower learning_rate.")
+        device = self.student.device
+        self.items, self.logits = items.to(device), logits.masked_fill(items == 0, LOWEST).to(device)
+
+    def _ranked(self, count: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield the first user of a chunk and the chunk's rankings [n, K], of users from 1 on."""
+        history = self.knowledge.history
+        if self.options.observed:
+            history = history.without_items()
+        if self.options.items == "student":
+            search = ExactSearch(self.student, history, count)
+            with eval_mode(self.student):
+                for start, stop in search.chunks():
+                    yield start, student_rankings(search, start, stop)
+        elif self.options.observed:
+            search = ExactSearch(self.knowledge.teacher, history, count)
+            with torch.no_grad(), self.knowledge.teacher.shared():
+                for start, stop in search.chunks():
+                    yield start, search.rankings(start, stop).cpu()
+        else:
+            yield 1, torch.from_numpy(self.knowledge.top_items(count)[1:])
+
+    def _over_items(self, users: Tensor) -> Tensor:
+        """Return the users' summed cross-entropy over K items each."""
+        if self.items is None or self.logits is None:
+            raise RuntimeError("begin_epoch must come before the first batch: it ranks the items.")
+        items = self.items.index_select(0, users).long()
+        scores = self.student.score(users, items)
+        with torch.autocast(device_type=scores.device.type, enabled=False):
+            scores, temperature = scores.float().masked_fill(items == 0, LOWEST), self.options.temperature
+            targets = target_probabilities(self.logits.index_select(0, users), temperature)
+            return listwise_loss(scores, targets, temperature).sum()
 
     def _hidden(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """Return rows and items that take no part: the padding item, and training items unless they are wanted."""
@@ -172,4 +242,5 @@ class ListwiseDistillation(Distiller):
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' summed cross-entropy divided by the batch's rows, in float32."""
         users, scale = subsample(self.taught(batch.users), self.options.sample, self.generator)
-        return scale * self._sum(users) / batch.rows
+        total = self._sum(users) if self.options.items == "all" else self._over_items(users)
+        return scale * total / batch.rows

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_derrd.distillers.base import epoch_seed
 from recbole_derrd.distillers.hint_embeddings import HintEmbeddings
+from recbole_derrd.distillers.subsampling import epoch_seed
 
 
 def _whole(values: Tensor) -> Tensor:

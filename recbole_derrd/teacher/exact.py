@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -82,6 +83,11 @@ class ExactSearch:
         self.adapter, self.history, self.count = adapter, history, count
         scores = _CPU_SCORES if adapter.device.type == "cpu" else _SCORES
         self.chunk = chunk or max(_FEWEST_USERS, scores // history.n_items)
+
+    def chunks(self) -> Iterator[tuple[int, int]]:
+        """Yield (start, stop) of the users that are scored at once, padding user 0 left out."""
+        for start in range(1, self.history.n_users, self.chunk):
+            yield start, min(start + self.chunk, self.history.n_users)
 
     def rankings(self, start: int, stop: int) -> Tensor:
         """Return the rankings of users start .. stop - 1, scored at once [stop - start, count], int32."""

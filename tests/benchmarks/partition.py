@@ -25,7 +25,7 @@ from recbole_derrd.adapters import adapter_of
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.distillers.hetcomp import fine_order_loss, overall_relation_loss
-from recbole_derrd.distillers.partition import estimated_log_partition, log_partition, sampled_partition
+from recbole_derrd.distillers.hetcomp.partition import estimated_log_partition, log_partition, sampled_partition
 from recbole_derrd.model_cache.building import load_model
 from recbole_derrd.model_cache.train_or_find import train_or_find
 from recbole_derrd.report.record import versions

@@ -19,10 +19,10 @@ from recbole_derrd.compression import compress
 from recbole_derrd.compression.packing import pack, unpack
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.distillers.de import gumbel_noise, mixed_experts, reconstruction_errors
-from recbole_derrd.distillers.discrepancy import discrepancy
 from recbole_derrd.distillers.hetcomp import overall_relation_loss
+from recbole_derrd.distillers.hetcomp.discrepancy import discrepancy
+from recbole_derrd.distillers.hetcomp.partition import SparseScores, partition_sum, sampled_partition
 from recbole_derrd.distillers.listwise import listwise_loss
-from recbole_derrd.distillers.partition import SparseScores, partition_sum, sampled_partition
 from recbole_derrd.evaluation.collector import _best_items
 from recbole_derrd.evaluation.latency import measure_latency
 from recbole_derrd.ops.experts import expert_error_sum

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recbole_derrd.distillers.curriculum import advance, is_finished, is_step, next_snapshots, ready, threshold
+from recbole_derrd.distillers.hetcomp.curriculum import advance, is_finished, is_step, next_snapshots, ready, threshold
 
 COUNTS = torch.tensor([4, 1, 3])
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_derrd.distillers.discrepancy import discrepancy
+from recbole_derrd.distillers.hetcomp.discrepancy import discrepancy
 
 
 def naive(student: list[int], teacher: list[int]) -> float:

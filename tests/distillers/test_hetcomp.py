@@ -16,9 +16,9 @@ from torch import Tensor
 
 import recbole_derrd.ops.full_softmax as catalogue_module
 from recbole_derrd.distillers import StepBatch
-from recbole_derrd.distillers.curriculum import threshold
 from recbole_derrd.distillers.hetcomp import HeterogeneousDistillation, fine_order_loss, overall_relation_loss
-from recbole_derrd.distillers.partition import SparseScores, partition_sum
+from recbole_derrd.distillers.hetcomp.curriculum import threshold
+from recbole_derrd.distillers.hetcomp.partition import SparseScores, partition_sum
 from recbole_derrd.distillers.rrd import relaxed_ranking_loss
 from recbole_derrd.ops.full_softmax import LOWEST
 from recbole_derrd.teacher import RankWeighting

@@ -68,6 +68,19 @@ def naive_forward(distiller: ListwiseDistillation, world: World, batch: StepBatc
     return total / batch.rows
 
 
+def naive_over_items(distiller: ListwiseDistillation, world: World, batch: StepBatch) -> float:
+    """Return L / rows user by user over the K best items of the teacher or of the student."""
+    options, total = distiller.options, 0.0
+    with torch.no_grad():
+        student, teacher = (side.score_all(batch.users).double() for side in (world.student, world.teacher))
+    for row, user in enumerate(batch.users.tolist()):
+        allowed = [i for i in range(1, world.history.n_items) if options.observed or i not in world.seen(user)]
+        ranked = (teacher if options.items == "teacher" else student)[row]
+        items = sorted(allowed, key=lambda item: -float(ranked[item]))[: options.k]
+        total += naive_loss(*([float(side[row, item]) for item in items] for side in (teacher, student)), T)
+    return total / batch.rows
+
+
 class ScoresOnly(Adapter):
     """A world's model behind its scores alone: no embeddings to ask for."""
 
@@ -112,6 +125,45 @@ class TestListwise(LossContract):
         distiller = build(world, fused=fused, **options)
         for batch in (self.batch, step([12, 2, 7, 1, 9], [], [], rows=3)):
             assert distiller(batch).item() == pytest.approx(naive_forward(distiller, world, batch), rel=1e-5)
+
+    @pytest.mark.parametrize("items", ["teacher", "student"])
+    @pytest.mark.parametrize("observed", [False, True])
+    @pytest.mark.parametrize("k", [2, 7, 35, 500])
+    def test_reference_over_k_items(self, world: World, items: str, observed: bool, k: int) -> None:
+        """Plain KD; K = 35 is more than some users have not seen."""
+        distiller = build(world, items=items, observed=observed, k=k)
+        for epoch in range(2):
+            for batch in (self.batch, step([12, 2, 7, 1, 9], [], [], rows=3)):
+                expected = naive_over_items(distiller, world, batch)
+                assert distiller(batch).item() == pytest.approx(expected, rel=1e-5)
+            world.student.model.items.weight.data.mul_(-1)
+            distiller.begin_epoch(epoch + 1)
+
+    def test_golden_over_k_items(self) -> None:
+        """Origin: independent code in float64, of the teacher's best three items, T = 2."""
+        student, teacher = (torch.tensor([row], dtype=torch.float64) for row in ([0.1, 1.2, 0.3], [2.0, 1.5, 1.1]))
+        found = listwise_loss(student, target_probabilities(teacher, 2.0), 2.0)
+        assert found.item() == pytest.approx(1.141412886357378, rel=1e-12)
+
+    def test_optimisation_over_the_students_items_finds_the_teachers(self, world: World) -> None:
+        """Items that the student ranks too high fall until the teacher's are its own."""
+        distiller = build(world, items="student", k=10, epoch=0)
+        optimizer = torch.optim.Adam(world.student.model.parameters(), lr=0.05)
+        users = torch.arange(1, 13)
+
+        def shared() -> int:
+            orders = (world.student.score_all(users), world.teacher.score_all(users))
+            seen = [[item in world.seen(user) or item == 0 for item in range(41)] for user in users.tolist()]
+            best = [scores.masked_fill(torch.tensor(seen), -1e9).topk(5).indices.tolist() for scores in orders]
+            return sum(len({*own} & {*theirs}) for own, theirs in zip(*best))
+
+        before = shared()
+        for epoch in range(60):
+            distiller.begin_epoch(epoch)
+            optimizer.zero_grad()
+            distiller(step(users.tolist(), [], [], rows=12)).backward()
+            optimizer.step()
+        assert shared() > before + 12
 
     @pytest.mark.parametrize("options", [{}, {"observed": True}, {"top_n": 6}])
     @pytest.mark.parametrize("block", [1, 50, 1 << 20])

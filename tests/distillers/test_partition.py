@@ -10,7 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 import recbole_derrd.ops.full_softmax as catalogue_module
-from recbole_derrd.distillers.partition import (
+from recbole_derrd.distillers.hetcomp.partition import (
     SparseScores,
     estimated_log_partition,
     log_partition,

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_derrd.distillers.rank_fusion import fused_history, fused_rankings
+from recbole_derrd.distillers.hetcomp.rank_fusion import fused_history, fused_rankings
 from recbole_derrd.teacher import RankWeighting
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
-from recbole_derrd.distillers.base import subsample
 from recbole_derrd.distillers.de import DEOptions
 from recbole_derrd.distillers.rrd import RRDOptions
+from recbole_derrd.distillers.subsampling import subsample
 from recbole_derrd.errors import OptionError
 
 

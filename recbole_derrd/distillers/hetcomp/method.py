@@ -1,183 +1,42 @@
-r"""HetComp: one ranking of several teachers, easy snapshots of it first, its order last.
-
-SeongKu Kang, Wonbin Kweon, Dongha Lee, Jianxun Lian, Xing Xie, Hwanjo Yu: "Distillation from Heterogeneous Models for
-Top-K Recommendation", WWW 2023. A user u is taught two rankings: P_u, K unobserved items, the best of an ensemble of
-the teachers' rankings (``rank_fusion.py``), and O_u, the teachers' best of the user's training items. The ensemble
-takes each teacher at the snapshot that u has come to (``curriculum.py``), from early and easy ones to the last. With s
-the student's logits, N_u the user's unobserved items and R_u = sum_{j in N_u \ P_u} e^{s_j}, phase 1 asks that both
-rankings are above the rest, in whatever order:
-
-    L_O = - sum_u sum_{i in O_u, P_u} log( e^{s_i} / (e^{s_i} + R_u) )
-
-Once all users have come to the last snapshots, phase 2 asks for the order:
-
-    L_F = sum_u LM(O_u, |O_u|, R_u(n_1)) + mean over n of { LM(P_u, n, R_u(n)) },    n = n_1, n_2 = K / 2, K / 10
-    LM(pi, n, R) = - sum_{l=1..n} log( e^{s_{pi_l}} / (sum_{q=l..n} e^{s_{pi_q}} + R) )
-    R_u(n) = sum over N_u without P_u's first n items of e^{s_j}
-
-over the batch's distinct users. sum_{q=l..n} e^{s_{P_q}} + R_u(n) is the same for every n, so one pass over P_u does.
-
-Paper and code: the paper's equations were not accessible; this follows descriptions of the authors' program, whose
-weights are 0.01 L_O and 0.005 L_F (its first release: 1 and 1, with n = K alone). There the term is the whole loss;
-here it is added to the student's own. The code finds R by subtraction and clamps it and the scores; here R is a sum of
-what is in it. What else differs is said in ``curriculum.py``, ``discrepancy.py`` and ``rank_fusion.py``.
-"""
+"""HetComp as a loss term: where the users stand, and which of the two losses they are taught by."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options.schema import Options, option, share_of_users
 from recbole_derrd.data.history import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch, eval_mode, student_rankings, subsample
-from recbole_derrd.distillers.curriculum import advance, is_finished, is_step, threshold
-from recbole_derrd.distillers.discrepancy import discrepancy
+from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.full_catalogue import full_softmax_sum
-from recbole_derrd.distillers.partition import (
+from recbole_derrd.distillers.hetcomp.curriculum import advance, is_finished, is_step, threshold
+from recbole_derrd.distillers.hetcomp.discrepancy import discrepancy
+from recbole_derrd.distillers.hetcomp.losses import fine_order_loss, overall_relation_loss
+from recbole_derrd.distillers.hetcomp.options import HetCompOptions
+from recbole_derrd.distillers.hetcomp.partition import (
     SparseScores,
     estimated_log_partition,
     log_partition,
     partition_sum,
     sampled_partition,
 )
-from recbole_derrd.distillers.rank_fusion import fused_history, fused_rankings
+from recbole_derrd.distillers.hetcomp.rank_fusion import fused_history, fused_rankings
+from recbole_derrd.distillers.student_view import eval_mode, student_rankings
+from recbole_derrd.distillers.subsampling import subsample
 from recbole_derrd.errors import OptionError
-from recbole_derrd.ops.full_softmax import LOWEST, hidden_pairs
+from recbole_derrd.ops.full_softmax import hidden_pairs
 from recbole_derrd.runtime.processes import gather_rows, shard_range
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
-
-
-@dataclasses.dataclass(frozen=True)
-class HetCompOptions(Options):
-    """HetComp: easy rankings first, whole ensembles of teachers (WWW 2023)."""
-
-    prefix: ClassVar[str] = "hetcomp_"
-
-    weight: float = option(
-        0.01, "Weight of the term while the rankings still change (phase 1); 0 takes the whole method out.", low=0
-    )
-    fine_weight: float = option(0.005, "Weight of the term once they are the teachers' last (phase 2).", low=0)
-    k: int = option(100, "Length of the ranking that a user is taught (K).", low=1)
-    observed: int = option(10, "Training items a user that are taught as well, the teachers' best (K/10).", low=0)
-    top_n: int = option(100, "Length of the lists that are kept of each snapshot of each teacher (N).", low=1)
-    trajectory: bool = option(
-        True, "Whether teaching begins with earlier snapshots of the teachers; False is the ablation without them."
-    )
-    fine: str = option(
-        "parts",
-        "Phase 2 teaches the order of K/2 and of K/10 items, on average (parts, the published code), or of all K "
-        "(whole, its first release); none stays with the losses of phase 1, as an ablation.",
-        choices=("parts", "whole", "none"),
-    )
-    interval: int = option(10, "The student is compared with the teachers' next snapshots every so many epochs.", low=1)
-    alpha: float = option(
-        1.05,
-        "A user goes on to a teacher's next snapshot once the discrepancy to it has shrunk by this factor, which falls "
-        "by 0.5 % each time.",
-        above=0,
-    )
-    variant: str = option(
-        "default",
-        "Who goes on, and when phase 2 begins. default: users who have come closer or gone further; once all are at "
-        "the last snapshots. published: once each teacher's mean snapshot is the last to two decimals. first_release: "
-        "only users who have come closer go on.",
-        choices=("default", "published", "first_release"),
-    )
-    discrepancy_k: int = option(50, "Length of the lists that are compared (k).", low=1)
-    remainder: int = option(
-        0,
-        "Items outside the K that stand for the rest of the catalogue, drawn anew for each user and step; 0 is all of "
-        "them, exactly.",
-        low=0,
-    )
-    sample: float = share_of_users()
-
-    def __post_init__(self) -> None:
-        """Check the options against each other."""
-        super().__post_init__()
-        for name in ("k", "discrepancy_k"):
-            if self.top_n < getattr(self, name):
-                raise OptionError(
-                    f"hetcomp_top_n = {self.top_n} is shorter than hetcomp_{name} = {getattr(self, name)}, which "
-                    f"is taken from these lists. Raise hetcomp_top_n or lower hetcomp_{name}."
-                )
-
-    @property
-    def fine_lengths(self) -> list[int]:
-        """How many of the K items phase 2 ranks; it averages over these lengths."""
-        return [self.k] if self.fine == "whole" else [max(1, self.k // 2), max(1, self.k // 10)]
-
-    @property
-    def move(self) -> str:
-        """Who goes on to the next snapshot, see :func:`~recbole_derrd.distillers.curriculum.ready`."""
-        return "closer" if self.variant == "first_release" else "closer_or_further"
-
-    @property
-    def finish(self) -> str:
-        """When phase 2 begins, see :func:`~recbole_derrd.distillers.curriculum.is_finished`."""
-        return "rounded" if self.variant == "published" else "all"
-
 
 #: Entries of the teachers' rankings that are merged at once; bounds the memory of merging to some 30 MB.
 _FUSED_AT_ONCE = 1 << 19
 
 
-def overall_relation_loss(scores: Tensor, held: Tensor, log_partition_term: Tensor) -> Tensor:
-    r"""Return each user's -sum_i log(e^{s_i} / (e^{s_i} + R)) over the items of O and P, which do not compete.
-
-    Args:
-        scores: logits of O's and P's items [n, m], in any order.
-        held: which positions hold an item [n, m]; the others' scores are any finite numbers and take no part.
-        log_partition_term: log R [n]; -1e30 where no other item is left, which makes the loss 0.
-
-    Returns:
-        Loss of each user [n]; 0 at best, m log(1 + r) where all logits are equal and r items are left.
-    """
-    return -functional.logsigmoid(scores - log_partition_term.unsqueeze(1)).masked_fill(~held, 0).sum(dim=1)
-
-
-def _log_tails(scores: Tensor, held: Tensor, log_partition_term: Tensor) -> Tensor:
-    """Return log(sum_{q >= l} e^{s_q} + R) of each place l [n, m]; held positions come first in their rows."""
-    tails = scores.masked_fill(~held, LOWEST).flip(1).logcumsumexp(dim=1).flip(1)
-    return torch.logaddexp(tails, log_partition_term.unsqueeze(1))
-
-
-def fine_order_loss(
-    observed: tuple[Tensor, Tensor], ranked: tuple[Tensor, Tensor], log_partition_term: Tensor, lengths: list[int]
-) -> Tensor:
-    r"""Return each user's LM(O, |O|, R(n_1)) + mean over n of LM(P, n, R(n)).
-
-    Args:
-        observed: logits of O's items [n, o], in the teachers' order, and which positions hold one; these come first.
-        ranked: the same of P's items [n, K].
-        log_partition_term: log of R = sum e^{s_j} over the unobserved items outside P [n]; -1e30 where there are none.
-        lengths: the n of the mean, each from 1 to K; n_1 is the largest.
-
-    Returns:
-        Loss of each user [n]; at best near 0.
-    """
-    scores, held = ranked
-    longest = max(lengths)
-    place = torch.arange(scores.shape[1], device=scores.device)
-    share = sum((place < length).to(scores.dtype) for length in lengths) / len(lengths)
-    losses = (share * (_log_tails(scores, held, log_partition_term) - scores)).masked_fill(~held, 0).sum(dim=1)
-    below = log_partition_term
-    if longest < scores.shape[1]:
-        later = scores[:, longest:].masked_fill(~held[:, longest:], LOWEST)
-        below = torch.logaddexp(log_partition_term, later.logsumexp(dim=1))
-    scores, held = observed
-    return losses + (_log_tails(scores, held, below) - scores).masked_fill(~held, 0).sum(dim=1)
-
-
 class HeterogeneousDistillation(Distiller):
-    """HetComp as a loss term; see the file's head for the formula.
+    """HetComp as a loss term; see the package's head for the formulas.
 
     Its buffers are where the users stand. They are in the training checkpoint, so that a resumed run goes on from
     there, and not in the student's.
