@@ -1,0 +1,152 @@
+"""``python -m tests.mutation``: put slips into distillers/ and ops/ and see whether their tests notice.
+
+    --count=100      slips to try, drawn at random; 0 tries all
+    --seed=1         which are drawn
+    --only=PATH      of files whose path holds this alone
+    --at-least=95    percent that must be noticed
+
+Each slip is tried in a process of its own, forked where torch is imported already, on a copy of the repository. A slip
+that no test can notice, as it changes no result, is listed in ``equivalent.txt`` with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.mutation.mutants import Mutant, mutants_of
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ROOMS = ("recbole_derrd/distillers", "recbole_derrd/ops")
+#: Seconds for the tests of one slip; one that makes them hang is noticed as well.
+PATIENCE = 300
+EQUIVALENT = Path(__file__).parent / "equivalent.txt"
+
+
+def tests_of(file: str) -> list[str]:
+    """Return the test files that look at a source file: named like it, or importing it."""
+    module, stem = file[:-3].replace("/", "."), Path(file).stem
+    module = module.removesuffix(".__init__")
+    named, importing = [], []
+    for test in [
+        *sorted((ROOT / "tests" / "distillers").glob("test_*.py")),
+        *sorted((ROOT / "tests").glob("test_*.py")),
+    ]:
+        if test.stem in ("test_coverage", "test_whole_runs"):
+            continue
+        name = str(test.relative_to(ROOT))
+        if test.stem == f"test_{stem}" or (
+            stem in ("method", "losses", "options") and test.stem.startswith("test_hetcomp")
+        ):
+            named.append(name)
+        elif re.search(rf"\b{re.escape(module)}\b", test.read_text(encoding="utf-8")):
+            importing.append(name)
+    # What every method must do catches slips in what all of them share.
+    shared = ["tests/distillers/test_rrd.py", "tests/distillers/test_de.py", "tests/distillers/test_cpd.py"]
+    return named + importing or shared
+
+
+def noticed(copy: Path, tests: list[str]) -> bool:
+    """Say whether the tests fail on the copy as it is now."""
+    child = os.fork()
+    if child == 0:
+        os.setpgrp()
+        os.chdir(copy)
+        sys.path[0] = str(copy)
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        import pytest
+
+        arguments = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", "not slow", "-W", "ignore"]
+        code = 1
+        try:
+            code = int(pytest.main([*arguments, *tests]))
+        finally:
+            os._exit(code)
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status) != 0
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return True
+
+
+def equivalents() -> set[tuple[str, str]]:
+    """Return (file, line with the slip) of slips that change no result."""
+    found = set()
+    for line in EQUIVALENT.read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            file, _, text = line.partition(": ")
+            found.add((file, text))
+    return found
+
+
+def drawn(options: argparse.Namespace) -> list[Mutant]:
+    """Return the slips to try."""
+    files = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py") if path.name != "__init__.py")
+    known, found = equivalents(), []
+    for file in files:
+        source = file.read_text(encoding="utf-8")
+        for mutant in mutants_of(file, ROOT):
+            changed = mutant.applied(source).splitlines()[mutant.line - 1].strip()
+            if options.only in mutant.file and (mutant.file, changed) not in known:
+                found.append(mutant)
+    random.Random(options.seed).shuffle(found)
+    return found[: options.count or None]
+
+
+def main() -> int:
+    """Try the slips and print those that nobody noticed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation")
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--at-least", type=float, default=95.0)
+    options = parser.parse_args()
+    sys.dont_write_bytecode = True
+    os.environ.update(PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1")
+    mutants = drawn(options)
+    import hypothesis  # noqa: F401
+    import recbole.data
+    import recbole.trainer  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)
+    survivors = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        left_out = shutil.ignore_patterns(
+            "__pycache__", ".git", "docs", "results", "*.egg-info", ".venv", "saved", "log*"
+        )
+        shutil.copytree(ROOT, copy, ignore=left_out)
+        (copy / "docs").mkdir(exist_ok=True)
+        for tests in sorted({tuple(tests_of(mutant.file)) for mutant in mutants}):
+            if noticed(copy, list(tests)):
+                print(f"These fail without any slip, so nothing would be shown: {' '.join(tests)}")
+                return 1
+        for number, mutant in enumerate(mutants, 1):
+            source = (ROOT / mutant.file).read_text(encoding="utf-8")
+            (copy / mutant.file).write_text(mutant.applied(source), encoding="utf-8")
+            if not noticed(copy, tests_of(mutant.file)):
+                survivors.append(mutant)
+                print(f"[{number}/{len(mutants)}] not noticed: {mutant.shown(source)}", flush=True)
+            (copy / mutant.file).write_text(source, encoding="utf-8")
+    share = 100 * (1 - len(survivors) / max(1, len(mutants)))
+    print(f"{len(mutants) - len(survivors)} of {len(mutants)} slips noticed ({share:.1f} %).")
+    return int(share < options.at_least)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
