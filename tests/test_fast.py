@@ -19,7 +19,7 @@ from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.model_cache.keys import cache_key
-from recbole_derrd.ops.propagation import compressed, layer_mean, propagate
+from recbole_derrd.ops.propagation import layer_mean, propagate, to_csr
 from recbole_derrd.student.model import distilled
 from recbole_derrd.training.optimizer import RowAdam, RowAdamW, give_rows, quick_adam
 from recbole_derrd.training.trainer import trainer_for
@@ -241,7 +241,7 @@ def test_propagation_is_the_mean_of_layers(nodes: int, size: int, layers: int, s
         layer = dense @ layer
         stacked.append(layer)
     expected = torch.stack(stacked).mean(dim=0)
-    adjacency = compressed(dense.to_sparse())
+    adjacency = to_csr(dense.to_sparse())
     assert torch.allclose(layer_mean(adjacency, embeddings.detach(), layers), expected)
     assert torch.autograd.gradcheck(lambda x: propagate(adjacency, x, layers), (embeddings,))
 

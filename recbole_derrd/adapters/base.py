@@ -195,4 +195,5 @@ class EmbeddingAdapter(Adapter):
         """Return the logits [B, n_items]."""
         with self.shared():
             items = self.once("all items", lambda: self._items(None, self.hints[0]))
-            return self._users(users, self.hints[0]) @ items.T
+            scores: Tensor = self._users(users, self.hints[0]) @ items.T
+        return scores

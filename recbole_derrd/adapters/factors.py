@@ -48,7 +48,8 @@ class ENMFAdapter(FactorAdapter):
         return dropped
 
     def _items(self, items: Tensor | None, layer: str) -> Tensor:
-        return super()._items(items, layer) * self.model.H_i.weight
+        weighted: Tensor = super()._items(items, layer) * self.model.H_i.weight
+        return weighted
 
 
 #: Numbers that one chunk of users may take where a model reads every user's whole history (64 MB of float32).
@@ -156,8 +157,10 @@ class NCEPLRecAdapter(EmbeddingAdapter):
 
     def _users(self, users: Tensor | None, layer: str) -> Tensor:
         factors = self.model.user_embeddings.to(self.device)
-        return (factors if users is None else factors[users]).float()
+        wanted: Tensor = factors if users is None else factors[users]
+        return wanted.float()
 
     def _items(self, items: Tensor | None, layer: str) -> Tensor:
         factors = self.model.item_embeddings.to(self.device).T
-        return (factors if items is None else factors[items]).float()
+        wanted: Tensor = factors if items is None else factors[items]
+        return wanted.float()

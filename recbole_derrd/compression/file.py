@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,13 +61,13 @@ def load_tables(path: str | Path) -> Tables:
         raise CheckpointError(f"'{path}' is damaged: a table is not whole, {error}. Store the student anew.") from error
 
 
-def _members(path: str | Path) -> dict[str, np.ndarray]:
+def _members(path: str | Path) -> dict[str, np.ndarray[Any, Any]]:
     """Read every array of an archive; the archive's own checksums are compared while a member is read to its end."""
     if not Path(path).exists():
         raise FileNotFoundError(path)
     if not Path(path).is_file():
         raise DamagedFileError("it is no regular file")
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             # Nothing else is written; and what is packed may be of any size.
@@ -80,7 +81,7 @@ def _members(path: str | Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _table(arrays: dict[str, np.ndarray], side: str) -> Table:
+def _table(arrays: dict[str, np.ndarray[Any, Any]], side: str) -> Table:
     def array(name: str, kind: type[np.generic], dimensions: int) -> Tensor:
         found = arrays[f"{side}_{name}"]
         if found.dtype != kind or found.ndim != dimensions or found.size == 0:

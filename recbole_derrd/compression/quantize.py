@@ -32,7 +32,8 @@ def encode(rows: Tensor, steps: Tensor, bits: int) -> Tensor:
 
 def levels(codes: Tensor, bits: int) -> Tensor:
     """Return what codes stand for, in steps: q − (2^b − 1) / 2."""
-    return codes.float() - (2**bits - 1) / 2
+    centred: Tensor = codes.float() - (2**bits - 1) / 2
+    return centred
 
 
 def best_steps(rows: Tensor, bits: int) -> Tensor:

@@ -19,4 +19,5 @@ def random_rotation(size: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     q, r = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
     # QR alone is not uniform: LAPACK chooses the signs of R's diagonal.
-    return (q * r.diagonal().sign()).float()
+    rotation: Tensor = (q * r.diagonal().sign()).float()
+    return rotation

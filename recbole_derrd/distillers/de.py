@@ -95,7 +95,7 @@ def temperature(epoch: int, start: float, end: float, epochs: int) -> float:
         0.1
     """
     fraction = min(max(epoch - 1, 0) / epochs, 1.0)
-    return start * (end / start) ** fraction
+    return float(start * (end / start) ** fraction)
 
 
 def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -160,7 +160,8 @@ def reconstruction_errors(teacher: Tensor, reconstructed: Tensor, norm: str = "s
         norm: "squared" or "l2".
     """
     if norm == "l2":
-        return torch.linalg.vector_norm(teacher - reconstructed, dim=1)
+        distances: Tensor = torch.linalg.vector_norm(teacher - reconstructed, dim=1)
+        return distances
     return (teacher - reconstructed).square().sum(dim=1)
 
 
@@ -254,7 +255,8 @@ class DistillationExperts(Distiller):
             tau, noise = self.tau, gumbel_noise((len(teacher), self.options.num_experts), self.generator)
         weights = gating_weights(bank.logits(teacher), tau, noise)
         if self.student.fused:
-            return bank.error_sum(student, weights, teacher, self.options.norm)
+            total: Tensor = bank.error_sum(student, weights, teacher, self.options.norm)
+            return total
         return reconstruction_errors(teacher, bank(student, weights), self.options.norm).sum()
 
     @torch.no_grad()

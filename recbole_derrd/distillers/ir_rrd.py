@@ -198,7 +198,7 @@ class ItemSideRankingDistillation(Distiller):
         """Return L_IR-RRD of the batch divided by its rows, in float32."""
         present = batch.users
         users, scale = subsample(present, self.options.sample, self.generator)
-        loss = scale * self.user_side(StepBatch(users, None, None, batch.rows))
+        loss: Tensor = scale * self.user_side(StepBatch(users, None, None, batch.rows))
         if self.item_side is None:
             return loss
         items = self.items_of(present)
@@ -208,7 +208,8 @@ class ItemSideRankingDistillation(Distiller):
         share = min(1.0, limit / len(items)) if limit else 1.0
         items, scale = subsample(items, share, self.generator)
         item_loss = self.item_side(StepBatch(items, None, None, batch.rows))
-        return loss + self.options.item_weight * scale * item_loss
+        loss = loss + self.options.item_weight * scale * item_loss
+        return loss
 
     def items_of(self, users: Tensor) -> Tensor:
         """Return the distinct items that these users have drawn and that the teacher ranks users for."""

@@ -48,7 +48,7 @@ def propagate(adjacency: Tensor, embeddings: Tensor, n_layers: int) -> Tensor:
     return result
 
 
-def compressed(adjacency: Tensor) -> Tensor:
+def to_csr(adjacency: Tensor) -> Tensor:
     """Return a sparse matrix by rows; with 32-bit indices where the library behind the product takes them."""
     with warnings.catch_warnings():
         # torch calls the layout a beta at its first use.

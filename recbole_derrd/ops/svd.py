@@ -6,18 +6,6 @@ import torch
 from torch import Tensor
 
 
-def _core(users: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    q_users, r_users = torch.linalg.qr(users)
-    q_items, r_items = torch.linalg.qr(items)
-    # d x d, so double precision costs nothing and small singular values keep their digits.
-    return q_users, q_items, r_users.double() @ r_items.double().T
-
-
-def singular_values(users: Tensor, items: Tensor) -> Tensor:
-    """Return the singular values of S = U Vᵀ, largest first [min(n_users, n_items, d)]."""
-    return torch.linalg.svdvals(_core(users, items)[2])
-
-
 def score_factors(users: Tensor, items: Tensor, size: int) -> tuple[Tensor, Tensor]:
     r"""Return the factors of the best approximation of rank ``size`` (Eckart and Young, 1936) of S = U Vᵀ.
 
@@ -36,7 +24,10 @@ def score_factors(users: Tensor, items: Tensor, size: int) -> tuple[Tensor, Tens
     Returns:
         A [n_users, k] and B [n_items, k].
     """
-    q_users, q_items, core = _core(users, items)
+    q_users, r_users = torch.linalg.qr(users)
+    q_items, r_items = torch.linalg.qr(items)
+    # d x d, so double precision costs nothing and small singular values keep their digits.
+    core = r_users.double() @ r_items.double().T
     left, values, right = torch.linalg.svd(core, full_matrices=False)
     kept = min(size, len(values))
     root = values[:kept].sqrt()

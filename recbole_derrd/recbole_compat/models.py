@@ -18,7 +18,7 @@ import torch
 from recbole.model.abstract_recommender import GeneralRecommender
 
 from recbole_derrd.errors import OptionError, did_you_mean
-from recbole_derrd.ops.propagation import compressed, propagate
+from recbole_derrd.ops.propagation import propagate, to_csr
 from recbole_derrd.recbole_compat.pretrained import reading_mixins
 
 
@@ -64,7 +64,8 @@ class _NormalisedAdjacency:
         """Return I - D^-1 A as a sparse tensor (SpectralCF)."""
         adjacency = self._adjacency()
         walk = sp.diags(np.power(self._degrees(adjacency), -1.0)) @ adjacency
-        return self.get_eye_mat(self.n_items + self.n_users) - self._tensor(walk)  # type: ignore[attr-defined]
+        identity: torch.Tensor = self.get_eye_mat(self.n_items + self.n_users)  # type: ignore[attr-defined]
+        return identity - self._tensor(walk)
 
 
 class _LayerMeanOnce:
@@ -82,9 +83,10 @@ class _LayerMeanOnce:
     def forward(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return every user's and every item's vector."""
         if not self._quick:
-            return super().forward()  # type: ignore[misc]
+            stock: tuple[torch.Tensor, torch.Tensor] = super().forward()  # type: ignore[misc]
+            return stock
         if self._by_rows is None:
-            self._by_rows = compressed(self.norm_adj_matrix)
+            self._by_rows = to_csr(self.norm_adj_matrix)
         every = propagate(self._by_rows, self.get_ego_embeddings(), self.n_layers)  # type: ignore[attr-defined]
         return torch.split(every, [self.n_users, self.n_items])  # type: ignore[attr-defined, return-value]
 
@@ -223,7 +225,7 @@ def _recbole_class(name: str) -> type[Any]:
             )
         raise OptionError(f"RecBole has no general recommender '{name}'.{did_you_mean(name, modules)}")
     try:
-        stock = getattr(importlib.import_module(modules[name]), name)
+        stock: type[Any] = getattr(importlib.import_module(modules[name]), name)
     except ImportError as error:
         raise OptionError(f"RecBole's {name} needs the package '{error.name}': pip install {error.name}.") from error
     mixins = reading_mixins(stock)

@@ -68,7 +68,10 @@ def quick_adam(stock: torch.optim.Optimizer) -> torch.optim.Optimizer:
         return stock
     settings = {name: stock.defaults[name] for name in ("lr", "betas", "eps", "weight_decay", "amsgrad")}
     try:
-        return kind([{"params": group["params"]} for group in stock.param_groups], fused=True, **settings)
+        fused: torch.optim.Optimizer = kind(
+            [{"params": group["params"]} for group in stock.param_groups], fused=True, **settings
+        )
+        return fused
     except (RuntimeError, TypeError):
         return stock
 

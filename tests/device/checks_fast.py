@@ -28,7 +28,7 @@ from recbole_derrd.evaluation.latency import measure_latency
 from recbole_derrd.ops.experts import expert_error_sum
 from recbole_derrd.ops.full_softmax import LOWEST, Targets, cross_entropy_sum, hidden_pairs
 from recbole_derrd.ops.listed_scores import distinct_positions
-from recbole_derrd.ops.propagation import compressed, layer_mean, propagate
+from recbole_derrd.ops.propagation import layer_mean, propagate, to_csr
 from recbole_derrd.ops.sampling import allowed_items, exclusion_keys, sample_subsets
 from recbole_derrd.ops.svd import score_factors
 from recbole_derrd.ops.top_k import top_scores
@@ -230,7 +230,7 @@ def graph(bench: Bench) -> dict[str, Any]:
     adjacency = torch.sparse_coo_tensor(both, torch.full((6000,), 0.03), (400, 400)).coalesce()
     embeddings, gradient = normal(400, 20), normal(400, 20, seed=2)
     found = differentiated(
-        lambda x: (propagate(compressed(adjacency.to(bench.device)), x, 3) * gradient.to(x.device)).sum(),
+        lambda x: (propagate(to_csr(adjacency.to(bench.device)), x, 3) * gradient.to(x.device)).sum(),
         embeddings.to(bench.device),
     )
     dense = adjacency.to_dense()
