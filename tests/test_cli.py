@@ -14,7 +14,13 @@ from synthetic_records import synthetic, written
 
 from recbole_derrd import __version__
 from recbole_derrd.cli import main
+from recbole_derrd.command_line.arguments import read_arguments
+from recbole_derrd.command_line.commands import COMMANDS
+from recbole_derrd.config.options import RunOptions
+from recbole_derrd.config.options.benchmark import BenchmarkOptions
+from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.errors import DistillError
+from recbole_derrd.registry import METHODS, method_class
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -155,6 +161,161 @@ def test_unknown_commands_and_versions(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["--version"]) == 0 and capsys.readouterr().out.strip() == __version__
 
 
+# -- help
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return what help prints, its line breaks made spaces."""
+    assert main(list(arguments)) == 0
+    out, err = capsys.readouterr()
+    assert not err and out.endswith("\n")
+    return " ".join(out.split())
+
+
+def test_plain_help_lists_commands_methods_and_options_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    page = shown(capsys, "--help")
+    for name, command in COMMANDS.items():
+        assert f"{name} {command.summary}" in page
+    for name, method in METHODS.items():
+        assert f" {name} {method.summary}" in page
+    assert all(f"--{key}= " in page and meaning in page for key, *_, meaning in RunOptions.describe())
+    assert page == shown(capsys, "help") == shown(capsys, "-h") == shown(capsys, "--model=BPR", "--help")
+
+
+#: What the help of each command must hold.
+OF_COMMANDS = {
+    "run": ["--config_files", "-m NAME", "-d NAME", "--teacher_checkpoint= ", *METHODS],
+    "compress": ["--config_files", *(f"--{key}= " for key in CompressOptions.keys())],  # noqa: SIM118
+    "benchmark": ["FILE", *(f"--{key}= " for key in BenchmarkOptions.keys())],  # noqa: SIM118
+    "report": ["FOLDER", *(f"--{name}" for name in ("format", "out", "plots", "baseline", "metric", "split"))],
+    "doctor": ["tested ranges"],
+    "help": ["package.module.Class", *METHODS],
+}
+
+
+def test_every_command_has_its_case() -> None:
+    assert OF_COMMANDS.keys() == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_a_help_of_its_own(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    page = shown(capsys, command, "--help")
+    assert page.startswith(f"usage: recbole-derrd {'[run]' if command == 'run' else command}")
+    assert COMMANDS[command].summary[1:] in page and not [word for word in OF_COMMANDS[command] if word not in page]
+    assert page == shown(capsys, "help", command) == shown(capsys, command, "x", "--unknown=1", "-h")
+
+
+@pytest.mark.parametrize("columns", ["20", "80", "400"])
+def test_help_fits_the_terminal(columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["help", "report", "rrd"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    assert columns != "80" or [line for line in lines if len(line) > 70]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_help_shows_a_method(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    method = method_class(name)
+    page = shown(capsys, "help", name)
+    assert page.startswith(f"{name}: {METHODS[name].summary}") and f"--distillers=[{name}]" in page
+    assert method.citation and method.citation in page
+    for key, kind, default, limits, meaning in method.options_class.describe():
+        assert f"--{key}= ({kind}" in page and meaning in page and limits in page
+        assert f"default {'none' if default is None else default})" in page
+    for student in method.student_defaults:
+        for key, value in method.defaults_for(student).items():
+            assert f"--{key}={value}" in page.partition(f"defaults for a {student} student:")[2]
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        (["de-rrd"], ["de", "rrd"]),
+        (["DE-RRD"], ["de", "rrd"]),
+        (["mkd"], ["nkd", "cpd", "sld"]),
+        (["HetComp"], ["hetcomp"]),
+        (["IR-RRD"], ["ir_rrd"]),
+        (["de+cd"], ["de", "cd"]),
+        (["rd", "cd"], ["rd", "cd"]),
+    ],
+    ids=str,
+)
+def test_help_knows_every_spelling(written: list[str], names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, "help", *written) == " ".join(shown(capsys, "help", name) for name in names)
+
+
+OWN = '''
+import dataclasses
+from typing import ClassVar
+
+from recbole_derrd import Distiller
+from recbole_derrd.config.options import Options, option
+
+
+@dataclasses.dataclass(frozen=True)
+class MineOptions(Options):
+    prefix: ClassVar[str] = "mine_"
+    weight: float = option(0.25, "Weight of my term, 100 % mine.", low=0)
+
+
+class Mine(Distiller):
+    """What I have tried:
+    a term of mine.
+
+    More about it.
+    """
+
+    name = "mine"
+    options_class = MineOptions
+
+
+class Bare(Distiller):
+    options_class = MineOptions
+
+
+class NotOne:
+    pass
+'''
+
+
+def test_help_shows_a_method_of_ones_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_help.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    page = shown(capsys, "help", "own_help.Mine")
+    assert page.startswith("own_help.Mine: What I have tried: a term of mine. use: --distillers=[own_help.Mine]")
+    assert "--mine_weight= (float, >= 0; default 0.25) Weight of my term, 100 % mine." in page and "cite" not in page
+    assert shown(capsys, "help", "own_help.Bare").startswith("own_help.Bare use:")
+    for name, words in (("NotOne", "no Distiller"), ("Missing", "Cannot load the distiller 'own_help.Missing'")):
+        assert main(["help", f"own_help.{name}"]) == 2 and words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rdd"], "no command or method 'rdd'. Did you mean 'rd'?"),
+        (["hetcmop"], "Did you mean 'hetcomp'?"),
+        (["benchmrk"], "Did you mean 'benchmark'?"),
+        (["zzz"], "Known are: benchmark, cd, "),
+        ([""], "no command or method ''"),
+        (["rrd", "../x"], "no command or method '../x'"),
+        (["..x"], "no command or method '..x'"),
+        (["a..b"], "no command or method 'a..b'"),
+        (["os.path"], "'path' is no Distiller"),
+        (["no_module_of_this.Name"], "Cannot load the distiller 'no_module_of_this.Name'"),
+        (["\x1b[31mrrd"], "'\\x1b[31mrrd'"),
+        (["--all"], "Unknown option '--all' of help"),
+    ],
+    ids=str,
+)
+def test_help_of_unknown_names(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert not out and words in err and "Traceback" not in err
+
+
 def test_help_answers_without_torch_in_under_a_second() -> None:
     code = (
         "import sys\n"
@@ -180,6 +341,96 @@ def test_help_answers_without_torch_in_under_a_second() -> None:
                 assert "rrd " in answer.stdout and "--teacher_checkpoint" in answer.stdout
     # A second, or on a slow machine so many times what Python itself takes.
     assert min(seconds[code]) < max(1, 20 * min(seconds["pass"]))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_does_not_wait_for_torch(command: str) -> None:
+    code = (
+        "import sys\n"
+        "from recbole_derrd.cli import main\n"
+        f"assert main([{command!r}, '--help']) == 0 and main(['help', {command!r}]) == 0\n"
+        "assert not {'torch', 'numpy', 'recbole'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+
+
+# -- arguments
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "names", "options", "settings"),
+    [
+        ("run", ["-m", "BPR", "-d=tiny"], [], {"model": ["BPR"], "dataset": ["tiny"]}, []),
+        ("run", ["--model", "BPR", "--dataset=x y"], [], {"model": ["BPR"], "dataset": ["x y"]}, []),
+        ("run", ["--config_files=a b", "--config", "c"], [], {"config_files": ["a b", "c"]}, []),
+        ("run", ["--teacher={epochs: 5}", "--x=a=b", "--y="], [], {}, ["--teacher={epochs: 5}", "--x=a=b", "--y="]),
+        ("run", ["--mod=BPR", "--models=BPR"], [], {"model": None}, ["--mod=BPR", "--models=BPR"]),
+        ("run", ["--field_separator=\t", "--é=ü "], [], {}, ["--field_separator=\t", "--é=ü "]),
+        ("compress", ["--compress_bits=3"], [], {"model": None}, ["--compress_bits=3"]),
+        ("benchmark", ["--jobs", "2", "a.yaml", "--only=[a, b]"], ["a.yaml"], {}, ["--jobs=2", "--only=[a, b]"]),
+        ("benchmark", ["my file.yaml", "--teacher={seed: 1}"], ["my file.yaml"], {}, ["--teacher={seed: 1}"]),
+        ("report", ["a", "--format", "tex", "b c"], ["a", "b c"], {"format": "tex"}, []),
+        ("report", ["--baseline=-x = y", "a"], ["a"], {"baseline": "-x = y", "split": None}, []),
+        ("report", ["a", "--out=", "--metric=x", "--metric=y"], ["a"], {"out": "", "metric": "y"}, []),
+        ("help", [], [], {}, []),
+    ],
+    ids=str,
+)
+def test_what_is_read(
+    command: str, arguments: list[str], names: list[str], options: dict[str, Any], settings: list[str]
+) -> None:
+    given = read_arguments(command, arguments)
+    assert given.names == names and given.settings == settings
+    assert {key: given.options[key] for key in options} == options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "x"], "Cannot read the argument 'x'. Options are given as --key=value. See --help."),
+        (["--epochs", "5"], "Write --epochs=5."),
+        (["-epochs=5"], "Write --epochs=5."),
+        (["--epochs"], "See --help."),
+        (["-m"], "-m/--model needs a value, e.g. --model=NAME."),
+        (["-d", "--epochs=1"], "-d/--dataset needs a value"),
+        (["-model=BPR"], "'-model=BPR'. Options are given as --key=value. Did you mean '--model'?"),
+        (["-mBPR"], "Cannot read the argument '-mBPR'"),
+        (["--"], "Cannot read the argument '--'"),
+        (["-"], "Cannot read the argument '-'"),
+        (["--help=1"], "-h/--help takes no value"),
+        (["--config_file=a.yaml"], "Did you mean '--config_files'?"),
+        (["--conf=a.yaml"], "Did you mean '--config_files'?"),
+        (["--confg_files", "a.yaml"], "Did you mean '--config_files'?"),
+        (["--config_files", "a.yaml", "b.yaml"], "--config_files='A.yaml B.yaml'"),
+        (["-m", "BPR", "\N{EN DASH}epochs=5"], "It begins with '\N{EN DASH}' (U+2013)"),
+        (["\N{MINUS SIGN}m"], "(U+2212); options begin with '--'"),
+        (["\x1b[2J"], "Unknown command '\\x1b[2J'"),
+        (["\udcff"], "Unknown command '\\udcff'"),
+        ([""], "Unknown command ''. Known are: benchmark, compress, doctor, help, report, run."),
+        (["Report"], "Did you mean 'report'?"),
+        (["rep"], "Unknown command 'rep'. Did you mean 'report'?"),
+        (["rrd"], "'rrd' is a method: recbole-derrd help rrd shows it"),
+        (["report", "a", "--form=md"], "Unknown option '--form' of report. Did you mean 'format'?"),
+        (["report", "a", "--formt", "md"], "Unknown option '--formt' of report. Did you mean 'format'?"),
+        (["report", "a", "-f"], "Unknown option '--f' of report. Known are: baseline, format, "),
+        (["report", "a", "--rrd_k=3"], "Unknown option '--rrd_k' of report"),
+        (["report", "a", "--out"], "--out needs a value, e.g. --out=VALUE."),
+        (["report", "--split", "test"], "'report' needs a name: recbole-derrd report records/"),
+        (["benchmark", "--jobs", "2"], "'benchmark' needs a name"),
+        (["doctor", "x"], "'doctor' takes no arguments, but is given 'x'."),
+        (["doctor", "--x=1"], "Unknown option '--x' of doctor. It has none."),
+    ],
+    ids=str,
+)
+def test_arguments_that_cannot_be_read(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert not out and words in err and err.startswith("recbole-derrd: ") and len(err.splitlines()) == 1
+
+
+def test_the_version_is_shown_wherever_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--version"], ["report", "x", "--version"], ["-m", "BPR", "--version"]):
+        assert shown(capsys, *arguments) == __version__
 
 
 @pytest.mark.parametrize("command", ["run", "compress"])

@@ -142,6 +142,9 @@ def shell(command: str, home: Path, **environment: str) -> subprocess.CompletedP
     [
         ("derrd --help > /dev/full", 2, "Cannot write to the standard output: No space left on device"),
         ("derrd --version > /dev/full", 2, "Cannot write to the standard output: No space left on device"),
+        ("derrd report --help > /dev/full", 2, "Cannot write to the standard output: No space left on device"),
+        ("derrd help doctor > /dev/full", 2, "Cannot write to the standard output: No space left on device"),
+        ("PYTHONUNBUFFERED=1 derrd help > /dev/full", 2, "Cannot write to the standard output: No space left"),
         ("derrd --help >&-", 0, ""),
         ("derrd report nowhere >&- 2>&-", 2, ""),
         ("derrd report nowhere 2> /dev/full", 2, ""),

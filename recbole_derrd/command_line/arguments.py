@@ -1,0 +1,135 @@
+"""Reading what follows a command: its own options by argparse, settings (``--key=value``) as they are written."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from recbole_derrd.command_line.commands import COMMANDS, FLAGS, OPTIONS, Command, parsers
+from recbole_derrd.errors import DistillError, did_you_mean, nearest
+from recbole_derrd.registry import METHODS
+
+_EXAMPLES = {"benchmark": "configs/benchmark/quick.yaml", "report": "records/"}
+
+
+class Given(NamedTuple):
+    """What the user has written after a command.
+
+    Attributes:
+        names: files, folders or names.
+        options: the command's own options.
+        settings: all other options as ``--key=value``.
+    """
+
+    names: list[str]
+    options: dict[str, Any]
+    settings: list[str]
+
+
+def read_arguments(name: str, arguments: Sequence[str]) -> Given:
+    """Read what follows a command.
+
+    Args:
+        name: the command.
+        arguments: what follows it.
+
+    Raises:
+        DistillError: what cannot be read, and what to write instead.
+    """
+    command, parser = COMMANDS[name], parsers()[1][name]
+    known = {spelling for spellings, *_ in OPTIONS.get(name, ()) for spelling in spellings}
+    rest, settings = _without_settings(command, arguments, known.union(FLAGS))
+    for setting in settings:
+        _refuse_misspelt(name, setting, known)
+    try:
+        # Folders and options may be mixed, which a parser of sub-commands cannot read.
+        found, unread = parser.parse_known_intermixed_args(rest)
+    except argparse.ArgumentError as error:
+        option = str(error.argument_name).rpartition("/")[2]
+        takes = "needs a value" if error.message.startswith("expected") else "takes no value"
+        example = f", e.g. {option}={'NAME' if command.settings else 'VALUE'}" if takes == "needs a value" else ""
+        raise DistillError(f"{error.argument_name} {takes}{example}.") from error
+    if unread:
+        raise _unreadable(name, unread[0])
+    options = vars(found)
+    names = options.pop("names", [])
+    if name in _EXAMPLES and not names:
+        raise DistillError(f"'{name}' needs a name: recbole-derrd {name} {_EXAMPLES[name]}")
+    if name == "benchmark" and len(names) > 1:
+        raise DistillError(f"'benchmark' needs one name: recbole-derrd benchmark {_EXAMPLES[name]}")
+    return Given(names, options, settings)
+
+
+def _without_settings(command: Command, arguments: Sequence[str], known: set[str]) -> tuple[list[str], list[str]]:
+    """Return (what argparse reads, settings).
+
+    Argparse would take an option with a space in its value for a name, and ``-model=BPR`` for ``-m odel=BPR``.
+    """
+    rest: list[str] = []
+    settings: list[str] = []
+    pending = list(arguments)
+    while pending:
+        argument = pending.pop(0)
+        key, equals, _ = argument.partition("=")
+        if not argument.startswith("-") or key in known:
+            rest.append(argument)
+        elif not command.settings or (equals and (argument.startswith("--") or command.names)):
+            settings.append(argument)
+        elif command.names and pending and not pending[0].startswith("-"):
+            settings.append(f"{argument}={pending.pop(0)}")
+        elif command.names:
+            raise DistillError(f"{argument} needs a value, e.g. {argument}=VALUE.")
+        else:
+            raise _unknown_form(argument, pending, known)
+    return rest, settings
+
+
+def _unknown_form(argument: str, following: Sequence[str], known: set[str]) -> DistillError:
+    """Return the error that an option of a run is not written as ``--key=value``."""
+    key, equals, value = argument.partition("=")
+    if not equals and following and not following[0].startswith("-"):
+        value = following[0]
+    word = key.lstrip("-")
+    meant = nearest(key, known, cutoff=0.8)
+    if meant:
+        hint = f" Did you mean '{meant}'?"
+    else:
+        hint = f" Write --{word}={value}." if value and re.fullmatch(r"\w+", word) else " See --help."
+    return DistillError(f"Cannot read the argument '{argument}'. Options are given as --key=value.{hint}")
+
+
+def _refuse_misspelt(name: str, setting: str, known: set[str]) -> None:
+    """Refuse an option that the command does not have, or one that would not be read as config files."""
+    key = setting.partition("=")[0].lstrip("-")
+    if not COMMANDS[name].settings:
+        words = [spelling.lstrip("-") for spelling in known]
+        meant = did_you_mean(key, words) if words else " It has none."
+        raise DistillError(f"Unknown option '--{key}' of {name}.{meant}")
+    if "--config_files" in known and nearest(key, ("config_files", "config"), cutoff=0.8):
+        raise DistillError(f"Unknown option '--{key}'.{did_you_mean('--' + key, ['--config_files'])}")
+
+
+def unknown_command(name: str) -> DistillError:
+    """Return the error that there is no such command, with what was probably meant."""
+    if name in METHODS:
+        return DistillError(f"Unknown command '{name}'. '{name}' is a method: recbole-derrd help {name} shows it.")
+    return DistillError(f"Unknown command '{name}'.{_other_dash(name) or did_you_mean(name, COMMANDS)}")
+
+
+def _other_dash(argument: str) -> str:
+    """Return a hint where an argument begins with a dash that a text program has made of '-'."""
+    dash = unicodedata.category(argument[:1] or "x") in ("Pd", "Sm") and not argument.startswith("-")
+    return f" It begins with '{argument[0]}' (U+{ord(argument[0]):04X}); options begin with '--'." if dash else ""
+
+
+def _unreadable(name: str, argument: str) -> DistillError:
+    """Return the error that something was given which the command does not take."""
+    if not COMMANDS[name].settings:
+        return DistillError(f"'{name}' takes no arguments, but is given '{argument}'.")
+    hint = _other_dash(argument) or " See --help."
+    if argument.endswith((".yaml", ".yml")):
+        hint = " Several config files are one value: --config_files='A.yaml B.yaml'."
+    return DistillError(f"Cannot read the argument '{argument}'. Options are given as --key=value.{hint}")

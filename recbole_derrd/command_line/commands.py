@@ -1,0 +1,116 @@
+"""The commands: what each takes, and its parser."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from typing import Any, NamedTuple
+
+
+class Command(NamedTuple):
+    """A command of the command line.
+
+    Attributes:
+        summary: what the list of commands says of it.
+        usage: its command line.
+        names: what it is given beside options, e.g. "FOLDER"; "" where it takes nothing.
+        settings: whether it takes any ``--key=value``.
+    """
+
+    summary: str
+    usage: str
+    names: str = ""
+    settings: bool = False
+
+
+_RUN = '[-m MODEL] [-d DATASET] [--config_files="A.yaml B.yaml"] [--key=value ...]'
+COMMANDS = {
+    "run": Command(
+        "train (or find) the teacher and the plain student, distil, evaluate; the default command, and without "
+        "arguments the quick start",
+        f"recbole-derrd [run] {_RUN}\n       python run_recbole_derrd.py [the same]",
+        settings=True,
+    ),
+    "compress": Command(
+        "make the run's teacher smaller without any training (SVD, bits, codebooks): what a student must beat",
+        f"recbole-derrd compress --compress_method=svd|quantized|product\n       {_RUN}",
+        settings=True,
+    ),
+    "benchmark": Command(
+        "run a grid of models, distillers, sizes and seeds; what is recorded already is skipped",
+        "recbole-derrd benchmark FILE.yaml [--jobs=N] [--dry=True] [--only=[NAME, ...]] [--key=value ...]",
+        names="FILE",
+        settings=True,
+    ),
+    "report": Command(
+        "make tables, tests and plots from folders of records; html is one file with everything in it",
+        "recbole-derrd report FOLDER [FOLDER ...] [--format=md|tex|html] [--out=FILE] [--plots=FOLDER]\n"
+        "                            [--baseline=ROW] [--metric=NAME] [--split=test|valid]",
+        names="FOLDER",
+    ),
+    "doctor": Command("print versions against the tested ranges and say what is wrong", "recbole-derrd doctor"),
+    "help": Command(
+        "show a command, or a method with its options: recbole-derrd help rrd",
+        "recbole-derrd help [COMMAND | METHOD | package.module.Class ...]",
+        names="NAME",
+    ),
+}
+
+#: Options of every command.
+FLAGS = ("-h", "--help", "--version")
+#: Options of a run that the command line itself reads; any other is a setting.
+_RUN_OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (("-m", "--model"), "NAME", "the student: a general recommender of RecBole, or package.module.Class of your own"),
+    (("-d", "--dataset"), "NAME", "the data set; ml-100k if neither a config file nor this option names one"),
+    (("--config_files", "--config"), "FILES", "YAML files, later ones win: --config_files='A.yaml B.yaml'"),
+)
+#: The options of each command: how each is written, its value, its meaning.
+OPTIONS: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
+    "run": _RUN_OPTIONS,
+    "compress": _RUN_OPTIONS,
+    "report": (
+        (("--format",), "md|tex|html", "md and tex are printed, html is written to FOLDER/report.html; md if none"),
+        (("--out",), "FILE", "the file to write the report to"),
+        (("--plots",), "FOLDER", "the folder for plots beside md (SVG) and tex (PDF)"),
+        (("--baseline",), "ROW", "the row to test against; the best baseline if none"),
+        (("--metric",), "NAME", "what gaps, tests and plots are of; the records' valid_metric if none"),
+        (("--split",), "test|valid", "the split to report; valid while settings are still being chosen"),
+    ),
+}
+_NAMES = {
+    "FILE": "the benchmark file (YAML)",
+    "FOLDER": "folders of records; their sub-folders are read as well",
+    "NAME": "commands, methods, or dotted paths of methods of your own; without one, the general help",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argparse that guesses no abbreviation and leaves help, which must not end the process, to its caller."""
+
+    def __init__(self, **arguments: Any) -> None:
+        layout = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=30)
+        super().__init__(add_help=False, allow_abbrev=False, exit_on_error=False, formatter_class=layout, **arguments)
+        self.own = self.add_argument_group("options")
+        self.own.add_argument("-h", "--help", action="store_true", help="show this help")
+        self.own.add_argument("--version", action="store_true", help="show the version")
+
+
+def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser of the whole command line, and that of each command."""
+    whole = _Parser(prog="recbole-derrd", usage="recbole-derrd [COMMAND] [--key=value ...]")
+    group = whole.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+    return whole, {name: _added(group, name, command) for name, command in COMMANDS.items()}
+
+
+def _added(group: Any, name: str, command: Command) -> argparse.ArgumentParser:
+    parser: _Parser = group.add_parser(name, help=command.summary, usage=command.usage)
+    for spellings, shown, meaning in OPTIONS.get(name, ()):
+        # A run's are kept all: the same option with two values is refused, config files add up.
+        action = "append" if command.settings else "store"
+        parser.own.add_argument(*spellings, metavar=shown, action=action, help=meaning)
+    if command.names:
+        # How many are needed is said in our own words.
+        parser.add_argument_group("arguments").add_argument(
+            "names", metavar=command.names, nargs="*", help=_NAMES[command.names]
+        )
+    return parser
