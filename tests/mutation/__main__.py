@@ -128,7 +128,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         left_out = shutil.ignore_patterns(
-            "__pycache__", ".git", "docs", "results", "*.egg-info", ".venv", "saved", "log*"
+            "__pycache__", ".git", "docs", "results", "*.egg-info", ".venv", "saved", "log", "log_tensorboard"
         )
         shutil.copytree(ROOT, copy, ignore=left_out)
         (copy / "docs").mkdir(exist_ok=True)
