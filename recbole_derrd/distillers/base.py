@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,10 @@ from recbole_derrd.config.options import Options
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.preconditions import Requirement
 from recbole_derrd.teacher import Knowledge
+
+
+#: The options of a method.
+OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 class Need(enum.Enum):
@@ -52,7 +56,7 @@ class StepBatch:
         return cls(ids[0], ids[1], ids[2], rows)
 
 
-class Distiller(nn.Module):
+class Distiller(nn.Module, Generic[OptionsT]):
     """One distillation term.
 
     Scale: published weights assume a base loss summed over the batch's rows, RecBole's is their mean. ``forward``
@@ -75,7 +79,7 @@ class Distiller(nn.Module):
     #: Options under which the method is quick in a tiny world, for tests that try every method.
     test_settings: ClassVar[Mapping[str, Any]] = {}
 
-    def __init__(self, options: Any, knowledge: Knowledge, student: Adapter, seed: int) -> None:
+    def __init__(self, options: OptionsT, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Keep the parts; none of them becomes a parameter or a buffer."""
         super().__init__()
         self.options = options
@@ -122,7 +126,7 @@ class Distiller(nn.Module):
     @property
     def weight(self) -> float:
         """Weight of the term in the training loss."""
-        return float(self.options.weight)
+        return float(getattr(self.options, "weight", 1.0))
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw what is drawn once an epoch and set what changes with the epoch."""

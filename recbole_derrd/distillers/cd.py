@@ -123,7 +123,7 @@ def better_of_pairs(drawn: Tensor, scores: Tensor) -> Tensor:
     return torch.where(other > one, second, first)
 
 
-class CollaborativeDistillation(Distiller):
+class CollaborativeDistillation(Distiller[CDOptions]):
     """CD as a loss term; see the file's head for the formula."""
 
     name = "cd"

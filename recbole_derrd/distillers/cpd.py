@@ -151,7 +151,7 @@ class _Experts(DistillationExperts):
         return mapped
 
 
-class _Directions(Distiller):
+class _Directions(Distiller[CPDOptions]):
     """The sum of 1 - cos(P(h_s), h_t) over a batch's entities."""
 
     def __init__(self, options: CPDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
@@ -176,7 +176,7 @@ class _Directions(Distiller):
         return total / batch.rows
 
 
-class ConsistentPreferenceDistillation(Distiller):
+class ConsistentPreferenceDistillation(Distiller[CPDOptions]):
     """CPD as a loss term; see the file's head for the formula."""
 
     name = "cpd"

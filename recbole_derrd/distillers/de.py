@@ -208,7 +208,7 @@ class ExpertBank(nn.Module):
         return torch.addmm(self.select_bias, teacher, self.select)
 
 
-class DistillationExperts(Distiller):
+class DistillationExperts(Distiller[DEOptions]):
     """DE as a loss term; see the file's head for the formula."""
 
     name = "de"

@@ -123,7 +123,7 @@ class _Swapped:
         return self._student.score_users(items, users)
 
 
-class ItemSideRankingDistillation(Distiller):
+class ItemSideRankingDistillation(Distiller[IRRRDOptions]):
     """IR-RRD as a loss term: RRD, and RRD with the roles of users and items swapped."""
 
     name = "ir_rrd"

@@ -107,7 +107,7 @@ def target_probabilities(teacher: Tensor, temperature: float) -> Tensor:
     return (teacher / temperature).softmax(dim=1)
 
 
-class ListwiseDistillation(Distiller):
+class ListwiseDistillation(Distiller[ListwiseOptions]):
     """Listwise distillation as a loss term; see the file's head for the formula."""
 
     name = "listwise"

@@ -105,7 +105,7 @@ def direction_errors(projected: Tensor, targets: Tensor) -> Tensor:
     return 1 - functional.cosine_similarity(projected, targets, dim=1)
 
 
-class NeighbourhoodDistillation(Distiller):
+class NeighbourhoodDistillation(Distiller[NKDOptions]):
     """NKD as a loss term; see the file's head for the formula."""
 
     name = "nkd"

@@ -134,7 +134,7 @@ def hybrid_weights(position: Tensor, dynamic: Tensor, normalise: bool) -> Tensor
     return product / product.sum(dim=1, keepdim=True).clamp(min=torch.finfo(product.dtype).tiny)
 
 
-class RankingDistillation(Distiller):
+class RankingDistillation(Distiller[RDOptions]):
     """RD as a loss term; see the file's head for the formula."""
 
     name = "rd"

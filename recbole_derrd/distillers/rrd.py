@@ -111,7 +111,7 @@ def relaxed_ranking_loss(interesting: Tensor, uninteresting: Tensor, held: Tenso
     return (terms if held is None else terms.masked_fill(~held[:, :k], 0)).sum(dim=1)
 
 
-class RelaxedRankingDistillation(Distiller):
+class RelaxedRankingDistillation(Distiller[RRDOptions]):
     """RRD as a loss term; see the file's head for the formula."""
 
     name = "rrd"

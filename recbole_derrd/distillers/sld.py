@@ -80,7 +80,7 @@ def soft_labels(teacher: Tensor, student: Tensor, student_share: float, temperat
     return (mixture / temperature).softmax(dim=1)
 
 
-class SoftLabelDistillation(Distiller):
+class SoftLabelDistillation(Distiller[SLDOptions]):
     """SLD as a loss term; see the file's head for the formula."""
 
     name = "sld"

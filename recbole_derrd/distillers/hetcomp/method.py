@@ -35,7 +35,7 @@ from recbole_derrd.teacher.exact import ExactSearch
 _FUSED_AT_ONCE = 1 << 19
 
 
-class HeterogeneousDistillation(Distiller):
+class HeterogeneousDistillation(Distiller[HetCompOptions]):
     """HetComp as a loss term; see the package's head for the formulas.
 
     Its buffers are where the users stand. They are in the training checkpoint, so that a resumed run goes on from
