@@ -1,4 +1,4 @@
-"""Each item's best users, and the scores of rankings: against brute force, on disk, with what can go wrong."""
+"""Each item's best users, and the scores of listed items: against brute force, on disk, with what can go wrong."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ class CollaborativeDistillation(Distiller[CDOptions]):
         return better_of_pairs(drawn, scores)
 
     def _own(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return the student's scores of rankings, in chunks of users."""
+        """Return the student's scores of listed items, in chunks of users."""
         whole_rows = self.student.n_items if isinstance(self.student, RowAdapter) else 1
         rows = max(1, _CHUNK_NUMBERS // max(16 * items.shape[1], whole_rows))
         device = self.student.device

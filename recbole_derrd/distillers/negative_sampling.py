@@ -17,7 +17,7 @@ _KEPT_PAIRS = 1 << 24
 
 
 class NegativeSampler:
-    """Uniform draws of unobserved items, or of the positions of ranked rankings, without a users x items table.
+    """Uniform draws of unobserved items, or of the positions of rankings, without a users x items table.
 
     Args:
         history: training items of each user.

@@ -1,1 +1,1 @@
-"""Kernels of plain tensors, each with a readable twin in the tests."""
+"""Kernels of plain tensors. Each names its readable twin; ``tests/benchmarks/kernels.py`` shows what each earns."""

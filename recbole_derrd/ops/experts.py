@@ -4,13 +4,15 @@ With autograd every [n, M * h] intermediate (26 MB for 2,000 rows, 30 experts of
 and read again in the backward pass. The error is a sum over rows, so its gradients are known as soon as a block of
 rows is through: here each block's hidden units live in two reused buffers, and the backward pass only scales what the
 forward pass has found. Once the temperature has made the weights sparse, only the experts whose weight matters are run
-(``picked.py``).
+(``sparse_experts.py``).
 
 For a row with student vector x, expert weights s, teacher vector t, and with H_m = relu(x W1_m + b1_m):
 
     e = sum_m s_m (H_m W2_m + b2_m) - t,    error = |e|^2 (or |e|),    g = d error / d e = 2 e (or e / |e|)
     d H_m = s_m g W2_m^T,  d s_m = <g, H_m W2_m + b2_m>,  d W2_m = s_m H_m^T g,  d b2_m = s_m g,
     and through the relu:  d W1_m = x^T d H_m [H_m > 0],  d b1_m = sum d H_m [H_m > 0],  d x = d H_m [H_m > 0] W1_m^T
+
+Readable twin: ``mixed_experts`` and ``reconstruction_errors`` in ``distillers/de.py``.
 """
 
 from __future__ import annotations

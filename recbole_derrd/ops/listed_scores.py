@@ -4,6 +4,8 @@ Autograd would add one row of gradient for each listed item into a table the siz
 the rankings with their gradients g are a sparse matrix G [users x items], and both gradients are products with it:
 
     score_uj = <x_u, y_j>,    dx = G y,    dy = G^T x
+
+Readable twin: a product of gathered rows, which ``EmbeddingAdapter.score`` has without ``kernels``.
 """
 
 from __future__ import annotations

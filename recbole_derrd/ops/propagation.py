@@ -2,7 +2,7 @@ r"""Light graph convolution: the mean of the layers of a symmetric graph, in hal
 
 LightGCN's output is (x + A x + ... + A^L x) / (L + 1). By Horner's rule that is y <- x + A y, L times from y = x, each
 step one fused sparse product. A is symmetric, so the operator is its own adjoint: the gradient is the same function of
-the gradient, where autograd would transpose A anew for each layer.
+the gradient, where autograd would transpose A anew for each layer. Readable twin: RecBole's own ``LightGCN.forward``.
 """
 
 from __future__ import annotations

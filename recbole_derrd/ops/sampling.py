@@ -13,7 +13,7 @@ _NEAR = 8.0
 
 
 def sample_top_positions(lengths: Tensor, count: int, decay: float, longest: int, generator: torch.Generator) -> Tensor:
-    r"""Draw positions of ranked rankings without replacement, the better the rank the likelier.
+    r"""Draw positions of rankings without replacement, the better the rank the likelier.
 
     Position k (1-based) is drawn with probability proportional to w_k = exp(-k / decay). With independent
     exponential variables E_k of mean 1, the ``count`` smallest arrival times E_k / w_k are such a draw without

@@ -1,4 +1,4 @@
-"""The largest scores of long rows, exactly: on the CPU several times faster than ``torch.topk``."""
+"""The largest scores of long rows, exactly: on the CPU twice as fast as ``torch.topk``, its readable twin, and more."""
 
 from __future__ import annotations
 

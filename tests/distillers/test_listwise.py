@@ -89,7 +89,7 @@ class ScoresOnly(Adapter):
         self.inner = inner
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return the model's scores of rankings."""
+        """Return the model's scores of listed items."""
         return self.inner.score(users, items)
 
     def score_all(self, users: Tensor) -> Tensor:
