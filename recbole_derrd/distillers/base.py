@@ -17,7 +17,6 @@ from recbole_derrd.data.history import History
 from recbole_derrd.distillers.preconditions import Requirement
 from recbole_derrd.teacher import Knowledge
 
-
 #: The options of a method.
 OptionsT = TypeVar("OptionsT", bound=Options)
 

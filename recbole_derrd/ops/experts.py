@@ -125,12 +125,12 @@ def expert_error_sum(
     layers = (first, first_bias, second, second_bias)
     # Picking asks how many rows each expert has; on an accelerator that would stop the queue of work.
     if weights.device.type == "cpu":
-        # NaN is picked as well, so that it comes out.
-        picked = ~(weights <= NEGLIGIBLE)
-        if picked.sum().item() < _DENSE * picked.numel():
-            sparse: Tensor = SparseErrorSum.apply(embeddings, weights, targets, picked, norm, *layers)
+        # NaN is active as well, so that it comes out.
+        active = ~(weights <= NEGLIGIBLE)
+        if active.sum().item() < _DENSE * active.numel():
+            sparse: Tensor = SparseErrorSum.apply(embeddings, weights, targets, active, norm, *layers)
             return sparse
         # Products with weights of 1e-40 are subnormal numbers, which a CPU is slow with.
-        weights = weights.where(picked, 0.0)
+        weights = weights.where(active, 0.0)
     total: Tensor = _ErrorSum.apply(embeddings, weights, targets, norm, *layers)
     return total

@@ -8,7 +8,8 @@ teacher's:
     H_u = log sum_i e^{s_i} - sum_i q_i s_i,    dH_u / ds_i = p_i - q_i,
     dx_u = 1/T sum_i (p_i - q_i) y_i,           dy_i = 1/T sum_u (p_i - q_i) x_u
 
-Readable twins: ``listwise_loss`` in ``distillers/listwise.py``, ``log_partition`` in ``distillers/hetcomp/partition.py``.
+Readable twins: ``listwise_loss`` in ``distillers/listwise.py``, and ``log_partition`` in
+``distillers/hetcomp/partition.py``.
 """
 
 from __future__ import annotations

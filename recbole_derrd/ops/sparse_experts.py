@@ -1,15 +1,15 @@
 r"""The sum of the experts' reconstruction errors where few experts matter: DE's inner loop once the choice is cold.
 
-A pick is a pair (row, expert) whose weight matters. The picks are sorted by expert, so that each expert's rows lie
-together, and each layer of each expert is one matrix product without copies. Going from picks to rows and back is a sum
-over bags of rows. With the picks' inputs X, weights s and gradients g = d error / d reconstruction, expert by expert:
+A pair (row, expert) is active where its weight matters. The pairs are sorted by expert, so that each expert's rows lie
+together, and each layer of each expert is one matrix product without copies. Going from pairs to rows and back is a sum
+over bags of rows. With the pairs' inputs X, weights s and gradients g = d error / d reconstruction, expert by expert:
 
-    H = relu(X W1 + b1),  Y = H W2 + b2,  reconstruction = sum over a row's picks of s Y
+    H = relu(X W1 + b1),  Y = H W2 + b2,  reconstruction = sum over a row's pairs of s Y
     d s = <g, Y>,  G = s g,  d W2 = H^T G,  d b2 = sum G,
     D = G W2^T [H > 0],  d W1 = X^T D,  d b1 = sum D,  d X = D W1^T
 
-The products are numpy's, whose calls cost a third of torch's: a step makes 360 of them, and each takes microseconds. Readable twin:
-``mixed_experts`` and ``reconstruction_errors`` in ``distillers/de.py``.
+The products are numpy's, whose calls cost a third of torch's: a step makes 360 of them, and each takes microseconds.
+Readable twin: ``mixed_experts`` and ``reconstruction_errors`` in ``distillers/de.py``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _bags(table: Tensor, ids: Tensor, starts: Tensor, weights: Tensor | None = N
 
 
 def _spans(counts: list[int], size: int) -> Spans:
-    """Return each busy expert, its rows among the sorted picks and its hidden units."""
+    """Return each busy expert, its rows among the sorted pairs and its hidden units."""
     spans, start = [], 0
     for expert, count in enumerate(counts):
         if count:
@@ -63,7 +63,7 @@ class SparseErrorSum(torch.autograd.Function):
         embeddings: Tensor,
         weights: Tensor,
         targets: Tensor,
-        picked: Tensor,
+        active: Tensor,
         norm: str,
         first: Tensor,
         first_bias: Tensor,
@@ -73,13 +73,13 @@ class SparseErrorSum(torch.autograd.Function):
         """Return the sum of the errors; the products for the gradients wait for the backward pass."""
         n_experts = weights.shape[1]
         size = len(first_bias) // n_experts
-        # numpy finds and sorts small numbers faster. Found row by row; ``place`` is where each pick lies once sorted.
-        found = np.flatnonzero(picked.numpy())
+        # numpy finds and sorts small numbers faster. Found row by row; ``place`` is where each pair lies once sorted.
+        found = np.flatnonzero(active.numpy())
         order = torch.from_numpy(np.argsort((found % n_experts).astype(np.int16), kind="stable"))
         place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
         by_row = _starts(torch.from_numpy(np.bincount(found // n_experts, minlength=len(weights))))
-        picks = torch.from_numpy(found).index_select(0, order)
-        rows, experts, share = picks // n_experts, picks % n_experts, weights.reshape(-1).index_select(0, picks)
+        pairs = torch.from_numpy(found).index_select(0, order)
+        rows, experts, share = pairs // n_experts, pairs % n_experts, weights.reshape(-1).index_select(0, pairs)
         by_expert = experts.bincount(minlength=n_experts)
         spans = _spans(by_expert.tolist(), size)
 
@@ -101,17 +101,17 @@ class SparseErrorSum(torch.autograd.Function):
         gradient = gradient.index_select(0, rows)
         d_share = torch.from_numpy(np.einsum("pt,pt->p", gradient.numpy(), outputs))
         ctx.spans, ctx.shape = spans, weights.shape
-        ctx.save_for_backward(x, hidden, gradient, share, d_share, picks, place, by_row, by_expert, first, second)
+        ctx.save_for_backward(x, hidden, gradient, share, d_share, pairs, place, by_row, by_expert, first, second)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> Any:
         """Run the products of the gradients, on gradients that are scaled already."""
-        x, hidden, gradient, share, d_share, picks, place, by_row, by_expert, first, second = ctx.saved_tensors
+        x, hidden, gradient, share, d_share, pairs, place, by_row, by_expert, first, second = ctx.saved_tensors
         gradient = gradient * (share * scale).unsqueeze(1)
         d_hidden, d_x = torch.empty_like(hidden), torch.empty_like(x)
-        # Experts that nobody picks have no gradient; the others' is written in place.
+        # Experts that nobody pairs have no gradient; the others' is written in place.
         empty = torch.empty_like if len(ctx.spans) == len(by_expert) else torch.zeros_like
         d_first, d_second = empty(first), empty(second)
         g, h, d_h = gradient.numpy(), hidden.numpy(), d_hidden.numpy()
@@ -125,8 +125,8 @@ class SparseErrorSum(torch.autograd.Function):
             np.matmul(inputs[own].T, d_h[own], out=d_layer[:, units])
             np.matmul(d_h[own], layer[:, units].T, out=d_inputs[own])
         every, starts = torch.arange(len(x)), _starts(by_expert)
-        # The softmax behind the weights multiplies by them, so what is not picked would vanish there.
-        d_weights = gradient.new_zeros(ctx.shape.numel()).index_copy_(0, picks, d_share * scale).view(ctx.shape)
+        # The softmax behind the weights multiplies by them, so what is not active would vanish there.
+        d_weights = gradient.new_zeros(ctx.shape.numel()).index_copy_(0, pairs, d_share * scale).view(ctx.shape)
         return (
             _bags(d_x, place, by_row), d_weights, None, None, None,
             d_first, _bags(d_hidden, every, starts).view(-1), d_second, _bags(gradient, every, starts),

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from recbole_derrd.distillers.de import gating_weights, mixed_experts, reconstruction_errors
 from recbole_derrd.distillers.hetcomp.losses import overall_relation_loss
-from recbole_derrd.distillers.hetcomp.partition import SparseScores, log_partition, partition_sum
+from recbole_derrd.distillers.hetcomp.partition import ListedItems, log_partition, partition_sum
 from recbole_derrd.distillers.listwise import listwise_loss
 from recbole_derrd.ops.experts import expert_error_sum
 from recbole_derrd.ops.full_softmax import Targets, cross_entropy_sum
@@ -83,9 +83,9 @@ def partition() -> Pair:
     users, items = normal(BATCH, SMALL), normal(ITEMS, SMALL, seed=2)
     ranked = torch.randint(1, ITEMS, (BATCH, 100), generator=torch.Generator().manual_seed(3))
 
-    def source(start: int, stop: int) -> SparseScores:
+    def source(start: int, stop: int) -> ListedItems:
         rows = torch.arange(stop - start).repeat_interleave(ranked.shape[1])
-        return SparseScores(ranked[start:stop], (rows, ranked[start:stop].reshape(-1)))
+        return ListedItems(ranked[start:stop], (rows, ranked[start:stop].reshape(-1)))
 
     def readable() -> Tensor:
         scores = users @ items.T

@@ -21,7 +21,7 @@ from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.distillers.de import gumbel_noise, mixed_experts, reconstruction_errors
 from recbole_derrd.distillers.hetcomp import overall_relation_loss
 from recbole_derrd.distillers.hetcomp.discrepancy import discrepancy
-from recbole_derrd.distillers.hetcomp.partition import SparseScores, partition_sum, sampled_partition
+from recbole_derrd.distillers.hetcomp.partition import ListedItems, partition_sum, sampled_partition
 from recbole_derrd.distillers.listwise import listwise_loss
 from recbole_derrd.evaluation.collector import _best_items
 from recbole_derrd.evaluation.latency import measure_latency
@@ -168,11 +168,11 @@ def remainder(bench: Bench) -> dict[str, Any]:
     picked = torch.rand(shape, generator=torch.Generator().manual_seed(5)).topk(30, dim=1).indices + 1
 
     def blocks(users: Tensor, items: Tensor) -> Tensor:
-        def source(start: int, stop: int) -> SparseScores:
+        def source(start: int, stop: int) -> ListedItems:
             own = picked[start:stop].to(users.device)
             rows = torch.arange(stop - start, device=users.device)
             every = torch.cat([rows, rows.repeat_interleave(own.shape[1])])
-            return SparseScores(own, (every, torch.cat([torch.zeros_like(rows), own.reshape(-1)])))
+            return ListedItems(own, (every, torch.cat([torch.zeros_like(rows), own.reshape(-1)])))
 
         return partition_sum(users, items, source, overall_relation_loss)
 

@@ -18,7 +18,7 @@ import recbole_derrd.ops.full_softmax as catalogue_module
 from recbole_derrd.distillers import StepBatch
 from recbole_derrd.distillers.hetcomp import HeterogeneousDistillation, fine_order_loss, overall_relation_loss
 from recbole_derrd.distillers.hetcomp.curriculum import threshold
-from recbole_derrd.distillers.hetcomp.partition import SparseScores, partition_sum
+from recbole_derrd.distillers.hetcomp.partition import ListedItems, partition_sum
 from recbole_derrd.distillers.rrd import relaxed_ranking_loss
 from recbole_derrd.ops.full_softmax import LOWEST
 from recbole_derrd.teacher import RankWeighting
@@ -279,10 +279,10 @@ class TestHetComp(LossContract):
         monkeypatch.setattr(catalogue_module, "_FEWEST_USERS", 2)
         items = torch.tensor([[1, 0, 5, 6, 2], [2, 3, 4, 1, 0], [0, 0, 6, 5, 4]])
 
-        def source(start: int, stop: int) -> SparseScores:
+        def source(start: int, stop: int) -> ListedItems:
             part = items[start:stop]
             rows = torch.arange(len(part)).repeat_interleave(6)
-            return SparseScores(part, (rows, torch.cat([part, torch.zeros_like(part[:, :1])], dim=1).reshape(-1)))
+            return ListedItems(part, (rows, torch.cat([part, torch.zeros_like(part[:, :1])], dim=1).reshape(-1)))
 
         def loss(scores: Tensor, held: Tensor, rest: Tensor) -> Tensor:
             if phase == 1:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import recbole_derrd.ops.full_softmax as catalogue_module
 from recbole_derrd.distillers.hetcomp.partition import (
-    SparseScores,
+    ListedItems,
     estimated_log_partition,
     log_partition,
     partition_sum,
@@ -29,11 +29,11 @@ def normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def source(start: int, stop: int) -> SparseScores:
+def source(start: int, stop: int) -> ListedItems:
     """Return what is picked for some of the five users."""
     pairs = [(row, item) for row in range(5) for item in [0, *ITEMS[row].tolist()]] + MORE
     inside = torch.tensor([(row - start, item) for row, item in pairs if start <= row < stop])
-    return SparseScores(ITEMS[start:stop], (inside[:, 0], inside[:, 1]))
+    return ListedItems(ITEMS[start:stop], (inside[:, 0], inside[:, 1]))
 
 
 def loss(scores: Tensor, held: Tensor, log_partition_term: Tensor) -> Tensor:

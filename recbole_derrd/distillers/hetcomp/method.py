@@ -16,7 +16,7 @@ from recbole_derrd.distillers.hetcomp.discrepancy import discrepancy
 from recbole_derrd.distillers.hetcomp.losses import fine_order_loss, overall_relation_loss
 from recbole_derrd.distillers.hetcomp.options import HetCompOptions
 from recbole_derrd.distillers.hetcomp.partition import (
-    SparseScores,
+    ListedItems,
     estimated_log_partition,
     log_partition,
     partition_sum,
@@ -212,30 +212,30 @@ class HeterogeneousDistillation(Distiller[HetCompOptions]):
         observed, ranked = (scores[:, :o], held[:, :o]), (scores[:, o:], held[:, o:])
         return fine_order_loss(observed, ranked, log_partition_term, self.options.fine_lengths)
 
-    def _sparse(self, users: Tensor) -> SparseScores:
+    def _listed(self, users: Tensor) -> ListedItems:
         """Return O and P side by side, and what is not in R: these and the training items."""
         ranked = self.ranked[users].long()
         rows, items = hidden_pairs(users, self._indptr, self._seen)
         ranked_rows = torch.arange(len(users), device=users.device).repeat_interleave(ranked.shape[1])
         hidden = torch.cat([rows, ranked_rows]), torch.cat([items, ranked.reshape(-1)])
-        return SparseScores(torch.cat([self.observed[users].long(), ranked], dim=1), hidden)
+        return ListedItems(torch.cat([self.observed[users].long(), ranked], dim=1), hidden)
 
     def _readable(self, users: Tensor) -> Tensor:
         """Return the users' summed loss over the whole catalogue, by autograd."""
         scores = self.student.score_all(users)
         with torch.autocast(device_type=scores.device.type, enabled=False):
-            scores, picked = scores.float(), self._sparse(users)
-            log_partition_term = log_partition(scores, picked.hidden)
-            return self._losses(scores.gather(1, picked.items), picked.items > 0, log_partition_term).sum()
+            scores, listed = scores.float(), self._listed(users)
+            log_partition_term = log_partition(scores, listed.hidden)
+            return self._losses(scores.gather(1, listed.items), listed.items > 0, log_partition_term).sum()
 
     def _estimated(self, users: Tensor) -> Tensor:
         """Return the users' summed loss with some items drawn for the rest of the catalogue."""
-        picked, count = self._sparse(users), self.options.remainder
-        drawn, sizes = sampled_partition(picked.hidden, len(users), self.student.n_items, count, self.generator)
-        scores = self.student.score(users, torch.cat([picked.items, drawn], dim=1))
+        listed, count = self._listed(users), self.options.remainder
+        drawn, sizes = sampled_partition(listed.hidden, len(users), self.student.n_items, count, self.generator)
+        scores = self.student.score(users, torch.cat([listed.items, drawn], dim=1))
         with torch.autocast(device_type=scores.device.type, enabled=False):
-            chosen, others = scores.float().split([picked.items.shape[1], count], dim=1)
-            return self._losses(chosen, picked.items > 0, estimated_log_partition(others, sizes)).sum()
+            chosen, others = scores.float().split([listed.items.shape[1], count], dim=1)
+            return self._losses(chosen, listed.items > 0, estimated_log_partition(others, sizes)).sum()
 
     def _sum(self, users: Tensor) -> Tensor:
         if self.options.remainder:
@@ -244,7 +244,7 @@ class HeterogeneousDistillation(Distiller[HetCompOptions]):
             return self._readable(users)
 
         def by_embeddings(own: Tensor, every: Tensor) -> Tensor:
-            return partition_sum(own, every, lambda low, high: self._sparse(users[low:high]), self._losses)
+            return partition_sum(own, every, lambda low, high: self._listed(users[low:high]), self._losses)
 
         return full_softmax_sum(self.student, users, self._readable, by_embeddings)
 
