@@ -103,7 +103,8 @@ def require_unobserved(
     """
     unobserved = np.sort(history.n_items - 1 - history.lengths[1:])
     short = int(np.searchsorted(unobserved, wanted))
-    fitting = int(unobserved[int((1 - MOST) * len(unobserved))]) // each
+    # 1 - 0.9 is a little less than a tenth.
+    fitting = int(unobserved[int(round((1 - MOST) * len(unobserved), 6))]) // each
     return Requirement(
         asked, wanted, len(unobserved), short, int(unobserved[0]), fitting, lower, effect, side, reason, more
     )

@@ -351,7 +351,8 @@ class TestRefusals:
         enough = make_world(tmp_path / "a", [[1], list(range(1, 31 - needed))], n_items=31)
         assert len(set(drawn(build(enough, guide=guide))[2].tolist())) == M
         short = make_world(tmp_path / "b", [list(range(1, 32 - needed))] * 2, n_items=31)
-        with pytest.raises(OptionError, match=rf"only {needed - 1} unobserved.*Lower cd_n_distill to 4\b"):
+        asked = f"^{'' if guide == 'uniform' else '2 x '}cd_n_distill = {needed} "
+        with pytest.raises(OptionError, match=rf"{asked}.*only {needed - 1} unobserved.*Lower cd_n_distill to 4\b"):
             build(short, guide=guide)
 
     def test_user_who_knows_everything(self, tmp_path: Path) -> None:

@@ -565,8 +565,10 @@ def test_batch_of_users_only_is_refused(tmp_path: Path) -> None:
     """A silent loss over users alone would be half a DE."""
     world = make_world(tmp_path, some_rows(3, 9, 2), n_items=9)
     distiller = DistillationExperts(DEOptions(num_experts=2), world.knowledge, world.student, seed=0)
-    with pytest.raises(OptionError, match="needs the items"):
-        distiller(StepBatch(torch.tensor([1]), None, None, rows=1))
+    some = torch.tensor([1])
+    for items in ((None, None), (some, None), (None, some)):
+        with pytest.raises(OptionError, match="needs the items"):
+            distiller(StepBatch(some, *items, rows=1))
 
 
 @pytest.mark.parametrize("gating", ["gumbel", "attention"])

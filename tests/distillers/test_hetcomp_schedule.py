@@ -182,6 +182,11 @@ class TestOptionsAndData:
         with pytest.raises(OptionError, match=words):
             HetCompOptions(**options)
 
+    @pytest.mark.parametrize(("k", "lengths"), [(1, [1, 1]), (2, [1, 1]), (5, [2, 1]), (25, [12, 2]), (100, [50, 10])])
+    def test_lengths_of_phase_2(self, k: int, lengths: list[int]) -> None:
+        assert HetCompOptions(k=k, top_n=100).fine_lengths == lengths
+        assert HetCompOptions(k=k, top_n=100, fine="whole").fine_lengths == [k]
+
     def test_k_that_is_all_there_is(self, tmp_path: Path) -> None:
         world = make_world(tmp_path, [[1, 2], [3]], n_items=41)
         with pytest.raises(OptionError, match=r"no user has more than 39 unobserved items\. Set hetcomp_k to 3 or so"):

@@ -274,6 +274,8 @@ class TestKnowing:
         usual, wide = build(world).projectors["user"], build(world, hidden_size=7, num_experts=3).projectors["user"]
         assert usual.first.shape == (2, 4, 3) and usual.second.shape == (2, 3, 6), "half the teacher's 6 between"
         assert wide.first.shape == (3, 4, 7) and wide.second.shape == (3, 7, 6)
+        narrow = make_world(tmp_path / "narrow", some_rows(12, 41, 10), n_items=41, teacher_size=1)
+        assert build(narrow).projectors["user"].first.shape == (2, 4, 1), "one unit where half of the size is none"
         still, moving = (build(world, mixing="constant", own_share=1.0, dropout=share) for share in (0.0, 0.4))
         assert still(LossContract.batch) == still(LossContract.batch)
         assert moving(LossContract.batch) != moving(LossContract.batch)

@@ -215,6 +215,11 @@ def test_how_many_are_short() -> None:
     assert short_users(history, 0) is None and required(history, 0, "a").note() is None
 
 
+def test_a_tenth_of_the_users_may_have_less_than_fits() -> None:
+    seen = [list(range(1, 31 - left)) for left in range(1, 21)]
+    assert required(history_of(seen, N_ITEMS), 5, "a").fitting == 3
+
+
 def test_only_nearly_all_are_a_mistake() -> None:
     few, many = ([[]] * fine + [list(range(1, 29))] * (20 - fine) for fine in (2, 1))
     required(history_of(few, N_ITEMS), 5, "a", "a to {}").refuse()
