@@ -36,7 +36,8 @@ from recbole_derrd.model_cache.train_or_find import find_trained, train_or_find
 from recbole_derrd.registry import method_class
 from recbole_derrd.report import run_table
 from recbole_derrd.report.record import write_record
-from recbole_derrd.runtime.files import locked, remove_file
+from recbole_derrd.runtime.files import remove_file
+from recbole_derrd.runtime.locks import locked
 from recbole_derrd.runtime.processes import broadcast, is_main_process, rendezvous, start
 from recbole_derrd.student.model import build_student
 from recbole_derrd.teacher import Knowledge

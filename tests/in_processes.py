@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,17 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import DistillError
 from recbole_derrd.model_cache.building import build_model
-from recbole_derrd.runtime.processes import all_gather, broadcast, gather_rows, is_main_process, rank, shard_range
+from recbole_derrd.runtime.artifact_cache import ArtifactCache, Resumable
+from recbole_derrd.runtime.processes import (
+    all_gather,
+    barrier,
+    broadcast,
+    gather_rows,
+    is_main_process,
+    rank,
+    shard_range,
+)
+from recbole_derrd.runtime.stored_arrays import DamagedFileError
 from recbole_derrd.training.trainer import trainer_for
 
 
@@ -64,6 +75,35 @@ def talk(local_rank: int, settings: dict[str, Any]) -> str:
     start, stop = shard_range(7)
     rows = gather_rows(torch.arange(start, stop).view(-1, 1).expand(-1, 2))
     return json.dumps({"rows": rows.tolist(), "first": broadcast(rank() + 5), "each": all_gather(is_main_process())})
+
+
+def build_once(local_rank: int, settings: dict[str, Any], folder: str) -> str:
+    """Build an artifact in two processes, and read it again; tell what each process has got and done."""
+    quiet()
+    DistillConfig("BPR", "tiny", config_dict={**settings, "local_rank": local_rank})
+    read_by: list[int] = []
+
+    def build(place: Path) -> str:
+        (place / str(rank())).write_text("a part")
+        return f"built by {rank()}"
+
+    def read(place: Path) -> str | None:
+        read_by.append(rank())
+        parts = sorted(path.name for path in place.iterdir())
+        if len(parts) < 2:
+            raise DamagedFileError("a part is missing")
+        return f"read by {rank()}: {parts}"
+
+    cache = ArtifactCache(Path(folder))
+    answers = []
+    for resumable in (None, Resumable("marker")):
+        key = f"{resumable}"
+        if is_main_process():
+            (cache.path(key)).mkdir(parents=True)
+        barrier()
+        for _ in range(2):
+            answers.append(cache.get_or_build(key, build, read, doing="builds this", resumable=resumable))
+    return json.dumps({"answers": all_gather(answers), "read by": all_gather(sorted(set(read_by)))})
 
 
 def linger(local_rank: int) -> str:

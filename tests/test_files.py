@@ -13,12 +13,12 @@ import pytest
 from recbole_derrd.errors import DistillError
 from recbole_derrd.runtime.files import (
     building_folder,
-    locked,
-    remove_entry,
+    remove_path,
     replacing_file,
     working_folder,
     working_name,
 )
+from recbole_derrd.runtime.locks import locked
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_lock_that_cannot_be_written_is_a_sentence(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("recbole_derrd.runtime.files.FileLock.acquire", refuse)
+    monkeypatch.setattr("recbole_derrd.runtime.locks.FileLock.acquire", refuse)
     with pytest.raises(DistillError, match="Cannot write"), locked(tmp_path / "entry", "trains this"):
         pass
 
@@ -146,7 +146,7 @@ def test_a_file_system_without_locks_is_said_and_used(
         raise OSError(errno.ENOLCK, "No locks available")
 
     (tmp_path / ".entry.partial-1-ab").write_text("maybe of a run that lives")
-    monkeypatch.setattr("recbole_derrd.runtime.files.FileLock.acquire", refuse)
+    monkeypatch.setattr("recbole_derrd.runtime.locks.FileLock.acquire", refuse)
     with caplog.at_level(logging.WARNING), locked(tmp_path / "entry", "trains this") as waited:
         assert not waited
     assert "no locks" in caplog.text and os.listdir(tmp_path) == [".entry.partial-1-ab"]
@@ -199,8 +199,8 @@ def test_what_is_unusable_is_removed_and_what_a_link_leads_to_is_not(tmp_path: P
     (folder / "file").write_text("x")
     (tmp_path / "link").symlink_to(folder)
     for name in ("link", "nowhere"):
-        remove_entry(tmp_path / name)
+        remove_path(tmp_path / name)
     assert (folder / "file").is_file() and not (tmp_path / "link").is_symlink()
-    remove_entry(folder / "file")
-    remove_entry(folder)
+    remove_path(folder / "file")
+    remove_path(folder)
     assert not folder.exists()

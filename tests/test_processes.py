@@ -64,6 +64,16 @@ def test_two_processes_train_one_model_with_exact_metrics(
     assert told["results"][0] == {name: float(value) for name, value in alone.items()}
 
 
+def test_processes_build_an_artifact_together_and_one_of_them_reads(tiny_settings: Settings, tmp_path: Path) -> None:
+    """Each writes its part into one folder; what was damaged before is replaced; all get the first process's answer."""
+    answer = start(in_processes.build_once, 2, {**tiny_settings("BPR"), **meeting()}, str(tmp_path / "cache"))
+    assert answer is not None
+    told = json.loads(answer)
+    wanted = ["built by 0", "read by 0: ['0', '1']"] * 2
+    assert told["answers"] == [wanted, wanted] and told["read by"] == [[0], []]
+    assert not [path for path in (tmp_path / "cache").iterdir() if "partial" in path.name or "training" in path.name]
+
+
 def test_processes_speak(tiny_settings: Settings) -> None:
     answer = start(in_processes.talk, 2, {**tiny_settings("BPR"), **meeting()})
     assert answer is not None

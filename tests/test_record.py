@@ -15,7 +15,8 @@ import pytest
 import recbole_derrd
 import recbole_derrd.report.record as record
 from recbole_derrd.experiment.record_entries import command_line
-from recbole_derrd.runtime.files import clearing_folder, replacing_file
+from recbole_derrd.runtime.files import replacing_file
+from recbole_derrd.runtime.locks import clearing_folder
 
 
 def test_records_never_overwrite_each_other(tmp_path: Path) -> None:

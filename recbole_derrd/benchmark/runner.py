@@ -21,7 +21,7 @@ from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.model_cache.named_files import named_files
 from recbole_derrd.report.escaping import printable
 from recbole_derrd.report.records import read_records
-from recbole_derrd.runtime.files import locked
+from recbole_derrd.runtime.locks import locked
 
 _POLL_SECONDS = 0.1
 #: Characters of a cell's name in that of its log; file systems allow 255 bytes.

@@ -21,7 +21,8 @@ from torch import Tensor
 from recbole_derrd.data.loaders import CatalogueSizedLoader, taking_over
 from recbole_derrd.errors import DataError
 from recbole_derrd.ops.sampling import exclusion_keys, sample_outside
-from recbole_derrd.runtime.files import clearing_folder, replacing_file
+from recbole_derrd.runtime.files import replacing_file
+from recbole_derrd.runtime.locks import clearing_folder
 from recbole_derrd.runtime.processes import broadcast, is_main_process
 from recbole_derrd.runtime.stored_arrays import DamagedFileError, checksum, read_array, sealed, unsealed
 

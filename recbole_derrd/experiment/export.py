@@ -19,7 +19,7 @@ from recbole_derrd.errors import OptionError
 from recbole_derrd.evaluation.latency import measure_latency
 from recbole_derrd.evaluation.size import model_bytes
 from recbole_derrd.recbole_compat.models import model_class
-from recbole_derrd.runtime.files import locked
+from recbole_derrd.runtime.locks import locked
 from recbole_derrd.runtime.processes import rendezvous
 
 

@@ -150,7 +150,7 @@ def evaluated(config: DistillConfig, teachers: Sequence[Teacher], knowledge: Kno
         teachers[0].config,
         data,
         "Ensemble",
-        more=[knowledge.key, [member.key for member in members]],
+        identity=[knowledge.key, [member.key for member in members]],
         build=lambda: knowledge.model(among_candidates=isinstance(data.test, CandidateLoader)),
     )
     knowledge.forget_teacher()

@@ -1,4 +1,4 @@
-"""Plain models that are measured, not trained here: a teacher that the user brings, several teachers together."""
+"""Plain models that are evaluated and not trained here: the user's own checkpoint, an ensemble of several teachers."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from recbole_derrd.data.fingerprint import Fingerprint
 from recbole_derrd.data.prepare import Data
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.model_cache.building import build_model
-from recbole_derrd.model_cache.keys import cache_entry, cache_key, evaluation_settings
+from recbole_derrd.model_cache.keys import cache_entry, cache_key, evaluation_settings, model_cache
 from recbole_derrd.model_cache.preference import preference_for_test_items, preference_for_training_items
 from recbole_derrd.model_cache.results import (
+    RESULT,
     TrainedModel,
+    evaluate_trained,
     is_complete,
-    keep_result,
-    measured,
     plain_metrics,
-    stored_result,
+    read_result,
+    write_result,
 )
 from recbole_derrd.model_cache.same_split import IF_TRUSTED, SCORE, refuse_other_sizes
 from recbole_derrd.model_cache.valid_score import (
@@ -32,77 +33,91 @@ from recbole_derrd.model_cache.valid_score import (
     reported_by,
     rounding_of,
 )
-from recbole_derrd.runtime.files import locked
 from recbole_derrd.runtime.processes import broadcast, is_main_process
 from recbole_derrd.runtime.randomness import kept_random_state
 from recbole_derrd.training.checkpointing import load_weights
 from recbole_derrd.training.trainer import trainer_for
 
-#: By so many standard errors a model must prefer training items, where its score proves little.
+#: Where its score proves little, a model must prefer training items by this many standard errors.
 _ERRORS = 3.0
-#: Raised whenever what shows a brought model's split changes, so that it is looked at anew.
+#: Raised whenever the proof of a model's split changes: its results are then not found, and it is checked again.
 _PROOFS = 3
 
 
-def _evaluated_entry(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path, proof: str) -> tuple[str, Path]:
-    """Return the key of the model and the folder of what is measured of it."""
+def _entry(config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path, proof: str) -> tuple[str, str]:
+    """Return the model's cache key and the name of the cache entry of its results."""
     digest = content_digest(checkpoint)
-    return (
-        cache_key(config, fingerprint, digest),
-        cache_entry(config, cache_key(config, fingerprint, [digest, evaluation_settings(config), _PROOFS, proof])),
-    )
+    of_results = cache_key(config, fingerprint, [digest, evaluation_settings(config), _PROOFS, proof])
+    return cache_key(config, fingerprint, digest), cache_entry(config, of_results)
+
+
+def _reader(config: DistillConfig, checkpoint: Path | None = None) -> Callable[[Path], TrainedModel | None]:
+    """Return what reads a complete result from a folder; a result without a checkpoint names itself as one."""
+
+    def read(folder: Path) -> TrainedModel | None:
+        found = read_result(folder, checkpoint or folder / RESULT)
+        return found if found is not None and is_complete(found, config) else None
+
+    return read
 
 
 def find_evaluated(
     config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path, proof: str
 ) -> TrainedModel | None:
-    """Return what an earlier run measured of this very file on these data; no data are read for it.
+    """Return an earlier run's results of this very file on these data; no data are read for it.
 
     Args:
         config: the model's configuration.
         fingerprint: of this run's data.
         checkpoint: the model's file.
-        proof: what shows that it has seen this run's split, see :func:`proof_of_split`.
+        proof: what shows that it was trained on this run's split, see :func:`proof_of_split`.
     """
-    found = stored_result(_evaluated_entry(config, fingerprint, checkpoint, proof)[1], checkpoint)
-    return found if found is not None and is_complete(found, config) else None
+    _, entry = _entry(config, fingerprint, checkpoint, proof)
+    return model_cache(config).get(entry, _reader(config, checkpoint))
 
 
 def evaluate_checkpoint(
     config: DistillConfig, data: Data, checkpoint: Path, content: dict[str, Any], proof: str
 ) -> TrainedModel:
-    """Evaluate a model that the user brings, so that it stands in the table like one trained here.
+    """Evaluate the user's own checkpoint, so that it stands in the table like a model that is trained here.
 
     Args:
         config: the model's configuration.
         data: the data of this configuration.
         checkpoint: the model's file.
         content: what :func:`read_checkpoint` has read from it.
-        proof: what shows that it has seen this run's split, see :func:`proof_of_split`.
+        proof: what shows that it was trained on this run's split, see :func:`proof_of_split`.
 
     Raises:
-        CheckpointError: it is of other data, or not what its file says.
+        CheckpointError: it belongs to other data, or is not what its file claims.
     """
-    key, entry = _evaluated_entry(config, data.fingerprint, checkpoint, proof)
-    with locked(entry, "measures this teacher"):
-        found = find_evaluated(config, data.fingerprint, checkpoint, proof)
-        if found is not None:
-            return found
-        started = time.perf_counter()
-        model = build_model(config, data)
-        refuse_other_sizes(model, content, checkpoint)
-        load_weights(model, content, checkpoint)
-        trainer = trainer_for(config, model, checkpoint=checkpoint, role="teacher")
-        trainer.eval_collector.data_collect(data.train)
-        valid: dict[str, float] | None = None
-        shown_by: dict[str, Any] = {"by": proof}
-        if proof == SCORE:
-            valid, comparison = _same_score(config, data, trainer, content, checkpoint)
-            shown_by.update(comparison.summary())
-        result = measured(config, key, checkpoint, trainer, data, valid, started)
-        result = dataclasses.replace(result, split_check=shown_by)
-        keep_result(result, entry)
-    return result
+    key, entry = _entry(config, data.fingerprint, checkpoint, proof)
+
+    def evaluate(folder: Path) -> TrainedModel:
+        result = _evaluated(config, data, checkpoint, content, proof, key)
+        write_result(result, folder)
+        return result
+
+    reader = _reader(config, checkpoint)
+    return model_cache(config).get_or_build(entry, evaluate, reader, doing="evaluates this teacher")
+
+
+def _evaluated(
+    config: DistillConfig, data: Data, checkpoint: Path, content: dict[str, Any], proof: str, key: str
+) -> TrainedModel:
+    started = time.perf_counter()
+    model = build_model(config, data)
+    refuse_other_sizes(model, content, checkpoint)
+    load_weights(model, content, checkpoint)
+    trainer = trainer_for(config, model, checkpoint=checkpoint, role="teacher")
+    trainer.eval_collector.data_collect(data.train)
+    valid: dict[str, float] | None = None
+    split_check: dict[str, Any] = {"by": proof}
+    if proof == SCORE:
+        valid, comparison = _same_score(config, data, trainer, content, checkpoint)
+        split_check.update(comparison.summary())
+    result = evaluate_trained(config, key, checkpoint, trainer, data, valid, started)
+    return dataclasses.replace(result, split_check=split_check)
 
 
 def _same_score(
@@ -176,33 +191,30 @@ def _far(comparison: Comparison) -> str:
 
 
 def evaluate_model(
-    config: DistillConfig, data: Data, name: str, *, more: Any, build: Callable[[], Any]
+    config: DistillConfig, data: Data, name: str, *, identity: Any, build: Callable[[], Any]
 ) -> TrainedModel:
-    """Evaluate a model that is put together, not trained, or find what an earlier run measured of it.
+    """Evaluate a model that is put together and not trained, or read an earlier run's results of it.
 
     Args:
         config: a plain model's configuration on the same data; its evaluation settings count.
         data: the data.
         name: what the model is called.
-        more: what tells it from others.
-        build: gives it, in evaluation mode.
+        identity: plain values that distinguish it from other models of that name.
+        build: returns the model, in evaluation mode.
     """
-    key = cache_key(config, data.fingerprint, [name, more])
-    measures = cache_key(config, data.fingerprint, [name, more, evaluation_settings(config)])
-    entry = config.cache_dir / f"{name}-{config['dataset']}-{measures}"
-    found = stored_result(entry, entry / "result.json")
-    if found is not None and is_complete(found, config):
-        return found
-    with locked(entry, f"measures this {name.lower()}"):
-        found = stored_result(entry, entry / "result.json")
-        if found is not None and is_complete(found, config):
-            return found
+    key = cache_key(config, data.fingerprint, [name, identity])
+    of_results = cache_key(config, data.fingerprint, [name, identity, evaluation_settings(config)])
+    cache, entry = model_cache(config), cache_entry(config, of_results, name)
+
+    def evaluate(folder: Path) -> TrainedModel:
         started = time.perf_counter()
         with kept_random_state():
-            checkpoint = config.cache_dir / "none.pth"
-            trainer = trainer_for(config, build(), checkpoint=checkpoint, role=name.lower(), plain=True)
+            no_file = config.cache_dir / "none.pth"
+            trainer = trainer_for(config, build(), checkpoint=no_file, role=name.lower(), plain=True)
             trainer.eval_collector.data_collect(data.train)
-            result = measured(config, key, entry / "result.json", trainer, data, None, started)
+            result = evaluate_trained(config, key, cache.path(entry) / RESULT, trainer, data, None, started)
         result = dataclasses.replace(result, model=name)
-        keep_result(result, entry)
-    return result
+        write_result(result, folder)
+        return result
+
+    return cache.get_or_build(entry, evaluate, _reader(config), doing=f"evaluates this {name.lower()}")

@@ -17,10 +17,11 @@ from recbole_derrd.data.fingerprint import Fingerprint
 from recbole_derrd.data.loaders import columns_beside
 from recbole_derrd.model_cache.named_files import with_contents
 from recbole_derrd.recbole_compat.models import model_class, own_sources, recbole_ancestor
+from recbole_derrd.runtime.artifact_cache import ArtifactCache
 from recbole_derrd.runtime.processes import world_size
 
-#: Raised whenever what is stored changes, so that older entries are trained anew.
-CACHE_FORMAT = 1
+#: Raised whenever what is stored changes: older cache entries are then not found.
+CACHE_FORMAT = 2
 
 # RecBole's settings that change where things are written or shown, but not what is trained.
 _WITHOUT_EFFECT = frozenset(
@@ -78,6 +79,17 @@ def evaluation_settings(config: DistillConfig) -> list[str]:
     return [repr(config[key]) for key in sorted(_EVALUATION_SETTINGS)]
 
 
-def cache_entry(config: DistillConfig, key: str) -> Path:
-    """Return the folder of the cache that belongs to a model's key."""
-    return config.cache_dir / f"{config['model']}-{config['dataset']}-{key}"
+def cache_entry(config: DistillConfig, key: str, model: str | None = None) -> str:
+    """Return the name of the cache entry that belongs to a cache key, readable for the user.
+
+    Args:
+        config: the model's configuration.
+        key: the cache key.
+        model: what the model is called; the configuration's model if None.
+    """
+    return f"{model or config['model']}-{config['dataset']}-{key}"
+
+
+def model_cache(config: DistillConfig) -> ArtifactCache:
+    """Return the cache of plain models and of their results."""
+    return ArtifactCache(config.cache_dir)

@@ -1,9 +1,8 @@
-"""How a trained model came to be what it is: its earlier snapshots, trained again where they were not kept."""
+"""Earlier snapshots of a trained model, which is trained again where they were not kept."""
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from logging import getLogger
 from pathlib import Path
@@ -17,8 +16,8 @@ from recbole_derrd.errors import CheckpointError
 from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.model_cache.results import TrainedModel
 from recbole_derrd.model_cache.train_or_find import MODEL, SNAPSHOTS, TRAINING
-from recbole_derrd.runtime.files import locked, working_folder
-from recbole_derrd.runtime.processes import barrier, broadcast, is_main_process
+from recbole_derrd.runtime.artifact_cache import ArtifactCache, Resumable
+from recbole_derrd.runtime.processes import broadcast, is_main_process
 from recbole_derrd.training.snapshots import Snapshots, best_epoch, snapshot_epochs
 from recbole_derrd.training.trainer import trainer_for
 
@@ -27,15 +26,14 @@ from recbole_derrd.training.trainer import trainer_for
 def earlier_snapshots(config: DistillConfig, trained: TrainedModel, snapshots: int) -> Iterator[list[Path]]:
     """Give the weights of a model at equal shares of its way to the best epoch, oldest first, without the best ones.
 
-    Where they are not kept, the model is trained once more as far as they go, which gives the very same weights. They
-    are gone when the block has succeeded: what is wanted of them is to be written down in it.
+    Where they were not kept, the model is trained again up to the last of them, which gives the same weights. If the
+    block succeeds, they are removed: the block must store what it needs of them.
 
     Args:
         config: the model's configuration.
-        trained: a model that :func:`train_or_find` has given.
-        snapshots: how many are wanted, the final one included.
+        trained: a model that :func:`train_or_find` returned.
+        snapshots: how many snapshots to give, the final one included.
     """
-    entry = trained.checkpoint.parent
     best: int = broadcast(_best_epoch(trained) if is_main_process() else None)
     epochs: list[int] = broadcast(snapshot_epochs(best, len(trained.epochs), snapshots))
     if len(epochs) < snapshots - 1:
@@ -43,19 +41,28 @@ def earlier_snapshots(config: DistillConfig, trained: TrainedModel, snapshots: i
             f"{trained.model} was best after {best} of its epochs and has {len(epochs) + 1} "
             f"snapshot{'s' * bool(epochs)}, not {snapshots}."
         )
-    kept = Snapshots(entry / SNAPSHOTS)
-    with locked(kept.folder, "asks for earlier snapshots of this teacher"):
-        if epochs and not broadcast(kept.whole(epochs) if is_main_process() else None):
-            getLogger().info(
-                set_color("Training", "yellow") + f" {trained.model} once more up to epoch {epochs[-1]}: it is known, "
-                f"but its weights after epoch {', '.join(map(str, epochs))} are not kept."
-            )
-            with working_folder(kept.folder, anew=not config.run_options.resume, marker=TRAINING) as folder:
-                _replay(folder, config, epochs)
+    if not epochs:
+        yield []
+        return
+
+    def replay(folder: Path) -> Snapshots:
+        getLogger().info(
+            set_color("Training", "yellow") + f" {trained.model} once more up to epoch {epochs[-1]}: the model is "
+            f"cached, but its weights after epoch {', '.join(map(str, epochs))} are not."
+        )
+        _replay(folder, config, epochs)
+        return Snapshots(folder)
+
+    def read(folder: Path) -> Snapshots | None:
+        kept = Snapshots(folder)
+        return kept if kept.whole(epochs) else None
+
+    cache = ArtifactCache(trained.checkpoint.parent)
+    doing, resumable = "asks for earlier snapshots of this teacher", Resumable(TRAINING, not config.run_options.resume)
+    with cache.borrow(SNAPSHOTS, replay, read, doing=doing, resumable=resumable):
+        # A build returns the folder that it was built in.
+        kept = Snapshots(cache.path(SNAPSHOTS))
         yield [kept.path(epoch) for epoch in epochs]
-        barrier()
-        if is_main_process():
-            shutil.rmtree(kept.folder, ignore_errors=True)
 
 
 def _best_epoch(trained: TrainedModel) -> int:
@@ -68,10 +75,10 @@ def _best_epoch(trained: TrainedModel) -> int:
     return best
 
 
-@torch.enable_grad()  # lists are asked for where nothing is trained
+@torch.enable_grad()  # rankings are built without gradients
 def _replay(folder: Path, config: DistillConfig, epochs: list[int]) -> None:
     """Train a model again up to the last of some epochs and leave their weights in the folder."""
-    # Fresh data: the draws of a loader that was used before would go on where they ended.
+    # Fresh data: a loader that was used before would continue its random draws.
     data = prepare_data(config)
     trainer = trainer_for(config, build_model(config, data), checkpoint=folder / MODEL, role="snapshots")
     trainer.snapshots = Snapshots(folder, only=epochs)
@@ -80,6 +87,6 @@ def _replay(folder: Path, config: DistillConfig, epochs: list[int]) -> None:
         trainer.resume_checkpoint(trainer.training_file)
     trainer.fit(data.train, data.valid, saved=True, show_progress=config["show_progress"])
     if is_main_process():
-        # In this order: a training that has ended and whose model is gone cannot be resumed.
+        # In this order: a finished training cannot be resumed without its model.
         (folder / TRAINING).unlink(missing_ok=True)
         (folder / MODEL).unlink(missing_ok=True)

@@ -1,12 +1,10 @@
-"""What is known of a model: its metrics, size and latency, and where its weights are; kept beside these."""
+"""Results of a plain model: its metrics, size and latency, stored beside its weights."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import time
-from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from recbole_derrd.evaluation.metrics import paired_error
 from recbole_derrd.evaluation.size import bytes_per_item, model_bytes, parameter_count
 from recbole_derrd.model_cache.building import freeze
 from recbole_derrd.model_cache.keys import evaluation_settings
-from recbole_derrd.runtime.files import building_folder, replacing_file
+from recbole_derrd.runtime.files import replacing_file
 from recbole_derrd.runtime.json_files import (
     anything,
     fields,
@@ -31,13 +29,13 @@ from recbole_derrd.runtime.json_files import (
     text,
     whole,
 )
-from recbole_derrd.runtime.processes import broadcast, is_main_process
-from recbole_derrd.runtime.stored_arrays import is_sealed, sealed
+from recbole_derrd.runtime.processes import is_main_process
+from recbole_derrd.runtime.stored_arrays import DamagedFileError, is_sealed, sealed
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """A model that a run has made, its trainer, and what it was measured at."""
+    """A model that a run has trained, its trainer, and its metrics."""
 
     trainer: Any
     model: Any
@@ -64,14 +62,14 @@ class TrainedModel:
     bytes_per_item: float | None = None
     valid_scores: list[list[float]] = dataclasses.field(default_factory=list)
     evaluation_settings: list[str] = dataclasses.field(default_factory=list)
-    #: Of each test metric that is a mean over users, its means over groups of them.
+    #: For each test metric that is a mean over users: its means over groups of users.
     test_groups: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    #: Of a model that the user brought: what shows that it has seen this run's split.
+    #: For the user's own checkpoint: the proof that the model was trained on this run's split.
     split_check: dict[str, Any] | None = None
     found: bool = False
 
     def summary(self) -> dict[str, Any]:
-        """Return what a record says of this model."""
+        """Return this model's part of a record."""
         return {
             "model": self.model,
             "key": self.key,
@@ -116,46 +114,51 @@ def own_settings(config: DistillConfig) -> dict[str, Any]:
 
 
 _OF_THE_MACHINE = ("data_path", "checkpoint_dir", "ip", "port", "offset", "group_offset", "local_rank")
-_STORED = tuple(field.name for field in dataclasses.fields(TrainedModel) if field.name != "found")
-# Entries of earlier snapshots lack these; they are no reason to train anew.
-_LATER: dict[str, Any] = {
-    "bytes_per_item": None,
-    "valid_scores": [],
-    "evaluation_settings": [],
-    "test_groups": {},
-    "split_check": None,
-}
+#: The file in a folder that :func:`write_result` writes.
+RESULT = "result.json"
+# Where the weights are and whether they were found is known to whoever reads.
+_STORED = tuple(field.name for field in dataclasses.fields(TrainedModel) if field.name not in ("checkpoint", "found"))
 
 
-def store_result(result: TrainedModel, folder: Path) -> None:
-    """Write what is known of a model beside it."""
+def write_result(result: TrainedModel, folder: Path) -> None:
+    """Write what is known of a model into a folder; the main process alone writes."""
     if not is_main_process():
         return
     content = {name: value for name, value in dataclasses.asdict(result).items() if name in _STORED}
-    with replacing_file(folder / "result.json") as partial:
-        # As it will be read: a path is text by then.
+    with replacing_file(folder / RESULT) as partial:
+        # The seal is of the content as it will be read: settings may hold paths, which are text by then.
         partial.write_text(sealed(json.loads(json.dumps(content, default=str))), encoding="ascii")
 
 
-def stored_result(entry: Path, checkpoint: Path) -> TrainedModel | None:
-    """Read what is known of a model, if both are whole."""
-    # One look for all processes that train together: between two, another run may have ended.
-    found: TrainedModel | None = broadcast(_read(entry, checkpoint) if is_main_process() else None)
-    return found
+def read_result(folder: Path, checkpoint: Path) -> TrainedModel | None:
+    """Read what :func:`write_result` has written; None where it, or the model's checkpoint, is missing.
+
+    Raises:
+        DamagedFileError: the result is not what was written.
+        OSError: the system does not give the file.
+    """
+    file = folder / RESULT
+    if not file.exists() or not checkpoint.is_file():
+        return None
+    try:
+        content = read_json(file)
+    except ValueError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from error
+        raise DamagedFileError(f"'{RESULT}' {error}") from error
+    fault = _RESULT(content)
+    if fault is not None:
+        raise DamagedFileError(f"'{RESULT}' holds a wrong value: {fault.lstrip('.')}")
+    if not is_sealed(content):
+        raise DamagedFileError(f"'{RESULT}' is not what was written (checksum)")
+    latency = content["latency"] and Latency(**{name: content["latency"][name] for name in _LATENCY})
+    kept = {name: content[name] for name in _STORED if name != "latency"}
+    return TrainedModel(checkpoint=checkpoint, latency=latency, found=True, **kept)
 
 
 def is_complete(result: TrainedModel, config: DistillConfig) -> bool:
-    """Say whether a result has every metric that is asked for."""
+    """Return whether a result has every metric that the configuration asks for."""
     return all(name in split for split in (result.valid, result.test) for name in measured_names(config))
-
-
-def keep_result(result: TrainedModel, entry: Path) -> None:
-    """Write what is known of a model into a folder of its own; what lies there and was unusable is replaced."""
-    if broadcast(entry.is_dir()):
-        store_result(result, entry)
-        return
-    with building_folder(entry) as folder:
-        store_result(result, folder)
 
 
 #: A metric may be undefined; everything else is a number.
@@ -174,42 +177,13 @@ _RESULT = fields(
         "epochs": sequence(_AMOUNT),
         "settings": mapping(anything),
         "latency": nullable(fields(_LATENCY)),
-    },
-    may_miss={
         "bytes_per_item": nullable(_AMOUNT),
         "valid_scores": sequence(row(number(low=0), number(undefined=True))),
         "evaluation_settings": sequence(text()),
         "test_groups": mapping(sequence(number(undefined=True))),
         "split_check": nullable(mapping(anything)),
-    },
+    }
 )
-
-
-@functools.cache
-def _warn_once(warning: str) -> None:
-    # A run looks several times, as it waits for other runs.
-    getLogger().warning(warning)
-
-
-def _read(entry: Path, checkpoint: Path) -> TrainedModel | None:
-    file = entry / "result.json"
-    if not file.exists() or not checkpoint.is_file():
-        return None
-    try:
-        content = read_json(file)
-        # Entries of earlier snapshots have no seal.
-        if isinstance(content, dict) and "seal" in content and not is_sealed(content):
-            raise ValueError("is damaged: it is not what was written (checksum)")
-        fault = _RESULT(content)
-        if fault is not None:
-            raise ValueError(f"is damaged ({fault.lstrip('.')})")
-    except ValueError as error:
-        _warn_once(f"'{file}' {error}. It counts as missing, and what it says of a model is made anew.")
-        return None
-    content = {**_LATER, **content}
-    latency = content["latency"] and Latency(**{name: content["latency"][name] for name in _LATENCY})
-    kept = {name: content[name] for name in _STORED if name not in ("latency", "checkpoint")}
-    return TrainedModel(checkpoint=checkpoint, latency=latency, found=True, **kept)
 
 
 def both_splits(
@@ -234,10 +208,20 @@ def gap_errors(teacher: TrainedModel, student: TrainedModel) -> dict[str, float]
     return {metric: error for metric, error in errors.items() if error is not None}
 
 
-def measured(
+def evaluate_trained(
     config: DistillConfig, key: str, checkpoint: Path, trainer: Any, data: Data, valid: Any, started: float
 ) -> TrainedModel:
-    """Evaluate, freeze and measure a trained model."""
+    """Evaluate a trainer's model, freeze it, and measure its size and latency.
+
+    Args:
+        config: the model's configuration.
+        key: its cache key.
+        checkpoint: where its weights are.
+        trainer: RecBole's trainer, which holds the model.
+        data: the data of this configuration.
+        valid: the validation metrics, where they are known; else None.
+        started: when its training or evaluation began, by ``time.perf_counter``.
+    """
     valid, test = both_splits(trainer, config, data, valid)
     groups = trainer.evaluator.groups
     seconds = time.perf_counter() - started
@@ -252,7 +236,7 @@ def measured(
         test=test,
         seconds=seconds,
         epochs=trainer.epoch_seconds,
-        # Timed by one process: several would share the cores.
+        # One process measures: several would share the cores.
         latency=measure_latency(model, config["latency_users"], seed=config["seed"]) if is_main_process() else None,
         settings=own_settings(config),
         bytes_per_item=bytes_per_item(model),

@@ -1,8 +1,9 @@
-"""Plain RecBole models, trained once and found again: the teacher, and the student to compare with."""
+"""Plain RecBole models, trained once and then read from the cache: the teacher, and the student to compare with."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 import time
 from logging import getLogger
@@ -15,23 +16,22 @@ from recbole_derrd.data.fingerprint import Fingerprint
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import TrainingError
 from recbole_derrd.model_cache.building import build_model
-from recbole_derrd.model_cache.keys import cache_entry, cache_key, evaluation_settings
+from recbole_derrd.model_cache.keys import cache_entry, cache_key, evaluation_settings, model_cache
 from recbole_derrd.model_cache.results import (
     TrainedModel,
     both_splits,
+    evaluate_trained,
     is_complete,
-    keep_result,
-    measured,
     own_settings,
-    store_result,
-    stored_result,
+    read_result,
+    write_result,
 )
-from recbole_derrd.runtime.files import locked, working_folder, working_name
+from recbole_derrd.runtime.artifact_cache import Resumable
 from recbole_derrd.runtime.processes import is_main_process
 from recbole_derrd.training.snapshots import Snapshots, best_epoch, snapshot_epochs
 from recbole_derrd.training.trainer import trainer_for
 
-#: Files and folders of an entry of the cache.
+#: Files and folders of a trained model's cache entry.
 MODEL = "model.pth"
 # TrainerMixin.training_file of that model.
 TRAINING = "model.training.pth"
@@ -41,65 +41,99 @@ SNAPSHOTS = "snapshots"
 def find_trained(config: DistillConfig, fingerprint: Fingerprint) -> TrainedModel | None:
     """Return the model that an earlier run trained with these settings on these data; no data are read for it.
 
-    None also where it was not yet evaluated by the metrics that are asked for.
+    None also where that model was not yet evaluated by the metrics that the configuration asks for.
     """
-    entry = cache_entry(config, cache_key(config, fingerprint))
-    found = stored_result(entry, entry / MODEL)
+    cache, names = model_cache(config), _Entries.of(config, fingerprint)
+    checkpoint = cache.path(names.model) / MODEL
+    found = cache.get(names.model, functools.partial(_read_trained, checkpoint=checkpoint))
     if found is not None and not _is_evaluated(found, config):
-        found = stored_result(_cache_entry_of_metrics(config, fingerprint), entry / MODEL)
-        found = found if found is not None and is_complete(found, config) else None
-    # As this run names them: which of them are defaults is nothing that was trained.
+        found = cache.get(names.metrics, functools.partial(_read_metrics, config=config, checkpoint=checkpoint))
+    # Under this run's settings: which of them are defaults does not change the model.
     return None if found is None else dataclasses.replace(found, settings=own_settings(config))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Entries:
+    """Names of a model's two cache entries.
+
+    Attributes:
+        key: the model's cache key.
+        model: the entry of its weights and results.
+        metrics: the entry of its results by other metrics than those of its training run.
+    """
+
+    key: str
+    model: str
+    metrics: str
+
+    @classmethod
+    def of(cls, config: DistillConfig, fingerprint: Fingerprint) -> _Entries:
+        key = cache_key(config, fingerprint)
+        of_metrics = cache_key(config, fingerprint, ["evaluated", evaluation_settings(config)])
+        return cls(key, cache_entry(config, key), cache_entry(config, of_metrics))
+
+
+def _read_trained(folder: Path, checkpoint: Path) -> TrainedModel | None:
+    """Read the result in a folder that holds the weights as well, under the checkpoint's final path."""
+    found = read_result(folder, folder / MODEL)
+    return None if found is None else dataclasses.replace(found, checkpoint=checkpoint)
+
+
+def _read_metrics(folder: Path, config: DistillConfig, checkpoint: Path) -> TrainedModel | None:
+    found = read_result(folder, checkpoint)
+    return found if found is not None and is_complete(found, config) else None
+
+
 def _is_evaluated(known: TrainedModel, config: DistillConfig) -> bool:
-    """Say whether a model was evaluated by the metrics that are asked for, and has them all."""
+    """Return whether a model was evaluated by the metrics that the configuration asks for, and has all of them."""
     return known.evaluation_settings == evaluation_settings(config) and is_complete(known, config)
-
-
-def _cache_entry_of_metrics(config: DistillConfig, fingerprint: Fingerprint) -> Path:
-    """Return the folder of what a model that is found is measured at by other metrics than at its training."""
-    return cache_entry(config, cache_key(config, fingerprint, ["evaluated", evaluation_settings(config)]))
 
 
 def train_or_find(
     config: DistillConfig, data: Data | None = None, *, role: str = "", snapshots: int = 1
 ) -> TrainedModel:
-    """Train a plain RecBole model, or find the one that an earlier run trained with the same settings on the same data.
+    """Train a plain RecBole model, or read the one that an earlier run trained with these settings on these data.
 
-    It is trained in a folder of its own, ``<entry>.training``, which outlives a killed process: with ``resume`` the
-    next run goes on from the training checkpoint in it. Runs that want the same model at once wait for one another.
+    It is trained in ``<cache entry>.training``, which outlives a killed process: with ``resume`` the next run continues
+    from the training checkpoint there. Runs that want the same model at once wait for one another.
 
     Args:
         config: configuration without distillers.
         data: fresh data of this configuration; prepared here if None.
         role: "teacher" or "student": the sub-folder of the TensorBoard logs.
-        snapshots: how many snapshots of the model are wanted on its way, the final one included; a model that is found
-            may lack them, see :func:`recbole_derrd.model_cache.replay.earlier_snapshots`.
+        snapshots: how many snapshots of the model to keep during its training, the final one included; an earlier run's
+            model may lack them, see :func:`recbole_derrd.model_cache.replay.earlier_snapshots`.
     """
     data = data or prepare_data(config)
     found = find_trained(config, data.fingerprint)
     if found is not None:
         return found
-    key = cache_key(config, data.fingerprint)
-    entry = cache_entry(config, key)
-    with locked(entry, f"trains this {role or 'model'}", _cache_entry_of_metrics(config, data.fingerprint)):
-        # Another run may have trained it while this one waited, or was killed after its last word on it.
-        found = find_trained(config, data.fingerprint)
-        if found is not None:
-            return found
-        known = stored_result(entry, entry / MODEL)
-        if known is None:
-            finished = stored_result(working_name(entry), working_name(entry) / MODEL)
-            anew = finished is None and not config.run_options.resume
-            with working_folder(entry, anew=anew, marker=TRAINING) as folder:
-                known = finished or _trained_in(folder, config, data, key, role, snapshots)
-            known = dataclasses.replace(known, checkpoint=entry / MODEL)
-        return known if _is_evaluated(known, config) else _evaluated_again(known, config, data, role)
+    cache, names = model_cache(config), _Entries.of(config, data.fingerprint)
+    checkpoint, who = cache.path(names.model) / MODEL, role or "model"
+
+    def train(folder: Path) -> TrainedModel:
+        trained = _train(folder, config, data, names.key, role, snapshots)
+        return dataclasses.replace(trained, checkpoint=checkpoint)
+
+    trained = cache.get_or_build(
+        names.model,
+        train,
+        functools.partial(_read_trained, checkpoint=checkpoint),
+        doing=f"trains this {who}",
+        resumable=Resumable(TRAINING, anew=not config.run_options.resume),
+    )
+    if not _is_evaluated(trained, config):
+        trained = cache.get_or_build(
+            names.metrics,
+            lambda folder: _evaluate_again(folder, trained, config, data, role),
+            functools.partial(_read_metrics, config=config, checkpoint=checkpoint),
+            doing=f"evaluates this {who}",
+        )
+    return dataclasses.replace(trained, settings=own_settings(config))
 
 
-def _trained_in(folder: Path, config: DistillConfig, data: Data, key: str, role: str, snapshots: int) -> TrainedModel:
-    """Train a model in the folder in which its entry is built, going on from a training checkpoint that lies there."""
+def _train(folder: Path, config: DistillConfig, data: Data, key: str, role: str, snapshots: int) -> TrainedModel:
+    """Train a model in a folder, from the training checkpoint there if there is one, and write its result."""
     started = time.perf_counter()
     model = build_model(config, data)
     getLogger().info(set_color("Training", "yellow") + f" the {role or 'model'}, until it is done in {folder}:")
@@ -114,24 +148,31 @@ def _trained_in(folder: Path, config: DistillConfig, data: Data, key: str, role:
     try:
         _, valid = trainer.fit(data.train, data.valid, saved=True, show_progress=config["show_progress"])
     except TrainingError:
-        # These settings end so every time: nothing to go on from.
+        # These settings fail every time: there is nothing to resume.
         if is_main_process():
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    if snapshots > 1 and is_main_process():
-        kept.reduce(snapshot_epochs(best_epoch(folder / MODEL), len(trainer.epoch_seconds), snapshots))
-    elif is_main_process():
-        # A killed run that wanted them may have left some.
-        shutil.rmtree(kept.folder, ignore_errors=True)
+    if is_main_process():
+        _keep_snapshots(kept, folder / MODEL, len(trainer.epoch_seconds), snapshots)
     trainer.load_best()
-    result = measured(config, key, folder / MODEL, trainer, data, valid, started)
-    store_result(result, folder)
+    result = evaluate_trained(config, key, folder / MODEL, trainer, data, valid, started)
+    write_result(result, folder)
     return result
 
 
-def _evaluated_again(known: TrainedModel, config: DistillConfig, data: Data, role: str) -> TrainedModel:
-    """Evaluate a model that is found but was not evaluated by these metrics."""
-    getLogger().info(set_color("Evaluating", "yellow") + f" the {role or 'model'} that is found, by other metrics.")
+def _keep_snapshots(kept: Snapshots, model: Path, epochs: int, snapshots: int) -> None:
+    """Remove the weights of all epochs but those of the wanted snapshots."""
+    wanted = snapshot_epochs(best_epoch(model), epochs, snapshots) if snapshots > 1 else []
+    if wanted:
+        kept.reduce(wanted)
+    else:
+        # A killed run that wanted snapshots may have left some.
+        shutil.rmtree(kept.folder, ignore_errors=True)
+
+
+def _evaluate_again(folder: Path, known: TrainedModel, config: DistillConfig, data: Data, role: str) -> TrainedModel:
+    """Evaluate an earlier run's model by other metrics, and write the result."""
+    getLogger().info(set_color("Evaluating", "yellow") + f" the cached {role or 'model'} by other metrics.")
     trainer = trainer_for(config, build_model(config, data), checkpoint=known.checkpoint, role=role)
     trainer.eval_collector.data_collect(data.train)
     trainer.load_best()
@@ -144,5 +185,5 @@ def _evaluated_again(known: TrainedModel, config: DistillConfig, data: Data, rol
         settings=own_settings(config),
         test_groups=trainer.evaluator.groups,
     )
-    keep_result(result, _cache_entry_of_metrics(config, data.fingerprint))
+    write_result(result, folder)
     return result

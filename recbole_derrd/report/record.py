@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import recbole_derrd
-from recbole_derrd.runtime.files import clearing_folder, replacing_file
+from recbole_derrd.runtime.files import replacing_file
+from recbole_derrd.runtime.locks import clearing_folder
 
 try:
     import resource

@@ -61,16 +61,16 @@ def describe(folder: Path, entry: Path, about: dict[str, Any]) -> None:
     (folder / ABOUT).write_text(sealed({**about, **found}), encoding="ascii")
 
 
-def verified(entry: Path, expected: Expected) -> dict[str, Any]:
+def verified(folder: Path, entry: Path, expected: Expected) -> dict[str, Any]:
     """Read an array from end to end and return what is said of it beside it.
 
     Raises:
-        DamagedFileError: it is not what was written, or not what is expected.
+        DamagedFileError: it is not what was written as ``entry``, or not what is expected.
     """
-    about = unsealed(entry / ABOUT)
+    about = unsealed(folder / ABOUT)
     if about.get("entry") != f"{entry.parent.name}/{entry.name}":
         raise DamagedFileError(f"it is that of '{about.get('entry')}'")
-    reader = RowReader(entry / ARRAY)
+    reader = RowReader(folder / ARRAY)
     expected.refuse_shape(reader.header.shape, reader.header.dtype)
     fault = None
     for first, rows in reader:

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from logging import getLogger
 from pathlib import Path
 from typing import Any, Callable
 
@@ -17,10 +16,10 @@ from torch import Tensor
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.data.history import History
 from recbole_derrd.errors import DataError
-from recbole_derrd.runtime.files import building_folder, locked, remove_entry
-from recbole_derrd.runtime.processes import barrier, broadcast, is_main_process
+from recbole_derrd.runtime.artifact_cache import ArtifactCache
+from recbole_derrd.runtime.files import write_errors_named
+from recbole_derrd.runtime.processes import barrier, is_main_process
 from recbole_derrd.runtime.randomness import kept_random_state
-from recbole_derrd.runtime.stored_arrays import DamagedFileError
 from recbole_derrd.teacher.array_checks import (
     ARRAY,
     Expected,
@@ -273,16 +272,16 @@ class Knowledge:
 
     def _array(self, name: str, build: Callable[[Path], dict[str, Any]], expected: Expected) -> np.ndarray[Any, Any]:
         """Open an array; where it is missing or damaged, ``build`` writes it to a path and describes it."""
-        entry = self.folder / f"{name}-v{FORMAT}"
+        key = f"{name}-v{FORMAT}"
+        entry = self.folder / key
         if name not in self._about:
-            about, fault = self._look(entry, expected)
-            if about is None:
-                if fault and is_main_process():
-                    getLogger().warning(
-                        f"The teacher's knowledge in '{entry}' is damaged: {fault}. It is not used, and made anew."
-                    )
-                about = self._make(entry, build, expected)
-            self._about[name] = about
+            cache = ArtifactCache(self.folder)
+            self._about[name] = cache.get_or_build(
+                key,
+                lambda folder: self._build(folder, entry, build),
+                lambda folder: verified(folder, entry, expected),
+                doing="builds arrays of this teacher's knowledge",
+            )
         try:
             # Copy-on-write: torch wants writable memory, the file stays as it is.
             return np.load(entry / ARRAY, mmap_mode="c", allow_pickle=False)
@@ -292,43 +291,20 @@ class Knowledge:
                 "what is missing is made anew."
             ) from error
 
-    @staticmethod
-    def _look(entry: Path, expected: Expected) -> tuple[dict[str, Any] | None, str]:
-        """Return what is said of a sound array; else None and what is wrong, which is "" where there is no array."""
-        about, fault = None, ""
-        # One process looks for all that train together: between two looks, another run may have ended.
-        if is_main_process() and (entry.exists() or entry.is_symlink()):
-            try:
-                about = verified(entry, expected)
-            except (DamagedFileError, OSError) as error:
-                fault = str(error)
-        answer: tuple[dict[str, Any] | None, str] = broadcast((about, fault))
-        return answer
-
-    def _make(self, entry: Path, build: Callable[[Path], dict[str, Any]], expected: Expected) -> dict[str, Any]:
+    def _build(self, folder: Path, entry: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         started = time.perf_counter()
-        with locked(entry, "asks this teacher for what it knows"), kept_random_state():
-            # Another run may have made it while this one waited.
-            about, _ = self._look(entry, expected)
-            if about is None:
-                about = self._build(entry, build)
+        with kept_random_state():
+            # Loaded first: an error of the teacher's is no error of writing.
+            _ = self.teacher
+            with write_errors_named(entry):
+                about = build(folder / ARRAY)
+                # The checksum is of what all processes have written.
+                barrier()
+                about["seconds"] = time.perf_counter() - started
+                if is_main_process():
+                    describe(folder, entry, about)
         self.seconds += time.perf_counter() - started
         return about
-
-    def _build(self, entry: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-        started = time.perf_counter()
-        # Loaded before the folder is begun: an error of the teacher's is no error of writing.
-        _ = self.teacher
-        with building_folder(entry) as folder:
-            about = build(folder / ARRAY)
-            # The checksum is of what all processes have written.
-            barrier()
-            about["seconds"] = time.perf_counter() - started
-            if is_main_process():
-                describe(folder, entry, about)
-                remove_entry(entry)
-        made: dict[str, Any] = broadcast(about)
-        return made
 
 
 def _rankings(rows: int, width: int, entities: int, *, own: bool = False, repeated: bool = False) -> Expected:

@@ -11,7 +11,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from recbole_derrd.errors import CheckpointError
+from recbole_derrd.errors import CheckpointError, UnreadableError
 from recbole_derrd.training.checkpoint import read_checkpoint, write_stock_checkpoint
 
 #: Weights on disk at any time, at most: enough to be near each quarter of the way to a best epoch in its second half.
@@ -108,6 +108,8 @@ class Snapshots:
             return False
         try:
             found = best_epoch(path)
+        except UnreadableError:
+            raise
         except CheckpointError as error:
             getLogger().warning(f"{error} It is trained once more.")
             return False
