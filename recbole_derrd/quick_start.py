@@ -40,7 +40,7 @@ from recbole_derrd.runtime.files import remove_file
 from recbole_derrd.runtime.locks import locked
 from recbole_derrd.runtime.processes import broadcast, is_main_process, rendezvous, start
 from recbole_derrd.student.model import build_student
-from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teacher import NoTeacher, StoredKnowledge
 from recbole_derrd.training.trainer import trainer_for
 
 
@@ -180,10 +180,10 @@ def objective_function(
     }
 
 
-def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | None) -> TrainResult:
+def _train_student(config: DistillConfig, data: Data, knowledge: StoredKnowledge | None) -> TrainResult:
     """Train the distilled student, alone on its files: another run of this very student waits meanwhile."""
     if knowledge is None:
-        knowledge = Knowledge(Path(), _no_teacher, data.history)
+        knowledge = StoredKnowledge(Path(), NoTeacher(), data.history)
     methods = "-".join(config.run_options.distillers) or "plain"
     method_settings = [
         (name, sorted(with_contents(name, options.to_keys(), config["data_path"]).items()))
@@ -194,11 +194,14 @@ def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | Non
         data.fingerprint,
         (
             knowledge.folder.name,
-            knowledge.search,
+            knowledge.settings.search,
             method_settings,
             config.run_options.distill_seed,
             evaluation_settings(config),
-            *_set_apart(config),
+            config.run_options.base_weight,
+            config.run_options.warm_start,
+            # Other methods read nothing of the snapshots, and the weighting of an ensemble is in its folder's name.
+            [snapshots_wanted(config), repr(weighting_of(config))] if follows_teachers(config) else None,
         ),
     )
     name = f"{config['model']}-{config['dataset']}-{methods}-{key}.pth".replace("/", "_")
@@ -208,18 +211,8 @@ def _train_student(config: DistillConfig, data: Data, knowledge: Knowledge | Non
         return _train_alone(config, data, knowledge, checkpoint, goes_on=waited or config.run_options.resume)
 
 
-def _set_apart(config: DistillConfig) -> list[Any]:
-    """Return what later options add to a student's key; runs that do not use them keep their names."""
-    apart: list[Any] = [] if config.run_options.base_weight == 1 else [config.run_options.base_weight]
-    if config.run_options.warm_start != "none":
-        apart.append(config.run_options.warm_start)
-    if follows_teachers(config):
-        apart += [snapshots_wanted(config), repr(weighting_of(config))]
-    return apart
-
-
 def _train_alone(
-    config: DistillConfig, data: Data, knowledge: Knowledge, checkpoint: Path, *, goes_on: bool
+    config: DistillConfig, data: Data, knowledge: StoredKnowledge, checkpoint: Path, *, goes_on: bool
 ) -> TrainResult:
     model = build_student(config, data, knowledge)
     if not any(Need.SCORES in method_class(name).needs for name in config.method_options):
@@ -251,7 +244,3 @@ def _train_alone(
         valid = trainer.evaluate(data.valid, load_best_model=False)
     test = trainer.evaluate(data.test, load_best_model=False, show_progress=config["show_progress"])
     return TrainResult(trainer, model, plain_metrics(valid), plain_metrics(test), seconds)
-
-
-def _no_teacher() -> Any:
-    raise OptionError("This run has no teacher. Add distillers, e.g. distillers: [de, rrd].")

@@ -29,7 +29,7 @@ import torch
 
 from recbole_derrd.errors import DistillError
 from recbole_derrd.quick_start import run_recbole_derrd
-from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teacher import StoredKnowledge
 from recbole_derrd.training.checkpoint import read_checkpoint, read_plain
 from recbole_derrd.training.trainer import TrainerMixin
 
@@ -118,7 +118,7 @@ class Moments:
         """Put the watch around the calls; for good, so only in a child."""
         for owner, name, about_files in (
             (os, "replace", True), (os, "fsync", False), (os, "mkdir", True), (os, "unlink", True), (os, "rmdir", True),
-            (torch, "save", False), (TrainerMixin, "_train_epoch", False), (Knowledge, "top_items", False),
+            (torch, "save", False), (TrainerMixin, "_train_epoch", False), (StoredKnowledge, "top_items", False),
         ):  # fmt: skip
             setattr(owner, name, self._watched(name, getattr(owner, name), about_files))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -21,7 +20,7 @@ from test_knowledge import N_ITEMS, N_USERS, TableTeacher, never, open_knowledge
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.errors import CheckpointError, DistillError
 from recbole_derrd.runtime.stored_arrays import DamagedFileError, read_array, sealed, unsealed
-from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teacher import StoredKnowledge
 from recbole_derrd.teacher.array_checks import fault_of_embeddings, fault_of_rankings, fault_of_ranks, fault_of_scores
 
 
@@ -32,7 +31,7 @@ def _no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 #: Each array that a distiller may ask for.
-QUESTIONS: dict[str, Callable[[Knowledge], Any]] = {
+QUESTIONS: dict[str, Callable[[StoredKnowledge], Any]] = {
     "embeddings": lambda knowledge: knowledge.embeddings("item", "second"),
     "neighbours": lambda knowledge: knowledge.neighbours("item", 4, 2),
     "top items": lambda knowledge: knowledge.top_items(6),
@@ -43,16 +42,10 @@ QUESTIONS: dict[str, Callable[[Knowledge], Any]] = {
 }
 
 
-def versions(count: int) -> Any:
-    """Give one earlier version of the teacher."""
-    return contextlib.nullcontext([lambda: TableTeacher(table(1))])
-
-
 def asked(folder: Path, teacher: Any = None) -> dict[str, np.ndarray[Any, Any]]:
     """Ask everything, as one process of a run does; copies, so that files may change afterwards."""
-    knowledge = open_knowledge(
-        folder, TableTeacher(table()) if teacher is None else teacher, snapshots=versions, snapshot_count=2
-    )
+    teacher = TableTeacher(table()) if teacher is None else teacher
+    knowledge = open_knowledge(folder, teacher, earlier=(lambda: TableTeacher(table(1)),), snapshots=2)
     return {name: np.array(question(knowledge)) for name, question in QUESTIONS.items()}
 
 
@@ -210,10 +203,10 @@ def test_the_recall_of_a_search_comes_from_a_sound_description(tmp_path: Path) -
     knowledge = open_knowledge(tmp_path / "here", TableTeacher(table()), search="faiss")
     lists = open_knowledge(tmp_path / "exact", TableTeacher(table())).top_items(4)
     (array,) = tmp_path.rglob("array.npy")
-    entry = tmp_path / "here" / "top-items-4-faiss-v1"
+    entry = tmp_path / "here" / "top-items-4-faiss-v2"
     shutil.copytree(array.parent, entry)
     about = unsealed(entry / "about.json")
-    (entry / "about.json").write_text(sealed({**about, "entry": f"here/{entry.name}", "recall": 0.75}))
+    (entry / "about.json").write_text(sealed({**about, "cache_entry": f"here/{entry.name}", "recall": 0.75}))
     assert np.array_equal(knowledge.top_items(4), lists) and knowledge.search_recall == 0.75
 
 

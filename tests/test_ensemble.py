@@ -99,14 +99,14 @@ def test_vectors_are_those_of_the_best_teacher_that_has_any(tiny_settings: Setti
     _, _, teachers, knowledge = several(tiny_settings("BPR"))
     scores = [teacher.trained.valid["ndcg@5"] for teacher in teachers]
     best = 0 if scores[0] >= scores[2] else 2
-    assert knowledge.leader == best and knowledge.teacher_hints == knowledge.members[best].teacher_hints
+    assert knowledge.ensemble.leader == best and knowledge.teacher_hints == knowledge.members[best].teacher_hints
     assert np.array_equal(knowledge.embeddings("item"), knowledge.members[best].embeddings("item"))
 
 
 def test_neighbours_are_the_best_teachers_and_lie_with_it(tiny_settings: Settings) -> None:
     """Beside the ensemble's rankings they would be found again when another teacher has come to lead."""
     _, _, _, knowledge = several(tiny_settings("BPR"))
-    leader = knowledge.members[knowledge.leader or 0]
+    leader = knowledge.members[knowledge.ensemble.leader or 0]
     found = knowledge.neighbours("item", 3, 150)
     assert (found == leader.neighbours("item", 3, 150)).all()
     assert list(leader.folder.glob("item-neighbours-*")) and not list(knowledge.folder.glob("item-neighbours-*"))
@@ -117,7 +117,7 @@ def test_one_teacher_is_in_memory_at_a_time(tiny_settings: Settings) -> None:
     assert all(teacher._data is None for teacher in teachers), "nor are the data of all"
     for ask in (lambda: knowledge.top_items(5), lambda: knowledge.trajectories(5), knowledge.observed_ranks):
         ask()
-        assert all(member._teacher is None for member in knowledge.members)
+        assert all(not member.teacher_loaded for member in knowledge.members)
         assert all(teacher._data is None for teacher in teachers)
 
 
@@ -130,7 +130,7 @@ def test_lists_longer_than_the_teachers_own_are_refused(tiny_settings: Settings)
 def test_among_candidates_the_teachers_rank_the_candidates(tiny_settings: Settings) -> None:
     mode = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": "fixed9"}
     config, data, teachers, knowledge = several(tiny_settings("BPR", eval_args=mode))
-    model = knowledge.model(among_candidates=True)
+    model = knowledge.ensemble.model(among_candidates=True)
     users, items = torch.tensor([3, 7]), torch.tensor([[5, 9, 2, 30, 0], [1, 8, 4, 12, 40]])
     found = model.candidate_scores(users, items)
     importance = RankWeighting()
@@ -246,7 +246,7 @@ def test_unlisted_items_are_judged_behind_the_listed_and_before_the_hidden(tiny_
     """RecBole hides items by -inf; GAUC counts the others by it, and its ranks need an order."""
     metrics = {"metrics": ["NDCG", "GAUC"], "ensemble_top_n": 3}
     config, data, teachers, knowledge = several(tiny_settings("BPR"), **metrics, rrd_top_n=3, rrd_k=2)
-    model = knowledge.model()
+    model = knowledge.ensemble.model()
     users = torch.arange(1, data.history.n_users)
     judged_scores, logits = model.full_sort_predict({"user_id": users}), model.listed_scores(users).view(-1)
     assert judged_scores.isfinite().all() and logits.isinf().any()
@@ -271,7 +271,7 @@ def test_unlisted_items_are_judged_behind_the_listed_and_before_the_hidden(tiny_
 
 def test_pairs_are_judged_some_users_at_a_time(tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     _, data, _, knowledge = several(tiny_settings("BPR"))
-    model = knowledge.model()
+    model = knowledge.ensemble.model()
     draw = torch.Generator().manual_seed(0)
     pairs = {
         name: torch.randint(1, count, (500,), generator=draw) for name, count in (("user_id", 31), ("item_id", 41))
@@ -298,7 +298,9 @@ def test_a_first_teacher_with_a_trainer_of_its_own(tiny_settings: Settings, firs
 def test_what_an_approximate_search_has_found_is_another_ensemble(tiny_settings: Settings) -> None:
     pytest.importorskip("faiss")
     able = {"teachers": ["BPR", {"model": "LightGCN", "n_layers": 1}]}
-    keys = {several(tiny_settings("BPR"), knowledge_search=search, **able)[3].key for search in ("exact", "faiss")}
+    keys = {
+        several(tiny_settings("BPR"), knowledge_search=search, **able)[3].ensemble.key for search in ("exact", "faiss")
+    }
     assert len(keys) == 2
 
 
@@ -328,7 +330,7 @@ def test_the_item_side_leaves_out_items_that_few_users_list(tiny_settings: Setti
     students.begin_epoch(0)
     scores = torch.full((data.history.n_users, data.history.n_items), -torch.inf)
     for user in range(1, data.history.n_users):
-        listed = knowledge.model().listed_scores(torch.tensor([user]))[0]
+        listed = knowledge.ensemble.model().listed_scores(torch.tensor([user]))[0]
         scores[user] = listed
         scores[user, data.history.items[data.history.indptr[user] : data.history.indptr[user + 1]]] = -torch.inf
     listing = (scores > -torch.inf).sum(dim=0)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import functools
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,15 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.student.model import build_student
-from recbole_derrd.teacher import EnsembleKnowledge, Knowledge, RankWeighting
+from recbole_derrd.teacher import (
+    BuildSettings,
+    Ensemble,
+    EnsembleKnowledge,
+    GivenTeacher,
+    RankWeighting,
+    StoredKnowledge,
+    knowledge_folder,
+)
 from recbole_derrd.teacher.exact import ExactSearch
 from recbole_derrd.training.trainer import trainer_for
 
@@ -52,24 +59,12 @@ def knowledge_of(folder: Path, config: DistillConfig, data: Data) -> EnsembleKno
     """Return what two teachers know, each with an earlier snapshot that guesses more."""
     members = []
     for half in (range(GROUPS // 2), range(GROUPS // 2, GROUPS)):
-
-        @contextlib.contextmanager
-        def earlier(count: int, half: range = half) -> Iterator[list[Callable[[], Adapter]]]:
-            yield [lambda: teacher(config, data, half, noise=2.0)]
-
-        members.append(
-            Knowledge(
-                folder / str(half[0]),
-                lambda half=half: teacher(config, data, half, noise=0.1),  # type: ignore[misc]
-                data.history,
-                snapshots=earlier,
-                snapshot_count=2,
-            )
-        )
-    return EnsembleKnowledge(
-        folder, members, data.history, data.fingerprint.train,
-        config=config, dataset=data.train._dataset, importance=RankWeighting(), count=LISTED,
-    )  # fmt: skip
+        final, earlier = (functools.partial(teacher, config, data, half, noise=noise) for noise in (0.1, 2.0))
+        source = GivenTeacher(final, earlier=(earlier,))
+        members.append(StoredKnowledge(folder / str(half[0]), source, data.history, BuildSettings(snapshots=2)))
+    ensemble = Ensemble(members, config, data.train._dataset, RankWeighting(), count=LISTED)
+    own = knowledge_folder(folder, ensemble.key, data.fingerprint.train)
+    return EnsembleKnowledge(own, ensemble, data.history)
 
 
 def share_of_own_group(rankings: np.ndarray[Any, Any], data: Data) -> float:

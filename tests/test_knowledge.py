@@ -15,16 +15,15 @@ import pytest
 import torch
 from torch import Tensor
 
+import recbole_derrd.teacher.array_builder as array_builder
 import recbole_derrd.teacher.exact as exact_module
-import recbole_derrd.teacher.writing as writing_module
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.data.history import History
 from recbole_derrd.errors import DataError, DistillError, OptionError
-from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teacher import BuildSettings, GivenTeacher, StoredKnowledge, knowledge_folder
 from recbole_derrd.teacher.array_file import ArrayFile
 from recbole_derrd.teacher.exact import ExactSearch, best_unseen
-from recbole_derrd.teacher.knowledge import knowledge_folder
-from recbole_derrd.teacher.writing import fill_rankings
+from recbole_derrd.teacher.ranking_arrays import fill_rankings
 
 N_USERS, N_ITEMS = 14, 23
 
@@ -103,11 +102,18 @@ def never() -> Adapter:
     raise AssertionError("The teacher was loaded though everything is on disk.")
 
 
-def open_knowledge(folder: Path, teacher: Adapter | Callable[[], Adapter], **settings: Any) -> Knowledge:
+def open_knowledge(
+    folder: Path,
+    teacher: Adapter | Callable[[], Adapter],
+    *,
+    history: History | None = None,
+    earlier: tuple[Callable[[], Adapter], ...] = (),
+    **settings: Any,
+) -> StoredKnowledge:
     """Open knowledge of this teacher over some history."""
     load = (lambda: teacher) if isinstance(teacher, Adapter) else teacher
-    history = settings.pop("history", None)
-    return Knowledge(folder, load, some_history() if history is None else history, **settings)
+    source = GivenTeacher(load, earlier=earlier)
+    return StoredKnowledge(folder, source, some_history() if history is None else history, BuildSettings(**settings))
 
 
 class TestTopItems:
@@ -262,7 +268,7 @@ class TestVectorsAndScores:
 
     def test_scores_of_chosen_items_in_chunks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A chunk joined in the wrong order would give users each other's scores."""
-        monkeypatch.setattr(writing_module, "_CHUNK_NUMBERS", 16 * 4 * 3)
+        monkeypatch.setattr(array_builder, "CHUNK_NUMBERS", 16 * 4 * 3)
         teacher = TableTeacher(table())
         users = torch.tensor([5, 1, 13, 2, 9, 5, 7])
         items = torch.randint(0, N_ITEMS, (7, 4), generator=torch.Generator().manual_seed(0))
@@ -281,7 +287,7 @@ class TestOnDisk:
         again = open_knowledge(tmp_path, never)
         assert np.array_equal(again.top_items(7), rankings)
         assert np.array_equal(again.embeddings("item", "second"), embeddings)
-        assert first.seconds > 0 and again.seconds == 0
+        assert first.total_seconds() > 0 and again.total_seconds() == 0
         with pytest.raises(AssertionError):
             again.top_items(8)
 

@@ -22,7 +22,7 @@ from recbole_derrd.quick_start import knowledge_of, run_recbole_derrd
 from recbole_derrd.recbole_compat.models import model_class
 from recbole_derrd.registry import METHODS, method_class
 from recbole_derrd.student.model import build_student, distilled, step_batch
-from recbole_derrd.teacher import Knowledge, Teacher
+from recbole_derrd.teacher import NoTeacher, StoredKnowledge, Teacher
 from recbole_derrd.training.trainer import trainer_for
 
 Settings = Callable[..., dict[str, Any]]
@@ -48,7 +48,7 @@ def student_of(settings: dict[str, Any], model: str) -> tuple[DistillConfig, Any
         knowledge = knowledge_of(config, Teacher.of(config, data), data)
         data = prepare_data(config)
     else:
-        knowledge = Knowledge(Path(), lambda: None, data.history)  # type: ignore[arg-type, return-value]
+        knowledge = StoredKnowledge(Path(), NoTeacher(), data.history)
     return config, data, build_student(config, data, knowledge)
 
 
@@ -278,8 +278,8 @@ def test_a_teacher_whose_knowledge_is_written_is_freed_before_the_training(
     tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, needed: bool
 ) -> None:
     told: list[str] = []
-    forget, trainer = Knowledge.forget_teacher, quick_start.trainer_for
-    monkeypatch.setattr(Knowledge, "forget_teacher", lambda self: told.append("freed") or forget(self))
+    forget, trainer = StoredKnowledge.forget_teacher, quick_start.trainer_for
+    monkeypatch.setattr(StoredKnowledge, "forget_teacher", lambda self: told.append("freed") or forget(self))
     monkeypatch.setattr(quick_start, "trainer_for", lambda *a, **k: told.append("training") or trainer(*a, **k))
     small = {"de_num_experts": 2, "cd_n_distill": 3, "record_dir": str(tmp_path), "latency_users": 0}
     run_recbole_derrd("BPR", "tiny", config_dict={**tiny_settings("BPR", distillers=[method]), **small})

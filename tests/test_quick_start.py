@@ -20,7 +20,7 @@ from recbole_derrd.evaluation.metrics import gap_recovered
 from recbole_derrd.model_cache.building import load_model
 from recbole_derrd.model_cache.results import plain_metrics
 from recbole_derrd.quick_start import objective_function, run_recbole_derrd
-from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teacher import GivenTeacher, StoredKnowledge
 
 
 def settings(data: Path, home: Path, **more: Any) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def record(planted: Path, home: Path) -> dict[str, Any]:
 def own_group_share(model: Any, data: Data, folder: Path) -> float:
     """Share of own-group items in all users' top-10 lists without their training items; chance is 1/8."""
     dataset, history = data.dataset, data.history
-    knowledge = Knowledge(folder, lambda: adapter_of(model), history)
+    knowledge = StoredKnowledge(folder, GivenTeacher(lambda: adapter_of(model)), history)
     right = total = 0
     for user, items in enumerate(knowledge.top_items(10)):
         for item in items[items > 0]:
@@ -122,7 +122,7 @@ def test_further_metrics_train_no_teacher_anew(
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("a model that is there was trained or evaluated again")
 
-    monkeypatch.setattr(trained, "_trained_in", refuse)
+    monkeypatch.setattr(trained, "_train", refuse)
     more = {"metrics": ["GAUC", "NDCG", "ItemCoverage"], "topk": [5, 10], "epochs": 30}
     further = run_recbole_derrd("BPR", "planted", config_dict=settings(planted, home, **more))
     for role in ("teacher", "student"):
@@ -135,7 +135,7 @@ def test_further_metrics_train_no_teacher_anew(
     assert further["seconds"]["knowledge"] == 0
     assert further["distilled"]["test"]["ndcg@10"] == record["distilled"]["test"]["ndcg@10"]
     # Both are kept.
-    monkeypatch.setattr(trained, "_evaluated_again", refuse)
+    monkeypatch.setattr(trained, "_evaluate_again", refuse)
     for wanted, run in (({}, record), (more, further)):
         again = run_recbole_derrd("BPR", "planted", config_dict=settings(planted, home, **wanted))
         assert again["teacher"]["test"] == run["teacher"]["test"]

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ import recbole_derrd.teacher.search as search_module
 from recbole_derrd.adapters import FactorAdapter, RowAdapter
 from recbole_derrd.data.history import History
 from recbole_derrd.errors import DataError, OptionError
-from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teacher import BuildSettings, GivenTeacher, StoredKnowledge
 from recbole_derrd.teacher.exact import ExactSearch
 from recbole_derrd.teacher.search import ApproximateSearch, check_search
 
@@ -51,10 +51,14 @@ def some_history(longest: int = 40) -> History:
     return History(np.concatenate([[0], np.cumsum([len(row) for row in rows])]), np.concatenate(rows), N_ITEMS)
 
 
-def open_knowledge(folder: Path, search: str, **settings: Any) -> Knowledge:
-    """Open the knowledge of the clustered teacher."""
-    history = settings.pop("history", None) or some_history()
-    return Knowledge(folder, lambda: FactorAdapter(Factors()), history, search=search, **settings)
+def open_knowledge(
+    folder: Path,
+    search: str,
+    history: History | None = None,
+    load: Callable[[], Any] = lambda: FactorAdapter(Factors()),
+) -> StoredKnowledge:
+    """Open the knowledge of the clustered teacher, or of another."""
+    return StoredKnowledge(folder, GivenTeacher(load), history or some_history(), BuildSettings(search=search))
 
 
 def recall(found: np.ndarray, wanted: np.ndarray) -> float:
@@ -109,7 +113,7 @@ class TestWithFaiss:
         exact = open_knowledge(tmp_path, "exact")
         assert told is not None and abs(told - recall(found, exact.top_items(COUNT))) < 0.02
         assert exact.search_recall is None
-        again = Knowledge(tmp_path, lambda: pytest.fail("loaded"), some_history(), search="faiss")
+        again = open_knowledge(tmp_path, "faiss", load=lambda: pytest.fail("loaded"))
         again.top_items(COUNT)
         assert again.search_recall == told
         (about,) = tmp_path.glob("*-faiss-*/about.json")
@@ -121,7 +125,7 @@ class TestWithFaiss:
         """Too few cells were once searched: whoever distils from such rankings must hear of it."""
         monkeypatch.setattr(search_module, "WANTED_RECALL", 0.0)
         monkeypatch.setattr(search_module, "_FEWEST_CELLS", 1)
-        knowledge = Knowledge(tmp_path, lambda: FactorAdapter(Factors(spread=5.0)), some_history(), search="faiss")
+        knowledge = open_knowledge(tmp_path, "faiss", load=lambda: FactorAdapter(Factors(spread=5.0)))
         with caplog.at_level(logging.WARNING):
             knowledge.top_items(COUNT)
         assert knowledge.search_recall is not None and knowledge.search_recall < search_module.LOW_RECALL
@@ -146,7 +150,7 @@ class TestWithFaiss:
     def test_nan_is_refused(self, tmp_path: Path, side: str) -> None:
         model = Factors()
         getattr(model, f"{side}_embedding").weight[200, 3] = torch.nan
-        knowledge = Knowledge(tmp_path, lambda: FactorAdapter(model), some_history(), search="faiss")
+        knowledge = open_knowledge(tmp_path, "faiss", load=lambda: FactorAdapter(model))
         with pytest.raises(DataError, match="NaN"):
             knowledge.top_items(COUNT)
         assert list(tmp_path.rglob("*.npy")) == []

@@ -12,11 +12,14 @@ import torch
 from test_knowledge import N_ITEMS, N_USERS, TableTeacher, history_of, never, open_knowledge, some_history, table
 from torch import Tensor, nn
 
+import recbole_derrd.teacher.array_builder as array_builder
 import recbole_derrd.teacher.users as users_module
 from recbole_derrd.adapters import EmbeddingAdapter
 from recbole_derrd.data.history import History
 from recbole_derrd.errors import DataError
-from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teacher import BuildSettings, GivenTeacher, Knowledge
+from recbole_derrd.teacher.ranking_arrays import TopUsers
+from recbole_derrd.teacher.source import LazyTeacher
 from recbole_derrd.teacher.users import swapped
 
 
@@ -120,7 +123,6 @@ class TestTopUsers:
     @pytest.mark.parametrize("embeddings", [True, False])
     def test_shared_out_over_processes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embeddings: bool) -> None:
         """Each process writes its own items' rows of one file; together they are the rankings of one process."""
-        import recbole_derrd.teacher.writing as writing_module
 
         def teacher() -> Any:
             return VectorTeacher() if embeddings else TableTeacher(table())
@@ -128,11 +130,9 @@ class TestTopUsers:
         whole = open_knowledge(tmp_path / "one", teacher()).top_users(4)
         path = tmp_path / "array.npy"
         for rank in range(3):
-            monkeypatch.setattr(
-                writing_module, "shard_range", lambda n, rank=rank: (rank * n // 3, (rank + 1) * n // 3)
-            )
-            monkeypatch.setattr(writing_module, "is_main_process", lambda rank=rank: rank == 0)
-            writing_module.write_top_users(path, teacher(), some_history(), 4, chunk=0, progress=False)
+            monkeypatch.setattr(array_builder, "shard_range", lambda n, rank=rank: (rank * n // 3, (rank + 1) * n // 3))
+            monkeypatch.setattr(array_builder, "is_main_process", lambda rank=rank: rank == 0)
+            TopUsers(some_history(), 4, BuildSettings()).write(path, LazyTeacher(GivenTeacher(teacher)))
         assert np.array_equal(np.load(path), whole)
 
     def test_no_gradient_graph_is_built(self, tmp_path: Path) -> None:
@@ -146,9 +146,7 @@ class TestTopScores:
 
     @pytest.mark.parametrize("count", [1, 6, 500])
     def test_scores_of_the_lists(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-        import recbole_derrd.teacher.writing as writing_module
-
-        monkeypatch.setattr(writing_module, "_CHUNK_NUMBERS", 300)
+        monkeypatch.setattr(array_builder, "CHUNK_NUMBERS", 300)
         scores = table()
         knowledge = open_knowledge(tmp_path, TableTeacher(scores.clone()))
         rankings, found = knowledge.top_items(count), knowledge.top_scores(count)

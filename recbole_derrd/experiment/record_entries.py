@@ -24,7 +24,7 @@ from recbole_derrd.model_cache.results import TrainedModel, TrainResult, gap_err
 from recbole_derrd.report.record import git_commit, peak_rss_bytes, versions
 from recbole_derrd.report.records import SCHEMA
 from recbole_derrd.runtime.processes import is_main_process
-from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teacher import StoredKnowledge
 
 #: Options of a run that change its result and that few runs set.
 _SELDOM = ("warm_start", "distill_seed", "teacher_snapshots", "knowledge_search")
@@ -36,7 +36,7 @@ def record_of(
     data: Data,
     taught: list[TrainedModel],
     plain: TrainedModel | None,
-    knowledge: Knowledge | None,
+    knowledge: StoredKnowledge | None,
     product: TrainResult,
     seconds: float,
     stored: dict[str, Any] | None = None,

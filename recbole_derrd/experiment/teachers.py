@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from logging import getLogger
 from typing import Callable
@@ -24,8 +25,17 @@ from recbole_derrd.registry import method_class
 from recbole_derrd.runtime.processes import is_main_process
 from recbole_derrd.runtime.randomness import kept_random_state
 from recbole_derrd.student.warm_start import can_start
-from recbole_derrd.teacher import EnsembleKnowledge, Knowledge, RankWeighting, Teacher, TeacherSpec, teacher_specs
-from recbole_derrd.teacher.knowledge import knowledge_folder
+from recbole_derrd.teacher import (
+    BuildSettings,
+    Ensemble,
+    EnsembleKnowledge,
+    RankWeighting,
+    StoredKnowledge,
+    Teacher,
+    TeacherSpec,
+    knowledge_folder,
+    teacher_specs,
+)
 
 
 def follows_teachers(config: DistillConfig) -> bool:
@@ -83,47 +93,32 @@ def _refuse_unfit(config: DistillConfig, data: Data, specs: Sequence[TeacherSpec
         known[key] = number
 
 
-def knowledge_of(config: DistillConfig, teachers: Teacher | Sequence[Teacher], data: Data) -> Knowledge:
-    """Return the knowledge of a run's teacher or teachers, kept under their content keys."""
+def knowledge_of(config: DistillConfig, teachers: Teacher | Sequence[Teacher], data: Data) -> StoredKnowledge:
+    """Return the knowledge of a run's teacher or teachers, kept under their cache keys."""
     teachers = [teachers] if isinstance(teachers, Teacher) else list(teachers)
-    members = [_knowledge_of_one(config, teacher, data) for teacher in teachers]
+    options = config.run_options
+    settings = BuildSettings(
+        options.knowledge_batch_size, config["show_progress"], options.knowledge_search, snapshots_wanted(config)
+    )
+    weighting = weighting_of(config)
+    members = []
+    for teacher in teachers:
+        folder = knowledge_folder(config.cache_dir, teacher.trained.key, data.fingerprint.train)
+        members.append(StoredKnowledge(folder, teacher, data.history, settings, weighting))
     if len(members) == 1:
         return members[0]
-    options = config.run_options
-    return EnsembleKnowledge(
-        config.cache_dir,
+    ensemble = Ensemble(
         members,
-        data.history,
-        data.fingerprint.train,
-        config=teachers[0].config,
-        dataset=data.train._dataset,
-        importance=weighting_of(config),
+        teachers[0].config,
+        data.train._dataset,
+        weighting,
         count=min(options.ensemble_top_n, data.history.n_items - 1),
-        leader=_best(config, teachers, lambda teacher: bool(_hints(teacher))),
+        leader=_best(config, teachers, lambda teacher: bool(teacher.hints)),
         starter=_best(config, teachers, lambda teacher: _can_start(config, teacher)),
-        chunk=options.knowledge_batch_size,
-        show_progress=config["show_progress"],
     )
-
-
-def _knowledge_of_one(config: DistillConfig, teacher: Teacher, data: Data) -> Knowledge:
-    return Knowledge(
-        knowledge_folder(config.cache_dir, teacher.trained.key, data.fingerprint.train),
-        teacher.load,
-        data.history,
-        teacher_hints=_hints(teacher),
-        chunk=config.run_options.knowledge_batch_size,
-        show_progress=config["show_progress"],
-        search=config.run_options.knowledge_search,
-        importance=weighting_of(config),
-        snapshots=teacher.snapshots,
-        snapshot_count=snapshots_wanted(config),
-        forget=teacher.forget,
-    )
-
-
-def _hints(teacher: Teacher) -> tuple[str, ...]:
-    return adapter_class(model_class(teacher.config["model"])).hints
+    folder = knowledge_folder(config.cache_dir, ensemble.key, data.fingerprint.train)
+    # The ensemble adds up rankings: there are no embeddings to search by.
+    return EnsembleKnowledge(folder, ensemble, data.history, dataclasses.replace(settings, search="exact"))
 
 
 def _can_start(config: DistillConfig, teacher: Teacher) -> bool:
@@ -138,7 +133,9 @@ def _best(config: DistillConfig, teachers: Sequence[Teacher], able: Callable[[Te
     return max(positions, key=lambda index: sign * teachers[index].trained.valid[metric], default=None)
 
 
-def evaluated(config: DistillConfig, teachers: Sequence[Teacher], knowledge: Knowledge, data: Data) -> TrainedModel:
+def evaluated(
+    config: DistillConfig, teachers: Sequence[Teacher], knowledge: StoredKnowledge, data: Data
+) -> TrainedModel:
     """Return what the teachers are together: the one teacher itself, or the ensemble, evaluated or found.
 
     Its size is that of all of its members, its latency that of asking one after another.
@@ -150,8 +147,8 @@ def evaluated(config: DistillConfig, teachers: Sequence[Teacher], knowledge: Kno
         teachers[0].config,
         data,
         "Ensemble",
-        identity=[knowledge.key, [member.key for member in members]],
-        build=lambda: knowledge.model(among_candidates=isinstance(data.test, CandidateLoader)),
+        identity=[knowledge.ensemble.key, [member.key for member in members]],
+        build=lambda: knowledge.ensemble.model(among_candidates=isinstance(data.test, CandidateLoader)),
     )
     knowledge.forget_teacher()
     sizes = [member.bytes_per_item for member in members]
@@ -168,7 +165,7 @@ def evaluated(config: DistillConfig, teachers: Sequence[Teacher], knowledge: Kno
         latency=_one_after_another([member.latency for member in members]),
         settings={
             "members": [{"model": member.model, **member.settings} for member in members],
-            "ensemble_top_n": knowledge.count,
+            "ensemble_top_n": knowledge.ensemble.count,
             "ensemble_weighting": repr(knowledge.importance),
         },
         bytes_per_item=None if None in sizes else sum(size for size in sizes if size is not None),

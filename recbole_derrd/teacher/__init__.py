@@ -1,18 +1,28 @@
-"""Teachers and what they know."""
+"""Frozen teachers, and what they know."""
 
-from recbole_derrd.teacher.ensemble import EnsembleKnowledge, EnsembleModel
+from recbole_derrd.teacher.array_builder import BuildSettings
+from recbole_derrd.teacher.ensemble import Ensemble, EnsembleKnowledge, EnsembleModel
 from recbole_derrd.teacher.knowledge import Knowledge
 from recbole_derrd.teacher.rank_weighting import RankWeighting
+from recbole_derrd.teacher.source import GivenTeacher, NoTeacher, TeacherSource
 from recbole_derrd.teacher.specs import TeacherSpec, only_spec, teacher_specs
+from recbole_derrd.teacher.stored_knowledge import StoredKnowledge, knowledge_folder
 from recbole_derrd.teacher.teacher import Teacher
 
 __all__ = [
+    "BuildSettings",
+    "Ensemble",
     "EnsembleKnowledge",
     "EnsembleModel",
+    "GivenTeacher",
     "Knowledge",
+    "NoTeacher",
     "RankWeighting",
+    "StoredKnowledge",
     "Teacher",
+    "TeacherSource",
     "TeacherSpec",
+    "knowledge_folder",
     "only_spec",
     "teacher_specs",
 ]

@@ -1,9 +1,9 @@
-"""What the arrays of a teacher's knowledge may hold; and whether an entry on disk is what was written.
+"""Checks of a stored array: whether it is what was written, and whether its values can be a teacher's.
 
-Each array is read once, from end to end, when a process first opens it: the checksum finds what has rotted or was
-exchanged, the checks of its values what no snapshot of this plugin would have written. The result is not remembered for
-a later run: rotten bits leave a file's time as it was. 60 MB (500 items for each of 30,000 users) take 0.2 s, 2 GB (a
-million users) about 7 s; all of it is read in the first epoch anyway.
+Each process reads an array once from end to end, when it first opens it. The checksum finds flipped bits and exchanged
+files; the checks of the values find what no version of this plugin would have written. A later run checks again: a
+flipped bit leaves the file's time unchanged. 60 MB (500 items for each of 30,000 users) take 0.2 s, 2 GB (a million
+users) about 7 s; the first epoch reads all of it anyway.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ Rows = np.ndarray[Any, Any]
 
 ARRAY = "array.npy"
 ABOUT = "about.json"
-# What the description holds for this check, and nobody else.
-_KEYS = ("entry", "checksum", "bytes")
+# Parts of the description that serve these checks alone.
+_KEYS = ("cache_entry", "checksum", "bytes")
 
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """What an array must be.
+    """Type, shape and values that an array must have.
 
-    Args:
+    Attributes:
         dtype: its type.
-        rows: how many rows; a multiple of it where ``repeated``.
-        width: numbers in a row; None where any number will do.
-        fault: says what is wrong with rows, the first of which has this number; None where nothing is.
-        repeated: whether there are several such arrays, one below the other.
+        rows: how many rows; where ``repeated``, any multiple of it.
+        width: numbers in a row; None where any width is right.
+        fault: takes rows and the number of the first of them, and returns what is wrong with them, or None.
+        repeated: whether several such arrays are stored one below the other.
     """
 
     dtype: type[Any]
@@ -43,10 +43,10 @@ class Expected:
     repeated: bool = False
 
     def refuse_shape(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        """Refuse an array that is another.
+        """Refuse an array of another type or shape.
 
         Raises:
-            DamagedFileError: what it is.
+            DamagedFileError: its type and shape.
         """
         rows, width = shape
         fits = rows > 0 and rows % self.rows == 0 if self.repeated else rows == self.rows
@@ -54,22 +54,28 @@ class Expected:
             raise DamagedFileError(f"it holds {dtype} {shape}")
 
 
-def describe(folder: Path, entry: Path, about: dict[str, Any]) -> None:
-    """Write the description of an array that lies in ``folder``, before it becomes ``entry``."""
+def write_description(folder: Path, name: str, about: dict[str, Any]) -> None:
+    """Write the description of the array in a folder.
+
+    Args:
+        folder: where the array is being built.
+        name: the array's own name, so that it is not mistaken for another.
+        about: what the builder tells about it.
+    """
     array = folder / ARRAY
-    found = {"entry": f"{entry.parent.name}/{entry.name}", "checksum": checksum(array), "bytes": array.stat().st_size}
+    found = {"cache_entry": name, "checksum": checksum(array), "bytes": array.stat().st_size}
     (folder / ABOUT).write_text(sealed({**about, **found}), encoding="ascii")
 
 
-def verified(folder: Path, entry: Path, expected: Expected) -> dict[str, Any]:
-    """Read an array from end to end and return what is said of it beside it.
+def verified(folder: Path, name: str, expected: Expected) -> dict[str, Any]:
+    """Read an array from end to end and return its description, as the builder wrote it.
 
     Raises:
-        DamagedFileError: it is not what was written as ``entry``, or not what is expected.
+        DamagedFileError: it is not what was written under this name, or not what is expected.
     """
     about = unsealed(folder / ABOUT)
-    if about.get("entry") != f"{entry.parent.name}/{entry.name}":
-        raise DamagedFileError(f"it is that of '{about.get('entry')}'")
+    if about.get("cache_entry") != name:
+        raise DamagedFileError(f"it is that of '{about.get('cache_entry')}'")
     reader = RowReader(folder / ARRAY)
     expected.refuse_shape(reader.header.shape, reader.header.dtype)
     fault = None
@@ -79,16 +85,16 @@ def verified(folder: Path, entry: Path, expected: Expected) -> dict[str, Any]:
         raise DamagedFileError("its content is not what was written (checksum)" + (f": {fault}" if fault else ""))
     if fault:
         raise DamagedFileError(fault)
-    return {name: value for name, value in about.items() if name not in _KEYS}
+    return {key: value for key, value in about.items() if key not in _KEYS}
 
 
 def fault_of_rankings(rows: Rows, first: int, count: int, entities: int, own: bool = False) -> str | None:
-    """Say what is wrong with rankings of ids: each row is distinct ids from 1 on, then zeros.
+    """Return what is wrong with rankings of ids: each row is distinct ids from 1 on, then zeros.
 
     Args:
         rows: [n, N].
         first: number of the first of them.
-        count: how many numbers there are for rows; those that are a multiple of it are of the padding id.
+        count: rows of one array; where several lie one below the other, each begins with the padding id's row.
         entities: ids are below this.
         own: whether a row must not hold its own number.
     """
@@ -112,25 +118,25 @@ def fault_of_rankings(rows: Rows, first: int, count: int, entities: int, own: bo
 
 
 def fault_of_embeddings(rows: Rows, first: int) -> str | None:
-    """Say where embeddings hold what is no finite number."""
+    """Return where embeddings are not finite numbers."""
     place = _first(~np.isfinite(rows))
     return None if place is None else f"row {first + place[0]} holds {rows[place]}"
 
 
 def fault_of_scores(rows: Rows, first: int) -> str | None:
-    """Say where scores hold NaN or inf; -inf is a valid score of a teacher's."""
+    """Return where scores are NaN or inf; -inf is a valid score."""
     place = _first(np.isnan(rows) | (rows == np.inf))
     return None if place is None else f"row {first + place[0]} holds {rows[place]}"
 
 
 def fault_of_ranks(rows: Rows, first: int, most: int) -> str | None:
-    """Say where ranks are not from 1 to ``most``."""
+    """Return where ranks are not from 1 to ``most``."""
     place = _first((rows < 1) | (rows > most))
     return None if place is None else f"row {first + place[0]} holds {rows[place]}, and ranks go from 1 to {most}"
 
 
 def _first(wrong: Rows) -> tuple[int, int] | None:
-    """Return row and column of the first place that is marked, or None."""
+    """Return row and column of the first marked place, or None."""
     if not wrong.any():
         return None
     row, column = np.unravel_index(int(wrong.argmax()), wrong.shape)

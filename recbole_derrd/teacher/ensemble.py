@@ -1,24 +1,25 @@
-r"""Several teachers as one: the rank-importance ensemble.
+r"""Several teachers as one: an ensemble that adds up what the teachers' ranks count.
 
-For user u, teachers m and the rank of item i in teacher m's list of u's unobserved items,
+For user u, teachers m and the rank of item i in teacher m's ranking of u's unobserved items,
 
-    G_u(i) = sum_m w(rank of i in m's list),    w of ``importance.py``,
+    G_u(i) = sum_m w(rank of i in m's ranking),    w of ``rank_weighting.py``,
 
 and the ensemble's logit is ln G_u(i): the order is that of G, softmax and sigmoid of it are G's shares and odds, and
-an item in no list has -inf. SeongKu Kang et al.: "Distillation from Heterogeneous Models for Top-K Recommendation",
+an item in no ranking has -inf. SeongKu Kang et al.: "Distillation from Heterogeneous Models for Top-K Recommendation",
 WWW 2023, equation 8. The authors' code keeps w of every item for every user (12.6 GB on CiteULike), this keeps
 rankings.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
-import numpy as np
 import torch
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import ModelType
@@ -27,8 +28,11 @@ from torch import Tensor, nn
 from recbole_derrd.adapters.rows import FixedAdapter
 from recbole_derrd.data.history import History
 from recbole_derrd.errors import OptionError
-from recbole_derrd.teacher.knowledge import Knowledge, knowledge_folder
+from recbole_derrd.teacher.array_builder import BuildSettings
+from recbole_derrd.teacher.knowledge import Array
 from recbole_derrd.teacher.rank_weighting import RankWeighting
+from recbole_derrd.teacher.source import Load
+from recbole_derrd.teacher.stored_knowledge import StoredKnowledge
 
 #: Scores of the users whose pairs are evaluated at once (64 MB).
 _PAIR_SCORES = 1 << 24
@@ -58,9 +62,9 @@ class EnsembleModel(GeneralRecommender):
         dataset: RecBole's data set.
         members: what the teachers know.
         importance: what a rank counts.
-        count: items of each list that count.
-        among_candidates: whether it is evaluated among fixed candidates. A list from the whole catalogue says nothing
-            of most of them, so they are ranked by the teachers, which are then in memory together.
+        count: items of each ranking that count.
+        among_candidates: whether it is evaluated among fixed candidates. Most of them are in no ranking of the whole
+            catalogue, so the teachers rank the candidates, and are then in memory together.
     """
 
     type = ModelType.TRADITIONAL
@@ -70,7 +74,7 @@ class EnsembleModel(GeneralRecommender):
         self,
         config: Any,
         dataset: Any,
-        members: Sequence[Knowledge],
+        members: Sequence[StoredKnowledge],
         importance: RankWeighting,
         count: int,
         *,
@@ -79,7 +83,7 @@ class EnsembleModel(GeneralRecommender):
         """Open the rankings."""
         super().__init__(config, dataset)
         self.members, self.importance, self.among_candidates = list(members), importance, among_candidates
-        self.rankings: list[np.ndarray[Any, Any]] = []
+        self.rankings: list[Array] = []
         for member in self.members:
             self.rankings.append(member.top_items(count))
             # One teacher in memory at a time.
@@ -100,7 +104,7 @@ class EnsembleModel(GeneralRecommender):
         return total.log_()
 
     def candidate_scores(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return ln of the summed importances of the ranks among the candidates [n, K]; equal scores share the last."""
+        """Return ln of what the ranks among the candidates count in sum [n, K]; equal scores share the last rank."""
         total = torch.zeros(items.shape, device=self.device)
         for member in self.members:
             teacher = member.teacher
@@ -113,12 +117,12 @@ class EnsembleModel(GeneralRecommender):
         return total.log_()
 
     def _evaluated_scores(self, users: Tensor) -> Tensor:
-        """Return the logits [n, n_items] as RecBole judges them: it hides items by -inf, and these are hidden alone."""
+        """Return the logits [n, n_items] for RecBole's evaluation, which takes -inf for an item that it must hide."""
         scores = self.listed_scores(users)
         return scores.clamp_(min=torch.finfo(scores.dtype).min)
 
     def predict(self, interaction: Any) -> Tensor:
-        """Return the logit of each pair [n]; each user's row is made once, some users at a time."""
+        """Return the logit of each pair [n]; each user's row is computed once, some users at a time."""
         users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
         distinct, positions = users.unique(return_inverse=True)
         found = torch.empty(len(users), device=self.device)
@@ -134,113 +138,129 @@ class EnsembleModel(GeneralRecommender):
         return self._evaluated_scores(interaction[self.USER_ID]).view(-1)
 
 
-class EnsembleKnowledge(Knowledge):
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+    """Several teachers as one: a :class:`~recbole_derrd.teacher.source.TeacherSource`.
+
+    Attributes:
+        members: what each teacher knows.
+        config: RecBole's configuration of one of the teachers.
+        dataset: RecBole's data set.
+        importance: what a rank counts.
+        count: items of each teacher's ranking that count.
+        leader: which teacher's embeddings are used; None where none has any.
+        starter: which teacher's scores a student may start at; None where none's are dot products of embeddings.
+    """
+
+    members: Sequence[StoredKnowledge]
+    config: Any
+    dataset: Any
+    importance: RankWeighting
+    count: int
+    leader: int | None = None
+    starter: int | None = None
+
+    @property
+    def key(self) -> str:
+        """What distinguishes one ensemble from another, as a cache key."""
+        content: list[Any] = [[member.folder.name for member in self.members], repr(self.importance), self.count]
+        # Rankings of an approximate search make another ensemble.
+        content.append([member.settings.search for member in self.members])
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    @property
+    def hints(self) -> tuple[str, ...]:
+        """Hint layers of the teacher whose embeddings are used."""
+        return () if self.leader is None else self.members[self.leader].teacher_hints
+
+    def model(self, *, among_candidates: bool = False) -> EnsembleModel:
+        """Return the ensemble as a RecBole model."""
+        model = EnsembleModel(
+            self.config, self.dataset, self.members, self.importance, self.count, among_candidates=among_candidates
+        )
+        return model.to(self.config["device"]).eval()
+
+    def load(self) -> EnsembleAdapter:
+        """Return the ensemble in its adapter."""
+        return EnsembleAdapter(self.model())
+
+    def snapshots(self, count: int) -> contextlib.AbstractContextManager[Sequence[Load]]:
+        """Give none: trajectories are each teacher's own."""
+        return contextlib.nullcontext(())
+
+    def forget(self) -> None:
+        """Free the memory of all teachers."""
+        for member in self.members:
+            member.forget_teacher()
+
+
+class EnsembleKnowledge(StoredKnowledge):
     """What several teachers know together, as if they were one.
 
     Rankings and scores are the ensemble's; embeddings are those of the best teacher that has any; trajectories and the
     ranks of training items are every teacher's own.
 
     Args:
-        cache: folder that the ensemble's rankings are kept in.
-        members: what each teacher knows.
+        folder: where the ensemble's own arrays are kept.
+        ensemble: the teachers.
         history: training items of each user.
-        fingerprint: of the training data.
-        config: RecBole's configuration of one of the teachers.
-        dataset: RecBole's data set.
-        importance: what a rank counts.
-        count: items of each teacher's list that count.
-        leader: which teacher's embeddings are used; None where none has any.
-        starter: which teacher's scores a student may start at; None where none's are dot products of embeddings.
-        options: further arguments of :class:`Knowledge`.
+        settings: how the ensemble's own arrays are built.
     """
 
     def __init__(
-        self,
-        cache: Path,
-        members: Sequence[Knowledge],
-        history: History,
-        fingerprint: str,
-        *,
-        config: Any,
-        dataset: Any,
-        importance: RankWeighting,
-        count: int,
-        leader: int | None = None,
-        starter: int | None = None,
-        **options: Any,
+        self, folder: Path, ensemble: Ensemble, history: History, settings: BuildSettings | None = None
     ) -> None:
         """Open the knowledge; nothing is computed yet."""
-        self.members, self.count, self.leader, self.starter = list(members), count, leader, starter
-        self.importance = importance
-        self._config, self._dataset = config, dataset
-        hints = () if leader is None else self.members[leader].teacher_hints
-        folder = knowledge_folder(cache, self.key, fingerprint)
-        super().__init__(folder, self._ensemble, history, teacher_hints=hints, importance=importance, **options)
+        super().__init__(folder, ensemble, history, settings, ensemble.importance)
+        self.ensemble = ensemble
 
     @property
-    def key(self) -> str:
-        """What tells one ensemble from another."""
-        content: list[Any] = [[member.folder.name for member in self.members], repr(self.importance), self.count]
-        # What an approximate search has found is another ensemble.
-        content += [member.search for member in self.members if member.search != "exact"]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-    def model(self, *, among_candidates: bool = False) -> EnsembleModel:
-        """Return the ensemble as a RecBole model."""
-        model = EnsembleModel(
-            self._config, self._dataset, self.members, self.importance, self.count, among_candidates=among_candidates
-        )
-        return model.to(self._config["device"]).eval()
-
-    def _ensemble(self) -> EnsembleAdapter:
-        return EnsembleAdapter(self.model())
+    def members(self) -> Sequence[StoredKnowledge]:
+        """What each teacher knows."""
+        return self.ensemble.members
 
     def total_seconds(self) -> float:
-        """Return how long what had to be made took in this process, the teachers' own rankings included."""
-        return self.seconds + sum(member.total_seconds() for member in self.members)
+        """Return how long building arrays took in this process, the teachers' own included."""
+        return super().total_seconds() + sum(member.total_seconds() for member in self.members)
 
-    def forget_teacher(self) -> None:
-        """Free the memory of all teachers."""
-        super().forget_teacher()
-        for member in self.members:
-            member.forget_teacher()
-
-    def embeddings(self, side: str, hint: str | None = None) -> np.ndarray[Any, Any]:
+    def embeddings(self, side: str, hint: str | None = None) -> Array:
         """Return the embeddings of the best teacher that has any [n, d]; see :meth:`Knowledge.embeddings`."""
-        return self.members[self.leader or 0].embeddings(side, hint)
+        return self.members[self.ensemble.leader or 0].embeddings(side, hint)
 
-    def neighbours(self, side: str, count: int, components: int, hint: str | None = None) -> np.ndarray[Any, Any]:
+    def neighbours(self, side: str, count: int, components: int, hint: str | None = None) -> Array:
         """Return those of the best teacher that has embeddings; see :meth:`Knowledge.neighbours`."""
-        return self.members[self.leader or 0].neighbours(side, count, components, hint)
+        return self.members[self.ensemble.leader or 0].neighbours(side, count, components, hint)
 
-    def score_embeddings(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def score_embeddings(self) -> tuple[Array, Array]:
         """Return those of the best teacher whose scores are dot products; see :meth:`Knowledge.score_embeddings`."""
-        return self.members[self.starter or 0].score_embeddings()
+        return self.members[self.ensemble.starter or 0].score_embeddings()
 
-    def top_items(self, count: int) -> np.ndarray[Any, Any]:
+    def top_items(self, count: int) -> Array:
         """Return the ensemble's rankings; see :meth:`Knowledge.top_items`.
 
         Raises:
-            OptionError: the list is to be longer than those that it is made from.
+            OptionError: they would be longer than the teachers' rankings that they are made from.
         """
         count = min(count, self.n_items - 1)
-        if count > self.count:
+        if count > self.ensemble.count:
             raise OptionError(
-                f"The ensemble's rankings of {count} items are made from rankings of {self.count} of each teacher, "
-                f"which may hold too few: set ensemble_top_n to {count} or more."
+                f"The ensemble's rankings of {count} items are made from rankings of {self.ensemble.count} of each "
+                f"teacher, which may hold too few: set ensemble_top_n to {count} or more."
             )
         return super().top_items(count)
 
-    def trajectories(self, count: int) -> list[np.ndarray[Any, Any]]:
-        """Return each teacher's rankings at each snapshot; see :meth:`Knowledge.trajectories`."""
-        return [array for member in self.members for array in self._of(member, member.trajectories, count)]
+    def trajectories(self, count: int) -> list[Array]:
+        """Return the rankings of each teacher's snapshots; see :meth:`Knowledge.trajectories`."""
+        return self._of_each(lambda member: member.trajectories(count))
 
-    def observed_ranks(self) -> list[np.ndarray[Any, Any]]:
-        """Return where each teacher ranks the training items; see :meth:`Knowledge.observed_ranks`."""
-        return [array for member in self.members for array in self._of(member, member.observed_ranks)]
+    def observed_ranks(self) -> list[Array]:
+        """Return each teacher's ranks of the training interactions; see :meth:`Knowledge.observed_ranks`."""
+        return self._of_each(lambda member: member.observed_ranks())
 
-    @staticmethod
-    def _of(member: Knowledge, ask: Any, *arguments: Any) -> Any:
-        answer = ask(*arguments)
-        member.forget_teacher()
-        return answer
+    def _of_each(self, ask: Callable[[StoredKnowledge], list[Array]]) -> list[Array]:
+        """Ask each teacher, of which one at a time is in memory."""
+        answers = []
+        for member in self.members:
+            answers += ask(member)
+            member.forget_teacher()
+        return answers

@@ -109,6 +109,11 @@ class Teacher:
             object.__setattr__(self, "_data", self._prepared(self.config, self.student_data))
         return self._data  # type: ignore[return-value]
 
+    @property
+    def hints(self) -> tuple[str, ...]:
+        """Hint layers that its embeddings can be read from, default first; empty where it has none."""
+        return adapter_class(model_class(self.config["model"])).hints
+
     def forget(self) -> None:
         """Free the memory of its data; they are prepared again if they are needed again."""
         object.__setattr__(self, "_data", None)

@@ -31,7 +31,7 @@ from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.model_cache.building import build_model, freeze
 from recbole_derrd.report.record import peak_rss_bytes, versions
 from recbole_derrd.student.model import build_student
-from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teacher import GivenTeacher, StoredKnowledge
 from recbole_derrd.training.trainer import trainer_for
 
 METHODS: dict[str, list[str]] = {
@@ -54,13 +54,15 @@ def settings(given: argparse.Namespace, size: int, distillers: list[str], fast: 
     }  # fmt: skip
 
 
-def knowledge_of_untrained(given: argparse.Namespace, model: str, temporary: str) -> tuple[Knowledge, dict[str, float]]:
+def knowledge_of_untrained(
+    given: argparse.Namespace, model: str, temporary: str
+) -> tuple[StoredKnowledge, dict[str, float]]:
     """Return the knowledge of an untrained teacher, and the seconds that it took."""
     config = DistillConfig(model, given.dataset, config_dict=settings(given, given.teacher_size, [], "all", temporary))
     data = prepare_data(config)
     adapter = adapter_of(freeze(build_model(config, data)))
     folder = Path(temporary) / f"knowledge-{model}"
-    knowledge = Knowledge(folder, lambda: adapter, data.history, teacher_hints=adapter.hints)
+    knowledge = StoredKnowledge(folder, GivenTeacher(lambda: adapter, adapter.hints), data.history)
     seconds = {}
     for what, make in (
         ("rankings", lambda: knowledge.top_items(500)),

@@ -27,9 +27,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +40,15 @@ from recbole_derrd.data.history import History
 from recbole_derrd.distillers.hetcomp import HetCompOptions
 from recbole_derrd.registry import method_class
 from recbole_derrd.report.record import peak_rss_bytes, snapshots
-from recbole_derrd.teacher import EnsembleKnowledge, Knowledge, RankWeighting
+from recbole_derrd.teacher import (
+    BuildSettings,
+    Ensemble,
+    EnsembleKnowledge,
+    GivenTeacher,
+    RankWeighting,
+    StoredKnowledge,
+    knowledge_folder,
+)
 
 SIZES = "10000x5000,20000x5000,10000x10000,20000x10000"
 TEACHERS, SNAPSHOTS = 3, 4
@@ -62,25 +69,14 @@ def knowledge_of(folder: Path, history: History, users: int, items: int, size: i
     """Return what the teachers know together."""
     members = []
     for number in range(TEACHERS):
-        load = functools.partial(teacher, users, items, size, number)
-
-        @contextlib.contextmanager
-        def earlier(count: int, load: Callable[[int], Adapter] = load) -> Iterator[list[Callable[[], Adapter]]]:
-            yield [functools.partial(load, snapshot) for snapshot in range(count - 1)]
-
+        *earlier, final = (functools.partial(teacher, users, items, size, number, one) for one in range(SNAPSHOTS))
+        source = GivenTeacher(final, earlier=tuple(earlier))
         members.append(
-            Knowledge(
-                folder / f"teacher{number}",
-                functools.partial(load, SNAPSHOTS - 1),
-                history,
-                snapshots=earlier,
-                snapshot_count=SNAPSHOTS,
-            )
+            StoredKnowledge(folder / f"teacher{number}", source, history, BuildSettings(snapshots=SNAPSHOTS))
         )
     # Nothing here asks for the ensemble as a model, which is what configuration and data set are for.
-    return EnsembleKnowledge(
-        folder, members, history, "made up", config=None, dataset=None, importance=RankWeighting(), count=100
-    )
+    ensemble = Ensemble(members, None, None, RankWeighting(), count=100)
+    return EnsembleKnowledge(knowledge_folder(folder, ensemble.key, "made up"), ensemble, history)
 
 
 def stand_at(method: Any, last: bool) -> None:

@@ -28,7 +28,7 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.report.record import peak_rss_bytes
 from recbole_derrd.student.model import build_student
-from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teacher import GivenTeacher, StoredKnowledge
 from recbole_derrd.training.trainer import trainer_for
 
 
@@ -42,8 +42,8 @@ def one_epoch(given: argparse.Namespace, model: str, distillers: list[str], temp
         model, given.dataset, config_dict=settings(given, given.student_size, distillers, "all", temporary)
     )
     data = prepare_data(config)
-    knowledge = Knowledge(
-        Path(temporary) / f"knowledge-{model}", lambda: None, data.history, teacher_hints=("embedding",)
+    knowledge = StoredKnowledge(
+        Path(temporary) / f"knowledge-{model}", GivenTeacher(lambda: None, ("embedding",)), data.history
     )
     trainer = trainer_for(config, build_student(config, data, knowledge))
     trainer._train_epoch(data.train, 0)

@@ -41,7 +41,7 @@ from recbole_derrd.distillers.de import DEOptions
 from recbole_derrd.distillers.rrd import RRDOptions
 from recbole_derrd.registry import method_class
 from recbole_derrd.report.record import peak_rss_bytes, versions
-from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teacher import GivenTeacher, StoredKnowledge
 from recbole_derrd.teacher.exact import ExactSearch
 from recbole_derrd.teacher.search import SAMPLE, ApproximateSearch
 
@@ -121,7 +121,7 @@ def measure(users: int, given: argparse.Namespace) -> dict[str, Any]:
     peaks = {"data": peak_rss_bytes()}
     teacher = FactorAdapter(Factors(users + 1, given.items + 1, given.teacher_size, seed=0, trained=False))
     with tempfile.TemporaryDirectory(dir=given.folder) as temporary:
-        knowledge = Knowledge(Path(temporary), lambda: teacher, history, teacher_hints=teacher.hints)
+        knowledge = StoredKnowledge(Path(temporary), GivenTeacher(lambda: teacher, teacher.hints), history)
         peaks["teacher"] = peak_rss_bytes()
         started = time.perf_counter()
         rankings = timed(lambda: knowledge.top_items(TOP_N))

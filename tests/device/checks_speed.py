@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -23,7 +22,7 @@ from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.model_cache.building import build_model, freeze
 from recbole_derrd.registry import METHODS
 from recbole_derrd.student.model import build_student
-from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teacher import BuildSettings, GivenTeacher, StoredKnowledge
 from recbole_derrd.teacher.exact import ExactSearch
 from recbole_derrd.training.trainer import trainer_for
 
@@ -108,17 +107,12 @@ class Hall:
         return adapter_of(freeze(build_model(config, self.data)))
 
     @functools.cached_property
-    def knowledge(self) -> Knowledge:
+    def knowledge(self) -> StoredKnowledge:
         """Return what such a teacher knows; its earlier versions are itself."""
         adapter = self.adapter()
-        return Knowledge(
-            self.bench.folder / f"knowledge-{self.size}",
-            lambda: adapter,
-            self.data.history,
-            teacher_hints=adapter.hints,
-            snapshots=lambda count: contextlib.nullcontext([lambda: adapter] * (count - 1)),
-            snapshot_count=SNAPSHOTS,
-        )
+        teacher = GivenTeacher(lambda: adapter, adapter.hints, earlier=(lambda: adapter,) * (SNAPSHOTS - 1))
+        folder = self.bench.folder / f"knowledge-{self.size}"
+        return StoredKnowledge(folder, teacher, self.data.history, BuildSettings(snapshots=SNAPSHOTS))
 
     def epoch(self, model: str, methods: tuple[str, ...], *, stock: bool = False, last_phase: bool = False) -> Any:
         """Return the seconds of a step and of the begin of an epoch, and the number of steps."""

@@ -270,13 +270,9 @@ def two_processes(bench: Bench) -> dict[str, Any]:
 
 
 def _no_knowledge(data: Any) -> Any:
-    from recbole_derrd.teacher import Knowledge
+    from recbole_derrd.teacher import NoTeacher, StoredKnowledge
 
-    return Knowledge(Path(), _no_teacher, data.history)
-
-
-def _no_teacher() -> Any:
-    raise RuntimeError("a plain student has no teacher")
+    return StoredKnowledge(Path(), NoTeacher(), data.history)
 
 
 def in_one_process(local_rank: int, settings: dict[str, Any]) -> str:

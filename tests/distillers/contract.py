@@ -16,7 +16,7 @@ from recbole_derrd.adapters import EmbeddingAdapter
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers import Distiller, StepBatch
 from recbole_derrd.registry import method_class
-from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teacher import GivenTeacher, Knowledge, StoredKnowledge
 
 #: The kinds of test without which a loss is not finished (CONTRIBUTING.md); test_<kind>_... in the method's class.
 KINDS = ("reference", "gradcheck", "invariant", "golden", "optimisation")
@@ -94,7 +94,7 @@ def make_world(
     n_users = len(rows) + 1
     student = TinyAdapter(TinyModel(n_users, n_items, student_size, seed=1))
     teacher = TinyAdapter(TinyModel(n_users, n_items, teacher_size, seed=2))
-    knowledge = Knowledge(folder, lambda: teacher, history_of(rows, n_items), teacher_hints=teacher_hints)
+    knowledge = StoredKnowledge(folder, GivenTeacher(lambda: teacher, teacher_hints), history_of(rows, n_items))
     return World(student, teacher, knowledge)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from recbole_derrd.distillers.hetcomp import HetCompOptions, HeterogeneousDistillation
-from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teacher import GivenTeacher, StoredKnowledge
 
 from .contract import TinyAdapter, TinyModel, World, make_world
 
@@ -20,7 +20,7 @@ SMALL: dict[str, Any] = {"k": 8, "observed": 2, "top_n": 12, "discrepancy_k": 6}
 TEACHERS = ((11, 12, 2), (21,), (31, 32))
 
 
-class SeveralTeachers(Knowledge):
+class SeveralTeachers(StoredKnowledge):
     """What several teachers know, each with its earlier snapshots."""
 
     def __init__(self, folder: Path, world: World, seeds: Sequence[Sequence[int]], last_size: int = 6) -> None:
@@ -31,10 +31,13 @@ class SeveralTeachers(Knowledge):
             return lambda: world.teacher if seed == 2 else TinyAdapter(model)
 
         self.loaders = [[loader(seed) for seed in of_teacher] for of_teacher in seeds]
-        super().__init__(folder / "first", self.loaders[0][-1], history)
+        super().__init__(folder / "first", GivenTeacher(self.loaders[0][-1]), history)
         #: What each snapshot of each teacher knows.
         self.members = [
-            [Knowledge(folder / f"{index}-{place}", load, history) for place, load in enumerate(own)]
+            [
+                StoredKnowledge(folder / f"{index}-{place}", GivenTeacher(load), history)
+                for place, load in enumerate(own)
+            ]
             for index, own in enumerate(self.loaders)
         ]
 

@@ -14,7 +14,7 @@ from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.model_cache.building import build_model, freeze
 from recbole_derrd.recbole_compat.models import missing_package, model_class
 from recbole_derrd.student.model import build_student, step_batch
-from recbole_derrd.teacher import Knowledge
+from recbole_derrd.teacher import GivenTeacher, Knowledge, StoredKnowledge
 
 METHODS = {
     "cd": {"cd_weight": 1.0, "cd_n_distill": 3},
@@ -56,7 +56,7 @@ def knowledge_of(model: str, tiny_settings: Any, folder: Path) -> Knowledge:
         for batch in data.train:
             built.calculate_loss(batch)
     teacher = adapter_of(freeze(built))
-    return Knowledge(folder, lambda: teacher, data.history, teacher_hints=teacher.hints)
+    return StoredKnowledge(folder, GivenTeacher(lambda: teacher, teacher.hints), data.history)
 
 
 def one_step(model: str, tiny_settings: Any, knowledge: Knowledge, **more: Any) -> tuple[Any, dict[str, float]]:
