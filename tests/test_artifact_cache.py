@@ -171,7 +171,7 @@ def test_a_damaged_artifact_is_named_once_and_replaced_when_the_new_one_is_compl
     assert (cache.path("key") / "first").read_text() == "x", "a failed build leaves what was there"
     assert get(cache) == "ab" == get(cache, never)
     (said,) = [record.getMessage() for record in caplog.records]
-    assert said == f"'{cache.path('key')}' is damaged: it holds an x. It counts as missing and is made anew."
+    assert said == f"'{cache.path('key')}' is damaged: it holds an x. It counts as missing and is built again."
 
 
 @pytest.mark.parametrize("resumable", [None, RESUMABLE])

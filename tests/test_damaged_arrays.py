@@ -161,7 +161,7 @@ def test_values_are_checked_beside_the_checksum(
     reseal(entry)
     assert same(asked(copy), wanted)
     (said,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert str(entry) in said and f"row 1 holds {array[1, 0]}" in said and "made anew" in said
+    assert str(entry) in said and f"row 1 holds {array[1, 0]}" in said and "built again" in said
 
 
 def test_a_damage_is_named_once_and_made_good(

@@ -20,7 +20,7 @@ from recbole_derrd.experiment.teachers import evaluated, knowledge_of, teachers_
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.report import run_table
 from recbole_derrd.student.model import build_student
-from recbole_derrd.teacher import EnsembleKnowledge, RankWeighting, Teacher, ensemble, teacher_specs
+from recbole_derrd.teacher import EnsembleKnowledge, RankWeighting, Teacher, ensemble_model, teacher_specs
 
 Settings = Callable[..., dict[str, Any]]
 TEACHERS = [{"model": "BPR", "embedding_size": 16}, {"model": "ItemKNN", "k": 5}, {"model": "LightGCN", "n_layers": 1}]
@@ -279,7 +279,7 @@ def test_pairs_are_judged_some_users_at_a_time(tiny_settings: Settings, monkeypa
     expected = model.full_sort_predict({"user_id": pairs["user_id"]}).view(500, -1)
     sizes: list[int] = []
     stock = model.listed_scores
-    monkeypatch.setattr(ensemble, "_PAIR_SCORES", 4 * data.history.n_items)
+    monkeypatch.setattr(ensemble_model, "_PAIR_SCORES", 4 * data.history.n_items)
     monkeypatch.setattr(model, "listed_scores", lambda users: sizes.append(len(users)) or stock(users))
     found = model.predict(pairs)
     assert torch.equal(found, expected.gather(1, pairs["item_id"].view(-1, 1)).view(-1)) and max(sizes) == 4

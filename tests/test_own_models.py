@@ -114,7 +114,7 @@ def test_a_checkpoint_does_not_say_which_modules_are_imported(own: str, tiny_set
     config = DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", teacher_checkpoint="some.pth", **RRD))
     (spec,) = teacher_specs(config)
     with pytest.raises(CheckpointError, match=r"--teacher_model=evil\.Model"):
-        spec.brought_name(config, {"model": "evil.Model"})
+        spec.checkpoint_model(config, {"model": "evil.Model"})
 
 
 def test_data_and_source_of_ones_own_are_in_the_key(

@@ -39,7 +39,7 @@ from recbole_derrd.teacher import (
 
 
 def follows_teachers(config: DistillConfig) -> bool:
-    """Return whether a method of the run ranks by importance, over snapshots of the teachers."""
+    """Return whether a method of the run follows the teachers' snapshots, or weights their ranks."""
     return bool(_following(config))
 
 
@@ -49,13 +49,13 @@ def _following(config: DistillConfig) -> list[Options]:
 
 
 def snapshots_wanted(config: DistillConfig) -> int:
-    """Return how many snapshots of each teacher the run's methods look at, the final one included."""
+    """Return how many snapshots of each teacher the run's methods read, the final one included."""
     several = any(getattr(options, "trajectory", True) for options in _following(config))
     return config.run_options.teacher_snapshots if several else 1
 
 
 def weighting_of(config: DistillConfig) -> RankWeighting:
-    """Return what a rank in a teacher's list counts."""
+    """Return what a rank in a teacher's ranking counts."""
     options = config.run_options
     return RankWeighting(options.ensemble_weighting, options.ensemble_power, options.ensemble_decay)
 

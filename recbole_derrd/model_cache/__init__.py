@@ -1,1 +1,1 @@
-"""Models that are trained without distillation, or brought: kept under a content key with what is known of them."""
+"""Models without distillation, trained here or given as a file: kept under cache keys with their results."""

@@ -41,7 +41,7 @@ def load_model(config: DistillConfig, data: Data, checkpoint: Path) -> Any:
 
 
 def freeze(model: Any) -> Any:
-    """Take a model out of training for good."""
+    """Put a model into evaluation mode and stop its gradients."""
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)

@@ -123,7 +123,7 @@ def _evaluated(
 def _same_score(
     config: DistillConfig, data: Data, trainer: Any, content: dict[str, Any], checkpoint: Path
 ) -> tuple[dict[str, float] | None, Comparison]:
-    """Return the validation metrics, where they were measured, and how the file's score compares.
+    """Return the validation metrics, where they were computed, and how the file's score compares.
 
     Raises:
         CheckpointError: both scores, and what to do.
@@ -161,11 +161,12 @@ def _same_score(
 def _refuse_other_items(
     config: DistillConfig, data: Data, model: Any, comparison: Comparison, checkpoint: Path
 ) -> None:
-    """Refuse a model that knows this run's test items, or about which its score proves little.
+    """Refuse a model that was trained on this run's test items, or whose score proves little about it.
 
-    Full ranking hides a user's training items, so that another split has another score. Other ways do not.
+    Full ranking hides a user's training items, so that another split has another score. Ranking among candidates does
+    not hide them.
     """
-    # One process decides for all: where it alone has evaluated, the others' models are still in training mode.
+    # The main process decides for all: where it alone has evaluated, the others' models are still in training mode.
     share, error = broadcast(
         preference_for_training_items(model, data, seed=config["seed"]) if is_main_process() else None
     )

@@ -1,4 +1,4 @@
-"""Under which keys models and what is measured of them are kept and found again."""
+"""Cache keys: which settings, data and files distinguish one trained model, or its results, from another."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from recbole_derrd.runtime.processes import world_size
 #: Raised whenever what is stored changes: older cache entries are then not found.
 CACHE_FORMAT = 2
 
-# RecBole's settings that change where things are written or shown, but not what is trained.
+# Settings of RecBole that change where output goes, and not the trained model.
 _WITHOUT_EFFECT = frozenset(
     """
     checkpoint_dir show_progress state log_wandb wandb_project data_path device gpu_id use_gpu save_dataset
@@ -31,16 +31,20 @@ _WITHOUT_EFFECT = frozenset(
     nproc world_size ip port offset group_offset
     """.split()
 )
-# What a finished model is evaluated by; the metric that ends its training is another setting.
+# Settings of a finished model's evaluation; the metric that stops its training early is another setting.
 _EVALUATION_SETTINGS = frozenset({"metrics", "topk"})
 
 
 def cache_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = None) -> str:
-    """Return the key of a model: its settings, the data, the format, and ``more``; not what it is evaluated by.
+    """Return the cache key of a model: of its settings, its data, the format, and ``more``.
 
-    Where a setting names a file, what the file holds is in the key and not its name.
+    Where a setting names a file, the key depends on the file's content and not on its name. Evaluation settings have no
+    part in the key, unless RecBole draws the candidates: then two evaluations must not stand in one table.
 
-    But for candidates that RecBole draws anew each time: two evaluations would not go together in one table.
+    Args:
+        config: the model's configuration.
+        fingerprint: of its data.
+        more: further plain values that distinguish it.
     """
     ours = set(config.parameters.get("Distillation", ()))
     modes = config["eval_args"]["mode"].values()
@@ -53,29 +57,29 @@ def cache_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = None)
     }
     if any(candidate_count(mode) for mode in modes):
         file = config.run_options.candidates_file
-        # What is in a file, not how it is called, and then no seed has a part in it.
+        # The content of the file, and not its name; where there is a file, no seed has a part in the candidates.
         settings["candidates"] = repr(file_digest(file) if file else (config.candidates_seed, None))
-    # What gives RecBole's numbers to the bit is the same model.
+    # Quicker ways that give RecBole's numbers to the bit make the same model.
     rounded = sorted(config.fast.intersection(FAST_ROUNDED))
     kind = model_class(config["model"])
     if "scores" in rounded and not adapter_class(kind).catalogue_at_once(kind):
         rounded.remove("scores")
     own = "." in config["model"]
     if own:
-        # A name says nothing of what a class, and what it calls, do today.
+        # The name stays the same while the class, or what it calls, is edited.
         settings["source"] = repr(own_sources(kind))
     if own or columns_beside(config):
-        # The fingerprint is of pairs and labels alone.
+        # The fingerprint covers pairs and labels alone.
         settings["files"] = repr(data_files(config))
     if recbole_ancestor(config["model"]) == "LDiffRec" and config["n_cate"] != 1:
-        # RecBole's one file that no setting names.
+        # The one file of RecBole's models that no setting names.
         settings["item_emb"] = repr(file_digest(Path(config["data_path"]) / "item_emb.npy"))
     content = [CACHE_FORMAT, config["model"], settings, rounded, world_size(), dataclasses.asdict(fingerprint), more]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
 
 
 def evaluation_settings(config: DistillConfig) -> list[str]:
-    """Return what goes beside :func:`cache_key` into the key of something that holds metrics."""
+    """Return the settings that belong into a cache key of results, beside those of :func:`cache_key`."""
     return [repr(config[key]) for key in sorted(_EVALUATION_SETTINGS)]
 
 

@@ -1,4 +1,4 @@
-"""Files that settings name: a model that was built from one is another model once the file holds something else."""
+"""Files that settings name: a model that is built from a file is another model when the file's content changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from recbole_derrd.data.atomic_files import file_digest
 from recbole_derrd.errors import OptionError
 
-#: Settings that say where things lie, whose content has a part of its own in a key, or that hold words alone.
+#: Settings that name output or data folders, that have a part of their own in a cache key, or that hold words alone.
 _POSITIONS = frozenset(
     """
     model dataset data_path checkpoint_dir record_dir cache_dir config_files dataset_save_path dataloaders_save_path
@@ -19,17 +19,17 @@ _POSITIONS = frozenset(
     unused_col metrics valid_metric distillers
     """.split()
 )
-#: Of a folder with more files than these, sizes and times stand for their content.
+#: In a folder with more files than this, sizes and times stand for the content.
 _MOST_FILES = 1000
 
 
 def with_contents(key: str, value: Any, beside: str | None = None) -> Any:
-    """Return a setting's value with what a file holds in the place of its name, wherever it names one.
+    """Return a setting's value, with a hash of the content in place of each file name.
 
     Args:
         key: the setting.
         value: its value; lists and dicts are gone through.
-        beside: the folder of the data, where models look for a file too.
+        beside: the data folder, where models look for files too.
 
     Raises:
         OptionError: a file that is named cannot be read.
@@ -43,11 +43,11 @@ def with_contents(key: str, value: Any, beside: str | None = None) -> Any:
 
 
 def named_files(settings: Mapping[str, Any], beside: str | None = None) -> dict[str, str]:
-    """Return a hash of each file or folder that settings name, by its name.
+    """Return a hash of the content of each file or folder that settings name, by its name.
 
     Args:
         settings: the settings.
-        beside: the folder of the data, where models look for a file too.
+        beside: the data folder, where models look for files too.
 
     Raises:
         OptionError: one cannot be read.
@@ -72,7 +72,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _digest(key: str, value: Any, beside: str | None) -> str | None:
-    """Return a hash of what the file or folder holds that a value names; None where it names none."""
+    """Return a hash of the content of the file or folder that a value names; None where it names none."""
     if key.partition(".")[0] in _POSITIONS or not isinstance(value, (str, os.PathLike)):
         return None
     path = os.fspath(value)
@@ -82,7 +82,7 @@ def _digest(key: str, value: Any, beside: str | None) -> str | None:
         near = os.path.join(beside, path) if beside and isinstance(path, str) and path.strip("./\\ ") else None
         if near and os.path.isfile(near):
             return file_digest(near)
-        # A dot or a slash is a separator more often than a folder.
+        # Values such as '.' or '/' are separators more often than folders.
         folder = isinstance(path, str) and path.strip("./\\ ") and os.path.isdir(path)
         return _folder_digest(Path(path)) if folder else None
     except OSError as error:
@@ -93,16 +93,16 @@ def _digest(key: str, value: Any, beside: str | None) -> str | None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder, those behind links too; no folder twice."""
+    """Yield the files of a folder, including those behind links; no folder twice."""
     seen = {os.path.realpath(folder)}
-    for place, folders, names in os.walk(folder, onerror=_scaled, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         real = {name: os.path.realpath(os.path.join(place, name)) for name in folders}
         folders[:] = [name for name in sorted(folders) if real[name] not in seen]
         seen.update(real.values())
         yield from (Path(place) / name for name in names)
 
 
-def _scaled(error: OSError) -> None:
+def _raise(error: OSError) -> None:
     raise error
 
 

@@ -1,4 +1,4 @@
-"""How surely a model scores training or test items above validation items: which of them it was trained on."""
+"""How often a model scores training or test items above validation items: a sign of what it was trained on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recbole_derrd.adapters import adapter_of
 from recbole_derrd.data.fingerprint import pairs_of
 from recbole_derrd.data.prepare import Data
 
-#: Users that are looked at: enough for a standard error of 0.02, and soon scored.
+#: Users in the sample: enough for a standard error of 0.02, and quickly scored.
 _USERS = 256
 _SCORES_AT_ONCE = 2_000_000
 
@@ -26,12 +26,12 @@ def preference_for_training_items(model: Any, data: Data, *, seed: int) -> tuple
 
         share_u = 1 / (|T_u| |V_u|) sum_{t in T_u, v in V_u} ([s(u, t) > s(u, v)] + [s(u, t) = s(u, v)] / 2)
 
-    A model that was trained on another random split has seen as many of the ones as of the others: 1/2.
+    A model of another random split was trained on equal shares of both: 1/2.
 
     Args:
         model: a RecBole model in evaluation mode.
         data: this run's data.
-        seed: which users are looked at, where there are many.
+        seed: draws the sample of users.
 
     Returns:
         The mean and its standard error over users; (0.5, inf) where no user has both.
@@ -42,14 +42,14 @@ def preference_for_training_items(model: Any, data: Data, *, seed: int) -> tuple
 
 @torch.no_grad()
 def preference_for_test_items(model: Any, data: Data, *, seed: int) -> tuple[float, float]:
-    """Return the same of this run's test items: a model that has seen none of them prefers none."""
+    """Return the same for this run's test items: a model that was not trained on them prefers none."""
     history, n_items = data.history, data.history.n_items
     train = np.repeat(np.arange(history.n_users), history.lengths) * n_items + history.items
     valid, test = (
         users.astype(np.int64) * n_items + items
         for users, items in (pairs_of(data.valid._dataset), pairs_of(data.test._dataset))
     )
-    # An item that a user has in several splits is rightly known.
+    # An item that a user has in several splits may be known.
     keys = np.setdiff1d(test, np.concatenate([train, valid]))
     return _preference(model, data, keys // n_items, keys % n_items, seed)
 
@@ -57,7 +57,7 @@ def preference_for_test_items(model: Any, data: Data, *, seed: int) -> tuple[flo
 def _preference(
     model: Any, data: Data, owners: np.ndarray[Any, Any], items: np.ndarray[Any, Any], seed: int
 ) -> tuple[float, float]:
-    """Return how surely a model scores some items of users, ordered by user, above their validation items."""
+    """Return how often a model scores some items of users, ordered by user, above their validation items."""
     adapter = adapter_of(model)
     users, held_out = pairs_of(data.valid._dataset)
     order = np.argsort(users, kind="stable")

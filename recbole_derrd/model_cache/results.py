@@ -83,10 +83,10 @@ class TrainedModel:
             "valid_scores": self.valid_scores,
             "found": self.found,
             "settings": self.settings,
-            **({} if self.split_check is None else self._brought()),
+            **({} if self.split_check is None else self._proof()),
         }
 
-    def _brought(self) -> dict[str, Any]:
+    def _proof(self) -> dict[str, Any]:
         check = self.split_check or {}
         return {"trusted": check.get("by") == "trusted", "split_check": check}
 
@@ -116,7 +116,7 @@ def own_settings(config: DistillConfig) -> dict[str, Any]:
 _OF_THE_MACHINE = ("data_path", "checkpoint_dir", "ip", "port", "offset", "group_offset", "local_rank")
 #: The file in a folder that :func:`write_result` writes.
 RESULT = "result.json"
-# Where the weights are and whether they were found is known to whoever reads.
+# Whoever reads a result knows where the weights are, and that it was found.
 _STORED = tuple(field.name for field in dataclasses.fields(TrainedModel) if field.name not in ("checkpoint", "found"))
 
 
@@ -189,9 +189,9 @@ _RESULT = fields(
 def both_splits(
     trainer: Any, config: DistillConfig, data: Data, valid: Any = None
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Evaluate a trainer's model as it is: on the validation split, unless training did, and on the test split.
+    """Evaluate a trainer's model: on the validation split, unless its metrics are given, and on the test split.
 
-    The test metrics' means over groups of users are left in the trainer's evaluator.
+    Afterwards the trainer's evaluator holds the test metrics' means over groups of users.
     """
     show = {"load_best_model": False, "show_progress": config["show_progress"]}
     valid = trainer.evaluate(data.valid, **show) if valid is None else valid
@@ -200,7 +200,7 @@ def both_splits(
 
 
 def gap_errors(teacher: TrainedModel, student: TrainedModel) -> dict[str, float]:
-    """Return the standard error over users of teacher - student, of each test metric for which it is known."""
+    """Return the standard error over users of teacher - student, for each test metric where it is known."""
     errors = {
         metric: paired_error(groups, student.test_groups.get(metric, []))
         for metric, groups in teacher.test_groups.items()

@@ -1,4 +1,4 @@
-"""Whether a model that the user brings was trained on this run's split, as far as its file says it in words."""
+"""Whether a teacher checkpoint was trained on this run's split, as far as the settings in its file show it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.fingerprint import Fingerprint
 from recbole_derrd.errors import CheckpointError, shown
 
-#: What shows that a brought model has seen this run's split; the last is the user's word alone.
+#: Proofs that a checkpoint was trained on this run's split; the last is the user's word alone.
 FINGERPRINT, SCORE, TRUSTED = "fingerprint", "valid score", "trusted"
 IF_TRUSTED = (
     "If you know that it has seen no held-out item of this run, set teacher_trusted: True "
     "(of several teachers: trusted: True beside checkpoint)."
 )
 
-# What a stock checkpoint's settings say of its split: a difference in any of these is another split.
+# Settings in a stock checkpoint that determine its split: a difference in any of them makes another split.
 _SPLIT_KEYS = (
     "dataset", "seed", "eval_args", "benchmark_filename", "threshold", "val_interval", "user_inter_num_interval",
     "item_inter_num_interval", "filter_inter_by_user_or_item", "rm_dup_inter",
@@ -30,30 +30,30 @@ _SPLIT_KEYS = (
 
 
 def trusted_anyway(fault: str, trusted: bool) -> None:
-    """Refuse a brought model for a fault of its split; warn alone where the user trusts it.
+    """Refuse a checkpoint for a fault of its split; only warn where the user trusts it.
 
     Raises:
         CheckpointError: it is not trusted.
     """
     if not trusted:
         raise CheckpointError(f"{fault} {IF_TRUSTED}")
-    getLogger().warning(set_color("Trusted", "yellow") + f" all the same, as you say (teacher_trusted): {fault}")
+    getLogger().warning(set_color("Trusted", "yellow") + f" all the same, because of teacher_trusted: {fault}")
 
 
 def proof_of_split(
     content: dict[str, Any], config: DistillConfig, fingerprint: Fingerprint, checkpoint: Path, *, trusted: bool
 ) -> str:
-    """Return what shows that a brought model has seen this run's split; refuse it where its file shows that it has not.
+    """Return the proof that a checkpoint was trained on this run's split; refuse it where its file shows another.
 
     Args:
         content: what :func:`read_checkpoint` has read from it.
         config: the model's configuration.
         fingerprint: of this run's data.
         checkpoint: the model's file.
-        trusted: whether the user takes it without proof.
+        trusted: whether the user accepts it without proof.
 
     Returns:
-        FINGERPRINT; TRUSTED; or SCORE, which is still to be compared.
+        FINGERPRINT; TRUSTED; or SCORE, which the caller must still compare.
 
     Raises:
         CheckpointError: what differs, and what to do.
@@ -71,8 +71,8 @@ def proof_of_split(
     elif trusted:
         getLogger().warning(
             set_color("Trusted", "yellow")
-            + f" without a look at its scores, as you say (teacher_trusted): the teacher "
-            f"'{checkpoint}'. Nothing shows that it has not seen this run's held-out items."
+            + f" without a check of its scores, because of teacher_trusted: the teacher '{checkpoint}'. Nothing "
+            "shows that it has not seen this run's held-out items."
         )
     return TRUSTED if trusted else SCORE
 
@@ -82,8 +82,8 @@ def _fault_of_ours(ours: Any, fingerprint: Fingerprint, checkpoint: Path) -> str
     names = [field.name for field in dataclasses.fields(Fingerprint)]
     if not isinstance(theirs, dict) or not all(isinstance(theirs.get(name), str) for name in names):
         return (
-            f"The teacher '{checkpoint}' does not say which data it was trained on, though this plugin has written it: "
-            "its 'derrd' part is damaged, or of another snapshot. Train it anew, or give another."
+            f"The teacher '{checkpoint}' does not name the data it was trained on, though this plugin has written it: "
+            "its 'derrd' part is damaged, or of another version. Train it anew, or give another."
         )
     difference = Fingerprint(**{name: theirs[name] for name in names}).difference(fingerprint)
     if difference is None:
@@ -100,13 +100,13 @@ def _fault_of_ours(ours: Any, fingerprint: Fingerprint, checkpoint: Path) -> str
 def fault_of_settings(
     settings: dict[str, Any], config: DistillConfig, checkpoint: Path, keys: tuple[str, ...]
 ) -> str | None:
-    """Say in which of its settings a file shows another split than this run's; None where it shows none."""
+    """Return which setting in a file shows another split than this run's; None where none does."""
     if "dataset" in keys and settings.get("dataset") is not None and not _equal(settings["dataset"], config["dataset"]):
         return (
             f"The teacher '{checkpoint}' was trained on the data set {shown(settings['dataset'])}, this run uses "
             f"'{config['dataset']}'. Give a teacher of the same data."
         )
-    # A split in order of time, or one that is given, does not depend on the seed.
+    # A split by time, or one that the data set defines, does not depend on the seed.
     drawn = config["eval_args"]["order"] == "RO" and not config["benchmark_filename"]
     idle = set() if drawn else {"seed"}
     if config["benchmark_filename"]:
@@ -114,7 +114,7 @@ def fault_of_settings(
     for key in (key for key in keys if key not in idle):
         theirs, here = settings.get(key), config[key]
         if key == "seed" and config.run_options.split_seed is not None:
-            # A stock model's seed drew its split; ours here is drawn by another.
+            # A stock model's seed draws its split; here split_seed does.
             here = config.run_options.split_seed
         if key == "eval_args" and isinstance(theirs, dict):
             theirs, here = (
@@ -129,7 +129,7 @@ def fault_of_settings(
 
 
 def refuse_other_sizes(model: Any, content: dict[str, Any], checkpoint: Path) -> None:
-    """Refuse weights of other numbers of users or items than those of this run's data.
+    """Refuse weights of another number of users or items than this run's data have.
 
     Args:
         model: the model, built for this run's data.
@@ -162,7 +162,7 @@ def refuse_other_sizes(model: Any, content: dict[str, Any], checkpoint: Path) ->
 def other_sizes(
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]], n_users: int, n_items: int
 ) -> dict[str, tuple[int, int]]:
-    """Return (the file's number, this run's) of users and of items where some weights show that they differ.
+    """Return (the file's number, this run's number) of users and of items, where the weights show that they differ.
 
     Args:
         shapes: (the file's, the built model's) shape of each of the weights.
@@ -181,5 +181,5 @@ def other_sizes(
 def _equal(theirs: Any, here: Any) -> bool:
     try:
         return bool(theirs == here)
-    except (ValueError, TypeError, RuntimeError):  # arrays, and what is nested too deep to be compared
+    except (ValueError, TypeError, RuntimeError):  # arrays, and values that are nested too deeply to compare
         return False

@@ -109,7 +109,7 @@ def train_or_find(
     if found is not None:
         return found
     cache, names = model_cache(config), _Entries.of(config, data.fingerprint)
-    checkpoint, who = cache.path(names.model) / MODEL, role or "model"
+    checkpoint = cache.path(names.model) / MODEL
 
     def train(folder: Path) -> TrainedModel:
         trained = _train(folder, config, data, names.key, role, snapshots)
@@ -119,17 +119,21 @@ def train_or_find(
         names.model,
         train,
         functools.partial(_read_trained, checkpoint=checkpoint),
-        doing=f"trains this {who}",
+        doing=f"trains this {role or 'model'}",
         resumable=Resumable(TRAINING, anew=not config.run_options.resume),
     )
-    if not _is_evaluated(trained, config):
-        trained = cache.get_or_build(
-            names.metrics,
-            lambda folder: _evaluate_again(folder, trained, config, data, role),
-            functools.partial(_read_metrics, config=config, checkpoint=checkpoint),
-            doing=f"evaluates this {who}",
-        )
-    return dataclasses.replace(trained, settings=own_settings(config))
+    evaluated = trained if _is_evaluated(trained, config) else _by_other_metrics(trained, config, data, role)
+    return dataclasses.replace(evaluated, settings=own_settings(config))
+
+
+def _by_other_metrics(known: TrainedModel, config: DistillConfig, data: Data, role: str) -> TrainedModel:
+    """Return the results of a cached model by other metrics than those of its training run."""
+    return model_cache(config).get_or_build(
+        _Entries.of(config, data.fingerprint).metrics,
+        lambda folder: _evaluate_again(folder, known, config, data, role),
+        functools.partial(_read_metrics, config=config, checkpoint=known.checkpoint),
+        doing=f"evaluates this {role or 'model'}",
+    )
 
 
 def _train(folder: Path, config: DistillConfig, data: Data, key: str, role: str, snapshots: int) -> TrainedModel:

@@ -1,4 +1,4 @@
-"""A brought model's score on its own validation split, as its file has it, against the one on this run's."""
+"""A teacher checkpoint's validation score: the one in its file against the one on this run's validation split."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from recbole_derrd.evaluation.spread import Evaluating, standard_error
 from recbole_derrd.runtime.machine_errors import refuse_limit
 from recbole_derrd.training.trainer import trainer_for
 
-#: Where a score is drawn anew, the file's may be worse than this run's by so many standard errors, and better by more:
-#: it is the best of many epochs, so that chance has favoured it by about three.
+#: Where candidates are drawn anew, the file's score may be worse than this run's by so many standard errors, and better
+#: by more: it is the best of many epochs, so that chance has favoured it by about three.
 _WORSE, _BETTER = 4.0, 6.0
-#: A range of more than this share of the score proves little.
+#: A range that is wider than this share of the score proves little.
 _WIDE = 0.05
-#: Decimal positions to which this run's score is measured.
+#: Decimals of this run's score.
 _EXACT = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportedScore:
-    """What a checkpoint says of its validation.
+    """The validation score in a checkpoint, and how it was computed.
 
     Attributes:
         metric: the valid_metric, in lower case.
         value: its value, ``best_valid_score``.
-        topk: the cut-offs that were measured.
+        topk: the cut-offs of the metrics.
         mode: eval_args' mode of the validation split.
         repeatable: RecBole's setting of that name.
-        decimals: to which the value is rounded.
-        processes: how many processes shared out the users.
+        decimals: decimals of the rounded value.
+        processes: how many processes shared the users.
     """
 
     metric: str
@@ -57,7 +57,7 @@ class ReportedScore:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The value in a file, this run's, the limits between which the file's may lie, and whether anything is drawn."""
+    """The score in a file, this run's score, the limits for the file's score, and whether candidates are drawn."""
 
     reported: ReportedScore
     here: float
@@ -67,25 +67,25 @@ class Comparison:
 
     @property
     def wide(self) -> bool:
-        """Whether something is drawn anew and chance goes so far that the value proves little."""
+        """Whether candidates are drawn anew and chance moves the score so far that it proves little."""
         return self.drawn and self.high - self.low > _WIDE * abs(self.here)
 
     @property
     def agree(self) -> bool:
-        """Whether the file's value comes back."""
+        """Whether this run reproduces the file's score."""
         return self.low <= self.reported.value <= self.high
 
     def summary(self) -> dict[str, Any]:
-        """Return what a record says of it."""
+        """Return its part of a record."""
         return {"metric": self.reported.metric, "in_file": self.reported.value, "here": round(self.here, 6)}
 
 
 def reported_by(content: dict[str, Any]) -> ReportedScore | str:
-    """Return what a checkpoint says of its validation, or what of it is missing."""
+    """Return the validation score in a checkpoint, or what is missing for it."""
     settings = content["config"]
     value: Any = content.get("best_valid_score")
     value = value.item() if isinstance(value, np.generic) else value
-    # In this order: no number that is not one, or not finite, is at most another.
+    # In this order: comparing fails for other types, and NaN is never at most 1e9.
     if not _is_number(value) or not abs(value) <= 1e9:
         return "it holds no best_valid_score: it was never validated"
     metric, topk = settings.get("valid_metric"), settings.get("topk")
@@ -126,7 +126,7 @@ def _valid_mode(arguments: Any) -> str | None:
 
 
 def evaluated_alike(config: DistillConfig, reported: ReportedScore) -> bool:
-    """Whether this run's own validation measures what the file tells."""
+    """Return whether this run's own validation computes the score in the file."""
     own = [metric.lower() for metric in config["metrics"]]
     return reported.metric.partition("@")[0] in own and (
         reported.topk, reported.mode, reported.repeatable, reported.decimals
@@ -137,22 +137,22 @@ def evaluated_alike(config: DistillConfig, reported: ReportedScore) -> bool:
 
 
 def rounding_of(reported: ReportedScore, users: int = 10**9) -> float:
-    """Return what rounding alone explains, and that RecBole's processes count a few of so many users twice."""
+    """Return the difference that rounding explains, and that RecBole's processes count a few of the users twice."""
     return 10.0**-reported.decimals + min((reported.processes - 1) / max(users, 1), 0.02) + 1e-9
 
 
 def compared(config: DistillConfig, data: Data, model: Any, reported: ReportedScore, checkpoint: Path) -> Comparison:
-    """Evaluate a brought model as its file was, on this run's validation split.
+    """Evaluate a checkpoint's model on this run's validation split, by the evaluation settings in its file.
 
     Args:
         config: the model's configuration.
         data: this run's data.
         model: the model, with its weights.
-        reported: what its file says.
+        reported: the score in its file.
         checkpoint: the file.
 
     Raises:
-        CheckpointError: it cannot be evaluated as the file says.
+        CheckpointError: it cannot be evaluated by these settings.
     """
     if max(reported.topk) >= data.history.n_items:
         raise CheckpointError(
@@ -170,7 +170,7 @@ def compared(config: DistillConfig, data: Data, model: Any, reported: ReportedSc
 
 @contextlib.contextmanager
 def evaluable(checkpoint: Path) -> Iterator[None]:
-    """Say in a sentence that a brought model cannot be evaluated.
+    """Turn errors of a checkpoint's evaluation into a sentence.
 
     Raises:
         CheckpointError: why not.
@@ -186,11 +186,11 @@ def evaluable(checkpoint: Path) -> Iterator[None]:
 
 
 def comparison_of(reported: ReportedScore, evaluating: Evaluating) -> Comparison:
-    """Compare what a file says of its validation with what comes back.
+    """Compare the score in a file with this run's score.
 
-    It is evaluated once, where the value comes back to the file's rounding. If not, once more: what is drawn anew then
-    gives another value, and two of them say how far chance goes. If that is not far enough, once with all ties decided
-    the one way, as they might have been by another machine.
+    One evaluation is enough where both agree to the file's rounding. Otherwise a second one shows how far chance moves
+    the score, as candidates are drawn anew. If that does not explain the difference, a third one decides all ties one
+    way, as another machine might have.
     """
     here = evaluating.score()
     rounding = rounding_of(reported, evaluating.rows())
@@ -198,7 +198,7 @@ def comparison_of(reported: ReportedScore, evaluating: Evaluating) -> Comparison
         return Comparison(reported, here, here - rounding, here + rounding)
     first = evaluating.parts()
     here = (here + evaluating.score()) / 2
-    # Of the mean of two, and of the file's one.
+    # The errors of the mean of two scores and of the file's one add up.
     error = standard_error(first, evaluating.parts())
     low, high = _limits(reported, here, math.sqrt(1.5) * error)
     if not low - rounding <= reported.value <= high + rounding:
@@ -208,7 +208,7 @@ def comparison_of(reported: ReportedScore, evaluating: Evaluating) -> Comparison
 
 
 def _limits(reported: ReportedScore, here: float, error: float) -> tuple[float, float]:
-    """Return between which values the file's lies if chance alone has moved it from this run's."""
+    """Return the limits of the file's score if chance alone explains its distance from this run's."""
     if bigger_is_better(reported.metric):
         return here - _WORSE * error, here + _BETTER * error
     return here - _BETTER * error, here + _WORSE * error

@@ -147,7 +147,7 @@ def _usable(path: Path, read: Read[T]) -> T | None:
     except DamagedFileError as error:
         if isinstance(error.__cause__, OSError):
             _refuse_unreadable(path, error.__cause__)
-        _warn_once(f"'{path}' is damaged: {error}. It counts as missing and is made anew.")
+        _warn_once(f"'{path}' is damaged: {error}. It counts as missing and is built again.")
         return None
     except (FileNotFoundError, NotADirectoryError):
         # It is incomplete, or another run is replacing it.
@@ -161,7 +161,7 @@ def _refuse_unreadable(path: Path, error: OSError) -> None:
     """Raise the sentence for an artifact that the system does not give; it may be sound."""
     refuse_limit(error)
     raise UnreadableError(
-        f"'{path}' cannot be read: {error.strerror or error}. Make it readable, or remove it; it is then made anew."
+        f"'{path}' cannot be read: {error.strerror or error}. Make it readable, or remove it; it is then built again."
     ) from error
 
 

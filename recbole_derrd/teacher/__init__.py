@@ -1,7 +1,8 @@
 """Frozen teachers, and what they know."""
 
 from recbole_derrd.teacher.array_builder import BuildSettings
-from recbole_derrd.teacher.ensemble import Ensemble, EnsembleKnowledge, EnsembleModel
+from recbole_derrd.teacher.ensemble import Ensemble, EnsembleKnowledge
+from recbole_derrd.teacher.ensemble_model import EnsembleModel
 from recbole_derrd.teacher.knowledge import Knowledge
 from recbole_derrd.teacher.rank_weighting import RankWeighting
 from recbole_derrd.teacher.source import GivenTeacher, NoTeacher, TeacherSource

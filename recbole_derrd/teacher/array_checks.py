@@ -60,7 +60,7 @@ def write_description(folder: Path, name: str, about: dict[str, Any]) -> None:
     Args:
         folder: where the array is being built.
         name: the array's own name, so that it is not mistaken for another.
-        about: what the builder tells about it.
+        about: the builder's own part of the description.
     """
     array = folder / ARRAY
     found = {"cache_entry": name, "checksum": checksum(array), "bytes": array.stat().st_size}

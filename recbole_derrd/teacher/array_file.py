@@ -11,8 +11,8 @@ import numpy as np
 class ArrayFile:
     """Rows of an ``.npy`` file. Several processes may write ranges of their own to one file.
 
-    Written by file operations, not through a memory map: a full disk is then an ``OSError`` and not the end of the
-    process, and written pages are not counted as its memory. What is never written is zeros.
+    Rows are written by file operations, not through a memory map: then a full disk raises an ``OSError`` and does not
+    end the process, and written pages do not count as its memory. Rows that are never written are zeros.
 
     Args:
         path: a file that :meth:`create` has made.

@@ -60,7 +60,7 @@ class ArrayStore:
         except (OSError, ValueError, EOFError) as error:
             raise DataError(
                 f"The teacher's knowledge in '{path}' cannot be opened any more: {error}. Start the run again: "
-                "what is missing is made anew."
+                "what is missing is built again."
             ) from error
 
     def description(self, builder: ArrayBuilder) -> About:

@@ -14,17 +14,17 @@ from recbole_derrd.data.history import History
 from recbole_derrd.errors import DataError
 from recbole_derrd.ops.top_k import top_scores
 
-#: What a search says of a teacher that has no order to give.
+#: Error message for a teacher without an order.
 DIVERGED = "The teacher's scores hold NaN; train the teacher anew with a lower learning_rate."
-#: Scores of one chunk. On the CPU 24 MB: the C library gives blocks from 32 MB on back to the system, and getting
-#: their pages anew for every chunk costs as much as the matrix product. On an accelerator 256 MB.
+#: Scores of one chunk. On the CPU 24 MB: the C library returns blocks from 32 MB on to the system, and allocating their
+#: pages again for every chunk costs as much as the matrix product. On an accelerator 256 MB.
 _CPU_SCORES, _SCORES = 6 << 20, 1 << 26
-#: A matrix product with fewer users is slower a user, however large the catalogue.
+#: With fewer users, a matrix product takes more time a user, however large the catalogue is.
 _FEWEST_USERS = 16
 
 
 def hidden_entries(history: History, start: int, stop: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return rows and items that no ranking of users start .. stop - 1 may hold: training items and item 0."""
+    """Return rows and items that rankings of users start .. stop - 1 must not hold: training items and item 0."""
     every = np.arange(stop - start)
     rows = np.concatenate([every, np.repeat(every, history.lengths[start:stop])])
     seen = history.items[history.indptr[start] : history.indptr[stop]]
@@ -33,13 +33,13 @@ def hidden_entries(history: History, start: int, stop: int, device: torch.device
 
 
 def best_unseen(scores: Tensor, hidden: tuple[Tensor, Tensor], count: int) -> Tensor:
-    """Return each row's ``count`` best items without the hidden ones, best first; too few end in zeros.
+    """Return each row's ``count`` best items without the hidden ones, best first; a row of too few ends in zeros.
 
-    Besides the search, only the hidden entries are touched: a pass over all scores costs as much as the search.
+    Apart from the search, only the hidden scores are touched: a pass over all scores costs as much as the search.
 
     Args:
-        scores: [n, n_items], contiguous float32; marked within and given back as it came. -inf is a valid score.
-        hidden: rows and items that must not enter; item 0 of every row is among them.
+        scores: [n, n_items], contiguous float32; changed within and restored at the end. -inf is a valid score.
+        hidden: rows and items to leave out; item 0 of every row is among them.
         count: at most n_items.
 
     Returns:
@@ -51,16 +51,16 @@ def best_unseen(scores: Tensor, hidden: tuple[Tensor, Tensor], count: int) -> Te
     kept = scores[hidden]
     scores[hidden] = -torch.inf
     values, items = top_scores(scores, count)
-    # NaN is the first of its row, unless it was hidden.
+    # NaN sorts first in its row, unless it was hidden.
     if values[:, 0].isnan().any() or kept.isnan().any():
         raise DataError(DIVERGED)
     if (values[:, -1] == -torch.inf).any():
-        # -inf may be a teacher's own score, so what must not enter is marked apart.
+        # The teacher may score an item -inf: lift those scores, so that -inf marks hidden items alone.
         lifted = scores.clamp(min=torch.finfo(scores.dtype).min)
         lifted[hidden] = -torch.inf
         values, items = top_scores(lifted, count)
         items = items.masked_fill(values == -torch.inf, 0)
-    # The scores may be the teacher's own memory.
+    # The scores may lie in the teacher's own memory.
     scores[hidden] = kept
     return items.to(torch.int32)
 
@@ -75,7 +75,7 @@ class ExactSearch:
         chunk: users scored at once; 0 sizes it to the catalogue.
     """
 
-    #: What is written beside the rankings: nothing needs saying.
+    #: Description that is stored beside the rankings: an exact search needs none.
     about: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, adapter: Adapter, history: History, count: int, chunk: int = 0) -> None:

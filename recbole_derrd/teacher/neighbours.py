@@ -1,4 +1,4 @@
-"""Nearest neighbours among a teacher's users or items: all are compared with all, some at a time."""
+"""Nearest neighbours among a teacher's users or items: each is compared with all others, some at a time."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor
 from recbole_derrd.ops.top_k import top_scores
 from recbole_derrd.teacher.exact import _CPU_SCORES, _FEWEST_USERS, _SCORES
 
-#: Embeddings that are in double precision at once.
+#: Embeddings that are converted to double precision at once.
 _ROWS_AT_ONCE = 1 << 16
 
 
 def principal_components(embeddings: Tensor, count: int) -> Tensor:
     """Return the first principal components of embeddings [n, d] less their mean: [n, min(count, d)], float32.
 
-    As many as there are dimensions only turn the embeddings, so the embeddings themselves are returned.
+    As many components as dimensions only rotate the embeddings, so the embeddings themselves are returned.
     """
     if count >= embeddings.shape[1]:
         return embeddings
@@ -24,7 +24,7 @@ def principal_components(embeddings: Tensor, count: int) -> Tensor:
     for part in embeddings.split(_ROWS_AT_ONCE):
         centred = part.double() - mean
         scatter.addmm_(centred.T, centred)
-    # Ascending by what they explain.
+    # Eigenvectors come in ascending order of the variance that they explain.
     directions = torch.linalg.eigh(scatter).eigenvectors[:, -count:].float()
     return (embeddings - mean.float()) @ directions
 
@@ -37,8 +37,8 @@ def entities_at_once(count: int, device: torch.device) -> int:
 def nearest(embeddings: Tensor, start: int, stop: int, count: int, squares: Tensor) -> Tensor:
     """Return the ``count`` rows that are nearest to each of the rows start .. stop - 1, by Euclidean distance.
 
-    |x - y|^2 = |x|^2 - 2 (<x, y> - |y|^2 / 2), so what is largest in the brackets is nearest. A row is no neighbour of
-    its own; of several at one distance, within float32's rounding, any may be taken.
+    |x - y|^2 = |x|^2 - 2 (<x, y> - |y|^2 / 2), so the nearest row has the largest bracket. A row is not its own
+    neighbour. Of several rows at one distance, within float32's rounding, any may be returned.
 
     Args:
         embeddings: [n, d], float32.

@@ -1,9 +1,9 @@
-r"""What a rank in a teacher's list counts in an ensemble of several teachers.
+r"""Rank weighting: what a rank in a teacher's ranking counts in an ensemble of several teachers.
 
 SeongKu Kang et al.: "Distillation from Heterogeneous Models for Top-K Recommendation" (HetComp), WWW 2023, adds up
-importances of ranks over the teachers; its formula was not to be found. The authors' later work counts r^-0.05 over the
-whole catalogue. Rankings that end at rank N give the same order of the listed items if every unlisted item is taken to
-stand at rank N + 1 and what that counts is taken off all of them:
+importances of ranks over the teachers; we could not find its formula. The authors' later work counts r^-0.05 over the
+whole catalogue. Rankings that end at rank N give the same order of the listed items if every unlisted item stands at
+rank N + 1 and the weight of that rank is subtracted from all weights:
 
     w_r = r^-p - (N + 1)^-p   for r = 1 ... N,   0 for unlisted items,
 
@@ -20,12 +20,12 @@ from torch import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class RankWeighting:
-    """How ranks are weighed.
+    """How much ranks count.
 
     Attributes:
         kind: "power" or "exponential".
-        power: p of the former.
-        decay: of the latter, in ranks.
+        power: exponent p of the power.
+        decay: of the exponential, in ranks.
     """
 
     kind: str = "power"
@@ -37,7 +37,7 @@ class RankWeighting:
 
         Args:
             ranks: ranks of any shape.
-            listed: length N of the rankings they are in; None for ranks in a whole order, which nothing is taken off.
+            listed: length N of the rankings; None for ranks in an order of all items, from which nothing is subtracted.
         """
         exact = ranks.double()
         if self.kind == "exponential":
@@ -49,5 +49,5 @@ class RankWeighting:
         return last.pow(-self.power) * torch.expm1(self.power * (last / exact).log())
 
     def of_list(self, listed: int) -> Tensor:
-        """Return what the ranks of a list count [listed], float64."""
+        """Return what the ranks of a ranking count [listed], float64."""
         return self.of_ranks(torch.arange(1, listed + 1), listed)

@@ -3,12 +3,11 @@ r"""Approximate top-N search for teachers whose score is a dot product, with the
 An inverted file (IVF): k-means puts the items into 4 sqrt(n_items) cells, and only the cells whose centres score
 highest for a user are searched. Measured on 200,000 clustered embeddings of 64 dimensions, it is built in 6 s and finds
 98% of a top 100 in 0.4 ms a user, where a graph of neighbours (HNSW, 32 links) takes 70 s to build and, for 92%, 6 ms.
-Its one number, the cells searched, trades time for recall up to the exact result.
+Its one parameter, the number of cells searched, trades time for recall up to the exact result.
 
-That number is chosen from the data: it is doubled until recall@N on one seeded sample of users reaches
-:data:`WANTED_RECALL`, and the recall that is reported is measured on another sample. What is found is scored by the
-teacher itself, so its order is exact. Training items are asked for on top of N and dropped; a user who is left with
-fewer than N has an exact search.
+It is chosen from the data: it is doubled until recall@N on one seeded sample of users reaches :data:`WANTED_RECALL`.
+The reported recall is measured on another sample. The teacher itself scores the items found, so their order is exact.
+As training items are dropped, more than N items are searched for; a user with fewer than N left gets an exact search.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.ops.top_k import top_scores
 from recbole_derrd.teacher.exact import DIVERGED, ExactSearch, hidden_entries
 
-#: Recall@N at which no more cells are searched, and the one below which the log warns.
+#: Recall@N that is enough, and recall@N below which the log warns.
 WANTED_RECALL, LOW_RECALL = 0.98, 0.95
-#: Users of each of the two samples that recall is measured on.
+#: Users in each of the two samples for measuring recall.
 SAMPLE = 256
-#: Cells a square root of the items; items a cell that k-means is trained on; cells that are searched at least.
+#: Cells for each square root of the items; items for each cell in k-means' training; least number of cells searched.
 _CELLS, _TRAINED_ON, _FEWEST_CELLS = 4, 64, 8
-#: Numbers that the embeddings of one chunk's found items may take (64 MB of float32).
+#: Numbers in the embeddings of the items that one chunk finds (64 MB of float32).
 _CHUNK_NUMBERS = 1 << 24
-#: Users who need more than this share of the catalogue are searched exactly.
+#: Users who need more than this share of the catalogue get an exact search.
 _LARGEST_SHARE = 1 / 8
 
 
 def check_search(search: str, teacher: type[Adapter], name: str) -> None:
-    """Refuse a search that cannot serve this kind of teacher, or whose package is missing.
+    """Refuse a search that does not work for this kind of teacher, or whose package is missing.
 
     Raises:
         OptionError: what to do.
@@ -65,14 +64,14 @@ def _faiss() -> Any:
 
 
 class ApproximateSearch:
-    """Approximate rankings; built and measured when it is made.
+    """Approximate rankings; the index is built and measured when the object is created.
 
     Args:
-        exact: the exact search over the same teacher, for the samples and for users who are left with too few items.
+        exact: an exact search over the same teacher, for the samples and for users who are left with too few items.
 
     Attributes:
         recall: recall@N on the second sample.
-        about: what is written beside the rankings.
+        about: the description that is stored beside the rankings.
     """
 
     def __init__(self, exact: ExactSearch) -> None:
@@ -90,14 +89,14 @@ class ApproximateSearch:
         self.about = {
             "search": "faiss", "cells": self._index.nlist, "cells_searched": self._index.nprobe, "recall": self.recall,
         }  # fmt: skip
-        told = (
+        message = (
             f"Teacher's rankings by faiss: recall@{self.count} {self.recall:.4f} against the exact search on a sample "
             f"of users, {self._index.nprobe} of {self._index.nlist} cells searched."
         )
         if self.recall < LOW_RECALL:
-            getLogger().warning(told + " That is low: use knowledge_search: exact.")
+            getLogger().warning(message + " That is low: use knowledge_search: exact.")
         else:
-            getLogger().info(told)
+            getLogger().info(message)
 
     @staticmethod
     def _finite(embeddings: Tensor) -> np.ndarray[Any, Any]:
@@ -139,7 +138,7 @@ class ApproximateSearch:
         """Return the rankings of users start .. stop - 1 [stop - start, count], int32."""
         rankings = torch.zeros(stop - start, self.count, dtype=torch.int32)
         lengths = self.history.lengths[start:stop]
-        # Enough for everything that the user has seen; powers of two, so that few sizes are searched.
+        # Enough to drop all training items of the user; powers of two, so that there are few sizes.
         wanted = self.count + np.where(lengths > 0, 1 << np.ceil(np.log2(np.maximum(lengths, 1))).astype(np.int64), 0)
         large = wanted > self.history.n_items * _LARGEST_SHARE
         short = [torch.from_numpy(np.flatnonzero(large))]
@@ -158,7 +157,7 @@ class ApproximateSearch:
         device = self.adapter.device
         users = (rows + start).to(device)
         embeddings = self._finite(self.adapter.user_embeddings(users))
-        # faiss counts from 0 and fills up with -1, which becomes the padding item.
+        # faiss counts from 0 and pads with -1, which becomes the padding item.
         items = torch.from_numpy(self._index.search(embeddings, size)[1] + 1)
         scores = self.adapter.score(users, items.to(device)).float().cpu()
         scores.masked_fill_(self._hidden(start, rows, items), -torch.inf)
@@ -166,7 +165,7 @@ class ApproximateSearch:
         return items.gather(1, positions).to(torch.int32), values[:, -1] > -torch.inf
 
     def _hidden(self, start: int, rows: Tensor, items: Tensor) -> Tensor:
-        """Return which of the items [n, size] the users know already; item 0 always."""
+        """Return which of the items [n, size] are the users' training items, or item 0."""
         known_rows, known_items = hidden_entries(self.history, start, start + int(rows.max()) + 1, torch.device("cpu"))
         keys = (known_rows * self.history.n_items + known_items).sort().values
         asked = rows.unsqueeze(1) * self.history.n_items + items

@@ -1,4 +1,4 @@
-"""What a configuration says of its teachers: one, or several."""
+"""The teachers that a configuration names: one, or several."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from recbole_derrd.training.checkpoint import read_checkpoint
 
 @dataclasses.dataclass(frozen=True)
 class TeacherSpec:
-    """What the user says of one teacher.
+    """One teacher, as the user describes it.
 
     Attributes:
         model: its RecBole model; the checkpoint's, or else the student's, if None.
         settings: RecBole keys that differ from the student's.
-        checkpoint: file of a trained teacher; it is trained or found if None.
-        trusted: whether that file is taken without proof that its model has seen this run's split alone.
+        checkpoint: file of a trained teacher; if None, it is trained here or read from the cache.
+        trusted: whether that file is accepted without proof that its model was trained on this run's split.
     """
 
     model: str | None
@@ -30,21 +30,21 @@ class TeacherSpec:
         """Return the RecBole model of this teacher.
 
         Raises:
-            CheckpointError: the checkpoint is of another model than the user says.
+            CheckpointError: the checkpoint holds another model than the user names.
         """
         if self.checkpoint is None:
             return self.model or str(config["model"])
-        return self.brought_name(config, read_checkpoint(self.checkpoint)["config"])
+        return self.checkpoint_model(config, read_checkpoint(self.checkpoint)["config"])
 
     def embedding_size(self, config: DistillConfig) -> int | None:
-        """Return the dimensions that are set for this teacher; None of a checkpoint, which has its own."""
+        """Return the dimensions that are set for this teacher; None for a checkpoint, which has its own."""
         if self.checkpoint is not None:
             return None
         size: int | None = config.derived(self.name(config), self.settings, teacher=True)["embedding_size"]
         return size
 
-    def brought_name(self, config: DistillConfig, settings: dict[str, Any]) -> str:
-        """Return the model that a checkpoint's settings name, which the user must not contradict."""
+    def checkpoint_model(self, config: DistillConfig, settings: dict[str, Any]) -> str:
+        """Return the model that a checkpoint's settings name; the user must not contradict it."""
         found = settings.get("model")
         if found is not None and not (isinstance(found, str) and 0 < len(found) <= 200 and found.isprintable()):
             raise CheckpointError(
@@ -56,7 +56,7 @@ class TeacherSpec:
                 "Take out the teacher's model, or give another checkpoint."
             )
         if found and "." in found and not self.model:
-            # Whoever made the checkpoint is not to say which modules are imported.
+            # The author of the checkpoint must not choose which modules are imported.
             raise CheckpointError(
                 f"The teacher '{self.checkpoint}' is a {found}, which is none of RecBole's models. Say so yourself if "
                 f"you know it: --teacher_model={found}."
@@ -65,15 +65,15 @@ class TeacherSpec:
 
 
 def teacher_specs(config: DistillConfig) -> list[TeacherSpec]:
-    """Return what a configuration says of its teachers, in its order; ``teacher`` holds for all that are trained."""
+    """Return the teachers that a configuration names, in its order; ``teacher`` holds for all that are trained here."""
     options = config.run_options
     if not options.teachers:
         return [
             TeacherSpec(options.teacher_model, options.teacher, options.teacher_checkpoint, options.teacher_trusted)
         ]
     specs = []
-    for entry in options.teachers:
-        own = {"model": entry} if isinstance(entry, str) else dict(entry)
+    for given in options.teachers:
+        own = {"model": given} if isinstance(given, str) else dict(given)
         model, checkpoint = own.pop("model", None), own.pop("checkpoint", None)
         trusted = bool(own.pop("trusted", options.teacher_trusted))
         shared = {} if checkpoint else options.teacher
@@ -82,10 +82,10 @@ def teacher_specs(config: DistillConfig) -> list[TeacherSpec]:
 
 
 def only_spec(config: DistillConfig) -> TeacherSpec:
-    """Return what a configuration says of its one teacher.
+    """Return the one teacher that a configuration names.
 
     Raises:
-        OptionError: it has several.
+        OptionError: it names several.
     """
     specs = teacher_specs(config)
     if len(specs) > 1:

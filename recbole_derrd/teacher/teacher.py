@@ -1,4 +1,4 @@
-"""A frozen teacher: trained here, found, or brought by the user."""
+"""A frozen teacher: trained here, read from the cache, or given as a checkpoint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from recbole_derrd.model_cache.results import TrainedModel
 from recbole_derrd.model_cache.same_split import proof_of_split
 from recbole_derrd.model_cache.train_or_find import find_trained, train_or_find
 from recbole_derrd.recbole_compat.models import model_class
-from recbole_derrd.teacher.brought import brought_settings, seed_of
+from recbole_derrd.teacher.checkpoint_settings import checkpoint_seed, checkpoint_settings
 from recbole_derrd.teacher.specs import TeacherSpec, only_spec
 from recbole_derrd.training.checkpoint import read_checkpoint
 
@@ -34,7 +34,7 @@ _OF_THE_DATA = frozenset(dataset_arguments)
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """A trained model that teaches, and the data it was trained on, which are prepared when they are needed."""
+    """A trained model that teaches, and the data that it was trained on, which are prepared when they are needed."""
 
     config: DistillConfig
     trained: TrainedModel
@@ -45,22 +45,22 @@ class Teacher:
     def of(
         cls, config: DistillConfig, student_data: Data, spec: TeacherSpec | None = None, snapshots: int = 1
     ) -> Teacher:
-        """Train, find or load the teacher of a run.
+        """Train the teacher of a run, or read it from the cache or from a checkpoint.
 
-        What is looked for first is a teacher of these settings on the student's own split; one that is found was
-        trained on just that, so that nothing of its data has to be prepared.
+        The cache is asked first for a teacher of these settings on the student's own split: such a teacher was trained
+        on that split, so that its data need not be prepared.
 
         Args:
             config: the run's configuration.
             student_data: the student's data; the teacher's must be the same.
             spec: which of the run's teachers; its only one if None.
-            snapshots: how many snapshots of it will be asked for (:meth:`snapshots`); a teacher that is trained now
-                keeps them.
+            snapshots: how many snapshots :meth:`snapshots` will be asked for; a teacher that is trained now keeps
+                them.
 
         Raises:
-            CheckpointError: the teacher's checkpoint is unusable or of other data.
+            CheckpointError: the teacher's checkpoint is unusable or belongs to other data.
             DataError: the teacher's settings give another split than the student's.
-            OptionError: the run has several teachers, and none is named.
+            OptionError: the run has several teachers, and ``spec`` is None.
         """
         spec = spec or only_spec(config)
         if spec.checkpoint is None:
@@ -77,7 +77,7 @@ class Teacher:
     def _of_checkpoint(cls, config: DistillConfig, student_data: Data, spec: TeacherSpec) -> Teacher:
         path = Path(str(spec.checkpoint))
         content = read_checkpoint(path)
-        own = _brought(config, spec, content)
+        own = _config_of_checkpoint(config, spec, content)
         proof = proof_of_split(content, own, student_data.fingerprint, path, trusted=spec.trusted)
         found = find_evaluated(own, student_data.fingerprint, path, proof)
         if found is not None:
@@ -87,10 +87,10 @@ class Teacher:
 
     @staticmethod
     def check(config: DistillConfig, student_data: Data, spec: TeacherSpec) -> str:
-        """Refuse a teacher of other data before any is trained; return what tells it from others.
+        """Refuse a teacher of other data before any is trained; return a key that distinguishes it from other teachers.
 
         Raises:
-            CheckpointError: its checkpoint is unusable or of other data.
+            CheckpointError: its checkpoint is unusable or belongs to other data.
             DataError: its settings give another split than the student's.
         """
         if spec.checkpoint is not None:
@@ -155,8 +155,8 @@ class Teacher:
     def snapshots(self, count: int) -> Iterator[list[Callable[[], Adapter]]]:
         """Give what loads each snapshot that the teacher passed through before its final one, oldest first.
 
-        They are gone when the block has succeeded. A teacher that the user brings, or that is not trained by epochs,
-        has none.
+        They are removed when the block has succeeded. A checkpoint, or a teacher that is not trained by epochs, has
+        none.
 
         Args:
             count: how many snapshots are wanted, the final one included.
@@ -168,11 +168,11 @@ class Teacher:
             yield [functools.partial(self._loaded, path) for path in paths]
 
 
-def _brought(config: DistillConfig, spec: TeacherSpec, content: dict[str, Any]) -> DistillConfig:
-    """Return the configuration of a teacher that the user brings: what its file says of the model goes first."""
-    name = spec.brought_name(config, content["config"])
-    settings = brought_settings(name, content, str(spec.checkpoint), spec.settings)
-    seed = seed_of(content)
+def _config_of_checkpoint(config: DistillConfig, spec: TeacherSpec, content: dict[str, Any]) -> DistillConfig:
+    """Return the configuration of a teacher checkpoint, with the model's settings from its file."""
+    name = spec.checkpoint_model(config, content["config"])
+    settings = checkpoint_settings(name, content, str(spec.checkpoint), spec.settings)
+    seed = checkpoint_seed(content)
     if "seed" not in settings and seed not in (None, config["seed"]):
         split_seed = config.run_options.split_seed
         settings.update(seed=seed, split_seed=config["seed"] if split_seed is None else split_seed)
@@ -180,5 +180,5 @@ def _brought(config: DistillConfig, spec: TeacherSpec, content: dict[str, Any]) 
 
 
 def _by_epochs(config: DistillConfig) -> bool:
-    """Say whether more epochs make another model: RecBole runs some closed forms through its epochs as well."""
+    """Return whether more epochs make another model: RecBole runs some closed forms through its epochs as well."""
     return adapter_class(model_class(config["model"])).trainable

@@ -193,7 +193,7 @@ class TestListwise(LossContract):
         gradients = torch.autograd.grad(expected, weights)
         monkeypatch.setattr(catalogue_module, "_BLOCK_SCORES", 82)
         monkeypatch.setattr(catalogue_module, "_FEWEST_USERS", 1)
-        monkeypatch.setattr(world.knowledge, "_teacher", ScoresOnly(world.teacher))
+        monkeypatch.setattr(world.knowledge._teacher, "_adapter", ScoresOnly(world.teacher))
         bare = dataclasses.replace(world, student=ScoresOnly(world.student))  # type: ignore[arg-type]
         distiller = build(bare, **options)
         assert distiller.embeddings is None

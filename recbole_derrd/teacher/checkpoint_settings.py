@@ -1,4 +1,4 @@
-"""What a brought teacher's file says of its model: hyper-parameters alone, each checked, and never a path."""
+"""The model's settings in a teacher checkpoint: hyper-parameters alone, each checked, and never a path."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ import torch
 from recbole_derrd.config.distill_config import model_settings
 from recbole_derrd.errors import CheckpointError, shown
 
-#: Settings by which RecBole's models load a file as they are built. A checkpoint has its weights itself.
+#: Settings that make RecBole's models load a file while they are built. A checkpoint holds the weights itself.
 _LOADS = ("use_pretrain", "train_method", "train_stage")
-#: More categories than one make LDiffRec unpickle a file of the data set; that is the user's to say.
+#: Settings that the user alone may set: with several categories LDiffRec unpickles a file of the data set.
 _OF_THE_USER = ("n_cate",)
 
-#: Numbers that no weight of the file confirms may be this many times RecBole's default, and always this much.
+#: A number that no weight in the file confirms may be so many times RecBole's default, and in any case so large.
 _TIMES, _ALWAYS = 100, 1000
-_LONGEST_RANKING = 200
+_LONGEST_LIST = 200
 
 
-def brought_settings(
+def checkpoint_settings(
     model: str, content: Mapping[str, Any], source: str | Path, given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the settings of a brought teacher: the file's of its model, the user's over them, none that loads a file.
+    """Return the settings of a teacher checkpoint: those in the file, the user's over them, and none that loads a file.
 
     Args:
         model: the model's name.
         content: what :func:`recbole_derrd.training.checkpoint.read_checkpoint` has read.
         source: the checkpoint's file.
-        given: what the user says of this teacher.
+        given: the user's settings for this teacher.
 
     Raises:
-        CheckpointError: a setting in the file is of another kind or size than the model can have.
+        CheckpointError: the type or size of a setting in the file is impossible for the model.
     """
     described, defaults, sizes = content["config"], model_settings(model), _sizes(content)
     found = {}
@@ -54,19 +54,19 @@ def brought_settings(
     return {**found, **given, **{key: default for key, default in defaults.items() if loads_a_file(key)}}
 
 
-def seed_of(content: Mapping[str, Any]) -> int | None:
+def checkpoint_seed(content: Mapping[str, Any]) -> int | None:
     """Return the seed in a checkpoint's settings: NNCF draws its neighbours by it as it is built."""
     seed = content["config"].get("seed")
     return seed if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 else None
 
 
 def loads_a_file(key: str) -> bool:
-    """Say whether a setting of a RecBole model names or asks for a file that is loaded as the model is built."""
+    """Return whether a setting makes a RecBole model load a file while it is built."""
     return key in _LOADS or key.endswith("path")
 
 
 def _plain(value: Any) -> Any:
-    """Return a value with Python's numbers in the place of numpy's, and rankings in that of tuples."""
+    """Return a value with Python's numbers instead of numpy's, and lists instead of tuples."""
     if isinstance(value, (list, tuple)):
         return [one.item() if isinstance(one, np.generic) else one for one in value]
     return value.item() if isinstance(value, np.generic) else value
@@ -79,8 +79,8 @@ def _fault(key: str, value: Any, default: Any, sizes: frozenset[int]) -> str | N
         plain = isinstance(value, str) and re.fullmatch(r"[\w.-]{1,64}", value)
         return None if plain else "which is no name"
     if isinstance(default, list):
-        if not isinstance(value, list) or len(value) > _LONGEST_RANKING:
-            return f"which is no list of at most {_LONGEST_RANKING} numbers"
+        if not isinstance(value, list) or len(value) > _LONGEST_LIST:
+            return f"which is no list of at most {_LONGEST_LIST} numbers"
         largest = max((abs(one) for one in default), default=0)
         return next(filter(None, (_fault_of_number(key, one, largest, sizes) for one in value)), None)
     return _fault_of_number(key, value, default, sizes)
@@ -91,7 +91,7 @@ def _fault_of_number(key: str, value: Any, default: Any, sizes: frozenset[int]) 
         return "which is no number"
     if isinstance(value, float) and not math.isfinite(value):
         return "which is no finite number"
-    # Weights of this size show that it is right, parts of GCMC's stacked layers too.
+    # Weights of this size confirm it, and so do the stacked layers of GCMC.
     if isinstance(value, int) and any(value == size * times for size in sizes for times in (1, 2, 3, 4)):
         return None
     most = _ALWAYS if re.search("size|dim", key) else max(_ALWAYS, _TIMES * abs(default))
@@ -107,7 +107,7 @@ def _sizes(content: Mapping[str, Any]) -> frozenset[int]:
 
 
 def _has_numbers(one: Any) -> bool:
-    """Say whether this is a full array: one without numbers, or of a few, may have any shape."""
+    """Return whether this is a dense array: an empty or sparse one may have any shape."""
     if isinstance(one, np.ndarray):
         return one.size > 0
     return isinstance(one, torch.Tensor) and one.layout == torch.strided and one.numel() > 0

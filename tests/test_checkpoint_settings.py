@@ -17,7 +17,7 @@ from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import CheckpointError, DistillError
 from recbole_derrd.recbole_compat.models import general_models
 from recbole_derrd.teacher import Teacher
-from recbole_derrd.teacher.brought import brought_settings, loads_a_file
+from recbole_derrd.teacher.checkpoint_settings import checkpoint_settings, loads_a_file
 
 
 def content(settings: dict[str, Any], *shapes: tuple[int, ...]) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def short(value: Any) -> str:
 @pytest.mark.parametrize("model", sorted(general_models()))
 def test_recboles_own_settings_are_taken(model: str) -> None:
     defaults = model_settings(model)
-    assert brought_settings(model, content(dict(defaults)), "x.pth", {}) == {
+    assert checkpoint_settings(model, content(dict(defaults)), "x.pth", {}) == {
         key: value for key, value in defaults.items() if key != "n_cate" and (value is not None or loads_a_file(key))
     }
 
@@ -58,15 +58,15 @@ def test_no_setting_makes_recbole_load_another_file(model: str, keys: dict[str, 
     """Neither the file's nor the run's own, which may be the student's: the weights are in the checkpoint."""
     other = {key: "other.pth" if key.endswith("path") else True for key in keys}
     for given_by in (content(other), content({})):
-        found = brought_settings(model, given_by, "x.pth", other)
+        found = checkpoint_settings(model, given_by, "x.pth", other)
         assert {key: found[key] for key in keys} == keys
 
 
 def test_nothing_but_the_models_own_settings_is_taken() -> None:
     foreign = {"data_path": "/", "checkpoint_dir": "/", "dataset_save_path": "x", "device": "cuda:7", "gpu_id": "7",
                "log_wandb": True, "seed": 3, "n_layers": 3, "embedding_size": 8}  # fmt: skip
-    assert brought_settings("BPR", content(foreign), "x.pth", {}) == {"embedding_size": 8}
-    assert "n_cate" not in brought_settings("LDiffRec", content({"n_cate": 2}), "x.pth", {}), "it unpickles a file"
+    assert checkpoint_settings("BPR", content(foreign), "x.pth", {}) == {"embedding_size": 8}
+    assert "n_cate" not in checkpoint_settings("LDiffRec", content({"n_cate": 2}), "x.pth", {}), "it unpickles a file"
 
 
 @pytest.mark.parametrize(
@@ -95,15 +95,15 @@ def test_nothing_but_the_models_own_settings_is_taken() -> None:
 )
 def test_what_a_model_cannot_have_ends_in_a_short_sentence(model: str, key: str, value: Any) -> None:
     with pytest.raises(CheckpointError, match=f"its setting {key} is") as error:
-        brought_settings(model, content({key: value}), "x.pth", {})
+        checkpoint_settings(model, content({key: value}), "x.pth", {})
     assert len(str(error.value)) < 600
     # What the user says of it stands, and is not read from the file.
-    assert brought_settings(model, content({key: value}), "x.pth", {key: 7})[key] == 7
+    assert checkpoint_settings(model, content({key: value}), "x.pth", {key: 7})[key] == 7
 
 
 def test_a_list_of_any_depth_ends_in_a_sentence() -> None:
     with pytest.raises(CheckpointError, match="mlp_hidden_size"):
-        brought_settings("NeuMF", content({"mlp_hidden_size": deep(100_000)}), "x.pth", {})
+        checkpoint_settings("NeuMF", content({"mlp_hidden_size": deep(100_000)}), "x.pth", {})
 
 
 def test_weights_confirm_a_large_size() -> None:
@@ -111,9 +111,9 @@ def test_weights_confirm_a_large_size() -> None:
         ("BPR", "embedding_size", 4096, (61, 4096)),
         ("GCMC", "gcn_output_dim", 3000, (1500, 9)),
     ):
-        assert brought_settings(model, content({key: value}, shape), "x.pth", {})[key] == value
+        assert checkpoint_settings(model, content({key: value}, shape), "x.pth", {})[key] == value
         with pytest.raises(CheckpointError):
-            brought_settings(model, content({key: value}, (7, 7)), "x.pth", {})
+            checkpoint_settings(model, content({key: value}, (7, 7)), "x.pth", {})
 
 
 def test_numbers_of_numpy_and_tuples_are_python_ones() -> None:
@@ -122,7 +122,7 @@ def test_numbers_of_numpy_and_tuples_are_python_ones() -> None:
         "mf_embedding_size": np.int64(8),
         "dropout_prob": np.float64(0.5),
     }
-    found = brought_settings("NeuMF", content(given_by), "x.pth", {})
+    found = checkpoint_settings("NeuMF", content(given_by), "x.pth", {})
     assert found["mlp_hidden_size"] == [32, 16] and type(found["mlp_hidden_size"][0]) is int
     assert type(found["mf_embedding_size"]) is int and type(found["dropout_prob"]) is float
 
@@ -139,7 +139,7 @@ def test_whatever_a_file_holds_is_taken_whole_or_refused(model: str, data: st.Da
     defaults = model_settings(model)
     settings = data.draw(st.dictionaries(st.sampled_from(sorted(defaults)), anything, max_size=3))
     try:
-        found = brought_settings(model, content(settings), "x.pth", {})
+        found = checkpoint_settings(model, content(settings), "x.pth", {})
     except CheckpointError:
         return
     for key, value in found.items():
