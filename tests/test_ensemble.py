@@ -52,13 +52,13 @@ def slow_scores(rankings: list[list[int]], n_items: int, importance: RankWeighti
 
 @pytest.mark.parametrize("kind", ["power", "exponential"])
 def test_the_scores_are_those_of_the_formula(tiny_settings: Settings, kind: str) -> None:
-    _, data, _, knowledge = several(tiny_settings("BPR"), ensemble_weighting=kind, ensemble_decay=3.0)
+    _, data, _, knowledge = several(tiny_settings("BPR"), ensemble_weighting=kind)
     users = torch.arange(1, data.history.n_users)
     found = knowledge.teacher.score_all(users)
     rankings = [member.top_items(10) for member in knowledge.members]
     for user in users.tolist():
         rows = [array[user].tolist() for array in rankings]
-        wanted = torch.tensor(slow_scores(rows, data.history.n_items, RankWeighting(kind, decay=3.0), 10)).log()
+        wanted = torch.tensor(slow_scores(rows, data.history.n_items, RankWeighting(kind), 10)).log()
         torch.testing.assert_close(found[user - 1], wanted.float(), rtol=1e-4, atol=1e-5)
     top = knowledge.top_items(6)
     order = found.argsort(dim=1, descending=True, stable=True)[:, :6]

@@ -57,7 +57,7 @@ def snapshots_wanted(config: DistillConfig) -> int:
 def weighting_of(config: DistillConfig) -> RankWeighting:
     """Return what a rank in a teacher's ranking counts."""
     options = config.run_options
-    return RankWeighting(options.ensemble_weighting, options.ensemble_power, options.ensemble_decay)
+    return RankWeighting(options.ensemble_weighting, options.ensemble_power)
 
 
 def teachers_of(config: DistillConfig, data: Data) -> list[Teacher]:

@@ -23,6 +23,7 @@ GONE = {
         f"{method}_fused": "'fast' switches all quicker ways; a list without kernels computes terms by plain autograd"
         for method in ("de", "rrd", "ir_rrd", "listwise", "hetcomp")
     },
+    "ensemble_decay": "ensemble_weighting exponential is exp(-r / 10), and power, the default, has ensemble_power",
     "hetcomp_fine_lists": "write hetcomp_fine: parts (K/2 and K/10) or whole (all K)",
     "hetcomp_move": "write hetcomp_variant: first_release for 'closer', and take it out for 'closer_or_further'",
     "hetcomp_finish": "write hetcomp_variant: published for 'rounded', and take it out for 'all'",

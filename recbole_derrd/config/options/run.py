@@ -57,11 +57,10 @@ class RunOptions(Options):
     ensemble_weighting: str = option(
         "power",
         "What a rank r counts in the ensemble: power is r^-p, less what the first unlisted rank counts; exponential is "
-        "exp(-r / decay).",
+        "exp(-r / 10).",
         choices=("power", "exponential"),
     )
     ensemble_power: float = option(0.05, "Exponent p of ensemble_weighting power.", above=0)
-    ensemble_decay: float = option(10.0, "Decay, in ranks, of ensemble_weighting exponential.", above=0)
     warm_start: str = option(
         "none",
         "Where the distilled student starts: as RecBole draws it (none), or at the truncated SVD of the scores of its "
