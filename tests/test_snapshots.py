@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
-from recbole_derrd.errors import CheckpointError
+from recbole_derrd.errors import CheckpointError, UnreadableError
 from recbole_derrd.experiment.teachers import knowledge_of
 from recbole_derrd.model_cache import replay as replay
 from recbole_derrd.model_cache.train_or_find import SNAPSHOTS
@@ -181,6 +181,20 @@ def test_kept_weights_that_are_damaged_are_trained_again(
     _, found = trajectory(settings)
     assert np.array_equal(found, wanted)
     assert str(first) in caplog.text and "trained once more" in caplog.text
+
+
+def test_kept_weights_that_the_system_does_not_give_are_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshots = Snapshots(tmp_path)
+    write_stock_checkpoint(snapshots.path(1), {"state_dict": {}, "epoch": 0})
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise UnreadableError("'epoch-1.pth' cannot be read: Permission denied.")
+
+    monkeypatch.setattr(versions_module, "read_checkpoint", refuse)
+    with pytest.raises(UnreadableError, match="Permission denied"):
+        snapshots.whole([1])
 
 
 @pytest.mark.parametrize("epoch", ["x", -3, 10**18, [1], 1.5])

@@ -49,7 +49,8 @@ class ArtifactCache:
       flushed to the disk and then renamed. The next build of the key removes what a killed one has left; a
       :class:`Resumable` build continues there.
     - **Several runs at once.** One run builds. The others wait for its lock, which ends with its process, and then read
-      the artifact. On a file system without locks, each of them builds, and the folder that is complete first stays.
+      the artifact. On a file system without locks, each of them builds, and the folder that is complete first stays;
+      there, two runs must not resume one build at once, of which the log warns.
     - **Several processes of one run.** The main process alone reads, locks and publishes. ``build`` runs in every
       process, with the same folder, and every process returns the main process's artifact.
     - **Damage.** If ``read`` raises DamagedFileError, the log names the folder and the fault, once a process, and the
