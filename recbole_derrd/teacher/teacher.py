@@ -32,7 +32,7 @@ from recbole_derrd.training.checkpoint import read_checkpoint
 _OF_THE_DATA = frozenset(dataset_arguments)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)
 class Teacher:
     """A trained model that teaches, and the data that it was trained on, which are prepared when they are needed."""
 
@@ -104,10 +104,10 @@ class Teacher:
 
     @property
     def data(self) -> Data:
-        """The data the teacher was trained on; preparing them seeds every random state anew."""
+        """The data that it was trained on; preparing them seeds every random state anew."""
         if self._data is None:
-            object.__setattr__(self, "_data", self._prepared(self.config, self.student_data))
-        return self._data  # type: ignore[return-value]
+            self._data = self._prepared(self.config, self.student_data)
+        return self._data
 
     @property
     def hints(self) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ class Teacher:
 
     def forget(self) -> None:
         """Free the memory of its data; they are prepared again if they are needed again."""
-        object.__setattr__(self, "_data", None)
+        self._data = None
 
     @classmethod
     def _prepared(cls, own: DistillConfig, student_data: Data) -> Data:
