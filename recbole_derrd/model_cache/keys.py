@@ -59,23 +59,32 @@ def cache_key(config: DistillConfig, fingerprint: Fingerprint, more: Any = None)
         file = config.run_options.candidates_file
         # The content of the file, and not its name; where there is a file, no seed has a part in the candidates.
         settings["candidates"] = repr(file_digest(file) if file else (config.candidates_seed, None))
-    # Quicker ways that give RecBole's numbers to the bit make the same model.
-    rounded = sorted(config.fast.intersection(FAST_ROUNDED))
-    kind = model_class(config["model"])
-    if "scores" in rounded and not adapter_class(kind).catalogue_at_once(kind):
-        rounded.remove("scores")
-    own = "." in config["model"]
-    if own:
-        # The name stays the same while the class, or what it calls, is edited.
-        settings["source"] = repr(own_sources(kind))
-    if own or columns_beside(config):
-        # The fingerprint covers pairs and labels alone.
-        settings["files"] = repr(data_files(config))
-    if recbole_ancestor(config["model"]) == "LDiffRec" and config["n_cate"] != 1:
-        # The one file of RecBole's models that no setting names.
-        settings["item_emb"] = repr(file_digest(Path(config["data_path"]) / "item_emb.npy"))
+    settings.update(_contents_beside_settings(config))
+    rounded = _rounded_ways(config)
     content = [CACHE_FORMAT, config["model"], settings, rounded, world_size(), dataclasses.asdict(fingerprint), more]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
+
+
+def _rounded_ways(config: DistillConfig) -> list[str]:
+    """Return the quicker ways that change a model within rounding; others give RecBole's numbers to the bit."""
+    kind = model_class(config["model"])
+    rounded = config.fast.intersection(FAST_ROUNDED)
+    return sorted(rounded if adapter_class(kind).catalogue_at_once(kind) else rounded - {"scores"})
+
+
+def _contents_beside_settings(config: DistillConfig) -> dict[str, str]:
+    """Return hashes of source code and files that a model depends on, and that no setting or fingerprint covers."""
+    found, own = {}, "." in config["model"]
+    if own:
+        # The name stays the same while the class, or what it calls, is edited.
+        found["source"] = repr(own_sources(model_class(config["model"])))
+    if own or columns_beside(config):
+        # The fingerprint covers pairs and labels alone.
+        found["files"] = repr(data_files(config))
+    if recbole_ancestor(config["model"]) == "LDiffRec" and config["n_cate"] != 1:
+        # The one file of RecBole's models that no setting names.
+        found["item_emb"] = repr(file_digest(Path(config["data_path"]) / "item_emb.npy"))
+    return found
 
 
 def evaluation_settings(config: DistillConfig) -> list[str]:
