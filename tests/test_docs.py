@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,11 @@ def options_page() -> str:
         "# Options",
         "",
         "The options of a run, of compression and of a benchmark file. A method's options are on its page:",
-        ", ".join(f"[{name}](methods/{name}.md#options)" for name in METHODS) + ".",
+        *textwrap.wrap(", ".join(f"[{name}](methods/{name}.md#options)" for name in METHODS) + ".", 120),
         "",
-        "The tables are made from the options' declarations by `pytest tests/test_docs.py --regen`. Each option is",
-        "a flat RecBole key: a line in a YAML file, an entry of `config_dict`, or `--key=value`. All of RecBole's own",
-        "keys work as well.",
+        "`pytest tests/test_docs.py --regen` writes the tables from the options' declarations. Each option is a flat",
+        "RecBole key: a line in a YAML file, an entry of `config_dict`, or `--key=value`. All of RecBole's own keys",
+        "work as well.",
     ]
     groups = {"Run": RunOptions, "Compression": CompressOptions, "A benchmark file": BenchmarkOptions}
     for title, group in groups.items():
