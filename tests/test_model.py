@@ -137,7 +137,7 @@ def test_pointwise_batches_split_by_label(tiny_settings: Settings) -> None:
 
 
 def test_at_the_authors_scale_training_is_that_by_sums(tiny_settings: Settings) -> None:
-    """The settings of docs/methods.md, "To the authors' scale"."""
+    """The settings of docs/methods/README.md, "To the authors' scale"."""
     rows, weight, decay, rate = 32, 0.3, 0.001, 0.01
     scaled = {"train_batch_size": rows, "base_weight": rows, "rrd_weight": weight * rows, "weight_decay": decay}
     settings = tiny_settings("BPR", **SMALL, distillers=["rrd"], teacher={"embedding_size": 16}, learning_rate=rate)
