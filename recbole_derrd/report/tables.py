@@ -158,7 +158,7 @@ def provenance(records: Iterable[dict[str, Any]]) -> list[tuple[str, list[str]]]
         commands.setdefault(str(record.get("command")))
         versions.setdefault(", ".join(f"{name} {number}" for name, number in (record.get("versions") or {}).items()))
         commits.setdefault(str(record.get("git_commit") or "none (installed as a package)"))
-    found = [("Commands", commands), ("Snapshots", versions), ("Commits", commits)]
+    found = [("Commands", commands), ("Versions", versions), ("Commits", commits)]
     # A command may go over several lines.
     return [(heading, [part for line in lines for part in line.splitlines()]) for heading, lines in found]
 

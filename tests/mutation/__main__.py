@@ -49,9 +49,9 @@ def tests_of(file: str) -> list[str]:
             named.append(name)
         elif re.search(rf"\b{re.escape(module)}\b", test.read_text(encoding="utf-8")):
             importing.append(name)
-    # What every method must do catches slips in what all of them share.
-    shared = ["tests/distillers/test_rrd.py", "tests/distillers/test_de.py", "tests/distillers/test_cpd.py"]
-    return named + importing or shared
+    # Slips in what several methods share show in the methods.
+    shared = [] if named else [f"tests/distillers/test_{method}.py" for method in ("rrd", "de", "cpd", "cd", "sld")]
+    return list(dict.fromkeys(named + importing + shared))
 
 
 def noticed(copy: Path, tests: list[str]) -> bool:
