@@ -8,13 +8,12 @@ from typing import Any, Callable
 
 import numpy as np
 import pytest
-import yaml
 
 from recbole_derrd.config.distill_config import DistillConfig
-from recbole_derrd.config.options import RunOptions
 from recbole_derrd.config.settings import file_names, read_command_line, typed_as_yaml
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment.preflight import check_run
+from recbole_derrd.recbole_compat.models import general_models
 from recbole_derrd.registry import METHODS, method_class
 from recbole_derrd.teacher import teacher_specs
 
@@ -240,16 +239,13 @@ def test_every_shipped_config_loads(file: Path) -> None:
     assert teacher["dataset"] == config["dataset"] and teacher.run_options.distillers == []
 
 
-@pytest.mark.parametrize(
-    "file", sorted((ROOT / "recbole_derrd" / "properties").rglob("*.yaml")), ids=lambda path: path.stem
-)
-def test_every_default_is_a_known_option(file: Path) -> None:
-    known = {
-        key
-        for group in (RunOptions, *(method_class(name).options_class for name in METHODS))
-        for key in group.defaults()
-    }
-    assert set(yaml.safe_load(file.read_text(encoding="utf-8"))) <= known
+@pytest.mark.parametrize("name", METHODS)
+def test_every_default_of_a_student_is_an_option_and_may_be_so(name: str) -> None:
+    method = method_class(name)
+    for student, given in method.student_defaults.items():
+        own = method.options_class(**given)
+        assert method.defaults_for(student) == {key: own.to_keys()[key] for key in method.defaults_for(student)}
+        assert student in general_models()
 
 
 def test_the_teacher_inherits_what_the_user_said_and_nothing_of_distillation(tiny_settings: Settings) -> None:

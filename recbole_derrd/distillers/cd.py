@@ -4,7 +4,7 @@ Jae-woong Lee, Minjin Choi, Jongwuk Lee, Hyunjung Shim: "Collaborative Distillat
 2019. Some unobserved items S_u of each user are drawn, the better their rank the likelier, and the student is taught
 the teacher's soft labels for them, item by item:
 
-    L_CD = - sum_u sum_{i in S_u} q_ui log p_ui + (1 - q_ui) log(1 - p_ui)
+    L_CD = - sum_u sum_{i in S_u} [ q_ui log p_ui + (1 - q_ui) log(1 - p_ui) ]
     q_ui = sigmoid((t_ui + T2) / T1),    p_ui = sigmoid(s_ui)
 
 over the batch's distinct users, s and t being the student's and the teacher's logits. The items are drawn once an epoch
@@ -13,7 +13,7 @@ default) or the teacher's (CD-TG); or uniformly (CD-Base).
 
 Linear probabilities need no ranking: of two items drawn uniformly, the one with the higher score has rank r with
 probability 2 (n - r) / (n (n - 1)), which is exactly that. So twice the items are drawn, without repetition, and of
-each pair the guide takes the better one. With ``cd_top_n`` the same is done with the positions of the guide's list.
+each pair the guide takes the better one. With ``cd_top_n`` the same is done with the positions of the guide's ranking.
 
 Paper and code: in the paper only observed items enter the base loss and unobserved ones are CD's alone; here, as in
 later work's comparisons, CD is added to the student's own base loss. The sign of the paper's shift T2 could not be
@@ -58,7 +58,7 @@ class CDOptions(Options):
     t2: float = option(0.0, "Shift of the soft labels (T2).")
     guide: str = option(
         "student",
-        "Whose ranks make an item likelier: the student's, anew in each epoch; the teacher's; or nobody's (uniform).",
+        "Whose ranks make an item likelier: the student's, anew in each epoch; the teacher's; or none (uniform).",
         choices=("student", "teacher", "uniform"),
     )
     top_n: int = option(
@@ -145,7 +145,7 @@ class CollaborativeDistillation(Distiller[CDOptions]):
         self.check(options, knowledge.history)
         self.leave_out(short_users(knowledge.history, options.drawn))
         self.unobserved = NegativeSampler(knowledge.history)
-        #: Items of each user [n_users, n_distill] and their soft labels, anew in each epoch.
+        #: Items of each user [n_users, n_distill] and their soft labels, drawn again in each epoch.
         self.items: Tensor | None = None
         self.labels: Tensor | None = None
 
@@ -170,7 +170,7 @@ class CollaborativeDistillation(Distiller[CDOptions]):
             scores = torch.zeros(items.shape)
             scores[1:] = self.knowledge.scores(torch.arange(1, n_users), items[1:].long())
         if scores.isnan().any():
-            raise DataError("The teacher's scores hold NaN; train the teacher anew with a lower learning_rate.")
+            raise DataError("The teacher's scores hold NaN; train the teacher again with a lower learning_rate.")
         self.items = items.to(self.student.device)
         self.labels = soft_labels(scores, options.t1, options.t2).to(self.student.device)
 

@@ -1,15 +1,15 @@
 r"""Consistent Preference Distillation (CPD): MKD's middle layer, and Preference-Consistent KD (PCKD) after it.
 
 Zhangchi Zhu, Wei Zhang: "From Input to Output: A Multi-layer Knowledge Distillation Framework for Compressing
-Recommendation Models", arXiv 2311.04549, 2023, and its second snapshot, "Preference-Consistent Knowledge Distillation
+Recommendation Models", arXiv 2311.04549, 2023, and its second version, "Preference-Consistent Knowledge Distillation
 for Recommender System", TKDE 37(4), 2025. A map P of the student's embeddings to the teacher's that is learned beside
 the student may put a user's items into another order than the student has them in; what is learned behind it then does
-not come back. So P is asked to keep the order of some items A_u of each user's list of the teacher's, drawn once an
+not come back. So P is asked to keep the order of some items A_u of each user's ranking of the teacher's, drawn once an
 epoch:
     pre_ui = <h_s(u), h_s(i)>,  post_ui = <P_U(h_s(u)), P_I(h_s(i))>,      the student's embeddings without a gradient
-    R_list = sum_u H(softmax(pre_uA / tau), softmax(post_uA / tau)),       H(q, p) = - sum_i q_i log p_i
+    R_ranking = sum_u H(softmax(pre_uA / tau), softmax(post_uA / tau)),       H(q, p) = - sum_i q_i log p_i
     R_pair = sum_u -log sigmoid((post_ui - post_uj) (pre_ui - pre_uj)),    i, j the two best ranked of A_u
-    L_CPD = L_feature + alpha_list R_list + alpha_pair R_pair
+    L_CPD = L_feature + alpha_ranking R_ranking + alpha_pair R_pair
 
 over the batch's distinct users; the regularisers teach P alone. L_feature is DE's (``cpd_feature: experts``, the later
 code), or the sum of 1 - cos(P(h_s), h_t) over a batch's entities as NKD has it, P then the mean of small networks
@@ -61,7 +61,7 @@ class CPDOptions(HintOptions):
         "What is regularised: DE's experts and their squared error, or the mean of small networks and 1 - cosine.",
         choices=("experts", "cosine"),
     )
-    ranking_weight: float = option(0.1, "Weight of the regulariser by lists beside the feature loss.", low=0)
+    ranking_weight: float = option(0.1, "Weight of the regulariser by rankings beside the feature loss.", low=0)
     pair_weight: float = option(0.0, "Weight of the regulariser by pairs beside the feature loss.", low=0)
     pairs: str = option(
         "logistic",
@@ -69,10 +69,10 @@ class CPDOptions(HintOptions):
         "(hinge, first code).",
         choices=("logistic", "hinge"),
     )
-    q: int = option(5, "Items a user whose order is to be kept, drawn anew each epoch (Q).", low=2)
-    top_n: int = option(100, "Length of the teacher's list that they are drawn from.", low=2)
+    q: int = option(5, "Items a user whose order is to be kept, drawn again in each epoch (Q).", low=2)
+    top_n: int = option(100, "Length of the teacher's ranking that they are drawn from.", low=2)
     decay: float = option(10.0, "Rank k is drawn with probability proportional to exp(-k / decay).", above=0)
-    tau: float = option(0.1, "Temperature of the lists' softmaxes.", above=0)
+    tau: float = option(0.1, "Temperature of the rankings' softmaxes.", above=0)
     num_experts: int = option(30, "Experts for users, and as many for items (E).", low=1, high=1000)
     hidden_size: int | None = option(
         None,
@@ -93,8 +93,8 @@ class CPDOptions(HintOptions):
         super().__post_init__()
         if self.top_n < self.q:
             raise OptionError(
-                f"cpd_top_n = {self.top_n} is shorter than cpd_q = {self.q}: the items are drawn from that list. Raise "
-                "cpd_top_n or lower cpd_q."
+                f"cpd_top_n = {self.top_n} is shorter than cpd_q = {self.q}: the items are drawn from that ranking. "
+                "Raise cpd_top_n or lower cpd_q."
             )
         if self.temperature_end > self.temperature_start:
             raise OptionError("cpd_temperature_end must not be above cpd_temperature_start: the temperature falls.")
@@ -208,7 +208,7 @@ class ConsistentPreferenceDistillation(Distiller[CPDOptions]):
         self.rankings = torch.from_numpy(knowledge.top_items(options.top_n))
         unobserved = knowledge.history.n_items - 1 - torch.from_numpy(knowledge.history.lengths)
         self.ranking_lengths = unobserved.clamp(max=self.rankings.shape[1])
-        #: Items of each user whose order is to be kept [n_users, Q], anew in each epoch.
+        #: Items of each user whose order is to be kept [n_users, Q], drawn again in each epoch.
         self.items: Tensor | None = None
 
     @classmethod

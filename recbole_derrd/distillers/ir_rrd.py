@@ -2,7 +2,7 @@ r"""RRD with the item-side ranking as a regulariser (IR-RRD).
 
 Seongku Kang, Junyoung Hwang, Wonbin Kweon, Hwanjo Yu: "Item-side Ranking Regularized Distillation for Recommender
 System", Information Sciences 2021. Besides each user's ranking of items (RRD, see ``rrd.py``) the student is taught
-each item's ranking of users: K_I interesting users from the head of the teacher's list of users who have no training
+each item's ranking of users: K_I interesting users from the head of the teacher's ranking of users who have no training
 interaction with the item, L_I uninteresting ones from the rest, both drawn once an epoch, with the same loss:
 
     L_IR-RRD = sum_{u in B} RRD(u) + lambda_I / lambda_U sum_{i in S_B} RRD(i)
@@ -49,31 +49,35 @@ class IRRRDOptions(Options):
     )
     k: int = option(40, "Interesting items a user (K).", low=1)
     l: int = option(40, "Uninteresting items a user (L).", low=0)  # noqa: E741 (the paper's L)
-    top_n: int = option(500, "Length of the teacher's list of items that interesting ones are drawn from (N).", low=1)
+    top_n: int = option(
+        500, "Length of the teacher's ranking of items that interesting ones are drawn from (N).", low=1
+    )
     decay: float = option(
         10.0, "Items of rank k are drawn with probability proportional to exp(-k / decay) (T).", above=0
     )
     item_k: int = option(20, "Interesting users an item (K_I).", low=1)
     item_l: int = option(20, "Uninteresting users an item (L_I).", low=0)
-    item_top_n: int = option(500, "Length of the teacher's list of users that interesting ones are drawn from.", low=1)
+    item_top_n: int = option(
+        500, "Length of the teacher's ranking of users that interesting ones are drawn from.", low=1
+    )
     item_decay: float = option(
         10.0, "Users of rank k are drawn with probability proportional to exp(-k / decay) (T_I).", above=0
     )
     interesting: str = option(
         "sampled",
-        "Interesting items and users: drawn anew each epoch, or always the first of the list.",
+        "Interesting items and users: drawn again in each epoch, or always the first of the ranking.",
         choices=("sampled", "topk"),
     )
     max_items: int = option(
         0,
-        "Items of a step whose users are ranked at most, drawn anew each step: faster, with the same term on average; "
-        "0 is all items that the batch's users have drawn.",
+        "Items of a step whose users are ranked at most, drawn again in each step: faster, with the same term on "
+        "average; 0 is all items that the batch's users have drawn.",
         low=0,
     )
     sample: float = option(
         1.0,
-        "Share of a batch's distinct users whose items are ranked, drawn anew each step; below 1 is faster, with the "
-        "same term on average. The item side has ir_rrd_max_items.",
+        "Share of a batch's distinct users whose items are ranked, drawn again in each step; below 1 is faster, with "
+        "the same term on average. The item side has ir_rrd_max_items.",
         above=0,
         high=1,
     )
@@ -85,7 +89,7 @@ class IRRRDOptions(Options):
             if top_n < k:
                 raise OptionError(
                     f"ir_rrd_{side}top_n = {top_n} is shorter than ir_rrd_{side}k = {k}: the interesting ones are "
-                    f"drawn from that list. Raise ir_rrd_{side}top_n or lower ir_rrd_{side}k."
+                    f"drawn from that ranking. Raise ir_rrd_{side}top_n or lower ir_rrd_{side}k."
                 )
 
 

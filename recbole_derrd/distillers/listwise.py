@@ -12,7 +12,7 @@ the base loss looks after and which would take most of the teacher's probability
 probability to the teacher's N best unobserved items alone; the student's normaliser stays that of the catalogue.
 
 With ``listwise_items`` both softmaxes run over K items of each user alone, which is the plain KD of later comparisons:
-the teacher's K best, or the student's own K best, found anew in each epoch. Published code takes these from all items,
+the teacher's K best, or the student's own K best, found again in each epoch. Published code takes these from all items,
 training items among them (``listwise_observed: True``), and counts a user once for each row of the batch.
 
 Paper and this: Hinton et al. multiply by T^2, so that the gradients' size does not depend on T. Here the sum is **not**
@@ -78,8 +78,8 @@ class ListwiseOptions(Options):
         super().__post_init__()
         if self.observed and self.top_n:
             raise OptionError(
-                "listwise_observed needs the whole catalogue, and the teacher's lists hold unobserved items only: take "
-                "out listwise_observed or listwise_top_n."
+                "listwise_observed needs the whole catalogue, and the teacher's rankings hold unobserved items only: "
+                "take out listwise_observed or listwise_top_n."
             )
         if self.items != "all" and self.top_n:
             raise OptionError(
@@ -151,7 +151,7 @@ class ListwiseDistillation(Distiller[ListwiseOptions]):
         return [require_unobserved(history, 1, "the shortest ranking", "", LEFT_OUT, more=more)]
 
     def begin_epoch(self, epoch: int) -> None:
-        """Rank the K items anew where they are the student's, and ask the teacher for their scores."""
+        """Rank the K items again where they are the student's, and ask the teacher for their scores."""
         if self.options.items == "all" or (self.options.items == "teacher" and self.items is not None):
             return
         knowledge, n_users = self.knowledge, self.knowledge.n_users
@@ -162,7 +162,7 @@ class ListwiseDistillation(Distiller[ListwiseOptions]):
             items[start:stop] = ranked
             logits[start:stop] = knowledge.scores(torch.arange(start, stop), ranked.long())
         if logits[items > 0].isnan().any():
-            raise DataError("The teacher's scores hold NaN; train the teacher anew with a lower learning_rate.")
+            raise DataError("The teacher's scores hold NaN; train the teacher again with a lower learning_rate.")
         device = self.student.device
         self.items, self.logits = items.to(device), logits.masked_fill(items == 0, LOWEST).to(device)
 
@@ -224,7 +224,7 @@ class ListwiseDistillation(Distiller[ListwiseOptions]):
             scores = scores.float()
             mass, items, hidden = self._targets(users)
             if items is not None:
-                # Places of a list that is too short hold item 0, with mass 0.
+                # Places of a ranking that is too short hold item 0, with probability 0.
                 mass = torch.zeros_like(scores).scatter_add_(1, items, mass)
             scores = scores.index_put(hidden, scores.new_tensor(LOWEST))
             return listwise_loss(scores, mass, self.options.temperature).sum()

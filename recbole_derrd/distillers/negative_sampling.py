@@ -1,4 +1,4 @@
-"""Drawing items that a user has no training interaction with, for all users and anew each epoch."""
+"""Drawing items that a user has no training interaction with, for all users again in each epoch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recbole_derrd.ops.sampling import allowed_items, exclusion_keys, sample_sub
 _DRAWN_AT_ONCE = 1 << 19
 #: Up to so many numbers, or down to so few times as many to choose from, Floyd's algorithm is no slower or safer.
 _FEW, _SPARSE = 16, 4
-#: Training pairs up to which their order is kept from epoch to epoch (64 MB) instead of being made anew.
+#: Training pairs up to which their order is kept from epoch to epoch (64 MB) instead of being made again.
 _KEPT_PAIRS = 1 << 24
 
 
@@ -83,7 +83,7 @@ def distinct_numbers(sizes: Tensor, count: int, generator: torch.Generator) -> T
     """Draw ``count`` distinct numbers below each size, uniformly over all subsets, in no particular order.
 
     Floyd's algorithm takes time that grows with the square of ``count``. Where there is much to choose from, all
-    numbers are drawn at once instead and repeated ones anew until none is: every number is treated alike, so every
+    numbers are drawn at once instead and repeated ones again until none is: every number is treated alike, so every
     subset is as likely as any other.
 
     Args:

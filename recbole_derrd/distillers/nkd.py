@@ -9,7 +9,7 @@ and the student's mixture, mapped to the teacher's width by P, is to point where
     l(e) = 1 - cos(P(s~), t~)
     L_NKD = sum_{users} l(u) + 1/2 (sum_{positives} l(i) + sum_{negatives} l(j))       over a batch's distinct entities
 
-with a P for users and one for items, and shares r_s, r_t drawn anew for each entity and step (``nkd_mixing``).
+with a P for users and one for items, and shares r_s, r_t drawn again for each entity and step (``nkd_mixing``).
 Neighbours are nearest by Euclidean distance, in the teacher's first principal components where its embeddings are
 wider.
 

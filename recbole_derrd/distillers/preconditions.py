@@ -49,7 +49,7 @@ class Requirement:
     more: str
 
     def refuse(self) -> None:
-        """Refuse options that nearly nobody has items for.
+        """Refuse options that hardly any user has items for.
 
         Raises:
             OptionError: nearly all users have too few.

@@ -57,7 +57,7 @@ class RDOptions(Options):
     )
     mu: float = option(0.1, "Sharpness of the dynamic weights tanh(max(mu * (estimated rank - r), 0)).", above=0)
     negatives: int = option(
-        100, "Unobserved items that estimate the student's ranks, drawn anew each epoch (Q).", low=1
+        100, "Unobserved items that estimate the student's ranks, drawn again in each epoch (Q).", low=1
     )
     start_epoch: int = option(10, "First epoch with dynamic weights; before it position weights alone.", low=0)
     # The paper normalises the product and so do re-implementations; the authors' code has the switch off.
@@ -105,7 +105,7 @@ def estimated_ranks(scores: Tensor, negatives: Tensor, n_items: int) -> Tensor:
 
 
 def positions_in_rankings(rankings: Tensor, drawn: Tensor) -> Tensor:
-    """Return the position of each drawn item in its row's list, -1 where it is not in it.
+    """Return the position of each drawn item in its row's ranking, -1 where it is not in it.
 
     Args:
         rankings: distinct items [n, K].
@@ -155,9 +155,9 @@ class RankingDistillation(Distiller[RDOptions]):
         self.rankings = torch.from_numpy(knowledge.top_items(options.k)).to(student.device)
         self.position = position_weights(options.k, options.position_lambda).to(student.device)
         self.unobserved = NegativeSampler(knowledge.history)
-        #: Unobserved items of each user [n_users, Q], anew in each epoch with dynamic weights; None before.
+        #: Unobserved items of each user [n_users, Q], drawn again in each epoch with dynamic weights; None before.
         self.negatives: Tensor | None = None
-        #: Where these are in the user's list [n_users, Q], -1 where they are not.
+        #: Where these are in the user's ranking [n_users, Q], -1 where they are not.
         self.positions: Tensor | None = None
 
     @classmethod

@@ -3,9 +3,9 @@ r"""Relaxed Ranking Distillation (RRD).
 Seongku Kang, Junyoung Hwang, Wonbin Kweon, Hwanjo Yu: "DE-RRD: A Knowledge Distillation Framework for Recommender
 System", CIKM 2020, section 3.2.
 
-For each user, K interesting items pi_1 .. pi_K are drawn from the teacher's top-N list, the better their rank the
+For each user, K interesting items pi_1 .. pi_K are drawn from the teacher's top-N ranking, the better their rank the
 likelier, and kept in the teacher's order; L uninteresting items are drawn from those that are neither training items
-nor in the list. The student is asked for the detailed order of the interesting ones, and to keep the uninteresting
+nor in that ranking. The student is asked for the detailed order of the interesting ones, and to keep the uninteresting
 ones below them in whatever order:
 
     L_RRD = - sum_u sum_{k=1..K} log( exp(r_{pi_k}) / (sum_{i=k..K} exp(r_{pi_i}) + sum_{j=1..L} exp(r_{z_j})) )
@@ -50,11 +50,11 @@ class RRDOptions(Options):
     l: int = option(  # noqa: E741 (the paper's L)
         40, "Uninteresting items a user (L); 0 ranks the interesting items alone.", low=0
     )
-    top_n: int = option(500, "Length of the teacher's list that interesting items are drawn from (N).", low=1)
+    top_n: int = option(500, "Length of the teacher's ranking that interesting items are drawn from (N).", low=1)
     decay: float = option(10.0, "Rank k is drawn with probability proportional to exp(-k / decay) (T).", above=0)
     interesting: str = option(
         "sampled",
-        "Interesting items: drawn anew each epoch, or always the first K of the list.",
+        "Interesting items: drawn again in each epoch, or always the first K of the ranking.",
         choices=("sampled", "topk"),
     )
     ranking: str = option(
@@ -64,8 +64,8 @@ class RRDOptions(Options):
     )
     sample: float = option(
         1.0,
-        "Share of a batch's distinct users whose lists are ranked, drawn anew each step; below 1 is faster, with the "
-        "same term on average.",
+        "Share of a batch's distinct users whose rankings are ranked, drawn again in each step; below 1 is faster, "
+        "with the same term on average.",
         above=0,
         high=1,
     )
@@ -76,13 +76,13 @@ class RRDOptions(Options):
         if self.top_n < self.k:
             raise OptionError(
                 f"rrd_top_n = {self.top_n} is shorter than rrd_k = {self.k}: interesting items are drawn from that "
-                "list. Raise rrd_top_n or lower rrd_k."
+                "ranking. Raise rrd_top_n or lower rrd_k."
             )
 
 
 #: Entries of the rankings that are drawn from at once; bounds the memory of drawing to some 20 MB.
 _DRAWN_AT_ONCE = 1 << 19
-#: Excluded (user, item) pairs up to which they are kept from epoch to epoch (64 MB) instead of being sorted anew.
+#: Excluded (user, item) pairs up to which they are kept from epoch to epoch (64 MB) instead of being sorted again.
 _KEPT_PAIRS = 1 << 24
 
 
@@ -136,9 +136,9 @@ class RelaxedRankingDistillation(Distiller[RRDOptions]):
         self.check(options, knowledge.history)
         unobserved = knowledge.history.n_items - 1 - torch.from_numpy(knowledge.history.lengths)
         self.rankings = torch.from_numpy(knowledge.top_items(options.top_n))
-        # Users with few unobserved items: a shorter list leaves L items to be uninteresting.
+        # Users with few unobserved items: a shorter ranking leaves L items to be uninteresting.
         self.ranking_lengths = torch.minimum(unobserved - options.l, torch.tensor(self.rankings.shape[1]))
-        #: Who has fewer than K + L unobserved items, and so a shorter list; None if nobody has.
+        #: Who has fewer than K + L unobserved items, and so a shorter ranking; None where all have enough.
         self.short = short_users(knowledge.history, options.k + options.l)
         if self.short is not None:
             left = (unobserved - min(options.l, 1)).clamp(min=0, max=options.k)
@@ -188,7 +188,7 @@ class RelaxedRankingDistillation(Distiller[RRDOptions]):
         return torch.cat([interesting, outside], dim=1)
 
     def _exclude(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Sort what cannot be uninteresting for these users: training items and the list. The same in every epoch."""
+        """Sort what cannot be uninteresting for these users, in every epoch: training items and the ranking."""
         history = self.knowledge.history
         lengths, rankings = self.ranking_lengths[start:stop], self.rankings[start:stop]
         seen = torch.from_numpy(history.items[history.indptr[start] : history.indptr[stop]])

@@ -2,8 +2,8 @@ r"""Soft Label Distillation (SLD): MKD's output layer, a reconstruction.
 
 Zhangchi Zhu, Wei Zhang: "From Input to Output: A Multi-layer Knowledge Distillation Framework for Compressing
 Recommendation Models", arXiv 2311.04549, 2023: soft labels for the student that consider the predictions of both. K
-interesting items of each user are drawn from the teacher's list and L from the rest of the catalogue, once an epoch, as
-RRD draws them; over these K + L items A
+interesting items of each user are drawn from the teacher's ranking and L from the rest of the catalogue, once an epoch,
+as RRD draws them; over these K + L items A
 
     q = softmax(((1 - w) t_A + w s_A) / tau),    without a gradient
     L_SLD = - sum_u sum_{i in A} q_i log softmax(s_A / tau)_i
@@ -43,9 +43,9 @@ class SLDOptions(Options):
     prefix: ClassVar[str] = "sld_"
 
     weight: float = option(0.001, "Weight of the term in the loss.", low=0)
-    k: int = option(100, "Interesting items a user, from the teacher's list (K).", low=1)
+    k: int = option(100, "Interesting items a user, from the teacher's ranking (K).", low=1)
     l: int = option(200, "Uninteresting items a user, from the rest of the catalogue (L).", low=0)  # noqa: E741
-    top_n: int = option(500, "Length of the teacher's list that interesting items are drawn from (N).", low=1)
+    top_n: int = option(500, "Length of the teacher's ranking that interesting items are drawn from (N).", low=1)
     decay: float = option(10.0, "Rank k is drawn with probability proportional to exp(-k / decay) (T).", above=0)
     temperature: float = option(0.1, "Temperature of both softmaxes (tau).", above=0)
     student_share: float = option(
@@ -59,7 +59,7 @@ class SLDOptions(Options):
         if self.top_n < self.k:
             raise OptionError(
                 f"sld_top_n = {self.top_n} is shorter than sld_k = {self.k}: interesting items are drawn from that "
-                "list. Raise sld_top_n or lower sld_k."
+                "ranking. Raise sld_top_n or lower sld_k."
             )
 
 
@@ -100,12 +100,12 @@ class SoftLabelDistillation(Distiller[SLDOptions]):
         """
         super().__init__(options, knowledge, student, seed)
         self.check(options, knowledge.history)
-        # A list of one has no order, and none has no softmax.
+        # A ranking of one item has no order, and none has no softmax.
         self.leave_out(short_users(knowledge.history, min(2, options.k + options.l)))
         same = {key: getattr(options, key) for key in ("k", "l", "top_n", "decay")}
         # Only its draws are wanted.
         self.drawing = RelaxedRankingDistillation(RRDOptions(**same), knowledge, student, seed)
-        #: The teacher's logits of each user's drawn items [n_users, K + L], anew in each epoch.
+        #: The teacher's logits of each user's drawn items [n_users, K + L], drawn again in each epoch.
         self.logits: Tensor | None = None
 
     @classmethod
@@ -127,7 +127,7 @@ class SoftLabelDistillation(Distiller[SLDOptions]):
         if self.drawing.short is not None:
             logits.masked_fill_(items == 0, LOWEST)
         if (logits.isnan() | logits.isposinf()).any():
-            raise DataError("The teacher's scores hold NaN or inf; train the teacher anew with a lower learning_rate.")
+            raise DataError("The teacher's scores hold NaN or inf; train the teacher again with a lower learning_rate.")
         self.logits = logits.to(self.student.device)
 
     def forward(self, batch: StepBatch) -> Tensor:

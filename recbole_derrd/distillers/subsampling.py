@@ -20,7 +20,7 @@ def subsampled_entities(
     """Return (side, ids, weight of their sum) of a batch's users and items, for methods that sum over both.
 
     Items weigh half, as users have one of each; an item that is positive and negative counts twice. Of a share of them,
-    drawn anew, the weighted sums are those of all on average.
+    drawn again, the weighted sums are those of all on average.
 
     Args:
         method: its name, for the error.

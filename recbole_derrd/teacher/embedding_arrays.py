@@ -51,7 +51,9 @@ class Embeddings:
             embeddings = teacher.adapter.embeddings(self.side, None, self.hint).float().cpu().numpy()
         # In parts: the answers for all numbers at once would take a quarter of the embeddings' memory again.
         if not all(np.isfinite(part).all() for part in np.array_split(embeddings, max(1, len(embeddings) >> 16))):
-            raise DataError("The teacher's embeddings hold values that are not finite numbers; train the teacher anew.")
+            raise DataError(
+                "The teacher's embeddings hold values that are not finite numbers; train the teacher again."
+            )
         if not is_main_process():
             return {}
         # Not np.save: on a full disk numpy may lose the last 4 KB without an error.

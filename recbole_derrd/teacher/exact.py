@@ -15,7 +15,7 @@ from recbole_derrd.errors import DataError
 from recbole_derrd.ops.top_k import top_scores
 
 #: Error message for a teacher without an order.
-DIVERGED = "The teacher's scores hold NaN; train the teacher anew with a lower learning_rate."
+DIVERGED = "The teacher's scores hold NaN; train the teacher again with a lower learning_rate."
 #: Scores of one chunk. On the CPU 24 MB: the C library returns blocks from 32 MB on to the system, and allocating their
 #: pages again for every chunk costs as much as the matrix product. On an accelerator 256 MB.
 _CPU_SCORES, _SCORES = 6 << 20, 1 << 26

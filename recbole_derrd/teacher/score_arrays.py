@@ -70,7 +70,7 @@ class TopScores:
                 scores = listed_scores(teacher.adapter, torch.arange(low, high), items).masked_fill_(items == 0, 0)
                 # -inf is a valid score of a teacher.
                 if (scores.isnan() | scores.isposinf()).any():
-                    raise DataError("The teacher's scores hold NaN or inf; train the teacher anew.")
+                    raise DataError("The teacher's scores hold NaN or inf; train the teacher again.")
                 file.write(low, scores.numpy())
         return describe(file)
 

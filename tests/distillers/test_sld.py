@@ -241,6 +241,6 @@ class TestDrawing:
         with torch.no_grad():
             world.teacher.model.items.weight[3] = 0
             world.teacher.model.items.weight[3, 0] = value
-        with pytest.raises(DataError, match="train the teacher anew"):
+        with pytest.raises(DataError, match="train the teacher again"):
             for epoch in range(20):
                 distiller.begin_epoch(epoch)

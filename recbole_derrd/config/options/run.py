@@ -44,14 +44,14 @@ class RunOptions(Options):
     )
     teacher_snapshots: int = option(
         4,
-        "Snapshots of each teacher whose lists are kept for methods that follow its training, at equal shares of the "
-        "way to its best epoch, which is the last of them.",
+        "Snapshots of each teacher whose rankings are kept for methods that follow its training, at equal shares of "
+        "the way to its best epoch, which is the last of them.",
         low=1,
     )
     ensemble_top_n: int = option(
         500,
-        "Items of each teacher's list that count in the ensemble of several teachers; all others rank behind. HetComp "
-        "merges lists of its own length, hetcomp_top_n.",
+        "Items of each teacher's ranking that count in the ensemble of several teachers; all others rank behind. "
+        "HetComp fuses rankings of its own length, hetcomp_top_n.",
         low=1,
     )
     ensemble_weighting: str = option(
@@ -100,12 +100,12 @@ class RunOptions(Options):
         None, "File (.npy) of the candidates, written where it is missing; in cache_dir if none.", kind=Text
     )
     knowledge_batch_size: int = option(
-        0, "Users scored at once while the teacher's lists are built; 0 sizes it to the catalogue.", low=0
+        0, "Users scored at once while the teacher's rankings are built; 0 sizes it to the catalogue.", low=0
     )
     knowledge_search: str = option(
         "exact",
-        "How the teacher's lists are searched; faiss is approximate, for teachers with embeddings and large catalogues "
-        "(pip install 'recbole_derrd[ann]').",
+        "How the teacher's rankings are searched; faiss is approximate, for teachers with embeddings and large "
+        "catalogues (pip install 'recbole_derrd[ann]').",
         choices=("exact", "faiss"),
     )
     fast: str | list[str] = option(

@@ -46,8 +46,8 @@ def share_of_users() -> Any:
     """Declare the share of a batch's users that a method looks at."""
     return option(
         1.0,
-        "Share of a batch's distinct users that the term looks at, drawn anew each step; below 1 is faster, with the "
-        "same term on average.",
+        "Share of a batch's distinct users that the term looks at, drawn again in each step; below 1 is faster, with "
+        "the same term on average.",
         above=0,
         high=1,
     )
@@ -57,8 +57,8 @@ def share_of_entities() -> Any:
     """Declare the share of a batch's users and items that a method looks at."""
     return option(
         1.0,
-        "Share of a batch's distinct users and items that the term looks at, drawn anew each step; below 1 is faster, "
-        "with the same term on average.",
+        "Share of a batch's distinct users and items that the term looks at, drawn again in each step; below 1 is "
+        "faster, with the same term on average.",
         above=0,
         high=1,
     )

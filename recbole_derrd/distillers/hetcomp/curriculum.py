@@ -1,7 +1,7 @@
 r"""From easy rankings to hard ones: which snapshot of each teacher a user is taught, and when that changes.
 
 HetComp's dynamic knowledge construction, in the published code's form. Teacher m has passed through V_m snapshots; user
-u starts at the first of each. After epoch e = p, 2p, 3p ... the student's list of u is compared with the *next*
+u starts at the first of each. After epoch e = p, 2p, 3p ... the student's ranking of u is compared with the *next*
 snapshot's of each teacher. The first time, the discrepancy d is only kept. From then on u moves on by one snapshot
 where
 
@@ -12,8 +12,8 @@ further away), and after a move the discrepancy to the snapshot after that is ke
 is below 1 for the default alpha and p, so under the published rule every pair then moves each time.
 
 Code and this: a student that has the next snapshot's items already (d = 0) moves on; where d_kept is 0 as well the code
-divides 0 by 0 and that user stays for ever. The code takes its list for finished when each teacher's mean snapshot is
-the last one to two decimals, so up to 0.5 % of the users may be left behind ("rounded"); here all must have arrived.
+divides 0 by 0 and that user stays for ever. The code counts the training as finished when each teacher's mean snapshot
+is the last one to two decimals, so up to 0.5 % of the users may be left behind ("rounded"); here all must have arrived.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def advance(
         kept: their kept discrepancies [n, M].
         counts: V_m [M].
         distance: gives the discrepancy to any snapshots.
-        bar: the threshold; None for the first step, which moves nobody.
+        bar: the threshold; None for the first step, in which no user moves.
         move: see :func:`ready`.
 
     Returns:

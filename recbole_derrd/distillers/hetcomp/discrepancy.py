@@ -1,6 +1,6 @@
-r"""How far a student's list of items is from a teacher's, as 1 minus an NDCG.
+r"""How far a student's ranking of items is from a teacher's, as 1 minus an NDCG.
 
-With S the student's list, T the teacher's, both of length k, and positions t from 0:
+With S the student's ranking, T the teacher's, both of length k, and positions t from 0:
 
     g_t = 2^{exp(-t / 10)} - 1,    a_t = g_t / log2(t + 2)
     D = 1 - sum_t [S(t) in T] a_t / sum_t a_t

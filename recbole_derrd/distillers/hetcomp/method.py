@@ -70,7 +70,7 @@ class HeterogeneousDistillation(Distiller[HetCompOptions]):
         self.rankings = trajectories if options.trajectory else [rankings[-1:] for rankings in trajectories]
         self.counts = torch.tensor([len(rankings) for rankings in self.rankings])
         self.observed = self._observed().to(device)
-        #: The ensemble's list of each user, P [n_users, K].
+        #: The ensemble's ranking of each user, P [n_users, K].
         self.ranked = torch.zeros(history.n_users, options.k, dtype=torch.int32, device=device)
         self._seen = torch.from_numpy(history.items).to(device)
         self._indptr = torch.from_numpy(history.indptr).to(device)
@@ -88,7 +88,7 @@ class HeterogeneousDistillation(Distiller[HetCompOptions]):
 
     @classmethod
     def check(cls, options: HetCompOptions, history: History) -> None:
-        """Refuse a K that leaves nobody any other items."""
+        """Refuse a K that leaves no user any other items."""
         most = history.n_items - 1 - int(history.lengths[1:].min())
         if most <= options.k:
             raise OptionError(
@@ -117,7 +117,7 @@ class HeterogeneousDistillation(Distiller[HetCompOptions]):
         return float(options.fine_weight if options.weight and self.in_fine_order else options.weight)
 
     def progress(self) -> dict[str, float]:
-        """Return the share of users at each snapshot, as ``teacher0/version0`` ..., and whether phase 2 may begin."""
+        """Return the share of users at each snapshot, as ``teacher0/snapshot0`` ..., and whether phase 2 may begin."""
         snapshot = self.snapshot[1:].long().cpu()
         shares = {
             f"teacher{teacher}/snapshot{index}": float(share)

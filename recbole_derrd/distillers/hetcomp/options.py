@@ -21,7 +21,7 @@ class HetCompOptions(Options):
     fine_weight: float = option(0.005, "Weight of the term once they are the teachers' last (phase 2).", low=0)
     k: int = option(100, "Length of the ranking that a user is taught (K).", low=1)
     observed: int = option(10, "Training items a user that are taught as well, the teachers' best (K/10).", low=0)
-    top_n: int = option(100, "Length of the lists that are kept of each snapshot of each teacher (N).", low=1)
+    top_n: int = option(100, "Length of the rankings that are kept of each snapshot of each teacher (N).", low=1)
     trajectory: bool = option(
         True, "Whether teaching begins with earlier snapshots of the teachers; False is the ablation without them."
     )
@@ -45,10 +45,10 @@ class HetCompOptions(Options):
         "only users who have come closer go on.",
         choices=("default", "published", "first_release"),
     )
-    discrepancy_k: int = option(50, "Length of the lists that are compared (k).", low=1)
+    discrepancy_k: int = option(50, "Length of the rankings that are compared (k).", low=1)
     remainder: int = option(
         0,
-        "Items outside the K that stand for the rest of the catalogue, drawn anew for each user and step; 0 is all of "
+        "Items outside the K that stand for the rest of the catalogue, drawn again for each user and step; 0 is all of "
         "them, exactly.",
         low=0,
     )
@@ -61,7 +61,7 @@ class HetCompOptions(Options):
             if self.top_n < getattr(self, name):
                 raise OptionError(
                     f"hetcomp_top_n = {self.top_n} is shorter than hetcomp_{name} = {getattr(self, name)}, which "
-                    f"is taken from these lists. Raise hetcomp_top_n or lower hetcomp_{name}."
+                    f"is taken from these rankings. Raise hetcomp_top_n or lower hetcomp_{name}."
                 )
 
     @property
@@ -71,10 +71,10 @@ class HetCompOptions(Options):
 
     @property
     def move(self) -> str:
-        """Who goes on to the next snapshot, see :func:`~recbole_derrd.distillers.curriculum.ready`."""
+        """Who goes on to the next snapshot, see :func:`~recbole_derrd.distillers.hetcomp.curriculum.ready`."""
         return "closer" if self.variant == "first_release" else "closer_or_further"
 
     @property
     def finish(self) -> str:
-        """When phase 2 begins, see :func:`~recbole_derrd.distillers.curriculum.is_finished`."""
+        """When phase 2 begins, see :func:`~recbole_derrd.distillers.hetcomp.curriculum.is_finished`."""
         return "rounded" if self.variant == "published" else "all"
