@@ -13,7 +13,7 @@ PACKAGE = Path(recbole_derrd.__file__).parent
 ORDER = [
     "errors", "registry", "runtime", "doctor", "ops", "recbole_compat", "config", "adapters", "data", "evaluation",
     "training", "model_cache", "teacher", "distillers", "student", "report", "compression", "experiment", "quick_start",
-    "benchmark", "command_line", "cli", "__main__",
+    "benchmark", "command_line", "cli", "__main__", "testing",
 ]  # fmt: skip
 FORBIDDEN = ("ray", "recbole.quick_start")
 
@@ -55,6 +55,12 @@ def test_imports_run_one_way(file: Path) -> None:
 def test_nothing_imports_ray_or_recboles_quick_start(file: Path) -> None:
     for module in imported(file):
         assert not module.startswith(FORBIDDEN), f"{file.name} imports {module}"
+
+
+def test_pytest_is_imported_in_its_room_alone() -> None:
+    """It is no requirement of the package."""
+    rooms = {file.relative_to(PACKAGE).parts[0] for file in FILES if "pytest" in imported(file)}
+    assert rooms == {"testing"}
 
 
 def test_no_file_is_named_for_no_job() -> None:

@@ -12,13 +12,13 @@ import pytest
 import torch
 from device.noise import same_noise
 from device.pretend import CARD, CardGenerator, MixedDevicesError, OnCard, pretended_card
-from device.worlds import batch_of, built, contracts_of, world_on
+from device.worlds import batch_of, built, world_on
 
 import recbole_derrd.runtime.processes as processes
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.experts import _rows_at_once
 from recbole_derrd.ops.full_softmax import users_at_once
-from recbole_derrd.registry import METHODS
+from recbole_derrd.registry import METHODS, method_class
 from recbole_derrd.runtime.randomness import random_state, set_random_state
 from recbole_derrd.student.model import DistilledMixin
 from recbole_derrd.training.attributes import put_back
@@ -76,7 +76,7 @@ def test_the_pretended_card_has_no_numpy(card: torch.device) -> None:
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_a_method_works_on_a_card(card: torch.device, method: str, tmp_path: Path) -> None:
     """Its loss and gradients are those of the CPU; whatever is mixed raises an error."""
-    options = contracts_of(method)[0].base_options
+    options = dict(method_class(method).test_settings)
     found = []
     for device in (CPU, card):
         world = world_on(tmp_path, "tiny", method, device)

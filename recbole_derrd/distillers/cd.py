@@ -133,7 +133,7 @@ class CollaborativeDistillation(Distiller[CDOptions]):
         "Jae-woong Lee, Minjin Choi, Jongwuk Lee, Hyunjung Shim: Collaborative Distillation for Top-N Recommendation, "
         "ICDM 2019"
     )
-    test_settings: ClassVar = {"n_distill": 4}
+    test_settings: ClassVar = {"n_distill": 5}
 
     def __init__(self, options: CDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Leave out users who have too few unobserved items.

@@ -187,7 +187,7 @@ class ConsistentPreferenceDistillation(Distiller[CPDOptions]):
         # The authors' code on CiteULike.
         "LightGCN": {"weight": 0.005, "ranking_weight": 0.05, "num_experts": 20, "top_n": 500, "tau": 0.01}
     }
-    test_settings: ClassVar = {"num_experts": 3, "hidden_size": 4, "top_n": 12}
+    test_settings: ClassVar = {"q": 4, "top_n": 10, "decay": 3.0, "tau": 0.7, "num_experts": 3, "dropout": 0.0}
 
     def __init__(self, options: CPDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Read the teacher's rankings and embeddings, and make the maps.

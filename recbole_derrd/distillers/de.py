@@ -146,8 +146,9 @@ def mixed_experts(
         [n, d_t].
     """
     hidden = torch.addmm(first_bias, embeddings, first).relu()
-    n_experts = weights.shape[1]
-    weighted = (hidden.view(len(hidden), n_experts, -1) * weights.unsqueeze(2)).view(len(hidden), -1)
+    n_experts, width = weights.shape[1], first.shape[1]
+    # Sizes in full: of no rows at all, -1 would be anything.
+    weighted = (hidden.view(-1, n_experts, width // n_experts) * weights.unsqueeze(2)).view(-1, width)
     return torch.addmm(weights @ second_bias, weighted, second)
 
 
@@ -220,7 +221,7 @@ class DistillationExperts(Distiller[DEOptions]):
     )
     # The best of the paper's grid, like the default, which is that of BPR.
     student_defaults: ClassVar = {"NeuMF": {"weight": 0.0001}}
-    test_settings: ClassVar = {"num_experts": 3, "hidden_size": 4}
+    test_settings: ClassVar = {"num_experts": 3, "hidden_size": 5}
 
     def __init__(self, options: DEOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Make a bank for the users and one for the items of each hint layer.

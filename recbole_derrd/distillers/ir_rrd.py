@@ -138,7 +138,10 @@ class ItemSideRankingDistillation(Distiller[IRRRDOptions]):
         "Recommender System, Information Sciences 2021"
     )
     student_defaults: ClassVar = {"NeuMF": {"weight": 0.1}}
-    test_settings: ClassVar = {"k": 4, "l": 4, "top_n": 12, "item_k": 2, "item_l": 2, "item_top_n": 6}
+    test_settings: ClassVar = {
+        "k": 4, "l": 6, "top_n": 12, "decay": 3.0,
+        "item_k": 2, "item_l": 3, "item_top_n": 4, "item_decay": 2.0,
+    }  # fmt: skip
 
     def __init__(self, options: IRRRDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Read the teacher's rankings of items and of users.

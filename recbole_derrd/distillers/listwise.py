@@ -114,6 +114,7 @@ class ListwiseDistillation(Distiller[ListwiseOptions]):
     options_class = ListwiseOptions
     needs = frozenset({Need.TOP_ITEMS, Need.SCORES})
     citation = "Geoffrey Hinton, Oriol Vinyals, Jeff Dean: Distilling the Knowledge in a Neural Network, 2015"
+    test_settings: ClassVar = {"temperature": 0.7}
 
     def __init__(self, options: ListwiseOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Read what is needed of the teacher: rankings with scores, or its embeddings; other teachers are asked each

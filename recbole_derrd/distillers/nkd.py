@@ -115,7 +115,7 @@ class NeighbourhoodDistillation(Distiller[NKDOptions]):
         "Zhangchi Zhu, Wei Zhang: From Input to Output: A Multi-layer Knowledge Distillation Framework for Compressing "
         "Recommendation Models, 2023"
     )
-    test_settings: ClassVar = {"neighbours": 2, "components": 4}
+    test_settings: ClassVar = {"neighbours": 3, "num_experts": 2, "dropout": 0.0}
 
     def __init__(self, options: NKDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Read the teacher's embeddings and neighbours, and make a map for the users and one for the items.

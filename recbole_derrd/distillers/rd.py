@@ -141,7 +141,7 @@ class RankingDistillation(Distiller[RDOptions]):
     options_class = RDOptions
     needs = frozenset({Need.TOP_ITEMS})
     citation = "Jiaxi Tang, Ke Wang: Ranking Distillation, KDD 2018"
-    test_settings: ClassVar = {"k": 4, "negatives": 8}
+    test_settings: ClassVar = {"k": 4, "negatives": 20, "start_epoch": 0, "position_lambda": 3.0}
 
     def __init__(self, options: RDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Read the teacher's rankings, and leave out users who have fewer than K unobserved items.

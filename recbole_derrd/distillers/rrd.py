@@ -124,7 +124,7 @@ class RelaxedRankingDistillation(Distiller[RRDOptions]):
     )
     # The best of the paper's grid, as is the default, BPR's: a pointwise base loss needs a strong term.
     student_defaults: ClassVar = {"NeuMF": {"weight": 0.1}}
-    test_settings: ClassVar = {"k": 4, "l": 4, "top_n": 12}
+    test_settings: ClassVar = {"k": 4, "l": 6, "top_n": 12, "decay": 3.0}
 
     def __init__(self, options: RRDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Read the teacher's rankings.

@@ -90,7 +90,7 @@ class SoftLabelDistillation(Distiller[SLDOptions]):
         "Zhangchi Zhu, Wei Zhang: From Input to Output: A Multi-layer Knowledge Distillation Framework for Compressing "
         "Recommendation Models, 2023"
     )
-    test_settings: ClassVar = {"k": 4, "l": 4, "top_n": 12}
+    test_settings: ClassVar = {"k": 4, "l": 6, "top_n": 10, "decay": 3.0, "temperature": 0.7}
 
     def __init__(self, options: SLDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Read the teacher's rankings and check that every user has enough items.

@@ -10,20 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from distillers.contract import LossContract, World, make_world, some_rows, step
-from distillers.hetcomp_world import world_of
 
 from recbole_derrd.distillers import Distiller, Need, StepBatch
 from recbole_derrd.errors import OptionError
 from recbole_derrd.registry import method_class
+from recbole_derrd.testing import TEACHERS, LossContract, World, make_world, some_rows, step
 
 #: (users, items, most training items of a user), and the (student's, teacher's) dimensions of the larger world.
 TINY, LARGE, DIMENSIONS = (30, 61, 15), (300, 2001, 40), (20, 64)
 
 
 def contracts_of(method: str) -> list[type[LossContract]]:
-    """Return the test classes of a method, which say with which options it can be looked at in a small world."""
-    module = importlib.import_module(f"distillers.test_{method}")
+    """Return the test classes of a method; none where it has no file of tests."""
+    wanted = f"distillers.test_{method}"
+    try:
+        module = importlib.import_module(wanted)
+    except ModuleNotFoundError as error:
+        if error.name != wanted:
+            raise
+        return []
     return [
         found
         for found in vars(module).values()
@@ -32,19 +37,19 @@ def contracts_of(method: str) -> list[type[LossContract]]:
 
 
 def variants_of(method: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (name, options) of a method: those of its tests, and each with one option changed.
+    """Yield (name, options) of a method: its ``test_settings``, and each with one option changed.
 
-    Choices take each value, switches are turned over, and numbers of which 0 means "off" are switched on. So every
-    branch that one option opens is taken, of methods to come as well.
+    Its own test classes add to them. Choices take each value, switches are turned over, and numbers of which 0 means
+    "off" are switched on. So every branch that one option opens is taken, of methods to come as well.
     """
     kind = method_class(method)
-    for contract in contracts_of(method):
-        base = dict(contract.base_options)
-        changes: list[dict[str, Any]] = [{}, dict(contract.random_options)]
+    tested = [(contract.settings(), dict(contract.random_options)) for contract in contracts_of(method)]
+    for base, drawn in tested or [(dict(kind.test_settings), {})]:
+        changes: list[dict[str, Any]] = [{}, drawn]
         usual = kind.options_class(**base)
         for field in dataclasses.fields(kind.options_class):
             value, limits = getattr(usual, field.name), field.metadata
-            if field.name == "weight" or field.name in contract.random_options:
+            if field.name == "weight" or field.name in drawn:
                 continue
             if isinstance(value, bool):
                 changes.append({field.name: not value})
@@ -79,7 +84,7 @@ def _world_on(folder: Path, size: str, several_teachers: bool, device: torch.dev
     users, items, most = TINY if size == "tiny" else LARGE
     rows = some_rows(users, items, most, seed=3)
     if several_teachers:
-        world = world_of(folder / f"{size}-several", rows, items)
+        world = make_world(folder / f"{size}-several", rows, items, teachers=TEACHERS)
     else:
         dimensions = {} if size == "tiny" else dict(zip(("student_size", "teacher_size"), DIMENSIONS))
         world = make_world(folder / size, rows, items, **dimensions)

@@ -1,5 +1,1 @@
-"""Tests of the distillation methods, one file each; contract.py says what each file owes."""
-
-import pytest
-
-pytest.register_assert_rewrite(f"{__name__}.contract")
+"""Tests of the distillation methods, one file each; recbole_derrd.testing says what each file owes."""

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -27,8 +27,7 @@ from recbole_derrd.distillers.cd import (
 )
 from recbole_derrd.distillers.negative_sampling import NegativeSampler, distinct_numbers
 from recbole_derrd.errors import OptionError, TrainingError
-
-from .contract import LossContract, World, history_of, make_world, some_rows, step
+from recbole_derrd.testing import LossContract, World, history_of, make_world, some_rows, step
 
 M = 5
 GUIDES = ["student", "teacher", "uniform"]
@@ -86,7 +85,6 @@ class TestCD(LossContract):
     """The five kinds of test for CD."""
 
     method = "cd"
-    base_options: ClassVar[dict[str, Any]] = {"n_distill": M}
 
     # Reference loops
 

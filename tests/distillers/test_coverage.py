@@ -9,35 +9,10 @@ from types import ModuleType
 import pytest
 
 from recbole_derrd.registry import METHODS, method_class
-
-from .contract import KINDS, LossContract
-
-
-def _counts(test: object) -> bool:
-    """Say whether pytest runs the test and its failure fails the run."""
-    marks = {mark.name for mark in getattr(test, "pytestmark", [])}
-    return callable(test) and not marks & {"skip", "xfail"}
+from recbole_derrd.testing import KINDS, LossContract, gaps
 
 
-def gaps_in(module: ModuleType, name: str) -> list[str]:
-    """Say what this module lacks as the test module of a method."""
-    classes = [
-        found
-        for title, found in vars(module).items()
-        if isinstance(found, type)
-        and issubclass(found, LossContract)
-        and found.method == name
-        and title.startswith("Test")  # others are not collected
-    ]
-    if not classes:
-        return [f"{name}: no class Test... derived from LossContract with method = '{name}'"]
-    tests = {title for found in classes for title in dir(found) if _counts(getattr(found, title))}
-    return [
-        f"{name}: no test_{kind}_..." for kind in KINDS if not any(title.startswith(f"test_{kind}_") for title in tests)
-    ]
-
-
-def gaps(name: str) -> list[str]:
+def gaps_of(name: str) -> list[str]:
     """Say what the tests of a method lack."""
     wanted = f"{__package__}.test_{name}"
     try:
@@ -46,12 +21,12 @@ def gaps(name: str) -> list[str]:
         if error.name != wanted:
             raise
         return [f"{name}: no file tests/distillers/test_{name}.py"]
-    return gaps_in(module, name)
+    return gaps(module, name)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_method_has_all_kinds_of_test(name: str) -> None:
-    assert gaps(name) == []
+    assert gaps_of(name) == []
 
 
 def test_there_are_methods() -> None:
@@ -69,7 +44,7 @@ def test_registries_agree(name: str) -> None:
 def test_method_without_file_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Proof that the check can fail."""
     monkeypatch.setitem(METHODS, "fake", METHODS["de"])
-    assert [gap for name in METHODS for gap in gaps(name)] == ["fake: no file tests/distillers/test_fake.py"]
+    assert [gap for name in METHODS for gap in gaps_of(name)] == ["fake: no file tests/distillers/test_fake.py"]
 
 
 def test_broken_test_module_is_no_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +53,7 @@ def test_broken_test_module_is_no_missing_file(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "test_fake.py").write_text("import no_such_module_xyz\n", encoding="utf-8")
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
     with pytest.raises(ModuleNotFoundError, match="no_such_module_xyz"):
-        gaps("fake")
+        gaps_of("fake")
 
 
 def fake_module(kinds: tuple[str, ...], title: str = "TestFake", **attributes: object) -> ModuleType:
@@ -90,13 +65,13 @@ def fake_module(kinds: tuple[str, ...], title: str = "TestFake", **attributes: o
 
 
 def test_complete_fake_passes() -> None:
-    assert gaps_in(fake_module(KINDS), "fake") == []
+    assert gaps(fake_module(KINDS), "fake") == []
 
 
 @pytest.mark.parametrize("missing", KINDS)
 def test_each_missing_kind_is_found(missing: str) -> None:
     module = fake_module(tuple(kind for kind in KINDS if kind != missing))
-    assert gaps_in(module, "fake") == [f"fake: no test_{missing}_..."]
+    assert gaps(module, "fake") == [f"fake: no test_{missing}_..."]
 
 
 def test_skipped_test_does_not_count() -> None:
@@ -106,13 +81,13 @@ def test_skipped_test_does_not_count() -> None:
         raise AssertionError
 
     module = fake_module(KINDS, test_golden_something=skipped)
-    assert gaps_in(module, "fake") == ["fake: no test_golden_..."]
+    assert gaps(module, "fake") == ["fake: no test_golden_..."]
 
 
 @pytest.mark.parametrize("title", ["Fake", "FakeTest"])
 def test_class_that_pytest_would_not_collect_does_not_count(title: str) -> None:
-    assert len(gaps_in(fake_module(KINDS, title=title), "fake")) == 1
+    assert len(gaps(fake_module(KINDS, title=title), "fake")) == 1
 
 
 def test_other_method_s_class_does_not_count() -> None:
-    assert len(gaps_in(fake_module(KINDS), "de")) == 1
+    assert len(gaps(fake_module(KINDS), "de")) == 1

@@ -21,10 +21,9 @@ from recbole_derrd.distillers.cpd import (
 )
 from recbole_derrd.distillers.de import DistillationExperts, gating_weights, gumbel_noise, mixed_experts
 from recbole_derrd.errors import OptionError
+from recbole_derrd.testing import LossContract, World, assert_share_is_unbiased, make_world, some_rows, step
 
-from .contract import LossContract, World, assert_share_is_unbiased, make_world, some_rows, step
-
-SIZES: dict[str, Any] = {"q": 4, "top_n": 10, "decay": 3.0, "tau": 0.7, "num_experts": 3, "dropout": 0.0}
+SIZES = ConsistentPreferenceDistillation.test_settings
 
 
 def build(world: World, seed: int = 5, epoch: int = 0, **options: Any) -> ConsistentPreferenceDistillation:
@@ -79,8 +78,6 @@ class _Contract(LossContract):
 
 class TestCPD(_Contract):
     """The five kinds of test for CPD."""
-
-    base_options: ClassVar[dict[str, Any]] = SIZES
 
     # Reference loops
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +26,7 @@ from recbole_derrd.distillers.de import (
     temperature,
 )
 from recbole_derrd.errors import OptionError
-
-from .contract import LossContract, World, make_world, some_rows, step
+from recbole_derrd.testing import LossContract, World, make_world, some_rows, step
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -149,7 +148,6 @@ class TestDE(LossContract):
     """The five kinds of test for DE."""
 
     method = "de"
-    base_options: ClassVar[dict[str, Any]] = {"num_experts": 3, "hidden_size": 5}
 
     # Reference loops
 

@@ -1,4 +1,4 @@
-"""The methods beside DE and RRD with every RecBole model: untrained, one step."""
+"""Every method with every RecBole model: untrained, one step."""
 
 from __future__ import annotations
 
@@ -11,40 +11,35 @@ import torch
 from recbole_derrd.adapters import ADAPTERS, adapter_class, adapter_of
 from recbole_derrd.config.distill_config import WHOLE_USER_MODELS, DistillConfig
 from recbole_derrd.data.prepare import prepare_data
+from recbole_derrd.distillers import Need
 from recbole_derrd.model_cache.building import build_model, freeze
 from recbole_derrd.recbole_compat.models import missing_package, model_class
+from recbole_derrd.registry import METHODS, method_class
 from recbole_derrd.student.model import build_student, step_batch
 from recbole_derrd.teacher import GivenTeacher, Knowledge, StoredKnowledge
 
-METHODS = {
-    "cd": {"cd_weight": 1.0, "cd_n_distill": 3},
-    "rd": {"rd_weight": 1.0, "rd_k": 5, "rd_negatives": 8, "rd_start_epoch": 0},
-    "ir_rrd": {
-        "ir_rrd_weight": 1.0, "ir_rrd_k": 4, "ir_rrd_l": 4, "ir_rrd_top_n": 10,
-        "ir_rrd_item_k": 2, "ir_rrd_item_l": 2, "ir_rrd_item_top_n": 4,
-    },
-    "listwise": {"listwise_weight": 1.0},
-    "hetcomp": {
-        "hetcomp_weight": 1.0, "hetcomp_fine_weight": 1.0, "hetcomp_k": 8,
-        "hetcomp_observed": 2, "hetcomp_top_n": 10, "hetcomp_discrepancy_k": 5, "hetcomp_interval": 1,
-    },
-    "sld": {"sld_weight": 1.0, "sld_k": 4, "sld_l": 4, "sld_top_n": 10, "sld_student_share": 0.3},
+#: Options beside the methods' own ``test_settings``, so that more of them is looked at.
+MORE = {
+    "hetcomp_fine_weight": 1.0, "hetcomp_interval": 1, "sld_student_share": 0.3, "cpd_pair_weight": 0.1,
+    "nkd_dropout": 0.1,
 }  # fmt: skip
-#: Methods of models that have embeddings and are trained on pairs.
-BY_VECTORS = {
-    "nkd": {"nkd_weight": 1.0, "nkd_neighbours": 3},
-    "cpd": {"cpd_weight": 1.0, "cpd_num_experts": 3, "cpd_q": 3, "cpd_top_n": 10, "cpd_pair_weight": 0.1},
-}
 SETTINGS: dict[str, Any] = {
-    key: value for options in (*METHODS.values(), *BY_VECTORS.values()) for key, value in options.items()
+    **{
+        method_class(name).options_class.prefix + key: value
+        for name in METHODS
+        for key, value in {"weight": 1.0, **method_class(name).test_settings}.items()
+    },
+    **MORE,
 }
+#: Methods of models without embeddings as well.
+BY_RANKINGS = [name for name in METHODS if Need.EMBEDDINGS not in method_class(name).needs]
 
 
 def methods_of(model: str, knowledge: Knowledge) -> list[str]:
     """Return the methods that this student can learn by from this teacher."""
     student = adapter_class(model_class(model))
     by_embeddings = student.hints and knowledge.teacher_hints and model not in WHOLE_USER_MODELS
-    return [*METHODS, *(BY_VECTORS if by_embeddings else ())]
+    return list(METHODS) if by_embeddings else BY_RANKINGS
 
 
 def knowledge_of(model: str, tiny_settings: Any, folder: Path) -> Knowledge:
@@ -101,7 +96,7 @@ def test_every_student_learns(model: str, more: dict[str, Any], tiny_settings: A
 
 
 @pytest.mark.parametrize("model", ["SimpleX", "FISM", "ENMF"])
-@pytest.mark.parametrize("method", ["cd", "ir_rrd", "listwise", "hetcomp"])
+@pytest.mark.parametrize("method", [name for name in BY_RANKINGS if name != "rd"])
 def test_rd_takes_no_gradients_from_what_follows(method: str, model: str, tiny_settings: Any, tmp_path: Path) -> None:
     """RD looks at the student's scores without gradients first; what is computed once a step is not those alone."""
     more = {"rd_k": 1, "rd_negatives": 8, "train_batch_size": 8, "cd_n_distill": 15, "distillers": ["rd", method]}

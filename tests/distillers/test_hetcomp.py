@@ -22,9 +22,9 @@ from recbole_derrd.distillers.hetcomp.partition import ListedItems, partition_su
 from recbole_derrd.distillers.rrd import relaxed_ranking_loss
 from recbole_derrd.ops.full_softmax import LOWEST
 from recbole_derrd.teacher import RankWeighting
+from recbole_derrd.testing import LossContract, SeveralTeachers, World, step
 
-from .contract import LossContract, World, some_rows, step
-from .hetcomp_world import SMALL, SeveralTeachers, build, world_of
+from .hetcomp_world import build, world_of
 from .test_discrepancy import naive as naive_discrepancy
 from .test_listwise import ScoresOnly
 from .test_rank_fusion import naive_merge
@@ -115,14 +115,8 @@ class TestHetComp(LossContract):
     """The five kinds of test for HetComp."""
 
     method = "hetcomp"
-    base_options: ClassVar[dict[str, Any]] = SMALL
     random_options: ClassVar[dict[str, Any]] = {"remainder": 5}
     state: ClassVar[set[str]] = {"snapshot", "kept", "stepped", "finished"}
-
-    @pytest.fixture
-    def world(self, tmp_path: Path) -> World:
-        """Give twelve users, forty items, and three teachers of three, one and two snapshots."""
-        return world_of(tmp_path, some_rows(12, 41, 10))
 
     # Reference loops
 

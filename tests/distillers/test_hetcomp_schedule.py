@@ -10,8 +10,8 @@ import torch
 
 from recbole_derrd.distillers.hetcomp import HetCompOptions, HeterogeneousDistillation
 from recbole_derrd.errors import OptionError, TrainingError
+from recbole_derrd.testing import LossContract, World, make_world, some_rows, step
 
-from .contract import LossContract, World, make_world, some_rows, step
 from .hetcomp_world import build, world_of
 
 

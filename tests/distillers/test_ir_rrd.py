@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -17,14 +17,11 @@ from recbole_derrd.distillers import StepBatch
 from recbole_derrd.distillers.ir_rrd import IRRRDOptions, ItemSideRankingDistillation, two_sided_ranking_loss
 from recbole_derrd.distillers.rrd import RelaxedRankingDistillation, RRDOptions
 from recbole_derrd.errors import OptionError
+from recbole_derrd.testing import LossContract, World, make_world, some_rows, step
 
-from .contract import LossContract, World, make_world, some_rows, step
 from .test_rrd import naive_loss
 
-SIZES: dict[str, Any] = {
-    "k": 4, "l": 6, "top_n": 12, "decay": 3.0,
-    "item_k": 2, "item_l": 3, "item_top_n": 4, "item_decay": 2.0,
-}  # fmt: skip
+SIZES = ItemSideRankingDistillation.test_settings
 
 
 def some_world(folder: Path) -> World:
@@ -71,7 +68,6 @@ class TestIRRRD(LossContract):
     """The five kinds of test for IR-RRD."""
 
     method = "ir_rrd"
-    base_options: ClassVar[dict[str, Any]] = SIZES
     reaches_other_users = True
 
     @pytest.fixture

@@ -20,8 +20,7 @@ from recbole_derrd.distillers import StepBatch
 from recbole_derrd.distillers.listwise import ListwiseDistillation, ListwiseOptions, listwise_loss, target_probabilities
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.full_softmax import LOWEST, Targets, cross_entropy_sum, sum_by_blocks
-
-from .contract import LossContract, TinyAdapter, TinyModel, World, make_world, some_rows, step
+from recbole_derrd.testing import LossContract, TinyAdapter, TinyModel, World, make_world, some_rows, step
 
 T = 0.7
 
@@ -104,7 +103,6 @@ class TestListwise(LossContract):
     """The five kinds of test for listwise distillation."""
 
     method = "listwise"
-    base_options: ClassVar[dict[str, Any]] = {"temperature": T}
     #: Only the share of users is drawn.
     random_options: ClassVar[dict[str, Any]] = {"sample": 0.34}
 

@@ -16,10 +16,17 @@ import recbole_derrd.distillers.nkd as nkd_module
 from recbole_derrd.distillers.nkd import NeighbourhoodDistillation, NKDOptions, direction_errors, drawn_mixing, mixed
 from recbole_derrd.distillers.projector import MeanProjector, dropped, mean_of_networks
 from recbole_derrd.errors import OptionError
+from recbole_derrd.testing import (
+    LossContract,
+    TinyAdapter,
+    World,
+    assert_share_is_unbiased,
+    make_world,
+    some_rows,
+    step,
+)
 
-from .contract import LossContract, TinyAdapter, World, assert_share_is_unbiased, make_world, some_rows, step
-
-SIZES: dict[str, Any] = {"neighbours": 3, "num_experts": 2, "dropout": 0.0}
+SIZES = NeighbourhoodDistillation.test_settings
 
 
 def build(world: World, seed: int = 5, **options: Any) -> NeighbourhoodDistillation:
@@ -70,7 +77,6 @@ class TestNKD(LossContract):
     """The five kinds of test for NKD."""
 
     method = "nkd"
-    base_options: ClassVar[dict[str, Any]] = SIZES
     # A neighbour need not be in the batch.
     reaches_other_users: ClassVar[bool] = True
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recbole_derrd import registry
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved, short_users
@@ -19,21 +20,33 @@ from recbole_derrd.distillers.rrd import RelaxedRankingDistillation, relaxed_ran
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment.preflight import check_data
 from recbole_derrd.registry import method_class
-
-from .contract import World, history_of, make_world, step
+from recbole_derrd.testing import World, history_of, make_world, step
 
 N_ITEMS = 31
 BUSY = 2
-#: Options of each method, and how many unobserved items they ask of a user.
-METHODS: dict[str, tuple[dict[str, Any], int]] = {
-    "rrd": ({"k": 4, "l": 6, "top_n": 20, "decay": 0.5}, 10),
-    "ir_rrd": ({"k": 4, "l": 6, "top_n": 20, "decay": 0.5, "item_weight": 0.0}, 10),
-    "sld": ({"k": 4, "l": 6, "top_n": 20, "decay": 0.5}, 10),
-    "cd": ({"n_distill": 5}, 10),
-    "rd": ({"k": 5, "negatives": 8, "start_epoch": 0}, 5),
-    "cpd": ({"q": 5, "top_n": 12, "feature": "cosine"}, 5),
-    "listwise": ({}, 1),
+#: Options beside a method's ``test_settings``.
+MORE: dict[str, dict[str, Any]] = {
+    # With its item side every user counts for every other.
+    "ir_rrd": {"item_weight": 0.0},
 }
+
+
+def requirements_of(name: str) -> tuple[dict[str, Any], int]:
+    """Return a method's options, and how many unobserved items they ask of a user; 0 if they ask for none."""
+    kind = method_class(name)
+    options = {**kind.test_settings, **MORE.get(name, {})}
+    found = kind.requirements(kind.options_class(**options), history_of([[], [1]], n_items=N_ITEMS))
+    return options, max((one.wanted for one in found if one.side == "user"), default=0)
+
+
+#: Options of each method that asks for unobserved items, and how many it asks for; of methods to come as well.
+METHODS = {name: found for name in registry.METHODS for found in [requirements_of(name)] if found[1]}
+
+
+def test_what_methods_ask_for() -> None:
+    """K + L items, two for each that is kept, K, Q, or any."""
+    wanted = {"rrd": 10, "ir_rrd": 10, "sld": 10, "cd": 10, "rd": 4, "cpd": 4, "listwise": 1}
+    assert wanted.items() <= {name: count for name, (_, count) in METHODS.items()}.items()
 
 
 def world_with_busy_user(folder: Path, unobserved: int) -> World:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -24,8 +24,7 @@ from recbole_derrd.distillers.rd import (
     weighted_positive_loss,
 )
 from recbole_derrd.errors import OptionError
-
-from .contract import LossContract, World, make_world, some_rows, step
+from recbole_derrd.testing import LossContract, World, make_world, some_rows, step
 
 K, Q = 4, 20
 
@@ -73,7 +72,6 @@ class TestRD(LossContract):
     """The five kinds of test for RD."""
 
     method = "rd"
-    base_options: ClassVar[dict[str, Any]] = {"k": K, "negatives": Q, "start_epoch": 0, "position_lambda": 3.0}
 
     # Reference loops
 

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -19,8 +19,7 @@ import recbole_derrd.distillers.rrd as rrd_module
 from recbole_derrd.distillers import StepBatch
 from recbole_derrd.distillers.rrd import RelaxedRankingDistillation, RRDOptions, relaxed_ranking_loss
 from recbole_derrd.errors import OptionError
-
-from .contract import LossContract, World, make_world, some_rows, step
+from recbole_derrd.testing import LossContract, World, make_world, some_rows, step
 
 K, L = 4, 6
 
@@ -92,7 +91,6 @@ class TestRRD(LossContract):
     """The five kinds of test for RRD."""
 
     method = "rrd"
-    base_options: ClassVar[dict[str, Any]] = {"k": K, "l": L, "top_n": 12, "decay": 3.0}
 
     # Reference loops
 

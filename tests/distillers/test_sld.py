@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +15,9 @@ import recbole_derrd.distillers.sld as sld_module
 from recbole_derrd.distillers.listwise import listwise_loss
 from recbole_derrd.distillers.sld import SLDOptions, SoftLabelDistillation, soft_labels
 from recbole_derrd.errors import DataError, OptionError
+from recbole_derrd.testing import LossContract, World, assert_share_is_unbiased, make_world, some_rows, step
 
-from .contract import LossContract, World, assert_share_is_unbiased, make_world, some_rows, step
-
-SIZES: dict[str, Any] = {"k": 4, "l": 6, "top_n": 10, "decay": 3.0, "temperature": 0.7}
+SIZES = SoftLabelDistillation.test_settings
 
 
 def build(world: World, seed: int = 5, epoch: int = 0, **options: Any) -> SoftLabelDistillation:
@@ -52,7 +51,6 @@ class TestSLD(LossContract):
     """The five kinds of test for SLD."""
 
     method = "sld"
-    base_options: ClassVar[dict[str, Any]] = SIZES
 
     # Reference loops
 

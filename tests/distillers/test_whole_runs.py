@@ -1,4 +1,4 @@
-"""The methods beside DE and RRD in whole runs: interrupted and resumed, and in two processes."""
+"""All methods in whole runs: interrupted and resumed, and in two processes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ import pytest
 import torch
 
 from recbole_derrd import run_recbole_derrd
+from recbole_derrd.registry import METHODS, method_class
 from recbole_derrd.student.model import DistilledMixin
 
-from .test_every_adapter import BY_VECTORS, METHODS, SETTINGS
+from .test_every_adapter import SETTINGS
 
 
 def more(tmp_path: Path, folder: str) -> dict[str, Any]:
     """Return settings under which every draw of the methods is made, writing under a folder of their own."""
     home = tmp_path / folder
+    groups = [method_class(name).options_class for name in METHODS]
+    shares = {key: 0.5 for group in groups for key in group.defaults() if key == f"{group.prefix}sample"}
     return {
-        **SETTINGS, "distillers": [*METHODS, *BY_VECTORS], "epochs": 5, "checkpoint_step": 1, "latency_users": 0,
+        **SETTINGS, **shares, "distillers": list(METHODS), "epochs": 5, "checkpoint_step": 1, "latency_users": 0,
         "checkpoint_dir": str(home / "saved"), "record_dir": str(home / "records"), "compare_student": False,
         "cache_dir": str(tmp_path / "cache"), "learning_rate": 0.01,
-        "listwise_sample": 0.5, "cd_sample": 0.5, "rd_sample": 0.5, "rd_start_epoch": 2, "ir_rrd_max_items": 5,
-        "hetcomp_sample": 0.5, "hetcomp_remainder": 5, "sld_sample": 0.5, "nkd_sample": 0.5, "cpd_sample": 0.5,
+        "rd_start_epoch": 2, "ir_rrd_max_items": 5, "hetcomp_remainder": 5,
     }  # fmt: skip
 
 
