@@ -88,8 +88,8 @@ def benchmark(arguments: Sequence[str]) -> int:
 def report(arguments: Sequence[str]) -> int:
     """Make a report of folders of records: printed, or written where ``--out`` says; HTML of one beside its records."""
     given = read_arguments("report", arguments)
+    from recbole_derrd.report.document import FORMATS, report_of, write_report
     from recbole_derrd.report.rows import SPLITS
-    from recbole_derrd.report.write import FORMATS, report_of, write_report
 
     options, folders = given.options, [Path(name) for name in given.names]
     kind = _one_of("format", options["format"], FORMATS, "md")

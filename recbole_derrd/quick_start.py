@@ -35,7 +35,7 @@ from recbole_derrd.model_cache.results import TrainResult, plain_metrics
 from recbole_derrd.model_cache.train_or_find import find_trained, train_or_find
 from recbole_derrd.registry import method_class
 from recbole_derrd.report import run_table
-from recbole_derrd.report.record import write_record
+from recbole_derrd.report.writing import write_record
 from recbole_derrd.runtime.files import remove_file
 from recbole_derrd.runtime.locks import locked
 from recbole_derrd.runtime.processes import broadcast, is_main_process, rendezvous, start

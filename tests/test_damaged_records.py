@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from synthetic_records import made, part, rich, synthetic, written
 
 from recbole_derrd.cli import main
+from recbole_derrd.report.document import FORMATS, report_of
 from recbole_derrd.report.plots import as_svg, figures_of
-from recbole_derrd.report.records import read_records, records_of
+from recbole_derrd.report.reading import read_records, records_of
 from recbole_derrd.report.rows import groups_of
-from recbole_derrd.report.write import FORMATS, report_of
 from recbole_derrd.runtime.json_files import MAX_BYTES
 
 
@@ -77,7 +77,7 @@ def reported(folder: Path, monkeypatch: pytest.MonkeyPatch, record: Any) -> None
     other = not isinstance(record, dict) or "schema" not in record
     assert len(records) + len(damaged) == 2 + (not other) and all(damaged.values())
     with monkeypatch.context() as patched:
-        for module in ("page", "plots"):
+        for module in ("html", "plots"):
             patched.setattr(f"recbole_derrd.report.{module}.can_plot", lambda: False)
         for kind in FORMATS:
             text = report_of(folder, kind)

@@ -20,8 +20,8 @@ from recbole_derrd.evaluation.by_groups import GroupingEvaluator, group_means
 from recbole_derrd.evaluation.metrics import gap_recovered, paired_error, percent
 from recbole_derrd.report import run_table, seeds_table
 from recbole_derrd.report.comparison import gap_of
+from recbole_derrd.report.document import report_of
 from recbole_derrd.report.rows import groups_of
-from recbole_derrd.report.write import report_of
 
 
 @settings(deadline=None)

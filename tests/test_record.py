@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import recbole_derrd
-import recbole_derrd.report.record as record
+import recbole_derrd.report.writing as record
 from recbole_derrd.experiment.record_entries import command_line
 from recbole_derrd.runtime.files import replacing_file
 from recbole_derrd.runtime.locks import clearing_folder

@@ -16,9 +16,9 @@ from synthetic_records import synthetic, written
 
 from recbole_derrd.cli import main
 from recbole_derrd.errors import DataError, OptionError
-from recbole_derrd.report.records import records_of
-from recbole_derrd.report.tables import as_tex
-from recbole_derrd.report.write import report_of
+from recbole_derrd.report.document import report_of
+from recbole_derrd.report.escaping import as_tex
+from recbole_derrd.report.reading import records_of
 
 
 def test_markdown_marks_best_and_second_and_states_what_is_tested(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_html_is_one_file_that_needs_nothing_else(tmp_path: Path) -> None:
 
 def test_without_matplotlib_there_are_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = written(tmp_path / "records", synthetic())
-    for module in ("recbole_derrd.report.page", "recbole_derrd.report.plots"):
+    for module in ("recbole_derrd.report.html", "recbole_derrd.report.plots"):
         monkeypatch.setattr(f"{module}.can_plot", lambda: False)
     text = report_of(folder, "html")
     assert "<svg" not in text and "recbole_derrd[plots]" in text and "0.4011" in text

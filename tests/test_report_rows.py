@@ -11,9 +11,9 @@ from synthetic_records import SEEDS, made, part, synthetic, written
 from recbole_derrd.errors import OptionError
 from recbole_derrd.report import seeds_table
 from recbole_derrd.report.comparison import baseline_of, fullest, gap_of
-from recbole_derrd.report.equal_epochs import equal_epochs_sheet
+from recbole_derrd.report.document import report_of
+from recbole_derrd.report.equal_epochs import equal_epochs_table
 from recbole_derrd.report.rows import groups_of, numbered
-from recbole_derrd.report.write import report_of
 
 
 def test_what_records_have_in_common_is_one_row() -> None:
@@ -285,25 +285,25 @@ def test_rows_are_compared_after_equal_epochs() -> None:
     records = [curve(made("DE", seed, 0.3), 0.1, 0.2, 0.3, 0.25, 0.5 + seed / 100) for seed in (1, 2)]
     records += [curve(made("RRD", seed, 0.3), 0.2, 0.1, 0.15, 0.4) for seed in (1, 2)]
     (group,) = groups_of(records)
-    sheet = equal_epochs_sheet(group)
-    assert sheet is not None and sheet.head[3:] == [
+    table = equal_epochs_table(group)
+    assert table is not None and table.head[3:] == [
         "by epoch 5",
         "by epoch 10",
         "by epoch 20",
         "epochs until it stopped",
     ]
-    rows = {row[0].text: row for row in sheet.rows}
+    rows = {row[0].text: row for row in table.rows}
     assert [entry.text for entry in rows["DE"][2:]] == ["2", *(f"{v:.4f} ± 0.0000" for v in (0.1, 0.2, 0.3)), "25"]
     assert [entry.text for entry in rows["RRD"][2:]] == ["2", *(f"{v:.4f} ± 0.0000" for v in (0.2, 0.2, 0.4)), "20"]
     assert rows["Student alone"][5].text == "0.1500 ± 0.0000" and rows["Student alone"][6].text == "40"
     assert [entry.mark for entry in rows["RRD"][3:6]] == ["best"] * 3
-    assert sheet.title.startswith("toy, validation split, full ranking")
+    assert table.title.startswith("toy, validation split, full ranking")
     late = curve(made("CD", 1, 0.3), 0.1, 0.2)
     late["distilled"]["valid_scores"] = [[70, 0.1], [80, 0.2]]
-    assert equal_epochs_sheet(groups_of([*records, late])[0]) is None, "it begins when others have ended"
+    assert equal_epochs_table(groups_of([*records, late])[0]) is None, "it begins when others have ended"
     for record in records:
         record["distilled"]["valid_scores"], record["student"]["valid_scores"] = [[0, 0.5]], []
-    assert equal_epochs_sheet(groups_of(records)[0]) is None
+    assert equal_epochs_table(groups_of(records)[0]) is None
 
 
 def test_options_that_records_leave_out_are_the_defaults() -> None:

@@ -11,11 +11,11 @@ import pytest
 
 from recbole_derrd.benchmark.plan import read_plan
 from recbole_derrd.report import seeds_table
+from recbole_derrd.report.comparison_tables import spread
+from recbole_derrd.report.document import report_of
 from recbole_derrd.report.plots import as_svg, figures_of
-from recbole_derrd.report.records import records_of
+from recbole_derrd.report.reading import records_of
 from recbole_derrd.report.rows import groups_of
-from recbole_derrd.report.tables import spread
-from recbole_derrd.report.write import report_of
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -128,17 +128,17 @@ STATE = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- end of table -->)", re.DOTA
 
 
 def state_of_benchmarks() -> str:
-    """How many cells of each benchmark the committed records hold: what its command would not run anew."""
-    lines = ["| benchmark | page | cells of its first seed | of all seeds |", "|---|---|--:|--:|"]
+    """How many experiments of each benchmark the committed records hold: what its command would not run anew."""
+    lines = ["| benchmark | page | experiments of its first seed | of all seeds |", "|---|---|--:|--:|"]
     for file in sorted((ROOT / "configs" / "benchmark").glob("*.yaml")):
         plan, folder = read_plan(file), RESULTS / file.stem
         records = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
         keys = {(record.get("benchmark") or {}).get("key") for record in records}
-        assert keys <= {cell.key for cell in plan.cells}, f"{file.name} has other settings than its records"
+        assert keys <= {experiment.key for experiment in plan.experiments}, f"{file.name} has other settings than its records"
         pages = [page for page in PAGES if file.stem in {part[2] for part in REPORT.finditer(page.read_text("utf-8"))}]
         shown = ", ".join(f"[{page.stem}]({page.name})" for page in pages) or "not published"
-        first = [cell.key in keys for cell in plan.cells if cell.seed == plan.cells[0].seed]
-        whole = [cell.key in keys for cell in plan.cells]
+        first = [experiment.key in keys for experiment in plan.experiments if experiment.seed == plan.experiments[0].seed]
+        whole = [experiment.key in keys for experiment in plan.experiments]
         parts = [f"{sum(some)} of {len(some)}" for some in (first, whole)]
         lines.append(f"| [{file.stem}](../../configs/benchmark/{file.name}) | {shown} | {' | '.join(parts)} |")
     return "\n".join(lines)

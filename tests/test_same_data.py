@@ -18,8 +18,8 @@ from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.experiment.compress import run_compressed
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.report.comparison import gap_of
+from recbole_derrd.report.document import report_of
 from recbole_derrd.report.rows import groups_of, numbered
-from recbole_derrd.report.write import report_of
 
 Settings = Callable[..., dict[str, Any]]
 

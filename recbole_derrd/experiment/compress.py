@@ -26,7 +26,7 @@ from recbole_derrd.experiment.record_entries import candidates_given, record_of
 from recbole_derrd.model_cache.named_files import named_files
 from recbole_derrd.recbole_compat.models import missing_package, model_class
 from recbole_derrd.report import run_table
-from recbole_derrd.report.record import write_record
+from recbole_derrd.report.writing import write_record
 from recbole_derrd.runtime.processes import rendezvous
 from recbole_derrd.teacher import Teacher, only_spec
 

@@ -21,8 +21,8 @@ from recbole_derrd.evaluation.metrics import bigger_is_better, gap_recovered
 from recbole_derrd.evaluation.size import bytes_per_item, model_bytes, parameter_count
 from recbole_derrd.model_cache.named_files import named_files
 from recbole_derrd.model_cache.results import TrainedModel, TrainResult, gap_errors, own_settings
-from recbole_derrd.report.record import git_commit, peak_rss_bytes, versions
-from recbole_derrd.report.records import SCHEMA
+from recbole_derrd.report.reading import SCHEMA
+from recbole_derrd.report.writing import git_commit, peak_rss_bytes, versions
 from recbole_derrd.runtime.processes import is_main_process
 from recbole_derrd.teacher import StoredKnowledge
 

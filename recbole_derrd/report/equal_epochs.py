@@ -7,8 +7,9 @@ import statistics
 
 from recbole_derrd.evaluation.metrics import bigger_is_better
 from recbole_derrd.report.comparison import fullest
+from recbole_derrd.report.comparison_tables import spread
 from recbole_derrd.report.rows import Group, Row, curve_of
-from recbole_derrd.report.tables import BEST, Entry, Sheet, spread
+from recbole_derrd.report.table import BEST, Cell, Table
 
 #: Shares of the shortest training at which rows are compared.
 _SHARES = (0.25, 0.5, 1.0)
@@ -22,7 +23,7 @@ def _curves(row: Row) -> list[list[tuple[int, float]]]:
     return [[(epoch + 1, score) for epoch, score in curve] for curve in scores]
 
 
-def equal_epochs_sheet(group: Group) -> Sheet | None:
+def equal_epochs_table(group: Group) -> Table | None:
     """Return the best validation score that each row has had by a few epochs; None where fewer than two rows have any.
 
     The budgets are shares of the epochs of the shortest training, so that every row reaches them.
@@ -51,14 +52,14 @@ def equal_epochs_sheet(group: Group) -> Sheet | None:
     body = []
     for row in rows:
         marked = [
-            Entry(spread(found), BEST if row in ranked and statistics.fmean(found) == top else "")
+            Cell(spread(found), BEST if row in ranked and statistics.fmean(found) == top else "")
             for found, top in zip(values[row.key], leading)
         ]
-        stops = Entry(f"{statistics.fmean(curve[-1][0] for curve in curves[row.key]):,.0f}")
-        body.append([Entry(row.label), Entry(row.model), Entry(str(len(curves[row.key]))), *marked, stops])
+        stops = Cell(f"{statistics.fmean(curve[-1][0] for curve in curves[row.key]):,.0f}")
+        body.append([Cell(row.label), Cell(row.model), Cell(str(len(curves[row.key]))), *marked, stops])
     head = ["", "model", "runs", *[f"by epoch {epochs:,}" for epochs in budgets], "epochs until it stopped"]
     notes = [
         f"The best {group.chosen_by} up to an epoch, mean ± sample standard deviation; the last "
         f"is the end of the shortest of these trainings ({shortest:,} epochs)."
     ]
-    return Sheet(f"{validation.title}: {group.chosen_by} after equal epochs", head, body, notes)
+    return Table(f"{validation.title}: {group.chosen_by} after equal epochs", head, body, notes)

@@ -9,8 +9,8 @@ from typing import Any
 from tabulate import tabulate
 
 from recbole_derrd.evaluation.metrics import bigger_is_better, gap_recovered, is_within_noise, percent
-from recbole_derrd.report.table import ROLES
-from recbole_derrd.report.tables import spread
+from recbole_derrd.report.comparison_tables import spread
+from recbole_derrd.report.run_table import ROLES
 
 
 def seeds_table(records: Iterable[dict[str, Any]]) -> str:

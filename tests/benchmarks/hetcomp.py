@@ -39,7 +39,7 @@ from recbole_derrd.adapters import Adapter, FactorAdapter
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.hetcomp import HetCompOptions
 from recbole_derrd.registry import method_class
-from recbole_derrd.report.record import peak_rss_bytes, snapshots
+from recbole_derrd.report.writing import peak_rss_bytes, snapshots
 from recbole_derrd.teacher import (
     BuildSettings,
     Ensemble,

@@ -28,7 +28,7 @@ from recbole_derrd.distillers.hetcomp import fine_order_loss, overall_relation_l
 from recbole_derrd.distillers.hetcomp.partition import estimated_log_partition, log_partition, sampled_partition
 from recbole_derrd.model_cache.building import load_model
 from recbole_derrd.model_cache.train_or_find import train_or_find
-from recbole_derrd.report.record import versions
+from recbole_derrd.report.writing import versions
 
 COUNTS = (10, 30, 100, 300, 1000)
 RANKED, OBSERVED = 20, 10

@@ -1,8 +1,7 @@
-"""Tables of a group of records, as Markdown, LaTeX or HTML."""
+"""The tables of a group of records: results, and tests against the best baseline."""
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections import Counter
 from collections.abc import Iterable
@@ -10,32 +9,10 @@ from typing import Any
 
 from recbole_derrd.evaluation.metrics import bigger_is_better, percent
 from recbole_derrd.report.comparison import baseline_of, best_two, comparisons, fullest, gap_is_noise, gap_of
-from recbole_derrd.report.escaping import as_html, as_md, as_tex
 from recbole_derrd.report.rows import SPLITS, Group, Row
+from recbole_derrd.report.run_table import shown_size
 from recbole_derrd.report.significance import MIN_PAIRS
-from recbole_derrd.report.table import shown_size
-
-BEST, SECOND = "best", "second"
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One field of a table."""
-
-    text: str
-    mark: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Sheet:
-    """One table, whatever it is written as."""
-
-    title: str
-    head: list[str]
-    rows: list[list[Entry]]
-    notes: list[str]
-    #: Columns of words, at the left; the others are numbers.
-    words: int = 2
+from recbole_derrd.report.table import BEST, SECOND, Cell, Table
 
 
 def spread(values: list[float]) -> str:
@@ -56,7 +33,7 @@ def _p(value: float | None) -> str:
     return f"{value:.4f}" if value >= 0.0001 else f"{value:.1e}"
 
 
-def results_sheet(group: Group) -> Sheet:
+def results_table(group: Group) -> Table:
     """Return the table of results: every row's test metrics, the gap recovered, size and speed."""
     rows = group.ordered()
     marked = {metric: best_two(rows, metric) for metric in group.metrics}
@@ -75,7 +52,7 @@ def results_sheet(group: Group) -> Sheet:
     ]
     said = Counter(words for record in group.records for words in record.get("warnings") or ())
     notes += [f"{count} of {len(group.records)} runs: {words}" for words, count in said.items()]
-    return Sheet(group.title, head, [_result(group, row, marked) for row in rows], notes)
+    return Table(group.title, head, [_result(group, row, marked) for row in rows], notes)
 
 
 def _and_fewer(rows: list[Row]) -> str:
@@ -93,12 +70,12 @@ def _or_noise(group: Group) -> str:
     )
 
 
-def _result(group: Group, row: Row, marked: dict[str, tuple[set[str], set[str]]]) -> list[Entry]:
+def _result(group: Group, row: Row, marked: dict[str, tuple[set[str], set[str]]]) -> list[Cell]:
     measured = []
     for metric in group.metrics:
         best, second = marked[metric]
         mark = BEST if row.key in best else SECOND if row.key in second else ""
-        measured.append(Entry(spread(row.values(metric)), mark))
+        measured.append(Cell(spread(row.values(metric)), mark))
     gap = gap_of(group, row, group.headline)
     shown = [
         "" if row.role != "method" else percent(gap),
@@ -108,11 +85,11 @@ def _result(group: Group, row: Row, marked: dict[str, tuple[set[str], set[str]]]
         _number(row.number("latency_ms"), 3),
         _number(row.number("train_seconds"), 1),
     ]
-    first = [Entry(row.label), Entry(row.model), Entry(str(len(row.distinct())))]
-    return [*first, *measured, *map(Entry, shown)]
+    first = [Cell(row.label), Cell(row.model), Cell(str(len(row.distinct())))]
+    return [*first, *measured, *map(Cell, shown)]
 
 
-def significance_sheet(group: Group, baseline: str | None = None) -> Sheet | None:
+def significance_table(group: Group, baseline: str | None = None) -> Table | None:
     """Return the table of tests against the best baseline; None where nothing can be compared."""
     against = baseline_of(group, baseline)
     if against is None:
@@ -123,11 +100,11 @@ def significance_sheet(group: Group, baseline: str | None = None) -> Sheet | Non
     head = ["", "model", "pairs", "mean difference", "t-test p", "t-test p (Holm)", "Wilcoxon p", "Wilcoxon p (Holm)"]
     body = [
         [
-            Entry(one.row.label),
-            Entry(one.row.model),
-            Entry(str(one.pairs)),
-            Entry("-" if one.difference is None else f"{one.difference:+.4f}"),
-            *map(Entry, map(_p, (one.t, one.t_holm, one.wilcoxon, one.wilcoxon_holm))),
+            Cell(one.row.label),
+            Cell(one.row.model),
+            Cell(str(one.pairs)),
+            Cell("-" if one.difference is None else f"{one.difference:+.4f}"),
+            *map(Cell, map(_p, (one.t, one.t_holm, one.wilcoxon, one.wilcoxon_holm))),
         ]
         for one in compared
     ]
@@ -146,7 +123,7 @@ def significance_sheet(group: Group, baseline: str | None = None) -> Sheet | Non
         notes.append("All seeds have one split: the tests speak of the training's randomness alone.")
     if pairs >= MIN_PAIRS:
         notes.append(f"With {pairs} pairs the Wilcoxon test cannot give a p-value below {_p(0.5**pairs)}.")
-    return Sheet(f"{group.title}: {group.headline} against '{against.label}'", head, body, notes)
+    return Table(f"{group.title}: {group.headline} against '{against.label}'", head, body, notes)
 
 
 def provenance(records: Iterable[dict[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -161,70 +138,3 @@ def provenance(records: Iterable[dict[str, Any]]) -> list[tuple[str, list[str]]]
     found = [("Commands", commands), ("Versions", versions), ("Commits", commits)]
     # A command may go over several lines.
     return [(heading, [part for line in lines for part in line.splitlines()]) for heading, lines in found]
-
-
-# -- Markdown
-
-
-def _md_entry(entry: Entry) -> str:
-    text = as_md(entry.text)
-    return {BEST: f"**{text}**", SECOND: f"<u>{text}</u>"}.get(entry.mark, text)
-
-
-def sheet_as_md(sheet: Sheet) -> str:
-    """Return a table in GitHub's Markdown."""
-    marks = [":--" if column < sheet.words else "--:" for column in range(len(sheet.head))]
-    lines = [[as_md(head) for head in sheet.head], marks, *[[_md_entry(entry) for entry in row] for row in sheet.rows]]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return "\n\n".join([f"## {as_md(sheet.title)}", table, *map(as_md, sheet.notes)])
-
-
-# -- LaTeX
-
-
-def _tex_entry(entry: Entry) -> str:
-    text = as_tex(entry.text)
-    return {BEST: rf"\textbf{{{text}}}", SECOND: rf"\underline{{{text}}}"}.get(entry.mark, text)
-
-
-def sheet_as_tex(sheet: Sheet) -> str:
-    r"""Return a table* environment; it needs \usepackage{booktabs,graphicx}."""
-    columns = "l" * sheet.words + "r" * (len(sheet.head) - sheet.words)
-    body = [" & ".join(map(_tex_entry, row)) + r" \\" for row in sheet.rows]
-    return "\n".join(
-        [
-            r"\begin{table*}",
-            r"\centering",
-            rf"\caption{{{as_tex(sheet.title)}}}",
-            r"\resizebox{\textwidth}{!}{%",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            " & ".join(map(as_tex, sheet.head)) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\par\footnotesize " + " ".join(map(as_tex, sheet.notes)),
-            r"\end{table*}",
-        ]
-    )
-
-
-# -- HTML
-
-
-def sheet_as_html(sheet: Sheet) -> str:
-    """Return a section with a heading, a table and notes."""
-
-    def field(column: int, entry: Entry) -> str:
-        text = as_html(entry.text)
-        text = {BEST: f"<b>{text}</b>", SECOND: f"<u>{text}</u>"}.get(entry.mark, text)
-        return f"<td{' class=word' if column < sheet.words else ''}>{text}</td>"
-
-    head = "".join(f"<th>{as_html(name)}</th>" for name in sheet.head)
-    body = "\n".join("<tr>" + "".join(field(*pair) for pair in enumerate(row)) + "</tr>" for row in sheet.rows)
-    notes = "\n".join(f"<p class=note>{as_html(note)}</p>" for note in sheet.notes)
-    return (
-        f"<section>\n<h2>{as_html(sheet.title)}</h2>\n<table>\n<thead><tr>{head}</tr></thead>\n"
-        f"<tbody>\n{body}\n</tbody>\n</table>\n{notes}\n</section>"
-    )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from recbole_derrd.report.comparison_tables import provenance
 from recbole_derrd.report.escaping import as_html
 from recbole_derrd.report.plots import as_svg, can_plot, figures_of
 from recbole_derrd.report.rows import Group
-from recbole_derrd.report.tables import Sheet, provenance, sheet_as_html
+from recbole_derrd.report.table import Table, table_as_html
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: #222; }
@@ -17,14 +18,14 @@ pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; white-space: pre-wr
 """
 
 
-def html_page(title: str, groups: list[Group], sheets: list[list[Sheet]], warnings: list[str]) -> str:
+def html_report(title: str, groups: list[Group], tables: list[list[Table]], warnings: list[str]) -> str:
     """Return the page: for each group its tables and plots, then what made the numbers."""
     parts = [f"<h1>{as_html(title)}</h1>"]
     parts += [f"<p><b>{as_html(warning)}</b></p>" for warning in warnings]
     if not can_plot():
         parts.append("<p class=note>Without plots: pip install 'recbole_derrd[plots]' and make this report again.</p>")
-    for group, own in zip(groups, sheets):
-        parts += map(sheet_as_html, own)
+    for group, own in zip(groups, tables):
+        parts += map(table_as_html, own)
         if can_plot():
             parts += [
                 f"<figure>{as_svg(figure)}<figcaption class=note>{as_html(name)}</figcaption></figure>"

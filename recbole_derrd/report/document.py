@@ -10,20 +10,14 @@ from typing import Callable
 from urllib.parse import quote
 
 from recbole_derrd.errors import DistillError, OptionError, did_you_mean
-from recbole_derrd.report.equal_epochs import equal_epochs_sheet
+from recbole_derrd.report.comparison_tables import provenance, results_table, significance_table
+from recbole_derrd.report.equal_epochs import equal_epochs_table
 from recbole_derrd.report.escaping import as_md, as_tex, fenced, printable
-from recbole_derrd.report.page import html_page
+from recbole_derrd.report.html import html_report
 from recbole_derrd.report.plots import need_plots, save_figures
-from recbole_derrd.report.records import records_of
+from recbole_derrd.report.reading import records_of
 from recbole_derrd.report.rows import Group, groups_of, numbered
-from recbole_derrd.report.tables import (
-    Sheet,
-    provenance,
-    results_sheet,
-    sheet_as_md,
-    sheet_as_tex,
-    significance_sheet,
-)
+from recbole_derrd.report.table import Table, table_as_md, table_as_tex
 
 FORMATS = ("md", "tex", "html")
 
@@ -61,30 +55,30 @@ def report_of(
     labels = {row.label for group in groups for row in group.rows.values() if row.role != "teacher"}
     if baseline is not None and baseline not in labels:
         raise OptionError(f"There is no row '{baseline}' to compare with.{did_you_mean(baseline, labels)}")
-    sheets = _told_apart([_sheets(group, baseline) for group in groups])
+    tables = _told_apart([_tables(group, baseline) for group in groups])
     warnings = [f"The record '{path}' is damaged and left out: {fault}." for path, fault in damaged.items()]
     if kind == "html":
-        return html_page(f"Report of {', '.join(map(str, among))}", groups, sheets, warnings)
+        return html_report(f"Report of {', '.join(map(str, among))}", groups, tables, warnings)
     drawn = _plots(groups, plots, "svg" if kind == "md" else "pdf") if plots is not None else [[] for _ in groups]
     named = [[_link(path, beside) for path in paths] for paths in drawn]
-    return (_markdown if kind == "md" else _latex)(groups, sheets, named, warnings)
+    return (_markdown if kind == "md" else _latex)(groups, tables, named, warnings)
 
 
 def _link(path: Path, beside: Path | None) -> str:
     return path.as_posix() if beside is None else Path(os.path.relpath(path, beside)).as_posix()
 
 
-def _sheets(group: Group, baseline: str | None) -> list[Sheet]:
+def _tables(group: Group, baseline: str | None) -> list[Table]:
     # A name may be of one group only; where it is unknown, that group is tested against its own best.
     labels = {row.label for row in group.rows.values()}
-    tested = significance_sheet(group, baseline if baseline in labels else None)
-    return [sheet for sheet in (results_sheet(group), tested, equal_epochs_sheet(group)) if sheet]
+    tested = significance_table(group, baseline if baseline in labels else None)
+    return [table for table in (results_table(group), tested, equal_epochs_table(group)) if table]
 
 
-def _told_apart(sheets: list[list[Sheet]]) -> list[list[Sheet]]:
+def _told_apart(tables: list[list[Table]]) -> list[list[Table]]:
     """Give no two tables of a report one title."""
-    titles = iter(numbered([printable(sheet.title) for own in sheets for sheet in own], " ({})"))
-    return [[dataclasses.replace(sheet, title=next(titles)) for sheet in own] for own in sheets]
+    titles = iter(numbered([printable(table.title) for own in tables for table in own], " ({})"))
+    return [[dataclasses.replace(table, title=next(titles)) for table in own] for own in tables]
 
 
 def _plots(groups: list[Group], folder: Path, kind: str) -> list[list[Path]]:
@@ -104,21 +98,21 @@ def _figures_prefix(group: Group, place: int, count: int) -> str:
     return (f"{place + 1}-" if count > 1 else "") + ("" if group.split == "test" else f"{group.split}-")
 
 
-def _markdown(groups: list[Group], sheets: list[list[Sheet]], drawn: list[list[str]], warnings: list[str]) -> str:
+def _markdown(groups: list[Group], tables: list[list[Table]], drawn: list[list[str]], warnings: list[str]) -> str:
     parts = list(map(as_md, warnings))
-    for own, paths in zip(sheets, drawn):
-        parts += map(sheet_as_md, own)
+    for own, paths in zip(tables, drawn):
+        parts += map(table_as_md, own)
         parts += [f"![{Path(path).stem}]({quote(path, errors='surrogateescape')})" for path in paths]
     for heading, lines in provenance(record for group in groups for record in group.records):
         parts.append(f"{heading}:\n\n{fenced(lines)}")
     return "\n\n".join(parts) + "\n"
 
 
-def _latex(groups: list[Group], sheets: list[list[Sheet]], drawn: list[list[str]], warnings: list[str]) -> str:
+def _latex(groups: list[Group], tables: list[list[Table]], drawn: list[list[str]], warnings: list[str]) -> str:
     parts = [r"% Needs \usepackage{booktabs,graphicx}."]
     parts += [f"% {printable(warning)}" for warning in warnings]
-    for own, paths in zip(sheets, drawn):
-        parts += map(sheet_as_tex, own)
+    for own, paths in zip(tables, drawn):
+        parts += map(table_as_tex, own)
         parts += [
             "\\begin{figure}\n\\centering\n"
             f"\\includegraphics[width=\\columnwidth]{{{path}}}\n\\caption{{{as_tex(Path(path).stem)}}}"
@@ -130,11 +124,11 @@ def _latex(groups: list[Group], sheets: list[list[Sheet]], drawn: list[list[str]
     return "\n\n".join(parts) + "\n"
 
 
-def write_report(text: str, path: Path, say: Callable[[str], None] = print) -> None:
+def write_report(text: str, path: Path, log: Callable[[str], None] = print) -> None:
     """Write a report to a file."""
     # It waits for torch, which what is printed need not.
     from recbole_derrd.runtime.files import replacing_file
 
     with replacing_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
-    say(f"Report: {path}")
+    log(f"Report: {path}")
