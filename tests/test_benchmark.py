@@ -43,11 +43,11 @@ if settings.get("rrd_k") == 3:
     raise MemoryError
 if settings.get("rrd_k") == 4:
     sys.exit(0)
-record = {"schema": 1, "model": "BPR", "dataset": "tiny", "seed": settings["seed"], "protocol": {"mode": "full"},
+record = {"schema": 2, "model": "BPR", "dataset": "tiny", "seed": settings["seed"], "protocol": {"mode": "full"},
           "valid_metric": "ndcg@5", "distilled": {"model": "BPR", "test": {"ndcg@5": 0.1}},
           "data": {"fingerprint": {"ids": "i", "test": "t"}}, "benchmark": settings["benchmark"],
-          "threads": settings["threads"], "command": " ".join(job["command"])}
-name = f"{settings['benchmark']['cell']}-{settings['seed']}.json"
+          "options": {"threads": settings["threads"]}, "command": " ".join(job["command"])}
+name = f"{settings['benchmark']['experiment']}-{settings['seed']}.json"
 (pathlib.Path(settings["record_dir"]) / name).write_text(json.dumps(record))
 """
 
@@ -181,10 +181,10 @@ def test_experiments_run_once_and_failures_stop_nothing(tmp_path: Path, logged: 
     plan = plan_of(tmp_path, "--jobs=3", experiments=experiments)
     assert runner.run_benchmark(plan, ["-m", "x"], logged.append) == 1
     records, _ = read_records(plan.record_dir)
-    assert {(record["benchmark"]["cell"], record["seed"]) for record in records} == {
+    assert {(record.benchmark.experiment, record.seed) for record in records if record.benchmark} == {
         (name, seed) for name in ("plain", "RRD") for seed in (1, 2)
     }
-    assert records[0]["command"] == "-m x"
+    assert records[0].command == "-m x"
     told = "\n".join(logged)
     assert "0 of 8 experiments are recorded, 8 to run" in told and "[8/8]" in told and "4 failed" in told
     assert "failed: bad, seed 1: This experiment cannot work." in told
@@ -197,7 +197,11 @@ def test_experiments_run_once_and_failures_stop_nothing(tmp_path: Path, logged: 
     mended = plan_of(tmp_path, experiments=[*EXPERIMENTS, {"name": "bad", "rrd_k": 8}])
     logged.clear()
     assert runner.run_benchmark(mended, [], logged.append) == 0
-    assert "plain-1.json' is damaged" in logged[0] and "3 to run" in logged[1] and "All 6 experiments" in logged[-1]
+    assert (
+        "plain-1.json' counts as missing: it is no JSON" in logged[0]
+        and "3 to run" in logged[1]
+        and "All 6 experiments" in logged[-1]
+    )
 
 
 def test_experiments_whose_names_look_alike_have_logs_of_their_own(tmp_path: Path, logged: list[str]) -> None:
@@ -285,7 +289,7 @@ def test_each_experiment_has_its_share_of_the_threads(
         folder.mkdir()
         plan = plan_of(folder, *arguments)
         runner.run_benchmark(plan, [], logged.append)
-        assert {record["threads"] for record in read_records(plan.record_dir)[0]} == {share}
+        assert {record.options["threads"] for record in read_records(plan.record_dir)[0]} == {share}
 
 
 def test_the_files_that_come_along_are_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,11 +327,12 @@ def test_a_real_benchmark_from_experiments_to_report(real: Path, capsys: pytest.
     told = capsys.readouterr().out
     assert told.count("recorded after") == 6 and "failed: broken, seed 1: " in told and "catalogue" in told
     records, _ = read_records(Path("records"))
-    assert len({record["data"]["fingerprint"]["test"] for record in records}) == 1, "one split"
-    distilled = [record for record in records if record["distillers"]]
-    assert len({record["teacher"]["key"] for record in distilled}) == 1, "one teacher"
-    assert len({record["student"]["key"] for record in distilled}) == 2, "a plain student for each seed"
-    assert "recbole_derrd benchmark" in records[0]["command"]
+    assert len({record.data.fingerprint.test for record in records}) == 1, "one split"
+    distilled = [record for record in records if record.distillers]
+    assert len({record.teacher.key for record in distilled if record.teacher}) == 1, "one teacher"
+    assert len({record.student.key for record in distilled if record.student}) == 2, "a plain student for each seed"
+    assert "recbole_derrd benchmark" in str(records[0].command)
+    assert {record.benchmark.experiment for record in records if record.benchmark} == {"RRD", "Pop", "SVD"}
     assert main(["benchmark", str(real), "--jobs=2"]) == 1
     assert "6 of 8 experiments are recorded, 2 to run" in capsys.readouterr().out
     assert main(["report", "records"]) == 0
@@ -384,19 +389,26 @@ def test_a_killed_benchmark_takes_its_experiments_along_and_goes_on(real: Path) 
     assert done.returncode == 0 and len(read_records(Path("records"))[0]) == 1, done.stdout
 
 
-def test_a_record_without_its_benchmark_is_stamped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of another kind need not know that it is an experiment."""
-    from recbole_derrd.benchmark import worker
+def test_what_a_line_of_another_file_records_is_not_run_again(tmp_path: Path, logged: list[str]) -> None:
+    """Committed records are lines of one file; a copy of it in record_dir counts."""
+    plan = plan_of(tmp_path)
+    assert runner.run_benchmark(plan, [], logged.append) == 0
+    files = sorted(plan.record_dir.glob("*.json"))
+    lines = [json.dumps(json.loads(file.read_text())) for file in files]
+    for file in files:
+        file.unlink()
+    (plan.record_dir / "toy.jsonl").write_text("\n".join([*lines[:3], "{"]))
+    logged.clear()
+    assert runner.run_benchmark(plan, [], logged.append) == 0
+    assert "The record in line 4 of '" in logged[0] and "toy.jsonl' counts as missing: it is no JSON" in logged[0]
+    assert "3 of 4 experiments are recorded, 1 to run" in logged[1]
 
-    path = tmp_path / "record.json"
 
-    def run_compressed(config_dict: dict[str, Any]) -> dict[str, Any]:
-        path.write_text("{}")
-        return {"schema": 1, "path": str(path)}
+def test_a_benchmark_entry_of_ones_own_is_refused_at_once(tmp_path: Path, tiny_settings: Settings) -> None:
+    from recbole_derrd.quick_start import run_recbole_derrd
 
-    monkeypatch.setattr("recbole_derrd.experiment.compress.run_compressed", run_compressed)
-    worker.run_experiment({"benchmark": {"experiment": "svd"}}, compressed=True)
-    assert json.loads(path.read_text()) == {"schema": 1, "benchmark": {"experiment": "svd"}}
+    with pytest.raises(OptionError, match=r"benchmark.position is 'first', not a whole number. Leave this option"):
+        run_recbole_derrd("BPR", "tiny", config_dict=tiny_settings("BPR", benchmark={"position": "first"}))
 
 
 def test_folds_are_experiments_of_their_own(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from recbole_derrd.config.options.benchmark import BenchmarkOptions
 from recbole_derrd.config.settings import file_names, read_command_line, read_settings
 from recbole_derrd.errors import OptionError, did_you_mean
+from recbole_derrd.report.schema import BenchmarkEntry
 
 #: Raised whenever the same settings come to mean another run, so that experiments are run anew.
 PLAN_FORMAT = 1
@@ -105,16 +106,16 @@ def read_plan(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
         for seed in seeds:
             whole = {**settings, **_seeded(settings, seed, seeds[0], options), "record_dir": str(record_dir)}
             key = experiment_key(whole, data)
-            whole["benchmark"] = {
-                "name": name,
-                "cell": experiment_name,
-                "place": place,
-                "key": key,
+            whole["benchmark"] = BenchmarkEntry(
+                name=name,
+                experiment=experiment_name,
+                position=place,
+                key=key,
                 # Without the seed: records of one name with other settings are another row of the table.
-                "settings": experiment_key(settings, data),
-                "vary": options.vary,
-                "ours": proposed,
-            }
+                settings=experiment_key(settings, data),
+                vary=options.vary,
+                proposed=proposed,
+            ).to_json()
             # An experiment that was killed goes on; where there is nothing to go on from, it begins.
             experiments.append(
                 Experiment(experiment_name, seed, {"resume": True, "show_progress": False, **whole}, key, proposed)

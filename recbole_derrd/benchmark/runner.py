@@ -21,6 +21,7 @@ from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.model_cache.named_files import named_files
 from recbole_derrd.report.escaping import printable
 from recbole_derrd.report.reading import read_records
+from recbole_derrd.report.schema import RunRecord
 from recbole_derrd.runtime.locks import locked
 
 _POLL_SECONDS = 0.1
@@ -68,27 +69,41 @@ def check_experiments(experiments: Iterable[Experiment]) -> None:
 
 def recorded(plan: Plan, log: Callable[[str], None]) -> set[str]:
     """Return the keys of the recorded experiments; a record that is damaged, or of other data, counts as missing."""
-    records, damaged = read_records(plan.record_dir)
-    for path, fault in damaged.items():
-        log(printable(f"The record '{path}' is damaged and counts as missing: {fault}."))
-    experiments, found, today = {experiment.key: experiment for experiment in plan.experiments}, set(), {}
+    records, unread = read_records(plan.record_dir)
+    for source, fault in unread.items():
+        log(printable(f"The record {source} counts as missing: it {fault}."))
+    experiments = {experiment.key: experiment for experiment in plan.experiments}
+    found, today = set(), _FilesToday()
     for record in records:
-        key = str((record.get("benchmark") or {}).get("key"))
-        before = {**(record["data"].get("files") or {}), **(record["data"].get("named_files") or {})}
-        if key in experiments and before:
-            settings = experiments[key].settings
-            place = json.dumps([settings.get("data_path"), settings.get("dataset")], default=str)
-            if place not in today:
-                today[place] = _files_of(settings)
-            files, folder = today[place]
-            now = files and {**files, **named_files(settings, folder)}
-            changed = [name for name, content in before.items() if now and now.get(name) != content]
-            if changed:
-                words = f"The data have changed since '{record['path']}' was recorded ({changed[0]})"
-                log(printable(f"{words}; it counts as missing."))
-                continue
-        found.add(key)
+        key = record.benchmark.key if record.benchmark else None
+        if key is None or key not in experiments:
+            continue
+        changed = today.changed(record, experiments[key].settings)
+        if changed:
+            words = f"The data have changed since the record {record.source} was made ({changed})"
+            log(printable(f"{words}; it counts as missing."))
+        else:
+            found.add(key)
     return found
+
+
+class _FilesToday:
+    """What the data files of experiments hold now; those of one folder and data set are looked at once."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[dict[str, str], str | None]] = {}
+
+    def changed(self, record: RunRecord, settings: dict[str, Any]) -> str | None:
+        """Return the name of a file that holds something else than when the record was made."""
+        before = {**record.data.files, **record.data.named_files}
+        if not before:
+            return None
+        place = json.dumps([settings.get("data_path"), settings.get("dataset")], default=str)
+        if place not in self._seen:
+            self._seen[place] = _files_of(settings)
+        files, folder = self._seen[place]
+        now = {**files, **named_files(settings, folder)} if files else {}
+        return next((name for name, content in before.items() if now and now.get(name) != content), None)
 
 
 def _files_of(settings: dict[str, Any]) -> tuple[dict[str, str], str | None]:
@@ -136,7 +151,7 @@ def run_benchmark(plan: Plan, command: list[str], log: Callable[[str], None] = p
 
 
 def _without_record(plan: Plan, experiments: list[Experiment]) -> list[tuple[Experiment, str, Path]]:
-    keys = {(record.get("benchmark") or {}).get("key") for record in read_records(plan.record_dir)[0]}
+    keys = {record.benchmark.key for record in read_records(plan.record_dir)[0] if record.benchmark}
     reason = "it ended without an error, but left no record"
     return [(experiment, reason, _log_of(plan, experiment)) for experiment in experiments if experiment.key not in keys]
 

@@ -32,22 +32,16 @@ def _remove_sockets() -> None:
         processes.remove_sockets()
 
 
-def run_experiment(settings: dict[str, Any], *, compressed: bool) -> dict[str, Any]:
-    """Run an experiment and return its record, which says of which benchmark it is."""
+def run_experiment(settings: dict[str, Any], *, compressed: bool) -> None:
+    """Run an experiment, whose record says of which benchmark it is."""
     if compressed:
         from recbole_derrd.experiment.compress import run_compressed
 
-        record = run_compressed(config_dict=settings)
+        run_compressed(config_dict=settings)
     else:
         from recbole_derrd.quick_start import run_recbole_derrd
 
-        record = run_recbole_derrd(config_dict=settings)
-    if record.get("path") and record.get("benchmark") != settings["benchmark"]:
-        from recbole_derrd.report.writing import rewrite_record
-
-        record["benchmark"] = settings["benchmark"]
-        rewrite_record(record)
-    return record
+        run_recbole_derrd(config_dict=settings)
 
 
 def main() -> int:

@@ -5,12 +5,21 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 from recbole_derrd.evaluation.metrics import bigger_is_better, percent
-from recbole_derrd.report.comparison import baseline_of, best_two, comparisons, fullest, gap_is_noise, gap_of
-from recbole_derrd.report.rows import SPLITS, Group, Row
+from recbole_derrd.report.comparison import (
+    Comparison,
+    baseline_of,
+    best_two,
+    comparisons,
+    fullest,
+    gap_is_noise,
+    gap_of,
+)
+from recbole_derrd.report.row_names import SPLITS
+from recbole_derrd.report.rows import Group, Row
 from recbole_derrd.report.run_table import shown_size
+from recbole_derrd.report.schema import RunRecord
 from recbole_derrd.report.significance import MIN_PAIRS
 from recbole_derrd.report.table import BEST, SECOND, Cell, Table
 
@@ -50,8 +59,8 @@ def results_table(group: Group) -> Table:
         f'own teacher or ensemble; "-" where that is no better{_or_noise(group)}, or there is none. Bytes an item: of '
         "the served item embeddings, or all bytes over the items where a model has no embeddings.",
     ]
-    said = Counter(words for record in group.records for words in record.get("warnings") or ())
-    notes += [f"{count} of {len(group.records)} runs: {words}" for words, count in said.items()]
+    warned = Counter(words for record in group.records for words in record.warnings)
+    notes += [f"{count} of {len(group.records)} runs: {words}" for words, count in warned.items()]
     return Table(group.title, head, [_result(group, row, marked) for row in rows], notes)
 
 
@@ -108,33 +117,39 @@ def significance_table(group: Group, baseline: str | None = None) -> Table | Non
         ]
         for one in compared
     ]
+    notes = _notes_of_tests(group, against, compared, "which was asked for" if baseline else _BEST_BASELINE)
+    return Table(f"{group.title}: {group.headline} against '{against.label}'", head, body, notes)
+
+
+_BEST_BASELINE = "the baseline, of any size, with the best mean of it on this split"
+
+
+def _notes_of_tests(group: Group, against: Row, compared: list[Comparison], which: str) -> list[str]:
     better = "larger" if bigger_is_better(group.headline) else "smaller"
     pairs = max(one.pairs for one in compared)
-    splits = {split for _, split in against.entries}
     notes = [
-        f"Each row's {group.headline} on the {SPLITS[group.split]} split against that of '{against.label}', "
-        + ("which was asked for" if baseline else "the baseline, of any size, with the best mean of it on this split")
-        + f". Paired by seed and split; one-sided: the alternative is that the row's {group.headline} is {better}. "
+        f"Each row's {group.headline} on the {SPLITS[group.split]} split against that of '{against.label}', {which}. "
+        f"Paired by seed and split; one-sided: the alternative is that the row's {group.headline} is {better}. "
         "Paired t-test and exact Wilcoxon signed-rank test, in which ties count against the row. Holm's correction is "
         f'over the {len(compared)} rows of this table, for each test by itself. "-": fewer than {MIN_PAIRS} pairs, or '
         "differences without spread.",
     ]
-    if len(splits) == 1 and pairs > 1:
+    if len({split for _, split in against.entries}) == 1 and pairs > 1:
         notes.append("All seeds have one split: the tests speak of the training's randomness alone.")
     if pairs >= MIN_PAIRS:
         notes.append(f"With {pairs} pairs the Wilcoxon test cannot give a p-value below {_p(0.5**pairs)}.")
-    return Table(f"{group.title}: {group.headline} against '{against.label}'", head, body, notes)
+    return notes
 
 
-def provenance(records: Iterable[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+def provenance(records: Iterable[RunRecord]) -> list[tuple[str, list[str]]]:
     """Return what made the numbers: (heading, lines): commands, versions, commits, machines' threads."""
     commands: dict[str, None] = {}
     versions: dict[str, None] = {}
     commits: dict[str, None] = {}
     for record in records:
-        commands.setdefault(str(record.get("command")))
-        versions.setdefault(", ".join(f"{name} {number}" for name, number in (record.get("versions") or {}).items()))
-        commits.setdefault(str(record.get("git_commit") or "none (installed as a package)"))
+        commands.setdefault(str(record.command))
+        versions.setdefault(", ".join(f"{name} {number}" for name, number in record.versions.items()))
+        commits.setdefault(record.git_commit or "none (installed as a package)")
     found = [("Commands", commands), ("Versions", versions), ("Commits", commits)]
     # A command may go over several lines.
     return [(heading, [part for line in lines for part in line.splitlines()]) for heading, lines in found]

@@ -1,4 +1,4 @@
-"""A report from folders of records, in one of three formats."""
+"""A report from records, in one of three formats."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from recbole_derrd.errors import DistillError, OptionError, did_you_mean
 from recbole_derrd.report.comparison_tables import provenance, results_table, significance_table
 from recbole_derrd.report.equal_epochs import equal_epochs_table
 from recbole_derrd.report.escaping import as_md, as_tex, fenced, printable
+from recbole_derrd.report.grouping import groups_of
 from recbole_derrd.report.html import html_report
 from recbole_derrd.report.plots import need_plots, save_figures
 from recbole_derrd.report.reading import records_of
-from recbole_derrd.report.rows import Group, groups_of, numbered
+from recbole_derrd.report.row_names import numbered
+from recbole_derrd.report.rows import Group
 from recbole_derrd.report.table import Table, table_as_md, table_as_tex
 
 FORMATS = ("md", "tex", "html")
 
 
 def report_of(
-    folders: Path | Sequence[Path],
+    places: Path | Sequence[Path],
     kind: str,
     *,
     baseline: str | None = None,
@@ -32,10 +34,10 @@ def report_of(
     metric: str | None = None,
     beside: Path | None = None,
 ) -> str:
-    """Return the report of a folder of records, or of several together.
+    """Return the report of a folder or file of records, or of several together.
 
     Args:
-        folders: the records; their sub-folders are read as well.
+        places: folders of records, whose sub-folders are read as well, and files: .json, or .jsonl with one a line.
         kind: "md", "tex" or "html".
         baseline: name of the row to test against; the best baseline if None.
         plots: folder that plots are written to, for md (SVG) and tex (PDF); in HTML they are in the page.
@@ -46,8 +48,8 @@ def report_of(
     Raises:
         DistillError: there are no records, or the baseline or the metric is unknown.
     """
-    among = [folders] if isinstance(folders, Path) else list(folders)
-    records, damaged = records_of(*among)
+    among = [places] if isinstance(places, Path) else list(places)
+    records, unread = records_of(*among)
     groups = groups_of(records, split, metric)
     metrics = {name for group in groups for name in group.metrics}
     if metric is not None and metric not in metrics:
@@ -56,7 +58,7 @@ def report_of(
     if baseline is not None and baseline not in labels:
         raise OptionError(f"There is no row '{baseline}' to compare with.{did_you_mean(baseline, labels)}")
     tables = _told_apart([_tables(group, baseline) for group in groups])
-    warnings = [f"The record '{path}' is damaged and left out: {fault}." for path, fault in damaged.items()]
+    warnings = [f"The record {source} is left out: it {fault}." for source, fault in unread.items()]
     if kind == "html":
         return html_report(f"Report of {', '.join(map(str, among))}", groups, tables, warnings)
     drawn = _plots(groups, plots, "svg" if kind == "md" else "pdf") if plots is not None else [[] for _ in groups]
@@ -122,6 +124,11 @@ def _latex(groups: list[Group], tables: list[list[Table]], drawn: list[list[str]
     for heading, lines in provenance(record for group in groups for record in group.records):
         parts.append("\n".join([f"% {heading}:", *(f"%   {printable(line)}" for line in lines)]))
     return "\n\n".join(parts) + "\n"
+
+
+def html_beside(place: Path) -> Path:
+    """Return where an HTML report of a folder or file of records lies unless it is told."""
+    return place / "report.html" if place.is_dir() else place.with_suffix(".html")
 
 
 def write_report(text: str, path: Path, log: Callable[[str], None] = print) -> None:

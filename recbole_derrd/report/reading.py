@@ -1,154 +1,76 @@
-"""Reading records back, whatever else lies in their folder."""
+"""Reading records back, whatever else lies beside them: folders, files of one record, files of one record a line."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from recbole_derrd.errors import DataError
-from recbole_derrd.runtime.json_files import (
-    anything,
-    both,
-    either,
-    fields,
-    flag,
-    mapping,
-    number,
-    read_json,
-    row,
-    sequence,
-    text,
-    whole,
-)
+from recbole_derrd.report.schema import RunRecord, Source
+from recbole_derrd.runtime.json_files import read_json, read_json_lines
 
-#: Raised whenever a field changes its meaning.
-SCHEMA = 1
+#: One record a file, or one a line.
+_SUFFIXES = (".json", ".jsonl")
 
 
-def _rises(curve: list[list[float]]) -> str | None:
-    epochs = [epoch for epoch, _ in curve]
-    return None if all(one < other for one, other in zip(epochs, epochs[1:])) else " does not rise in its epochs"
+def read_records(*places: Path) -> tuple[list[RunRecord], dict[Source, str]]:
+    """Return the records in folders and files, and what cannot be read of them.
+
+    Args:
+        places: folders, whose sub-folders are read too, and files; .jsonl has a record a line.
+
+    Returns:
+        The records, in the order of the files' names; and what is wrong, in words that follow the source.
+    """
+    records, unread = [], {}
+    for source, content in _contents(places):
+        if isinstance(content, ValueError):
+            unread[source] = str(content)
+        elif isinstance(content, dict) and "schema" in content:  # else it is another program's
+            try:
+                records.append(dataclasses.replace(RunRecord.from_json(content), source=source))
+            except ValueError as error:
+                unread[source] = str(error)
+    return records, unread
 
 
-def _is_square(choice: dict[str, Any]) -> str | None:
-    matrix, groups = choice["mean_choice"], choice["activity"]
-    if len(matrix) != len(groups) or len({len(line) for line in matrix}) != 1:
-        return ".mean_choice has lines of several lengths, or not one for each group of .activity"
-    return None
-
-
-def _settings(value: Any) -> str | None:
-    # Those of an ensemble hold those of its members.
-    return fields({}, {"members": sequence(_settings)})(value)
-
-
-# -- What tables, plots and tests read of a record, by kind and range. Other fields may be there.
-
-_TEXT = text()
-_COUNT = whole(high=2**53)
-_COST = number(low=0, high=1e15)
-_SCORE = number(undefined=True)
-_LATENCY = fields({}, {"p50_ms": number(low=0, high=1e9), "p99_ms": _COST, "users_per_second": _COST})
-_ENTRY = fields(
-    {"model": _TEXT, "test": mapping(_SCORE, least=1)},
-    {
-        "valid": mapping(_SCORE),
-        "key": _TEXT,
-        "params": _COST,
-        "bytes": _COST,
-        "bytes_per_item": _COST,
-        "seconds": _COST,
-        "latency": _LATENCY,
-        "valid_scores": both(sequence(row(whole(high=10**9), _SCORE)), _rises),
-        "settings": _settings,
-    },
-)
-_EXPERTS = both(
-    fields(
-        {
-            "activity": sequence(row(_COST, _COST), least=1, most=1000),
-            "mean_choice": sequence(sequence(number(low=0), least=1, most=1000), least=1, most=1000),
-        }
-    ),
-    _is_square,
-)
-_FINGERPRINT = fields({"ids": _TEXT, "test": _TEXT}, {"train": _TEXT, "valid": _TEXT})
-_ROLES = ("teacher", "student", "distilled")
-_RECORD = fields(
-    {
-        "schema": whole(SCHEMA, SCHEMA),
-        "model": _TEXT,
-        "dataset": _TEXT,
-        "seed": whole(-(2**64), 2**64),
-        "protocol": fields({"mode": either(_TEXT, fields({"valid": _TEXT, "test": _TEXT}))}),
-        "valid_metric": _TEXT,
-        "distilled": _ENTRY,
-        "data": fields(
-            {"fingerprint": _FINGERPRINT},
-            {"users": _COUNT, "items": _COUNT, "training_interactions": _COUNT, "interactions": _TEXT,
-             "files": mapping(_TEXT), "named_files": mapping(_TEXT)},
-        ),
-    },
-    {
-        "teacher": _ENTRY,
-        "student": _ENTRY,
-        "stored": both(_ENTRY, fields({"bits": whole(high=64), "users": flag})),
-        "teachers": sequence(_ENTRY, most=1000),
-        "distillers": sequence(_TEXT),
-        "split_seed": whole(-(2**64), 2**64),
-        "candidates": _TEXT,
-        "candidates_given": flag,
-        "benchmark": fields(
-            {}, {"cell": _TEXT, "key": _TEXT, "settings": _TEXT, "ours": flag}, may_miss={"place": whole(high=10**9)}
-        ),
-        "options": mapping(anything),
-        "compression": mapping(anything),
-        "expert_choice": _EXPERTS,
-        "latency": fields({}, dict.fromkeys(_ROLES, _LATENCY)),
-        "seconds": fields({}, dict.fromkeys(_ROLES, _COST)),
-        "gap_error": mapping(_SCORE),
-        "warnings": sequence(_TEXT),
-        "command": text(10**6),
-        "versions": mapping(_TEXT),
-        "git_commit": _TEXT,
-    },
-)  # fmt: skip
-
-
-def read_records(folder: Path) -> tuple[list[dict[str, Any]], dict[Path, str]]:
-    """Return (the records in a folder and its sub-folders, in the order of their names; what is damaged, and how)."""
-    records, damaged = [], {}
-    for path in sorted(Path(folder).rglob("*.json")):
-        try:
-            content = read_json(path)
-        except ValueError as error:
-            damaged[path] = str(error)
-            continue
-        if not isinstance(content, dict) or "schema" not in content:
-            continue  # another program's file
-        fault = _RECORD(content)
-        if fault is None:
-            records.append({**content, "path": str(path)})
-        else:
-            damaged[path] = fault.lstrip(".")
-    return records, damaged
-
-
-def records_of(*folders: Path) -> tuple[list[dict[str, Any]], dict[Path, str]]:
-    """Return what :func:`read_records` returns, of all folders; there must be something in each.
+def records_of(*places: Path) -> tuple[list[RunRecord], dict[Source, str]]:
+    """Return what :func:`read_records` returns; there must be a record in each folder or file.
 
     Raises:
-        DataError: there is no such folder, or no record in it.
+        DataError: there is no such folder or file, or no record in it.
     """
-    records: list[dict[str, Any]] = []
-    damaged: dict[Path, str] = {}
-    for folder in folders:
-        if not Path(folder).is_dir():
-            raise DataError(f"There is no folder '{folder}'. Give the folder that holds the records of your runs.")
-        own, torn = read_records(folder)
+    records: list[RunRecord] = []
+    unread: dict[Source, str] = {}
+    for place in places:
+        if not Path(place).exists():
+            raise DataError(f"There is no folder or file '{place}'. Give what holds the records of your runs.")
+        own, faults = read_records(place)
+        if not own and faults:
+            source, fault = next(iter(faults.items()))
+            more = f" ({len(faults) - 1:,} more cannot either)" if len(faults) > 1 else ""
+            raise DataError(f"No record in '{place}' can be read: {source} {fault}{more}.")
         if not own:
-            unread = f", only {len(torn)} damaged files" if torn else ""
-            raise DataError(f"There is no record in '{folder}'{unread}. Each run writes one into its record_dir.")
+            raise DataError(f"There is no record in '{place}'. Each run writes one into its record_dir.")
         records += own
-        damaged |= torn
-    return records, damaged
+        unread |= faults
+    return records, unread
+
+
+def _contents(places: tuple[Path, ...]) -> Iterator[tuple[Source, Any]]:
+    """Yield (where it lies, content or what is wrong with it) of everything that may be a record."""
+    for path in (path for place in places for path in _files(Path(place))):
+        try:
+            if path.suffix == ".jsonl":
+                for line, content in read_json_lines(path):
+                    yield Source(path, line), content
+            else:
+                yield Source(path), read_json(path)
+        except ValueError as error:
+            yield Source(path), error
+
+
+def _files(place: Path) -> list[Path]:
+    return sorted(path for path in place.rglob("*.json*") if path.suffix in _SUFFIXES) if place.is_dir() else [place]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tabulate import tabulate
 
 from recbole_derrd.evaluation.metrics import percent
-from recbole_derrd.report.rows import stored_as
+from recbole_derrd.report.row_names import stored_as
+from recbole_derrd.report.schema import ModelEntry, RunRecord, mode_of
 
-ROLES = (("teacher", "Teacher"), ("student", "Student alone"), ("distilled", "Distilled student"))
 #: Metrics shown, those that are there; all of them are in the record.
 _SHOWN = 6
 
@@ -22,52 +20,59 @@ def shown_size(count: float, unit: str) -> str:
     return f"{count:.0f} {unit}"
 
 
-def run_table(record: dict[str, Any]) -> str:
+def run_table(record: RunRecord) -> str:
     """Return teacher, plain student and distilled student side by side: test metrics, gap, size, speed; then notes."""
-    titles = dict(ROLES)
-    if not record.get("distillers"):
-        # Nothing was distilled: a compressed teacher, or plain training.
-        titles["distilled"] = "Compressed teacher" if record.get("compression") else "Student"
-    rows = [(title, record[role], role) for role, title in titles.items() if record.get(role)]
-    several = record.get("teachers") or []
-    if several:
-        rows[0] = ("All teachers", record["teacher"], "teacher")
-        rows = [(f"Teacher {index + 1}", entry, "") for index, entry in enumerate(several)] + rows
-    gaps = {"distilled": record.get("gap_recovered")}
-    if record.get("stored"):
-        rows.append((f"The same {stored_as(record['stored'])}", record["stored"], "stored"))
-        gaps["stored"] = record["stored"].get("gap_recovered")
-    metrics = list(record["distilled"]["test"])[:_SHOWN]
-    head = [
-        "",
-        "model",
-        *metrics,
-        f"gap recovered ({record['valid_metric']})",
-        "parameters",
-        "size",
-        "one user (ms)",
-        "users/s",
-    ]
-    body = [
-        [title, *_line(record, entry, role, metrics, (gaps[role] or {}) if role in gaps else None)]
-        for title, entry, role in rows
-    ]
+    metrics = list(record.distilled.test)[:_SHOWN]
+    gap = f"gap recovered ({record.valid_metric})"
+    head = ["", "model", *metrics, gap, "parameters", "size", "one user (ms)", "users/s"]
+    gaps = _gaps(record)
+    body = [[title, *_line(entry, metrics, gaps.get(title, ""))] for title, entry in _titled(record).items()]
     table = tabulate(body, headers=head, disable_numparse=True, colalign=("left", "left", *["right"] * (len(head) - 2)))
-    title = f"{record['dataset']}, test split, {record['protocol']['mode']['test']} ranking, seed {record['seed']}"
-    return "\n".join([title, table, *(f"Note: {warning}" for warning in record.get("warnings") or ())])
+    among = mode_of(record.protocol, "test")
+    title = f"{record.dataset}, test split, {among} ranking, seed {record.seed}"
+    return "\n".join([title, table, *(f"Note: {warning}" for warning in record.warnings)])
 
 
-def _line(
-    record: dict[str, Any], entry: dict[str, Any], role: str, metrics: list[str], gap: dict[str, float | None] | None
-) -> list[str]:
-    """Return a model's cells but for its title; ``gap`` is None of models that are not to recover any."""
-    latency = (record.get("latency") or {}).get(role) or entry.get("latency")
+def _titled(record: RunRecord) -> dict[str, ModelEntry]:
+    """Return the models of a run by what they are called in its table."""
+    teacher = "All teachers" if record.teachers else "Teacher"
+    titled = {
+        **{f"Teacher {place}": one for place, one in enumerate(record.teachers, 1)},
+        teacher: record.teacher,
+        "Student alone": record.student,
+        _made(record): record.distilled,
+        _stored(record): record.stored,
+    }
+    return {title: one for title, one in titled.items() if one is not None}
+
+
+def _made(record: RunRecord) -> str:
+    if record.distillers:
+        return "Distilled student"
+    return "Compressed teacher" if record.compression else "Student"
+
+
+def _stored(record: RunRecord) -> str:
+    return f"The same {stored_as(record.stored)}" if record.stored else ""
+
+
+def _gaps(record: RunRecord) -> dict[str, str]:
+    """Return the gap recovered by title, of those that are to recover any."""
+    found = {_made(record): record.gap_recovered}
+    if record.stored:
+        found[_stored(record)] = record.stored.gap_recovered
+    return {title: percent((gaps or {}).get(record.valid_metric)) for title, gaps in found.items()}
+
+
+def _line(entry: ModelEntry, metrics: list[str], gap: str) -> list[str]:
+    """Return a model's cells but for its title."""
+    latency = entry.latency
     return [
-        entry["model"],
-        *(f"{entry['test'].get(metric, float('nan')):.4f}" for metric in metrics),
-        "" if gap is None else percent(gap.get(record["valid_metric"])),
-        shown_size(entry["params"], "").strip(),
-        shown_size(entry["bytes"], "B"),
-        f"{latency['p50_ms']:.2f}" if latency else "-",
-        f"{latency['users_per_second']:,.0f}" if latency else "-",
+        entry.model,
+        *(f"{entry.test.get(metric, float('nan')):.4f}" for metric in metrics),
+        gap,
+        "-" if entry.params is None else shown_size(entry.params, "").strip(),
+        "-" if entry.bytes is None else shown_size(entry.bytes, "B"),
+        f"{latency.p50_ms:.2f}" if latency and latency.p50_ms is not None else "-",
+        f"{latency.users_per_second:,.0f}" if latency and latency.users_per_second is not None else "-",
     ]
