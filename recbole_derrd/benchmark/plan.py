@@ -74,8 +74,43 @@ def read_plan(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
         OptionError: what is wrong with it and what to do.
     """
     file = Path(file)
-    content, given = read_settings(file), read_command_line(arguments)
-    known = BenchmarkOptions.keys()
+    options, over = _options(file, read_command_line(arguments))
+    name = options.name or file.stem
+    record_dir = Path(options.record_dir or Path("records") / name)
+    base = {**_under(options, file), **options.base}
+    if "data_path" in over:
+        # Then these are the data of all experiments.
+        base["data_path"] = over["data_path"]
+    for where, settings in (("'base'", options.base), ("the command line", over)):
+        _refuse_given(where, settings)
+    seeds = _seeds(options)
+    experiments = []
+    for position, (experiment, own, proposed) in enumerate(_experiments(options)):
+        settings = {**base, **own, **over}
+        _refuse_unsplit(settings, options)
+        # Without the seed: records of one name with other settings are another row of the table.
+        data = _own_data(base, settings)
+        entry = BenchmarkEntry(
+            name=name,
+            experiment=experiment,
+            position=position,
+            settings=experiment_key(settings, data),
+            vary=options.vary,
+            proposed=proposed,
+        )
+        for seed in seeds:
+            whole = {**settings, **_seeded(settings, seed, seeds[0], options), "record_dir": str(record_dir)}
+            experiments.append(_experiment(entry, seed, whole, data))
+    _refuse_same(experiments)
+    experiments = _chosen(experiments, options.only)
+    # Seed after seed: a benchmark that is stopped has whole tables of the first ones.
+    experiments.sort(key=lambda experiment: seeds.index(experiment.seed))
+    return Plan(name, record_dir, options, experiments)
+
+
+def _options(file: Path, given: Mapping[str, Any]) -> tuple[BenchmarkOptions, dict[str, Any]]:
+    """Return the benchmark's own keys, and the settings of the command line that go over those of every experiment."""
+    content, known = read_settings(file), BenchmarkOptions.keys()
     for key in (*content, *given):
         if key in _RENAMED:
             raise OptionError(f"'{key}' is called '{_RENAMED[key]}' now.")
@@ -88,43 +123,15 @@ def read_plan(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
     # A key without a value is a key left out.
     content = {key: value for key, value in content.items() if value is not None}
     options = BenchmarkOptions.from_keys({**content, **{key: given[key] for key in known if key in given}})
-    over = {key: value for key, value in given.items() if key not in known}
-    name = options.name or file.stem
-    record_dir = Path(options.record_dir or Path("records") / name)
-    base = {**_under(options, file), **options.base}
-    if "data_path" in over:
-        # Then these are the data of all experiments.
-        base["data_path"] = over["data_path"]
-    for where, settings in (("'base'", options.base), ("the command line", over)):
-        _refuse_given(where, settings)
-    seeds = _seeds(options)
-    experiments = []
-    for place, (experiment_name, own, proposed) in enumerate(_experiments(options)):
-        settings = {**base, **own, **over}
-        data = _own_data(base, settings)
-        _refuse_unsplit(settings, options)
-        for seed in seeds:
-            whole = {**settings, **_seeded(settings, seed, seeds[0], options), "record_dir": str(record_dir)}
-            key = experiment_key(whole, data)
-            whole["benchmark"] = BenchmarkEntry(
-                name=name,
-                experiment=experiment_name,
-                position=place,
-                key=key,
-                # Without the seed: records of one name with other settings are another row of the table.
-                settings=experiment_key(settings, data),
-                vary=options.vary,
-                proposed=proposed,
-            ).to_json()
-            # An experiment that was killed goes on; where there is nothing to go on from, it begins.
-            experiments.append(
-                Experiment(experiment_name, seed, {"resume": True, "show_progress": False, **whole}, key, proposed)
-            )
-    _refuse_same(experiments)
-    experiments = _chosen(experiments, options.only)
-    # Seed after seed: a benchmark that is stopped has whole tables of the first ones.
-    experiments.sort(key=lambda experiment: seeds.index(experiment.seed))
-    return Plan(name, record_dir, options, experiments)
+    return options, {key: value for key, value in given.items() if key not in known}
+
+
+def _experiment(entry: BenchmarkEntry, seed: int, settings: dict[str, Any], data: str | None) -> Experiment:
+    key = experiment_key(settings, data)
+    settings["benchmark"] = dataclasses.replace(entry, key=key).to_json()
+    # An experiment that was killed goes on; where there is nothing to go on from, it begins.
+    whole = {"resume": True, "show_progress": False, **settings}
+    return Experiment(str(entry.experiment), seed, whole, key, bool(entry.proposed))
 
 
 def _own_data(base: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:

@@ -13,7 +13,7 @@ class Command(NamedTuple):
     Attributes:
         summary: what the list of commands says of it.
         usage: its command line.
-        names: what it is given beside options, e.g. "FOLDER"; "" where it takes nothing.
+        names: what it is given beside options, e.g. "RECORDS"; "" where it takes nothing.
         settings: whether it takes any ``--key=value``.
     """
 
