@@ -20,6 +20,7 @@ from recbole_derrd.evaluation.metrics import gap_recovered
 from recbole_derrd.model_cache.building import load_model
 from recbole_derrd.model_cache.results import plain_metrics
 from recbole_derrd.quick_start import objective_function, run_recbole_derrd
+from recbole_derrd.report import RunRecord
 from recbole_derrd.teacher import GivenTeacher, StoredKnowledge
 
 
@@ -86,6 +87,7 @@ def test_the_distilled_student_names_the_planted_groups(record: dict[str, Any], 
 
 def test_the_record_holds_what_tables_need(record: dict[str, Any]) -> None:
     written = json.loads(Path(record["path"]).read_text(encoding="utf-8"))
+    assert RunRecord.from_json(written).to_json() == written, "what a run writes is what is read"
     assert written["schema"] == 2 and written["distillers"] == ["de", "rrd"] and written["seed"] == 2020
     assert written["protocol"]["mode"] == {"valid": "full", "test": "full"}
     for role in ("teacher", "student", "distilled"):

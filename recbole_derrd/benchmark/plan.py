@@ -77,10 +77,8 @@ def read_plan(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
     options, over = _options(file, read_command_line(arguments))
     name = options.name or file.stem
     record_dir = Path(options.record_dir or Path("records") / name)
-    base = {**_under(options, file), **options.base}
-    if "data_path" in over:
-        # Then these are the data of all experiments.
-        base["data_path"] = over["data_path"]
+    # The command line's data are those of all experiments.
+    base = {**_under(options, file), **options.base, **{key: over[key] for key in ("data_path",) if key in over}}
     for where, settings in (("'base'", options.base), ("the command line", over)):
         _refuse_given(where, settings)
     seeds = _seeds(options)

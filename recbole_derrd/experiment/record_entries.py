@@ -65,24 +65,11 @@ def record_of(
         stored: that student in few bits.
         warnings: what the settings ask for in vain.
     """
-    teacher, options = taught[0] if taught else None, config.run_options
+    teacher = taught[0] if taught else None
     if stored is not None:
         stored = dataclasses.replace(stored, gap_recovered=_gaps(teacher, plain, stored.test))
-    return RunRecord(
-        model=config["model"],
-        dataset=config["dataset"],
-        seed=config["seed"],
-        protocol=config["eval_args"],
-        valid_metric=config["valid_metric"].lower(),
-        data=_data_entry(config, data),
-        distilled=_distilled_entry(config, product),
-        distillers=list(options.distillers),
-        split_seed=options.split_seed,
-        valid_metric_bigger=config["valid_metric_bigger"],
-        benchmark=benchmark_entry(config),
-        candidates=data.candidates,
-        candidates_file=str(data.candidates_file) if data.candidates_file else None,
-        candidates_given=candidates_given(config),
+    return dataclasses.replace(
+        _of_the_settings(config, data, _distilled_entry(config, product)),
         teacher=_model_entry(teacher) if teacher else None,
         teachers=[_model_entry(one) for one in taught[1:]],
         student=_model_entry(plain) if plain else None,
@@ -91,15 +78,30 @@ def record_of(
         gap_error=gap_errors(teacher, plain) if teacher and plain else None,
         diagnostics=_diagnostics(product.model, data),
         search_recall=knowledge.search_recall if knowledge else None,
-        cost=Cost(
-            total_seconds=seconds,
-            knowledge_seconds=knowledge.total_seconds() if knowledge else 0.0,
-            epoch_seconds=product.trainer.epoch_seconds,
-            peak_rss_bytes=peak_rss_bytes(),
-        ),
+        cost=_cost(knowledge, product, seconds),
         checkpoints=_checkpoints(product, taught),
-        options=_options(config),
         warnings=list(warnings),
+    )
+
+
+def _of_the_settings(config: DistillConfig, data: Data, distilled: ModelEntry) -> RunRecord:
+    """Return a record of what the run was asked for, on which data and by which versions, and what it has made."""
+    return RunRecord(
+        model=config["model"],
+        dataset=config["dataset"],
+        seed=config["seed"],
+        protocol=config["eval_args"],
+        valid_metric=config["valid_metric"].lower(),
+        data=_data_entry(config, data),
+        distilled=distilled,
+        distillers=list(config.run_options.distillers),
+        split_seed=config.run_options.split_seed,
+        valid_metric_bigger=config["valid_metric_bigger"],
+        benchmark=benchmark_entry(config),
+        candidates=data.candidates,
+        candidates_file=str(data.candidates_file) if data.candidates_file else None,
+        candidates_given=candidates_given(config),
+        options=_options(config),
         command=command_line(),
         fast=sorted(config.fast),
         versions=versions(),
@@ -174,6 +176,15 @@ def benchmark_entry(config: DistillConfig) -> BenchmarkEntry | None:
 def _diagnostics(model: Any, data: Data) -> dict[str, dict[str, Any]]:
     found = {one.name: one.diagnostics(data.history.lengths) for one in getattr(model, "distillers", ())}
     return {method: entry for method, entry in found.items() if entry}
+
+
+def _cost(knowledge: StoredKnowledge | None, product: TrainResult, seconds: float) -> Cost:
+    return Cost(
+        total_seconds=seconds,
+        knowledge_seconds=knowledge.total_seconds() if knowledge else 0.0,
+        epoch_seconds=product.trainer.epoch_seconds,
+        peak_rss_bytes=peak_rss_bytes(),
+    )
 
 
 def _checkpoints(product: TrainResult, taught: list[TrainedModel]) -> Checkpoints:

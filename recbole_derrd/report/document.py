@@ -40,7 +40,7 @@ def report_of(
         places: folders of records, whose sub-folders are read as well, and files: .json, or .jsonl with one a line.
         kind: "md", "tex" or "html".
         baseline: name of the row to test against; the best baseline if None.
-        plots: folder that plots are written to, for md (SVG) and tex (PDF); in HTML they are in the page.
+        plots: folder that plots are written to, for md (SVG) and tex (PDF); in HTML they are in the file itself.
         split: "test", or "valid" while settings are still being chosen.
         metric: what gaps and tests are of; the records' valid_metric if None.
         beside: folder that the report will lie in, from which it names its plots; as ``plots`` says if None.
@@ -127,7 +127,7 @@ def _latex(groups: list[Group], tables: list[list[Table]], drawn: list[list[str]
 
 
 def html_beside(place: Path) -> Path:
-    """Return where an HTML report of a folder or file of records lies unless it is told."""
+    """Return where an HTML report of a folder or file of records lies by default."""
     return place / "report.html" if place.is_dir() else place.with_suffix(".html")
 
 

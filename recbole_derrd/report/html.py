@@ -19,7 +19,7 @@ pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; white-space: pre-wr
 
 
 def html_report(title: str, groups: list[Group], tables: list[list[Table]], warnings: list[str]) -> str:
-    """Return the page: for each group its tables and plots, then what made the numbers."""
+    """Return the file's text: for each group its tables and plots, then what made the numbers."""
     parts = [f"<h1>{as_html(title)}</h1>"]
     parts += [f"<p><b>{as_html(warning)}</b></p>" for warning in warnings]
     if not can_plot():
