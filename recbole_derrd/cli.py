@@ -62,9 +62,9 @@ def _experiment(command: str, arguments: Sequence[str]) -> int:
     record = experiment(config_file_list=files, command_line=others, notes=notes)
     if not logging.getLogger().isEnabledFor(logging.INFO):
         # A quiet log is no reason to leave without an answer.
-        from recbole_derrd.report import run_table
+        from recbole_derrd.report import RunRecord, run_table
 
-        print(run_table(record), f"Record: {record['path']}", sep="\n")
+        print(run_table(RunRecord.from_json(record)), f"Record: {record['path']}", sep="\n")
     return 0
 
 
@@ -86,18 +86,18 @@ def benchmark(arguments: Sequence[str]) -> int:
 
 
 def report(arguments: Sequence[str]) -> int:
-    """Make a report of folders of records: printed, or written where ``--out`` says; HTML of one beside its records."""
+    """Make a report of records: printed, or written where ``--out`` says; HTML of one beside its records."""
     given = read_arguments("report", arguments)
-    from recbole_derrd.report.rows import SPLITS
-    from recbole_derrd.report.write import FORMATS, report_of, write_report
+    from recbole_derrd.report.document import FORMATS, html_beside, report_of, write_report
+    from recbole_derrd.report.row_names import SPLITS
 
-    options, folders = given.options, [Path(name) for name in given.names]
+    options, places = given.options, [Path(name) for name in given.names]
     kind = _one_of("format", options["format"], FORMATS, "md")
     out, plots = (Path(options[key]) if options[key] is not None else None for key in ("out", "plots"))
-    if kind == "html" and len(folders) > 1 and out is None:
+    if kind == "html" and len(places) > 1 and out is None:
         raise DistillError("An HTML report of several folders needs a place: --out=FILE.html.")
     text = report_of(
-        folders,
+        places,
         kind,
         baseline=options["baseline"],
         plots=plots,
@@ -106,7 +106,7 @@ def report(arguments: Sequence[str]) -> int:
         beside=out and out.parent,
     )
     if out is not None or kind == "html":
-        write_report(text, out or folders[0] / "report.html")
+        write_report(text, out or html_beside(places[0]))
     else:
         print_out(text)
     return 0

@@ -35,7 +35,7 @@ from recbole_derrd.model_cache.results import TrainResult, plain_metrics
 from recbole_derrd.model_cache.train_or_find import find_trained, train_or_find
 from recbole_derrd.registry import method_class
 from recbole_derrd.report import run_table
-from recbole_derrd.report.record import write_record
+from recbole_derrd.report.writing import write_record
 from recbole_derrd.runtime.files import remove_file
 from recbole_derrd.runtime.locks import locked
 from recbole_derrd.runtime.processes import broadcast, is_main_process, rendezvous, start
@@ -141,18 +141,13 @@ def _run(config: DistillConfig, given: list[str]) -> dict[str, Any]:
     name = "-".join([config["model"], config["dataset"], *(options.distillers or ["plain"]), f"seed{config['seed']}"])
     name = name.replace("/", "_")
     path = broadcast(write_record(record, Path(options.record_dir), name) if is_main_process() else None)
-    record["path"] = str(path)
-    _log_result(record)
-    return record
-
-
-def _log_result(record: dict[str, Any]) -> None:
-    for what, said in (
+    for what, words in (
         ("Result", f":\n\n{run_table(record)}\n"),
-        ("Student", f": {record['checkpoints']['student']} (an ordinary RecBole checkpoint)"),
-        ("Record", f":  {record['path']}"),
+        ("Student", f": {product.trainer.saved_model_file} (an ordinary RecBole checkpoint)"),
+        ("Record", f":  {path}"),
     ):
-        getLogger().info(set_color(what, "yellow") + said)
+        logger.info(set_color(what, "yellow") + words)
+    return {**record.to_json(), "path": str(path)}
 
 
 def objective_function(

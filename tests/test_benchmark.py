@@ -1,4 +1,4 @@
-"""Benchmarks: what a file says becomes cells; what is recorded is skipped; a cell may die and stops nothing."""
+"""Benchmarks: a file becomes experiments; what is recorded is skipped; an experiment may die and stops nothing."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ import datetime
 import json
 import os
 import re
-import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Callable
 
@@ -18,80 +14,86 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from recbole_derrd.benchmark import runner, worker
+from recbole_derrd.benchmark import runner
 from recbole_derrd.benchmark.plan import Plan, read_plan
 from recbole_derrd.cli import main
 from recbole_derrd.errors import OptionError
-from recbole_derrd.report.records import read_records
-from recbole_derrd.runtime import processes
+from recbole_derrd.report.reading import read_records
 
 ROOT = Path(__file__).resolve().parent.parent
 Settings = Callable[..., dict[str, Any]]
-CELLS = [{"name": "plain", "distillers": []}, {"name": "RRD", "distillers": ["rrd"]}]
+EXPERIMENTS = [{"name": "plain", "distillers": []}, {"name": "RRD", "distillers": ["rrd"]}]
 
-#: Stands in for a training: a minimal record for a good cell; a bad one says why, a deadly one is killed.
+#: Stands in for a training: a minimal record for a good experiment; a bad one says why, a deadly one is killed.
 FAKE = """
 import json, os, sys, pathlib
 job = json.loads(sys.stdin.readline())
 settings = job["settings"]
 print("training", flush=True)
 if settings.get("rrd_k") == 1:
-    sys.exit("recbole-derrd: This cell cannot work.")
+    sys.exit("recbole-derrd: This experiment cannot work.")
 if settings.get("rrd_k") == 2:
     os.kill(os.getpid(), 9)
 if settings.get("rrd_k") == 3:
     raise MemoryError
 if settings.get("rrd_k") == 4:
     sys.exit(0)
-record = {"schema": 1, "model": "BPR", "dataset": "tiny", "seed": settings["seed"], "protocol": {"mode": "full"},
+record = {"schema": 2, "model": "BPR", "dataset": "tiny", "seed": settings["seed"], "protocol": {"mode": "full"},
           "valid_metric": "ndcg@5", "distilled": {"model": "BPR", "test": {"ndcg@5": 0.1}},
           "data": {"fingerprint": {"ids": "i", "test": "t"}}, "benchmark": settings["benchmark"],
-          "threads": settings["threads"], "command": " ".join(job["command"])}
-name = f"{settings['benchmark']['cell']}-{settings['seed']}.json"
+          "options": {"threads": settings["threads"]}, "command": " ".join(job["command"])}
+name = f"{settings['benchmark']['experiment']}-{settings['seed']}.json"
 (pathlib.Path(settings["record_dir"]) / name).write_text(json.dumps(record))
 """
 
 
 def plan_of(folder: Path, *arguments: str, **content: Any) -> Plan:
     file = folder / "toy.yaml"
-    whole = {"base": {"model": "BPR", "dataset": "tiny"}, "cells": CELLS, "seeds": [1, 2], **content}
+    whole = {"base": {"model": "BPR", "dataset": "tiny"}, "experiments": EXPERIMENTS, "seeds": [1, 2], **content}
     file.write_text(yaml.safe_dump(whole), encoding="utf-8")
     return read_plan(file, [f"--record_dir={folder / 'records'}", *arguments])
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(runner, "WORKER", [sys.executable, "-c", FAKE])
-    monkeypatch.setattr(runner, "check_cells", lambda cells: None)
+    monkeypatch.setattr(runner, "check_experiments", lambda experiments: None)
     return []
 
 
-def test_cells_seeds_and_grid_are_multiplied_out(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, grid={"embedding_size": [4, 8], "model": ["BPR", "LightGCN"]}, ours=["RRD"])
-    assert len(plan.cells) == 2 * 4 * 2 and len({cell.key for cell in plan.cells}) == 16
-    assert str(plan.cells[0]) == "plain, embedding_size=4, BPR, seed 1" and not plan.cells[0].ours
-    assert plan.cells[-1].settings["distillers"] == ["rrd"] and plan.cells[-1].ours
-    assert plan.cells[-1].settings["model"] == "LightGCN" and plan.cells[-1].settings["resume"] is True
-    alone = plan_of(tmp_path, cells=[], grid={"distillers": [[], ["de", "rrd"]]})
-    assert [str(cell) for cell in alone.cells][:3] == ["plain, seed 1", "DE-RRD, seed 1", "plain, seed 2"]
+def test_experiments_seeds_and_grid_are_multiplied_out(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, grid={"embedding_size": [4, 8], "model": ["BPR", "LightGCN"]}, proposed=["RRD"])
+    assert len(plan.experiments) == 2 * 4 * 2 and len({experiment.key for experiment in plan.experiments}) == 16
+    assert str(plan.experiments[0]) == "plain, embedding_size=4, BPR, seed 1" and not plan.experiments[0].proposed
+    assert plan.experiments[-1].settings["distillers"] == ["rrd"] and plan.experiments[-1].proposed
+    assert plan.experiments[-1].settings["model"] == "LightGCN" and plan.experiments[-1].settings["resume"] is True
+    alone = plan_of(tmp_path, experiments=[], grid={"distillers": [[], ["de", "rrd"]]})
+    assert [str(experiment) for experiment in alone.experiments][:3] == [
+        "plain, seed 1",
+        "DE-RRD, seed 1",
+        "plain, seed 2",
+    ]
 
 
-def test_only_some_cells_are_run_as_they_would_be_among_all(tmp_path: Path, said: list[str]) -> None:
+def test_only_some_experiments_are_run_as_they_would_be_among_all(tmp_path: Path, logged: list[str]) -> None:
     whole, some = plan_of(tmp_path), plan_of(tmp_path, "--only=[RRD]")
-    assert some.cells == [cell for cell in whole.cells if cell.name == "RRD"] and len(some.cells) == 2
-    assert runner.run_benchmark(some, [], said.append) == 0
-    assert len(read_records(whole.record_dir)[0]) == 2 and runner.recorded(whole, said.append) == {
-        cell.key for cell in some.cells
+    assert (
+        some.experiments == [experiment for experiment in whole.experiments if experiment.name == "RRD"]
+        and len(some.experiments) == 2
+    )
+    assert runner.run_benchmark(some, [], logged.append) == 0
+    assert len(read_records(whole.record_dir)[0]) == 2 and runner.recorded(whole, logged.append) == {
+        experiment.key for experiment in some.experiments
     }
-    with pytest.raises(OptionError, match=r"unknown cell 'RDD'. Did you mean 'RRD'\?"):
+    with pytest.raises(OptionError, match=r"unknown experiment 'RDD'. Did you mean 'RRD'\?"):
         plan_of(tmp_path, "--only=[RDD]")
 
 
 def test_what_the_seeds_vary(tmp_path: Path) -> None:
     def second_seed(**changes: Any) -> Any:
-        return next(cell for cell in plan_of(tmp_path, **changes).cells if cell.seed == 2)
+        return next(experiment for experiment in plan_of(tmp_path, **changes).experiments if experiment.seed == 2)
 
-    first, second = plan_of(tmp_path).cells[0], second_seed()
+    first, second = plan_of(tmp_path).experiments[0], second_seed()
     assert (first.settings["seed"], second.settings["seed"]) == (1, 2)
     assert second.settings["split_seed"] == 1 and second.settings["teacher"] == {"seed": 1}
     second = second_seed(base={"teacher": {"embedding_size": 64}, "split_seed": 5})
@@ -101,21 +103,21 @@ def test_what_the_seeds_vary(tmp_path: Path) -> None:
     assert second.settings["seed"] == 2 and not {"split_seed", "teacher"} & second.settings.keys()
 
 
-def test_a_cells_key_is_its_settings_and_nothing_else(tmp_path: Path) -> None:
-    keys = {cell.key for cell in plan_of(tmp_path).cells}
+def test_an_experiments_key_is_its_settings_and_nothing_else(tmp_path: Path) -> None:
+    keys = {experiment.key for experiment in plan_of(tmp_path).experiments}
     same = plan_of(
         tmp_path, "--jobs=2", "--checkpoint_dir=elsewhere", "--threads=3", "--data_path=there", name="another"
     )
-    assert {cell.key for cell in same.cells} == keys
-    assert not keys & {cell.key for cell in plan_of(tmp_path, "--epochs=3").cells}
+    assert {experiment.key for experiment in same.experiments} == keys
+    assert not keys & {experiment.key for experiment in plan_of(tmp_path, "--epochs=3").experiments}
     # The seeds before and after do not matter, so that a benchmark can grow.
-    assert keys < {cell.key for cell in plan_of(tmp_path, seeds=[1, 2, 3]).cells}
+    assert keys < {experiment.key for experiment in plan_of(tmp_path, seeds=[1, 2, 3]).experiments}
 
 
 def test_config_files_lie_under_the_base(tmp_path: Path) -> None:
     (tmp_path / "under.yaml").write_text("epochs: 7\nlearning_rate: 0.01\n")
     plan = plan_of(tmp_path, config_files="under.yaml", base={"model": "BPR", "epochs": 9})
-    assert plan.cells[0].settings["epochs"] == 9 and plan.cells[0].settings["learning_rate"] == 0.01
+    assert plan.experiments[0].settings["epochs"] == 9 and plan.experiments[0].settings["learning_rate"] == 0.01
 
 
 @pytest.mark.parametrize(
@@ -125,13 +127,15 @@ def test_config_files_lie_under_the_base(tmp_path: Path) -> None:
         ({"seeds": [1, 1]}, "twice"),
         ({"seeds": []}, "at least one"),
         ({"vary": "both"}, "training, split"),
-        ({"cells": []}, "needs 'cells'"),
-        ({"cells": [{"distillers": []}]}, "needs a name"),
-        ({"cells": [*CELLS, {"name": "again", "distillers": ["rrd"]}]}, "have the same settings"),
-        ({"cells": [*CELLS, {"name": "RRD", "distillers": ["de"]}]}, "the name 'RRD'"),
-        ({"ours": ["RDR"]}, "Did you mean 'RRD'"),
+        ({"experiments": []}, "needs 'experiments'"),
+        ({"experiments": [{"distillers": []}]}, "needs a name"),
+        ({"experiments": [*EXPERIMENTS, {"name": "again", "distillers": ["rrd"]}]}, "have the same settings"),
+        ({"experiments": [*EXPERIMENTS, {"name": "RRD", "distillers": ["de"]}]}, "the name 'RRD'"),
+        ({"cells": []}, "'cells' is called 'experiments' now."),
+        ({"ours": ["RRD"]}, "'ours' is called 'proposed' now."),
+        ({"proposed": ["RDR"]}, "Did you mean 'RRD'"),
         ({"base": {"seed": 3}}, "seeds: [...]"),
-        ({"cells": [{"name": "a", "seed": 3}]}, "seeds: [...]"),
+        ({"experiments": [{"name": "a", "seed": 3}]}, "seeds: [...]"),
         ({"grid": {"embedding_size": 8}}, "must be a list"),
         ({"vary": "split", "base": {"benchmark_filename": ["a", "b", "c"]}}, "benchmark_filename holds it fixed"),
         ({"vary": "split", "base": {"split_seed": 3}}, "split_seed holds it fixed"),
@@ -149,9 +153,11 @@ def test_a_mistake_is_a_sentence(tmp_path: Path, content: dict[str, Any], words:
     assert words in str(error.value)
 
 
-def test_a_mistake_in_a_cell_is_found_before_anything_is_trained(tmp_path: Path, tiny_settings: Settings) -> None:
+def test_a_mistake_in_an_experiment_is_found_before_anything_is_trained(
+    tmp_path: Path, tiny_settings: Settings
+) -> None:
     plan = plan_of(tmp_path, base={**tiny_settings("BPR"), "model": "BPR", "dataset": "tiny", "rrd_wieght": 1})
-    with pytest.raises(OptionError, match=r"The cell 'plain' cannot run: .*Did you mean 'rrd_weight'"):
+    with pytest.raises(OptionError, match=r"The experiment 'plain' cannot run: .*Did you mean 'rrd_weight'"):
         runner.run_benchmark(plan, [], print)
 
 
@@ -165,56 +171,60 @@ def test_the_commands_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert main(["benchmark", *arguments]) == 2 and words in capsys.readouterr().err
 
 
-def test_cells_run_once_and_failures_stop_nothing(tmp_path: Path, said: list[str]) -> None:
-    cells = [*CELLS, {"name": "bad", "rrd_k": 1}, {"name": "deadly", "rrd_k": 2}]
-    plan = plan_of(tmp_path, "--jobs=3", cells=cells)
-    assert runner.run_benchmark(plan, ["-m", "x"], said.append) == 1
+def test_experiments_run_once_and_failures_stop_nothing(tmp_path: Path, logged: list[str]) -> None:
+    experiments = [*EXPERIMENTS, {"name": "bad", "rrd_k": 1}, {"name": "deadly", "rrd_k": 2}]
+    plan = plan_of(tmp_path, "--jobs=3", experiments=experiments)
+    assert runner.run_benchmark(plan, ["-m", "x"], logged.append) == 1
     records, _ = read_records(plan.record_dir)
-    assert {(record["benchmark"]["cell"], record["seed"]) for record in records} == {
+    assert {(record.benchmark.experiment, record.seed) for record in records if record.benchmark} == {
         (name, seed) for name in ("plain", "RRD") for seed in (1, 2)
     }
-    assert records[0]["command"] == "-m x"
-    told = "\n".join(said)
-    assert "0 of 8 cells are recorded, 8 to run" in told and "[8/8]" in told and "4 failed" in told
-    assert "failed: bad, seed 1: This cell cannot work." in told
+    assert records[0].command == "-m x"
+    told = "\n".join(logged)
+    assert "0 of 8 experiments are recorded, 8 to run" in told and "[8/8]" in told and "4 failed" in told
+    assert "failed: bad, seed 1: This experiment cannot work." in told
     assert "failed: deadly, seed 2: killed by signal 9" in told and re.search(r"deadly-seed2-\w{6}\.log", told)
-    said.clear()
-    assert runner.run_benchmark(plan, [], said.append) == 1
-    assert "4 of 8 cells are recorded, 4 to run" in said[0] and "plain" not in "\n".join(said)
+    logged.clear()
+    assert runner.run_benchmark(plan, [], logged.append) == 1
+    assert "4 of 8 experiments are recorded, 4 to run" in logged[0] and "plain" not in "\n".join(logged)
     # What could not work is mended; a damaged record is made anew.
     (plan.record_dir / "plain-1.json").write_text("{")
-    mended = plan_of(tmp_path, cells=[*CELLS, {"name": "bad", "rrd_k": 8}])
-    said.clear()
-    assert runner.run_benchmark(mended, [], said.append) == 0
-    assert "plain-1.json' is damaged" in said[0] and "3 to run" in said[1] and "All 6 cells" in said[-1]
+    mended = plan_of(tmp_path, experiments=[*EXPERIMENTS, {"name": "bad", "rrd_k": 8}])
+    logged.clear()
+    assert runner.run_benchmark(mended, [], logged.append) == 0
+    assert (
+        "plain-1.json' counts as missing: it is no JSON" in logged[0]
+        and "3 to run" in logged[1]
+        and "All 6 experiments" in logged[-1]
+    )
 
 
-def test_cells_whose_names_look_alike_have_logs_of_their_own(tmp_path: Path, said: list[str]) -> None:
+def test_experiments_whose_names_look_alike_have_logs_of_their_own(tmp_path: Path, logged: list[str]) -> None:
     names = ["a b", "a_b", "蒸馏"]
-    cells = [{"name": name, "rrd_weight": 0.1 * place} for place, name in enumerate(names)]
-    plan = plan_of(tmp_path, cells=cells, seeds=[1])
-    assert runner.run_benchmark(plan, [], said.append) == 0
+    experiments = [{"name": name, "rrd_weight": 0.1 * place} for place, name in enumerate(names)]
+    plan = plan_of(tmp_path, experiments=experiments, seeds=[1])
+    assert runner.run_benchmark(plan, [], logged.append) == 0
     assert len(list((tmp_path / "records" / "log").glob("*.log"))) == 3
 
 
 def test_a_config_file_may_have_a_space_in_its_name(tmp_path: Path) -> None:
     (tmp_path / "my base.yaml").write_text("epochs: 7", encoding="utf-8")
     plan = plan_of(tmp_path, config_files="my base.yaml")
-    assert plan.cells[0].settings["epochs"] == 7
+    assert plan.experiments[0].settings["epochs"] == 7
 
 
 @pytest.mark.parametrize("teacher", ["BPR", 5, ["BPR"]])
-def test_a_teacher_that_is_no_dict_is_the_cells_mistake(tmp_path: Path, teacher: Any) -> None:
+def test_a_teacher_that_is_no_dict_is_the_experiments_mistake(tmp_path: Path, teacher: Any) -> None:
     for options in ({}, {"vary": "split", "teacher_seed": "varies"}):
         plan = plan_of(
             tmp_path, base={"model": "BPR", "dataset": "tiny", "teacher": teacher, "eval_args": "x"}, **options
         )
-        assert len(plan.cells) == 4
+        assert len(plan.experiments) == 4
 
 
-def test_a_benchmark_called_records_does_not_wait_for_itself(tmp_path: Path, said: list[str]) -> None:
-    """A cell's record is written under the lock ``.records.lock`` of the same folder."""
-    plan = plan_of(tmp_path, name="records", seeds=[1], cells=CELLS[:1])
+def test_a_benchmark_called_records_does_not_wait_for_itself(tmp_path: Path, logged: list[str]) -> None:
+    """An experiment's record is written under the lock ``.records.lock`` of the same folder."""
+    plan = plan_of(tmp_path, name="records", seeds=[1], experiments=EXPERIMENTS[:1])
     taken = FileLock(plan.record_dir / ".records.lock")
 
     def run_all(*_: Any) -> list[Any]:
@@ -223,58 +233,36 @@ def test_a_benchmark_called_records_does_not_wait_for_itself(tmp_path: Path, sai
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "_run_all", run_all)
-        assert runner.run_benchmark(plan, [], said.append) == 1
+        assert runner.run_benchmark(plan, [], logged.append) == 1
 
 
-def test_a_cell_of_several_processes_leaves_no_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (left := tmp_path / "pymp-x").mkdir()
-    monkeypatch.setattr(processes, "_SOCKETS", {str(left)})
-    monkeypatch.setattr(worker, "main", lambda: 0)
-    monkeypatch.setattr(os, "_exit", lambda code: None)
-    worker.run_and_end()
-    assert not left.exists()
-
-
-def test_dates_reach_the_cells_and_mixed_keys_are_a_sentence(tmp_path: Path, said: list[str]) -> None:
+def test_dates_reach_the_experiments_and_mixed_keys_are_a_sentence(tmp_path: Path, logged: list[str]) -> None:
     plan = plan_of(tmp_path, base={"wandb_project": datetime.date(2024, 1, 1)})
-    assert len({cell.key for cell in plan.cells}) == len(plan.cells)
+    assert len({experiment.key for experiment in plan.experiments}) == len(plan.experiments)
     with pytest.raises(OptionError, match="keys of several kinds"):
         plan_of(tmp_path, base={"threshold": {"rating": 3, 4: 1}})
 
 
-def test_a_record_of_other_data_counts_as_missing(real: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content = yaml.safe_load(real.read_text())
-    data = Path(shutil.copytree(content["base"]["data_path"], "data")) / "tiny" / "tiny.inter"
-    real.write_text(yaml.safe_dump({**content, "base": {**content["base"], "data_path": "data"}, "seeds": [1]}))
-    assert main(["benchmark", str(real)]) == 0
-    assert main(["benchmark", str(real), "--dry=True"]) == 0
-    assert "3 of 3 cells are recorded.\n" in capsys.readouterr().out
-    data.write_text(data.read_text() + "u1\ti2\t4\t77\n")
-    assert main(["benchmark", str(real), "--dry=True"]) == 0
-    told = capsys.readouterr().out
-    assert "The data have changed since" in told and "0 of 3 cells are recorded" in told
+def test_dry_only_tells(tmp_path: Path, logged: list[str]) -> None:
+    plan = plan_of(tmp_path, experiments=[*EXPERIMENTS, {"name": "bad", "rrd_k": 1}])
+    runner.run_benchmark(plan, [], logged.append)
+    logged.clear()
+    dry = plan_of(tmp_path, "--dry=True", experiments=[*EXPERIMENTS, {"name": "bad", "rrd_k": 1}])
+    assert runner.run_benchmark(dry, [], logged.append) == 0
+    assert [line.split("  ")[0] for line in logged[:-1]] == ["recorded", "recorded", "to run"] * 2
+    assert logged[-1] == "4 of 6 experiments are recorded."
 
 
-def test_dry_only_tells(tmp_path: Path, said: list[str]) -> None:
-    plan = plan_of(tmp_path, cells=[*CELLS, {"name": "bad", "rrd_k": 1}])
-    runner.run_benchmark(plan, [], said.append)
-    said.clear()
-    dry = plan_of(tmp_path, "--dry=True", cells=[*CELLS, {"name": "bad", "rrd_k": 1}])
-    assert runner.run_benchmark(dry, [], said.append) == 0
-    assert [line.split("  ")[0] for line in said[:-1]] == ["recorded", "recorded", "to run"] * 2
-    assert said[-1] == "4 of 6 cells are recorded."
-
-
-def test_each_cell_has_its_share_of_the_threads(
-    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+def test_each_experiment_has_its_share_of_the_threads(
+    tmp_path: Path, logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     for arguments, share in ((("--jobs=2",), 4), (("--jobs=2", "--threads=3"), 3), (("--jobs=9",), 1)):
         folder = tmp_path / str(share)
         folder.mkdir()
         plan = plan_of(folder, *arguments)
-        runner.run_benchmark(plan, [], said.append)
-        assert {record["threads"] for record in read_records(plan.record_dir)[0]} == {share}
+        runner.run_benchmark(plan, [], logged.append)
+        assert {record.options["threads"] for record in read_records(plan.record_dir)[0]} == {share}
 
 
 def test_the_files_that_come_along_are_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,144 +271,42 @@ def test_the_files_that_come_along_are_in_order(tmp_path: Path, monkeypatch: pyt
     assert {file.stem for file in files} >= {"quick", "citeulike-bpr"}
     for file in files:
         plan = read_plan(file)
-        assert plan.cells and plan.record_dir == Path("records") / file.stem
-        runner.check_cells(plan.cells)
+        assert plan.experiments and plan.record_dir == Path("records") / file.stem
+        runner.check_experiments(plan.experiments)
 
 
-@pytest.fixture
-def real(tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    base = tiny_settings("BPR", rrd_k=4, rrd_l=4, rrd_top_n=8, latency_users=3)
-    base.update(model="BPR", dataset="tiny")
-    cells = [{"name": "RRD", "distillers": ["rrd"]}, {"name": "Pop", "model": "Pop", "distillers": []}]
-    cells.append({"name": "SVD", "compress_method": "svd", "compress_size": 4})
-    file = tmp_path / "real.yaml"
-    file.write_text(yaml.safe_dump({"base": base, "cells": cells, "seeds": [1, 2], "record_dir": "records"}))
-    return file
+def test_what_a_line_of_another_file_records_is_not_run_again(tmp_path: Path, logged: list[str]) -> None:
+    """Committed records are lines of one file; a copy of it in record_dir counts."""
+    plan = plan_of(tmp_path)
+    assert runner.run_benchmark(plan, [], logged.append) == 0
+    files = sorted(plan.record_dir.glob("*.json"))
+    lines = [json.dumps(json.loads(file.read_text())) for file in files]
+    for file in files:
+        file.unlink()
+    (plan.record_dir / "toy.jsonl").write_text("\n".join([*lines[:3], "{"]))
+    logged.clear()
+    assert runner.run_benchmark(plan, [], logged.append) == 0
+    assert "The record in line 4 of '" in logged[0] and "toy.jsonl' counts as missing: it is no JSON" in logged[0]
+    assert "3 of 4 experiments are recorded, 1 to run" in logged[1]
 
 
-@pytest.mark.slow
-def test_a_real_benchmark_from_cells_to_report(real: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content = yaml.safe_load(real.read_text())
-    # More lists than the catalogue of 40 items allows: seen only when the data are there.
-    broken = {"name": "broken", "distillers": ["rrd"], "rrd_k": 30, "rrd_top_n": 40}
-    real.write_text(yaml.safe_dump({**content, "cells": [*content["cells"], broken]}))
-    assert main(["benchmark", str(real), "--jobs", "2"]) == 1
-    told = capsys.readouterr().out
-    assert told.count("recorded after") == 6 and "failed: broken, seed 1: " in told and "catalogue" in told
-    records, _ = read_records(Path("records"))
-    assert len({record["data"]["fingerprint"]["test"] for record in records}) == 1, "one split"
-    distilled = [record for record in records if record["distillers"]]
-    assert len({record["teacher"]["key"] for record in distilled}) == 1, "one teacher"
-    assert len({record["student"]["key"] for record in distilled}) == 2, "a plain student for each seed"
-    assert "recbole_derrd benchmark" in records[0]["command"]
-    assert main(["benchmark", str(real), "--jobs=2"]) == 1
-    assert "6 of 8 cells are recorded, 2 to run" in capsys.readouterr().out
-    assert main(["report", "records"]) == 0
-    report = capsys.readouterr().out
-    assert "2 seeds on one split" in report
-    assert all(f"| {row} |" in report for row in ("RRD", "Pop", "SVD", "Teacher", "Student alone"))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-def test_a_killed_benchmark_takes_its_cells_along_and_goes_on(real: Path) -> None:
-    """A cell that outlives its benchmark would train against the next one."""
-
-    def children(parent: int) -> list[int]:
-        found = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = stat.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[1]) == parent and fields[0] != "Z":
-                found.append(int(stat.parent.name))
-        return found
-
-    def waited_for(happened: Callable[[], Any], seconds: float = 1800) -> None:
-        end = time.monotonic() + seconds
-        while not happened():
-            assert time.monotonic() < end
-            time.sleep(0.05)
-
-    content = yaml.safe_load(real.read_text())
-    content["base"].update(epochs=100_000, stopping_step=100_000)
-    long = real.with_name("long.yaml")
-    long.write_text(yaml.safe_dump(content))
-    command = [sys.executable, "-m", "recbole_derrd", "benchmark"]
-    benchmark = subprocess.Popen([*command, str(long)], stdout=subprocess.DEVNULL)
-    waited_for(lambda: list(Path("saved").glob("cache/*.training/model.training.pth")))
-    cells = children(benchmark.pid)
-    assert cells
-    benchmark.send_signal(signal.SIGKILL)
-    benchmark.wait()
-
-    def lives(process: int) -> bool:
-        try:
-            return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-        except OSError:
-            return False
-
-    waited_for(lambda: not any(map(lives, cells)))
-    assert read_records(Path("records"))[0] == []
-    content["base"].update(epochs=4)
-    real.write_text(yaml.safe_dump({**content, "cells": content["cells"][:1], "seeds": [1]}))
-    done = subprocess.run([*command, str(real)], capture_output=True, text=True)
-    assert done.returncode == 0 and len(read_records(Path("records"))[0]) == 1, done.stdout
-
-
-def test_a_record_without_its_benchmark_is_stamped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of another kind need not know that it is a cell."""
-    from recbole_derrd.benchmark import worker
-
-    path = tmp_path / "record.json"
-
-    def run_compressed(config_dict: dict[str, Any]) -> dict[str, Any]:
-        path.write_text("{}")
-        return {"schema": 1, "path": str(path)}
-
-    monkeypatch.setattr("recbole_derrd.experiment.compress.run_compressed", run_compressed)
-    worker.run_cell({"benchmark": {"cell": "svd"}}, compressed=True)
-    assert json.loads(path.read_text()) == {"schema": 1, "benchmark": {"cell": "svd"}}
-
-
-def test_folds_are_cells_of_their_own(tmp_path: Path) -> None:
-    folds = plan_of(tmp_path, grid={"data_path": ["fold0", "fold1"]}).cells
-    assert len({cell.key for cell in folds}) == 8, "two cells, two seeds, two folds"
-    assert len({cell.settings["benchmark"]["settings"] for cell in folds}) == 4
-    assert {cell.key for cell in plan_of(tmp_path, grid={"data_path": ["fold0"]}).cells} < {cell.key for cell in folds}
+def test_folds_are_experiments_of_their_own(tmp_path: Path) -> None:
+    folds = plan_of(tmp_path, grid={"data_path": ["fold0", "fold1"]}).experiments
+    assert len({experiment.key for experiment in folds}) == 8, "two experiments, two seeds, two folds"
+    assert len({experiment.settings["benchmark"]["settings"] for experiment in folds}) == 4
+    assert {experiment.key for experiment in plan_of(tmp_path, grid={"data_path": ["fold0"]}).experiments} < {
+        experiment.key for experiment in folds
+    }
     with pytest.raises(OptionError, match="have the same settings but for data_path, which changes no result"):
         plan_of(tmp_path, grid={"data_path": ["fold0", "./fold0/"]})
     with pytest.raises(OptionError, match="have the same settings but for threads, which changes no result"):
         plan_of(tmp_path, grid={"threads": [1, 2]})
 
 
-def test_a_failure_says_why_and_where_its_log_is(tmp_path: Path, said: list[str]) -> None:
-    cells = [{"name": name, "rrd_k": place} for place, name in ((2, "killed"), (3, "large"), (4, "silent"))]
-    assert runner.run_benchmark(plan_of(tmp_path, cells=cells, seeds=[1]), [], said.append) == 1
-    failed = [line for line in said if line.startswith("failed: ")]
+def test_a_failure_says_why_and_where_its_log_is(tmp_path: Path, logged: list[str]) -> None:
+    experiments = [{"name": name, "rrd_k": place} for place, name in ((2, "killed"), (3, "large"), (4, "silent"))]
+    assert runner.run_benchmark(plan_of(tmp_path, experiments=experiments, seeds=[1]), [], logged.append) == 1
+    failed = [line for line in logged if line.startswith("failed: ")]
     for line, words in zip(failed, ("killed by signal 9 (SIGKILL: ", "out of memory: MemoryError", "left no record")):
         assert words in line and "-seed1-" in line
     assert len(failed) == 3
-
-
-def test_a_cell_imports_nothing_that_lies_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And finds one's own model in the working directory where the benchmark does."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("json", "logging", "signal", "threading", "colorlog", "yaml", "torch"):
-        Path(f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r})\n")
-    own = "from recbole.model.general_recommender import BPR\nclass Mine(BPR):\n    pass\n"
-    Path("mine.py").write_text(f"open({str(tmp_path / 'own')!r}, 'a').close()\n{own}")
-    path = [entry for entry in sys.path if entry not in ("", str(tmp_path))]
-    settings = {"model": "mine.Mine", "dataset": "tiny", "rrd_k": -1}
-    job = {"settings": settings, "compressed": False, "command": ["x"]}
-    # As python -m recbole_derrd has it: what is installed goes first.
-    command = [*runner.WORKER, *path, str(tmp_path)]
-    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert worker.stdin is not None and worker.stderr is not None
-    worker.stdin.write(json.dumps(job) + "\n")
-    worker.stdin.flush()
-    assert "rrd_k" in worker.stderr.read() and worker.wait() == 2
-    assert Path("own").exists() and not Path("ran").exists()

@@ -204,7 +204,7 @@ def test_a_run_writes_an_ordinary_record(tiny_settings: Settings, tmp_path: Path
     written = json.loads(Path(record["path"]).read_text(encoding="utf-8"))
     assert written["schema"] == record["schema"] and written["compression"] == compression
     assert Path(record["path"]).name.startswith("BPR-tiny-svd12-1bit-users-seed2020-")
-    assert record["latency"]["distilled"] and record["options"]["compress_bits"] == 1
+    assert record["distilled"]["latency"] and record["options"]["compress_bits"] == 1
     again = run_compressed("BPR", "tiny", config_dict={**settled, **few})
     assert again["distilled"]["test"] == record["distilled"]["test"]
 

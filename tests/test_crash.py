@@ -178,8 +178,8 @@ def outcome(home: Path) -> dict[str, Any]:
     """Everything that must not depend on whether the run was killed."""
     record = json.loads(max((home / "records").glob("*.json")).read_text(encoding="utf-8"))
     roles = ("teacher", "student", "distilled")
-    assert len(record["seconds"]["epochs"]) == record["distilled"]["epochs"]
-    assert all(record["seconds"][role] > 0 for role in roles)
+    assert len(record["cost"]["epoch_seconds"]) == record["distilled"]["epochs"]
+    assert all(record[role]["seconds"] > 0 for role in roles)
     return {
         "metrics": {role: {split: record[role][split] for split in ("valid", "test")} for role in roles},
         "epochs": {role: record[role]["epochs"] for role in roles},

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from synthetic_records import made, part, rich, synthetic, written
+from synthetic_records import groups_of, made, part, rich, synthetic, written
 
 from recbole_derrd.cli import main
+from recbole_derrd.report import grouping
+from recbole_derrd.report.document import FORMATS, report_of
 from recbole_derrd.report.plots import as_svg, figures_of
-from recbole_derrd.report.records import read_records, records_of
-from recbole_derrd.report.rows import groups_of
-from recbole_derrd.report.write import FORMATS, report_of
+from recbole_derrd.report.reading import read_records, records_of
 from recbole_derrd.runtime.json_files import MAX_BYTES
 
 
@@ -74,15 +74,15 @@ def reported(folder: Path, monkeypatch: pytest.MonkeyPatch, record: Any) -> None
     """The report of a good folder and this record is made in every form, or names it."""
     (folder / "odd.json").write_text(json.dumps(record))
     records, damaged = read_records(folder)
-    other = not isinstance(record, dict) or "schema" not in record
+    other = record != nested(60) and (not isinstance(record, dict) or "schema" not in record)
     assert len(records) + len(damaged) == 2 + (not other) and all(damaged.values())
     with monkeypatch.context() as patched:
-        for module in ("page", "plots"):
+        for module in ("html", "plots"):
             patched.setattr(f"recbole_derrd.report.{module}.can_plot", lambda: False)
         for kind in FORMATS:
             text = report_of(folder, kind)
             text.encode("utf-8")
-            assert ("is damaged and left out" in text) == bool(damaged)
+            assert ("is left out: it " in text) == bool(damaged)
 
 
 @settings(
@@ -98,19 +98,19 @@ def test_a_record_that_is_changed_anywhere_is_shown_or_named(
     reported(folder, monkeypatch, changed(rich(), path, change))
 
 
-DRAWN = [path for path in PLACES if {"valid_scores", "expert_choice", "test", "bytes", "latency"} & set(path)]
+DRAWN = [path for path in PLACES if {"valid_scores", "diagnostics", "test", "bytes", "latency"} & set(path)]
 
 
 @settings(max_examples=8, deadline=None)
 @given(path=st.sampled_from(DRAWN), change=st.sampled_from(ODD))
-@example(path=("expert_choice", "mean_choice"), change=[[]])
+@example(path=("diagnostics", "de", "expert_utilisation", "mean_utilisation"), change=[[]])
 @example(path=("distilled", "valid_scores", 0, 1), change=float("inf"))
 def test_plots_of_what_is_accepted_are_drawn(
     tmp_path_factory: pytest.TempPathFactory, path: tuple[Any, ...], change: Any
 ) -> None:
     pytest.importorskip("matplotlib")
     folder = written(tmp_path_factory.mktemp("records"), [changed(rich(), path, change)])
-    for group in groups_of(read_records(folder)[0]):
+    for group in grouping.groups_of(read_records(folder)[0]):
         for _, figure in figures_of(group):
             assert as_svg(figure).startswith("<svg")
 
@@ -134,14 +134,14 @@ def test_files_that_are_no_records_are_named(tmp_path: Path, capsys: pytest.Capt
         "nested too deeply", "the key 'seed' twice", "of 5,000 digits", "no UTF-8", "more than 16", "cannot be read",
         "no ordinary file", "no ordinary file",
     ]  # fmt: skip
-    for path, word in zip(sorted(damaged), words):
-        assert word in damaged[path], path
+    for source, word in zip(sorted(damaged), words):
+        assert word in damaged[source], source
     assert len(damaged) == 7 + hasattr(os, "mkfifo")
     assert main(["report", str(folder)]) == 0
     text = capsys.readouterr().out
     assert all(
-        f"{path.name}' is damaged and left out: {fault}"[:60] in text.replace("\\", "")
-        for path, fault in damaged.items()
+        f"{source.path.name}' is left out: it {fault}"[:60] in text.replace("\\", "")
+        for source, fault in damaged.items()
     )
     assert (
         "distilled.params is 'x', not a number"
@@ -161,7 +161,7 @@ EVIL = (
 def evil(value: Any, key: str = "") -> Any:
     """A record whose every text is hostile, but for those that say which of a few things it is."""
     if isinstance(value, dict):
-        kept = key in ("data", "fingerprint", "mode", "latency", "seconds")
+        kept = key in ("data", "fingerprint", "mode", "latency", "cost")
         return {(one if kept or one in KEYS else f"{one} {EVIL}"): evil(inner, one) for one, inner in value.items()}
     if isinstance(value, list):
         return [evil(one, key) for one in value]
@@ -266,7 +266,7 @@ def test_a_row_whose_name_begins_with_an_underscore_is_in_the_legend() -> None:
     names = ["_hidden", "DE", "$x_1$ costs 5$", ""]
     records = [made("DE", 1, 0.4 + place / 100) for place in range(len(names))]
     for record, name in zip(records, names):
-        record["benchmark"].update(cell=name, settings=name)
+        record["benchmark"].update(experiment=name, settings=name)
     (group,) = groups_of(records)
     figure = dict(figures_of(group))["learning-curves"]
     as_svg(figure)

@@ -12,13 +12,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from synthetic_records import run_table
 
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.experiment.teachers import evaluated, knowledge_of, teachers_of
 from recbole_derrd.quick_start import run_recbole_derrd
-from recbole_derrd.report import run_table
 from recbole_derrd.student.model import build_student
 from recbole_derrd.teacher import EnsembleKnowledge, RankWeighting, Teacher, ensemble_model, teacher_specs
 
@@ -154,7 +154,7 @@ def test_a_run_with_three_teachers(tiny_settings: Settings, tmp_path: Path) -> N
     assert [one["model"] for one in stored["teachers"]] == ["BPR", "ItemKNN", "LightGCN"]
     for number in ("params", "bytes"):
         assert stored["teacher"][number] == sum(one[number] for one in stored["teachers"]) > 0
-    assert stored["latency"]["teacher"]["p50_ms"] == pytest.approx(
+    assert stored["teacher"]["latency"]["p50_ms"] == pytest.approx(
         sum(one["latency"]["p50_ms"] for one in stored["teachers"])
     )
     assert stored["gap_recovered"] is not None and len(stored["checkpoints"]["teachers"]) == 3

@@ -9,11 +9,10 @@ from urllib.parse import unquote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_records import made, synthetic, written
+from synthetic_records import groups_of, made, synthetic, written
 
 from recbole_derrd.cli import main
 from recbole_derrd.report.plots import figures_of, front
-from recbole_derrd.report.rows import groups_of
 
 
 @pytest.mark.parametrize("kind", ["md", "tex"])
@@ -28,8 +27,8 @@ def test_plots_beside_a_text(tmp_path: Path, kind: str, capsys: pytest.CaptureFi
 def test_plots_are_found_from_where_the_report_lies_and_none_takes_anothers_name(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     named = [made("DE", 1, 0.4), made("RRD", 1, 0.5)]
-    for record, cell in zip(named, ("DE", "DE+")):
-        record["benchmark"]["cell"] = cell
+    for record, experiment in zip(named, ("DE", "DE+")):
+        record["benchmark"]["experiment"] = experiment
     folder, out = written(tmp_path / "records", named), tmp_path / "my notes" / "report.md"
     out.parent.mkdir()
     plots = tmp_path / "my notes" / "all plots"

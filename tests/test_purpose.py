@@ -10,12 +10,12 @@ from typing import Any, Callable
 
 import pytest
 import torch
+from synthetic_records import run_table
 
 from recbole_derrd.config.distill_config import DistillConfig, model_settings
 from recbole_derrd.experiment.purpose import of_data, of_models, of_settings
 from recbole_derrd.model_cache.results import TrainedModel
 from recbole_derrd.quick_start import run_recbole_derrd
-from recbole_derrd.report import run_table
 
 Settings = Callable[..., dict[str, Any]]
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,6 +20,7 @@ from recbole_derrd.evaluation.metrics import gap_recovered
 from recbole_derrd.model_cache.building import load_model
 from recbole_derrd.model_cache.results import plain_metrics
 from recbole_derrd.quick_start import objective_function, run_recbole_derrd
+from recbole_derrd.report import RunRecord
 from recbole_derrd.teacher import GivenTeacher, StoredKnowledge
 
 
@@ -86,16 +87,19 @@ def test_the_distilled_student_names_the_planted_groups(record: dict[str, Any], 
 
 def test_the_record_holds_what_tables_need(record: dict[str, Any]) -> None:
     written = json.loads(Path(record["path"]).read_text(encoding="utf-8"))
-    assert written["schema"] == 1 and written["distillers"] == ["de", "rrd"] and written["seed"] == 2020
+    assert RunRecord.from_json(written).to_json() == written, "what a run writes is what is read"
+    assert written["schema"] == 2 and written["distillers"] == ["de", "rrd"] and written["seed"] == 2020
     assert written["protocol"]["mode"] == {"valid": "full", "test": "full"}
     for role in ("teacher", "student", "distilled"):
         assert {"model", "params", "bytes", "valid", "test"} <= written[role].keys()
-        assert written["latency"][role]["p50_ms"] > 0
+        assert written[role]["latency"]["p50_ms"] > 0
         assert all(isinstance(value, float) for value in written[role]["test"].values())
     assert written["distilled"]["params"] == written["student"]["params"] == 4 * (193 + 193)
     assert written["teacher"]["bytes"] == 4 * 64 * (193 + 193)
-    assert len(written["seconds"]["epochs"]) == 30 and written["seconds"]["knowledge"] > 0
-    assert written["peak_rss_bytes"] > 1e7 and written["options"]["rrd_k"] == 10 and "--" not in written["model"]
+    assert len(written["cost"]["epoch_seconds"]) == 30 and written["cost"]["knowledge_seconds"] > 0
+    assert (
+        written["cost"]["peak_rss_bytes"] > 1e7 and written["options"]["rrd_k"] == 10 and "--" not in written["model"]
+    )
     assert Path(written["checkpoints"]["student"]).exists() and Path(written["checkpoints"]["teacher"]).exists()
     assert {"python", "torch", "recbole", "recbole_derrd"} <= written["versions"].keys() and written["command"]
 
@@ -111,7 +115,7 @@ def test_a_second_run_does_no_teacher_work_and_gives_the_same(
         monkeypatch.setattr(f"recbole_derrd.teacher.teacher.{name}", refuse)
     monkeypatch.setattr(trained, "prepare_data", refuse)
     again = run_recbole_derrd("BPR", "planted", config_dict=settings(planted, home))
-    assert again["teacher"]["found"] and again["student"]["found"] and again["seconds"]["knowledge"] == 0
+    assert again["teacher"]["found"] and again["student"]["found"] and again["cost"]["knowledge_seconds"] == 0
     assert again["distilled"]["test"] == record["distilled"]["test"]
     assert again["path"] != record["path"] and again["checkpoints"] == record["checkpoints"]
 
@@ -132,7 +136,7 @@ def test_further_metrics_train_no_teacher_anew(
         assert further[role]["test"]["ndcg@10"] == record[role]["test"]["ndcg@10"]
         assert 0.5 < further[role]["test"]["gauc"] < 1
         assert further[role]["settings"]["topk"] == [5, 10] and record[role]["settings"]["topk"] == [10]
-    assert further["seconds"]["knowledge"] == 0
+    assert further["cost"]["knowledge_seconds"] == 0
     assert further["distilled"]["test"]["ndcg@10"] == record["distilled"]["test"]["ndcg@10"]
     # Both are kept.
     monkeypatch.setattr(trained, "_evaluate_again", refuse)
@@ -205,7 +209,7 @@ def test_lists_are_made_anew_for_a_found_teacher(record: dict[str, Any], planted
     for folder in (home / "saved" / "cache").glob("knowledge-*"):
         shutil.rmtree(folder)
     again = run_recbole_derrd("BPR", "planted", config_dict=settings(planted, home))
-    assert again["teacher"]["found"] and again["seconds"]["knowledge"] > 0
+    assert again["teacher"]["found"] and again["cost"]["knowledge_seconds"] > 0
     assert again["distilled"]["test"] == record["distilled"]["test"]
 
 

@@ -11,16 +11,21 @@ import time
 from pathlib import Path
 
 import pytest
+from synthetic_records import synthetic
 
 import recbole_derrd
-import recbole_derrd.report.record as record
+import recbole_derrd.report.environment as environment
 from recbole_derrd.experiment.record_entries import command_line
+from recbole_derrd.report.schema import RunRecord
+from recbole_derrd.report.writing import write_record
 from recbole_derrd.runtime.files import replacing_file
 from recbole_derrd.runtime.locks import clearing_folder
 
+RECORD = RunRecord.from_json(synthetic()[0])
+
 
 def test_records_never_overwrite_each_other(tmp_path: Path) -> None:
-    paths = {record.write_record({"number": number}, tmp_path, "same") for number in range(50)}
+    paths = {write_record(RECORD, tmp_path, "same") for _ in range(50)}
     assert len(paths) == 50
 
 
@@ -33,9 +38,9 @@ def test_the_commit_is_that_of_this_package_alone(tmp_path: Path, monkeypatch: p
     inside = tmp_path / "venv" / "site-packages" / "recbole_derrd"
     inside.mkdir(parents=True)
     monkeypatch.setattr(recbole_derrd, "__file__", str(inside / "__init__.py"))
-    assert record.git_commit() is None
+    assert environment.git_commit() is None
     monkeypatch.setattr(recbole_derrd, "__file__", str(tmp_path / "recbole_derrd" / "__init__.py"))
-    assert record.git_commit()
+    assert environment.git_commit()
 
 
 @pytest.mark.parametrize(
@@ -62,17 +67,17 @@ def test_what_a_killed_process_has_left_of_its_record_goes_with_the_next(tmp_pat
     if not process:
         try:
             os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,misc]
-            record.write_record({"number": 1}, tmp_path, "killed")
+            write_record(RECORD, tmp_path, "killed")
         finally:
             os._exit(1)
     assert os.waitpid(process, 0)[1] == signal.SIGKILL
     assert [name for name in os.listdir(tmp_path) if name.startswith(".killed-") and ".partial-" in name]
-    path = record.write_record({"number": 2}, tmp_path, "next")
+    path = write_record(RECORD, tmp_path, "next")
     assert sorted(os.listdir(tmp_path)) == [".records.lock", path.name]
 
 
 def test_a_record_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
-    other = threading.Thread(target=record.write_record, args=({}, tmp_path, "other"))
+    other = threading.Thread(target=write_record, args=(RECORD, tmp_path, "other"))
     with clearing_folder(tmp_path, ".json", "records"), replacing_file(tmp_path / "own.json") as partial:
         partial.write_text("{}")
         other.start()

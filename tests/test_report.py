@@ -16,9 +16,9 @@ from synthetic_records import synthetic, written
 
 from recbole_derrd.cli import main
 from recbole_derrd.errors import DataError, OptionError
-from recbole_derrd.report.records import records_of
-from recbole_derrd.report.tables import as_tex
-from recbole_derrd.report.write import report_of
+from recbole_derrd.report.document import report_of
+from recbole_derrd.report.escaping import as_tex
+from recbole_derrd.report.reading import records_of
 
 
 def test_markdown_marks_best_and_second_and_states_what_is_tested(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_html_is_one_file_that_needs_nothing_else(tmp_path: Path) -> None:
 
 def test_without_matplotlib_there_are_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = written(tmp_path / "records", synthetic())
-    for module in ("recbole_derrd.report.page", "recbole_derrd.report.plots"):
+    for module in ("recbole_derrd.report.html", "recbole_derrd.report.plots"):
         monkeypatch.setattr(f"{module}.can_plot", lambda: False)
     text = report_of(folder, "html")
     assert "<svg" not in text and "recbole_derrd[plots]" in text and "0.4011" in text
@@ -157,8 +157,9 @@ def test_several_folders_are_one_report(tmp_path: Path, capsys: pytest.CaptureFi
         {"teachers": ["BPR"]},
         {"schema": 99},
         {"benchmark": "citeulike"},
-        {"benchmark": {"place": None}},
-        {"latency": "fast"},
+        {"benchmark": {"position": None}},
+        {"teacher": {"model": "BPR", "test": {"ndcg@10": 0.4}, "latency": "fast"}},
+        {"cost": {"total_seconds": "long"}},
         {"teacher": {"model": "BPR", "test": {"ndcg@10": 0.4}, "settings": "small"}},
         {"teacher": {"model": "BPR", "test": {"ndcg@10": 0.4}, "settings": {"members": "BPR"}}},
         {"teacher": {"model": "BPR", "test": {"ndcg@10": 0.4}, "valid_scores": [[1]]}},
@@ -169,14 +170,14 @@ def test_a_record_that_is_not_whole_is_named_and_left_out(tmp_path: Path, change
     folder = written(tmp_path / "records", synthetic())
     (folder / "odd.json").write_text(json.dumps({**synthetic()[0], **change}))
     records, damaged = records_of(folder)
-    assert len(records) == 10 and [path.name for path in damaged] == ["odd.json"]
+    assert len(records) == 10 and [source.path.name for source in damaged] == ["odd.json"]
 
 
 def test_mistakes_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     for arguments, words in (
         ([str(tmp_path / "empty")], "no record in"),
-        ([str(tmp_path / "nowhere")], "There is no folder"),
+        ([str(tmp_path / "nowhere")], "There is no folder or file"),
         ([], "needs a name"),
         ([str(tmp_path), "--formt=md"], "Did you mean 'format'"),
         ([str(tmp_path), "--format=pdf"], "one of: md, tex, html"),
@@ -186,9 +187,9 @@ def test_mistakes_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (folder / "torn.json").write_text("{")
     (folder / "other.json").write_text("[]")
     records, damaged = records_of(folder)
-    assert len(records) == 10 and [path.name for path in damaged] == ["torn.json"]
-    assert "torn.json' is damaged" in report_of(folder, "md")
-    with pytest.raises(DataError, match="only 1 damaged"):
+    assert len(records) == 10 and [source.path.name for source in damaged] == ["torn.json"]
+    assert "torn.json' is left out: it is no JSON" in report_of(folder, "md")
+    with pytest.raises(DataError, match=r"No record in '.*' can be read: '.*torn.json' is no JSON"):
         (tmp_path / "empty" / "torn.json").write_text("{")
         records_of(tmp_path / "empty")
 

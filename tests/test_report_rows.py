@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_records import SEEDS, made, part, synthetic, written
+from synthetic_records import SEEDS, groups_of, made, part, synthetic, written
 
 from recbole_derrd.errors import OptionError
-from recbole_derrd.report import seeds_table
 from recbole_derrd.report.comparison import baseline_of, fullest, gap_of
-from recbole_derrd.report.equal_epochs import equal_epochs_sheet
-from recbole_derrd.report.rows import groups_of, numbered
-from recbole_derrd.report.write import report_of
+from recbole_derrd.report.document import report_of
+from recbole_derrd.report.equal_epochs import equal_epochs_table
+from recbole_derrd.report.row_names import numbered
 
 
 def test_what_records_have_in_common_is_one_row() -> None:
@@ -78,9 +77,9 @@ def test_what_two_records_say_of_one_seed_is_never_overwritten() -> None:
 
 
 def test_rows_that_differ_by_their_teacher_say_so() -> None:
-    cell: dict[str, Any] = {"benchmark": None}
+    alone: dict[str, Any] = {"benchmark": None}
     large = part("BPR", 0.6, 2000, "large", embedding_size=128)
-    records = [made("RRD", 1, 0.4, **cell), made("RRD", 1, 0.45, teacher=large, **cell)]
+    records = [made("RRD", 1, 0.4, **alone), made("RRD", 1, 0.45, teacher=large, **alone)]
     labels = {row.label for row in groups_of(records)[0].ordered() if row.role == "method"}
     assert labels == {"RRD (teacher's embedding_size=64)", "RRD (teacher's embedding_size=128)"}
 
@@ -125,23 +124,24 @@ def test_models_of_two_seeds_that_score_alike_are_two() -> None:
 
 
 @pytest.mark.parametrize(
-    ("metric", "scores", "words"),
+    ("metric", "scores", "gap"),
     [
-        ("ndcg@10", (0.2, 0.1, 0.15), ": 50 %. Distilled beats plain in 1 of 1"),
-        ("ndcg@10", (0.1, 0.12, 0.13), ": -. Distilled beats plain in 1 of 1"),
-        ("ndcg@10", (0.1, 0.1, 0.13), ": -. Distilled"),
-        ("logloss", (0.8, 0.9, 0.85), ": 50 %. Distilled beats plain in 1 of 1"),
+        ("ndcg@10", (0.2, 0.1, 0.15), 0.5),
+        ("ndcg@10", (0.1, 0.12, 0.13), None),
+        ("ndcg@10", (0.1, 0.1, 0.13), None),
+        ("logloss", (0.8, 0.9, 0.85), 0.5),
         ("ndcg@10", (0.2, None, 0.15), None),
     ],
 )
-def test_seeds_table_states_the_gap_as_everything_else_does(
-    metric: str, scores: tuple[float | None, ...], words: str | None
+def test_a_gap_is_recovered_from_a_student_below_its_teacher(
+    metric: str, scores: tuple[float | None, ...], gap: float | None
 ) -> None:
-    record: dict[str, Any] = {"seed": 1, "valid_metric": metric}
+    record = made("RRD", 1, 0.4, valid_metric=metric)
     for role, score in zip(("teacher", "student", "distilled"), scores):
-        record[role] = None if score is None else {"model": "BPR", "params": 1, "bytes": 4, "test": {metric: score}}
-    table = seeds_table([record])
-    assert words in table if words else "Gap recovered" not in table
+        record[role] = None if score is None else {**part("BPR", score, 1), "test": {metric: score}}
+    (group,) = groups_of([record])
+    row = next(row for row in group.rows.values() if row.distilled)
+    assert gap_of(group, row, metric) == (None if gap is None else pytest.approx(gap))
 
 
 def test_a_teacher_under_two_keys_is_known_by_its_scores() -> None:
@@ -216,8 +216,8 @@ def test_other_splits_are_never_paired() -> None:
     assert rows["RRD"].paired(rows["Student alone"], "ndcg@10")[0] == []
 
 
-def test_a_plain_cell_is_the_plain_students_row_and_a_rerun_counts_once() -> None:
-    plain = {"distillers": [], "teacher": None, "student": None, "options": {}, "expert_choice": None}
+def test_a_plain_experiment_is_the_plain_students_row_and_a_rerun_counts_once() -> None:
+    plain = {"distillers": [], "teacher": None, "student": None, "options": {}, "diagnostics": None}
     records = [*synthetic(), *synthetic()]
     records += [
         made("small", seed, 0.3 + seed / 1000, **plain, distilled=part("BPR", 0.3 + seed / 1000, 100, embedding_size=4))
@@ -250,10 +250,10 @@ def test_rows_of_a_sweep_say_what_they_differ_in() -> None:
     assert labels == ["RRD", "RRD (a=2)", "RRD (b=2)", "RRD (c=2)", "RRD (d=2)", "RRD (rrd_weight=2)"]
 
 
-def test_what_is_ours_is_tested_against_the_best_of_the_others(tmp_path: Path) -> None:
+def test_what_is_proposed_is_tested_against_the_best_of_the_others(tmp_path: Path) -> None:
     records = synthetic()
     for record in records:
-        record["benchmark"]["ours"] = record["benchmark"]["cell"] == "RRD"
+        record["benchmark"]["proposed"] = record["benchmark"]["experiment"] == "RRD"
     (group,) = groups_of(records)
     baseline = baseline_of(group)
     assert baseline is not None and baseline.label == "DE"
@@ -285,32 +285,32 @@ def test_rows_are_compared_after_equal_epochs() -> None:
     records = [curve(made("DE", seed, 0.3), 0.1, 0.2, 0.3, 0.25, 0.5 + seed / 100) for seed in (1, 2)]
     records += [curve(made("RRD", seed, 0.3), 0.2, 0.1, 0.15, 0.4) for seed in (1, 2)]
     (group,) = groups_of(records)
-    sheet = equal_epochs_sheet(group)
-    assert sheet is not None and sheet.head[3:] == [
+    table = equal_epochs_table(group)
+    assert table is not None and table.head[3:] == [
         "by epoch 5",
         "by epoch 10",
         "by epoch 20",
         "epochs until it stopped",
     ]
-    rows = {row[0].text: row for row in sheet.rows}
+    rows = {row[0].text: row for row in table.rows}
     assert [entry.text for entry in rows["DE"][2:]] == ["2", *(f"{v:.4f} ± 0.0000" for v in (0.1, 0.2, 0.3)), "25"]
     assert [entry.text for entry in rows["RRD"][2:]] == ["2", *(f"{v:.4f} ± 0.0000" for v in (0.2, 0.2, 0.4)), "20"]
     assert rows["Student alone"][5].text == "0.1500 ± 0.0000" and rows["Student alone"][6].text == "40"
     assert [entry.mark for entry in rows["RRD"][3:6]] == ["best"] * 3
-    assert sheet.title.startswith("toy, validation split, full ranking")
+    assert table.title.startswith("toy, validation split, full ranking")
     late = curve(made("CD", 1, 0.3), 0.1, 0.2)
     late["distilled"]["valid_scores"] = [[70, 0.1], [80, 0.2]]
-    assert equal_epochs_sheet(groups_of([*records, late])[0]) is None, "it begins when others have ended"
+    assert equal_epochs_table(groups_of([*records, late])[0]) is None, "it begins when others have ended"
     for record in records:
         record["distilled"]["valid_scores"], record["student"]["valid_scores"] = [[0, 0.5]], []
-    assert equal_epochs_sheet(groups_of(records)[0]) is None
+    assert equal_epochs_table(groups_of(records)[0]) is None
 
 
 def test_options_that_records_leave_out_are_the_defaults() -> None:
-    cell: dict[str, Any] = {"benchmark": None}
-    two = made("HetComp", 1, 0.4, **cell)
+    alone: dict[str, Any] = {"benchmark": None}
+    two = made("HetComp", 1, 0.4, **alone)
     two["options"] = {"teacher_snapshots": 2}
-    usual = made("HetComp", 1, 0.5, **cell)
+    usual = made("HetComp", 1, 0.5, **alone)
     labels = {row.label for row in groups_of([two, usual])[0].ordered() if row.role == "method"}
     assert any("teacher_snapshots=2" in label for label in labels) and any(
         "teacher_snapshots=4" in label for label in labels

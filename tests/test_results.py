@@ -10,22 +10,53 @@ from pathlib import Path
 import pytest
 
 from recbole_derrd.benchmark.plan import read_plan
-from recbole_derrd.report import seeds_table
+from recbole_derrd.evaluation.metrics import percent
+from recbole_derrd.report import RunRecord
+from recbole_derrd.report.comparison import gap_of
+from recbole_derrd.report.comparison_tables import spread
+from recbole_derrd.report.document import report_of
+from recbole_derrd.report.grouping import groups_of
 from recbole_derrd.report.plots import as_svg, figures_of
-from recbole_derrd.report.records import records_of
-from recbole_derrd.report.rows import groups_of
-from recbole_derrd.report.tables import spread
-from recbole_derrd.report.write import report_of
+from recbole_derrd.report.reading import records_of
+from recbole_derrd.report.rows import Group
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "docs" / "results"
+PAGES_FOLDER = ROOT / "docs" / "results"
+#: One file a benchmark (or another set of runs), one record a line.
+RECORDS = ROOT / "results"
 AGAIN = "run pytest tests/test_results.py --regen"
 
 
+def records_in(*names: str) -> list[RunRecord]:
+    """The committed records of these names."""
+    records, unread = records_of(*(RECORDS / f"{name}.jsonl" for name in names))
+    assert not unread
+    return records
+
+
+def group_in(*names: str) -> Group:
+    """The committed records of these names, which are one table."""
+    (group,) = groups_of(records_in(*names))
+    return group
+
+
 def results_table(name: str) -> str:
-    """The table of the records that lie in docs/results/<name>/."""
-    files = sorted((RESULTS / name).glob("*.json"))
-    return seeds_table([json.loads(file.read_text(encoding="utf-8")) for file in files])
+    """The table of one run over several seeds, and the gap that it recovers."""
+    records = sorted(records_in(name), key=lambda record: record.seed)
+    group, metric = group_in(name), records[0].valid_metric
+    teacher, student, distilled = group.ordered()
+    lines = [["", "model", *group.metrics, "parameters", "size"]]
+    for row, title in ((teacher, "Teacher"), (student, "Student alone"), (distilled, "Distilled student")):
+        scores = [spread(row.values(metric)) for metric in group.metrics]
+        size = f"{(row.number('bytes') or 0) / 1000:,.0f} kB"
+        lines.append([title, row.model, *scores, f"{row.number('params'):,.0f}", size])
+    wins = sum(own > alone for own, alone in zip(*distilled.paired(student, metric)))
+    seeds = ", ".join(str(record.seed) for record in records)
+    gap = (
+        f"Gap recovered ({metric}, of the means): {percent(gap_of(group, distilled, metric))}. Distilled beats plain "
+        f"in {wins} of {len(records)} seeds ({seeds}; each seed has its own split and its own teacher)."
+    )
+    return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), gap])
 
 
 @pytest.mark.parametrize(
@@ -43,7 +74,7 @@ def test_numbers_in_pages_are_those_of_their_records(page: str, records: str) ->
     """A number in a page comes from a record that a stated command made."""
 
     def plain(text: str) -> str:
-        # Snapshots of tabulate pad cells differently.
+        # The pages' cells are padded.
         return re.sub(r"[ \-:]+", " ", text)
 
     text = plain((ROOT / page).read_text(encoding="utf-8"))
@@ -51,16 +82,16 @@ def test_numbers_in_pages_are_those_of_their_records(page: str, records: str) ->
         assert plain(line) in text, line
 
 
-#: What `recbole-derrd report docs/results/FOLDER --baseline=ROW --split=SPLIT` prints stands between comments.
+#: What `recbole-derrd report results/NAME.jsonl --baseline=ROW --split=SPLIT` prints stands between comments.
 REPORT = re.compile(
     r"(<!-- report (\S+?)(?:, of the (valid) split)?(?:, against (.+?))? -->\n)(.*?)(<!-- end of report -->)", re.DOTALL
 )
-PAGES = [page for page in sorted(RESULTS.glob("*.md")) if "<!-- report " in page.read_text("utf-8")]
+PAGES = [page for page in sorted(PAGES_FOLDER.glob("*.md")) if "<!-- report " in page.read_text("utf-8")]
 
 
 def reported(match: re.Match[str]) -> str:
-    """The report of a folder of records, its headings below the page's."""
-    text = report_of(RESULTS / match[2], "md", baseline=match[4], split=match[3] or "test")
+    """The report of a file of records, its headings below the page's."""
+    text = report_of(RECORDS / f"{match[2]}.jsonl", "md", baseline=match[4], split=match[3] or "test")
     return match[1] + "\n" + re.sub("^## ", "### ", text, flags=re.MULTILINE) + "\n" + match[6]
 
 
@@ -84,8 +115,7 @@ BESIDE = re.compile(r"(<!-- beside the paper -->\n).*?(<!-- end of table -->)", 
 
 def beside_the_paper() -> str:
     """Our numbers beside the paper's, from the records."""
-    files = sorted((RESULTS / "citeulike-bpr").glob("*.json"))
-    (group,) = groups_of(json.loads(file.read_text(encoding="utf-8")) for file in files)
+    group = group_in("citeulike-bpr")
     rows = {row.label: row for row in group.rows.values()}
     lines = ["| | seeds | NDCG@5 here | in the paper | Hit@5 here | in the paper |", "|---|--:|--:|--:|--:|--:|"]
     for name, published in PAPER.items():
@@ -107,14 +137,13 @@ def test_the_table_beside_the_paper_is_that_of_its_records(page: str, request: p
     assert text == expected, AGAIN
 
 
-PICTURE = RESULTS / "citeulike-bytes-per-item.svg"
+PICTURE = PAGES_FOLDER / "citeulike-bytes-per-item.svg"
 
 
 def test_the_picture_of_citeulike_is_that_of_its_records(request: pytest.FixtureRequest) -> None:
-    """`recbole-derrd report docs/results/citeulike-bpr docs/results/citeulike-best --plots=FOLDER` draws it."""
+    """`recbole-derrd report results/citeulike-bpr.jsonl results/citeulike-best.jsonl --plots=FOLDER` draws it."""
     pytest.importorskip("matplotlib")
-    records, _ = records_of(*(RESULTS / name for name in ("citeulike-bpr", "citeulike-best")))
-    (group,) = groups_of(records)
+    group = group_in("citeulike-bpr", "citeulike-best")
     drawn = as_svg(dict(figures_of(group))["ndcg10-against-bytes_per_item"]) + "\n"
     if request.config.getoption("--regen"):
         PICTURE.write_text(drawn, encoding="utf-8")
@@ -128,24 +157,28 @@ STATE = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- end of table -->)", re.DOTA
 
 
 def state_of_benchmarks() -> str:
-    """How many cells of each benchmark the committed records hold: what its command would not run anew."""
-    lines = ["| benchmark | page | cells of its first seed | of all seeds |", "|---|---|--:|--:|"]
+    """How many experiments of each benchmark the committed records hold: what its command would not run anew."""
+    lines = ["| benchmark | page | experiments of its first seed | of all seeds |", "|---|---|--:|--:|"]
     for file in sorted((ROOT / "configs" / "benchmark").glob("*.yaml")):
-        plan, folder = read_plan(file), RESULTS / file.stem
-        records = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
-        keys = {(record.get("benchmark") or {}).get("key") for record in records}
-        assert keys <= {cell.key for cell in plan.cells}, f"{file.name} has other settings than its records"
+        plan, file_of_records = read_plan(file), RECORDS / f"{file.stem}.jsonl"
+        records = records_in(file.stem) if file_of_records.exists() else []
+        keys = {record.benchmark.key for record in records if record.benchmark}
+        assert keys <= {experiment.key for experiment in plan.experiments}, (
+            f"{file.name} has other settings than its records"
+        )
         pages = [page for page in PAGES if file.stem in {part[2] for part in REPORT.finditer(page.read_text("utf-8"))}]
         shown = ", ".join(f"[{page.stem}]({page.name})" for page in pages) or "not published"
-        first = [cell.key in keys for cell in plan.cells if cell.seed == plan.cells[0].seed]
-        whole = [cell.key in keys for cell in plan.cells]
+        first = [
+            experiment.key in keys for experiment in plan.experiments if experiment.seed == plan.experiments[0].seed
+        ]
+        whole = [experiment.key in keys for experiment in plan.experiments]
         parts = [f"{sum(some)} of {len(some)}" for some in (first, whole)]
         lines.append(f"| [{file.stem}](../../configs/benchmark/{file.name}) | {shown} | {' | '.join(parts)} |")
     return "\n".join(lines)
 
 
 def test_the_list_of_results_says_what_was_run(request: pytest.FixtureRequest) -> None:
-    page = RESULTS / "README.md"
+    page = PAGES_FOLDER / "README.md"
     text = page.read_text(encoding="utf-8")
     expected, count = STATE.subn(lambda match: f"{match[1]}\n{state_of_benchmarks()}\n\n{match[2]}", text)
     assert count == 1
@@ -155,43 +188,40 @@ def test_the_list_of_results_says_what_was_run(request: pytest.FixtureRequest) -
     assert text == expected, AGAIN
 
 
-def test_every_folder_of_a_benchmarks_records_has_its_report_in_a_page() -> None:
+def test_every_file_of_a_benchmarks_records_has_its_report_in_a_page() -> None:
     shown = {match[2] for page in PAGES for match in REPORT.finditer(page.read_text(encoding="utf-8"))}
-    files = RESULTS.glob("*/*.json")
-    benchmarks = {file.parent.name for file in files if json.loads(file.read_text(encoding="utf-8")).get("benchmark")}
+    names = [file.stem for file in RECORDS.glob("*.jsonl") if file.stem != "scale"]
+    benchmarks = {name for name in names if any(record.benchmark for record in records_in(name))}
     assert benchmarks == shown and len(shown) > 1
 
 
 def test_the_rows_of_wide_students_are_those_of_their_records() -> None:
-    page = (RESULTS / "citeulike-bpr.md").read_text(encoding="utf-8")
-    files = sorted((RESULTS / "citeulike-wide").glob("*.json"))
-    assert len(files) == 3
-    for file in files:
-        entry = json.loads(file.read_text(encoding="utf-8"))["distilled"]
-        shown = [f"{entry['test'][metric]:.4f}" for metric in ("ndcg@5", "ndcg@10", "hit@5")]
-        assert f"| {entry['bytes_per_item']:.0f} | {' | '.join(shown)} |" in page
+    page = (PAGES_FOLDER / "citeulike-bpr.md").read_text(encoding="utf-8")
+    records = records_in("citeulike-wide")
+    assert len(records) == 3
+    for record in records:
+        shown = [f"{record.distilled.test[metric]:.4f}" for metric in ("ndcg@5", "ndcg@10", "hit@5")]
+        assert f"| {record.distilled.bytes_per_item:.0f} | {' | '.join(shown)} |" in page
 
 
 def test_the_rows_of_plain_neumfs_are_those_of_their_records() -> None:
-    page = (RESULTS / "citeulike-bpr-neumf.md").read_text(encoding="utf-8")
-    records, _ = records_of(RESULTS / "citeulike-neumf-tuning")
-    found = [record["distilled"] for record in records]
-    trained, _ = records_of(RESULTS / "citeulike-bpr-neumf")
-    found.append(trained[0]["student"])
+    page = (PAGES_FOLDER / "citeulike-bpr-neumf.md").read_text(encoding="utf-8")
+    found = [record.distilled for record in records_in("citeulike-neumf-tuning")]
+    student = records_in("citeulike-bpr-neumf")[0].student
+    found += [student] if student else []
     assert len(found) == 4
     for entry in found:
-        settings = entry["settings"]
+        settings = entry.settings
         decay = {0.0: "0", 1e-7: "1e-7"}.get(settings["weight_decay"], "9.8e-7")
-        scores = [entry["valid"]["ndcg@10"], entry["test"]["ndcg@10"], entry["test"]["ndcg@5"]]
+        scores = [entry.valid["ndcg@10"], entry.test["ndcg@10"], entry.test["ndcg@5"]]
         assert (
             f"| {settings['mf_embedding_size']} | {decay} | {' | '.join(f'{score:.4f}' for score in scores)} |" in page
         )
 
 
 def test_the_rows_of_sizes_are_those_of_their_records() -> None:
-    page = (RESULTS / "citeulike-sizes.md").read_text(encoding="utf-8")
-    records, _ = records_of(RESULTS / "citeulike-sizes")
-    (group,) = groups_of(records)
+    page = (PAGES_FOLDER / "citeulike-sizes.md").read_text(encoding="utf-8")
+    group = group_in("citeulike-sizes")
     rows = {row.label: row for row in group.rows.values()}
     teacher = rows["Teacher"]
     for size, ours, published in ((20, "DE-RRD", 0.94), (100, "DE-RRD, embedding_size=100", 1.01),
@@ -204,27 +234,28 @@ def test_the_rows_of_sizes_are_those_of_their_records() -> None:
 
 def test_the_rows_of_real_data_are_those_of_their_records() -> None:
     page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
-    files = sorted((RESULTS / "scale-real").glob("*.json"))
-    assert len(files) == 4
-    for file in files:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        models, seconds = [record[role] for role in ("teacher", "student", "distilled")], record["seconds"]
+    records = records_in("scale-real")
+    assert len(records) == 4
+    for record in records:
+        teacher, student, distilled, cost = record.teacher, record.student, record.distilled, record.cost
+        assert teacher and student and cost
         cells = [
-            f"{record['dataset']}, {record['model']}",
-            f"{seconds['teacher']:,.0f} ({models[0]['epochs']})",
-            f"{seconds['knowledge']:.0f}",
-            f"{seconds['student']:,.0f} ({models[1]['epochs']})",
-            f"{seconds['distilled']:,.0f} ({models[2]['epochs']})",
-            f"{statistics.median(seconds['epochs']):.1f}",
-            f"{record['peak_rss_bytes'] / 2**30:.1f}",
-            *(f"{model['test']['recall@20']:.4f} / {model['test']['ndcg@20']:.4f}" for model in models),
+            f"{record.dataset}, {record.model}",
+            f"{teacher.seconds:,.0f} ({teacher.epochs})",
+            f"{cost.knowledge_seconds:.0f}",
+            f"{student.seconds:,.0f} ({student.epochs})",
+            f"{distilled.seconds:,.0f} ({distilled.epochs})",
+            f"{statistics.median(cost.epoch_seconds):.1f}",
+            f"{(cost.peak_rss_bytes or 0) / 2**30:.1f}",
+            *(f"{one.test['recall@20']:.4f} / {one.test['ndcg@20']:.4f}" for one in (teacher, student, distilled)),
         ]
         assert "| " + " | ".join(cells) + " |" in page
 
 
 def test_the_rows_of_hetcomps_cost_are_those_of_its_record() -> None:
     page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
-    record = json.loads((RESULTS / "scale" / "hetcomp.json").read_text(encoding="utf-8"))
+    lines = (RECORDS / "scale.jsonl").read_text(encoding="ascii").splitlines()
+    record = next(one for one in map(json.loads, lines) if one["file"] == "hetcomp")
     assert len(record["rows"]) == 4 and record["command"] in page
     for row in record["rows"]:
         seconds, peaks = row["seconds"], row["peak_bytes"]

@@ -10,7 +10,7 @@ from typing import Any, Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_records import made, part, synthetic, written
+from synthetic_records import groups_of, made, part, synthetic, written
 
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.fingerprint import interactions_digest
@@ -18,8 +18,8 @@ from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.experiment.compress import run_compressed
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.report.comparison import gap_of
-from recbole_derrd.report.rows import groups_of, numbered
-from recbole_derrd.report.write import report_of
+from recbole_derrd.report.document import report_of
+from recbole_derrd.report.row_names import numbered
 
 Settings = Callable[..., dict[str, Any]]
 
@@ -85,7 +85,7 @@ def test_what_else_is_judged_is_another_table() -> None:
 
 
 def compressed(seed: int, score: float, **more: Any) -> dict[str, Any]:
-    """A record as earlier versions wrote it of a compressed teacher: candidates are always said to be given."""
+    """A compressed teacher's record without a hash of all interactions: candidates are always said to be given."""
     return made(
         "SVD", seed, score, distillers=[], student=None, compression={"method": "svd"}, candidates_given=True,
         options={"compress_size": 4}, **more,
@@ -155,14 +155,14 @@ def test_no_two_tables_have_one_title_and_none_holds_two_kinds_of_data(
         labels = [row.label for row in group.rows.values()]
         assert len(set(labels)) == len(labels)
         for key in ("dataset", "protocol", "valid_metric"):
-            assert all(record[key] == group.records[0][key] for record in group.records)
-        data = [record["data"] for record in group.records]
-        assert len({one["fingerprint"]["ids"] for one in data}) == 1
+            assert all(getattr(record, key) == getattr(group.records[0], key) for record in group.records)
+        data = [record.data for record in group.records]
+        assert len({one.fingerprint.ids for one in data}) == 1
         for key in DATA:
-            assert len({one.get(key) for one in data} - {None}) <= 1, key
-        if any(record["split_seed"] is not None for record in group.records):
-            assert len({(one["fingerprint"]["train"], one["fingerprint"]["test"]) for one in data}) == 1
-            assert len({record.get("candidates") for record in group.records} - {None}) <= 1
+            assert len({getattr(one, key) for one in data} - {None}) <= 1, key
+        if any(record.split_seed is not None for record in group.records):
+            assert len({(one.fingerprint.train, one.fingerprint.test) for one in data}) == 1
+            assert len({record.candidates for record in group.records} - {None}) <= 1
 
 
 @given(st.lists(st.sampled_from(("a", "a (2)", "a (2) (2)", "b"))))

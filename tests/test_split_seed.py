@@ -101,9 +101,9 @@ def test_a_model_without_gradients_runs_without_distillers(tiny_settings: Settin
     settings = tiny_settings(model, distillers=[], record_dir=str(tmp_path / "records"), latency_users=5)
     record = run_recbole_derrd(model, "tiny", config_dict=settings)
     entry = record["distilled"]
-    assert entry["test"]["ndcg@5"] > 0 and entry["bytes"] > 0 and record["latency"]["distilled"]["p50_ms"] > 0
+    assert entry["test"]["ndcg@5"] > 0 and entry["bytes"] > 0 and record["distilled"]["latency"]["p50_ms"] > 0
     assert entry["bytes_per_item"] == entry["bytes"] / 40
-    assert record["teacher"] is None and record["expert_choice"] is None and record["benchmark"] is None
+    assert record["teacher"] is None and record["diagnostics"] == {} and record["benchmark"] is None
 
 
 def test_bytes_an_item_are_those_of_the_served_vector(tiny_settings: Settings) -> None:
@@ -129,7 +129,7 @@ def test_records_hold_curves_and_experts(tiny_settings: Settings, tmp_path: Path
     again = run_recbole_derrd("BPR", "tiny", config_dict={**settings, "resume": True})
     for role in ("teacher", "student", "distilled"):
         assert again[role]["valid_scores"] == record[role]["valid_scores"]
-    choice = record["expert_choice"]
-    assert len(choice["activity"]) == len(choice["mean_choice"]) == 5
-    assert all(sum(row) == pytest.approx(1, abs=1e-4) and len(row) == 3 for row in choice["mean_choice"])
+    choice = record["diagnostics"]["de"]["expert_utilisation"]
+    assert len(choice["activity"]) == len(choice["mean_utilisation"]) == 5
+    assert all(sum(row) == pytest.approx(1, abs=1e-4) and len(row) == 3 for row in choice["mean_utilisation"])
     assert [low for low, _ in choice["activity"]] == sorted(low for low, _ in choice["activity"])

@@ -11,6 +11,7 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 import torch
+from synthetic_records import groups_of, run_table
 
 from recbole_derrd.adapters import adapter_of
 from recbole_derrd.compression import load_tables
@@ -22,8 +23,6 @@ from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import CheckpointError, OptionError
 from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.quick_start import run_recbole_derrd
-from recbole_derrd.report import run_table
-from recbole_derrd.report.rows import groups_of
 from recbole_derrd.training.checkpoint import read_checkpoint
 from recbole_derrd.training.checkpointing import load_weights
 
@@ -80,20 +79,20 @@ def test_one_stored_student_is_one_row_whatever_its_runs_are_called(stored: Any)
         **first,
         "seed": first["seed"] + 1,
         "distillers": [],
-        "benchmark": {"cell": "plain, by a benchmark", "place": 0},
+        "benchmark": {"experiment": "plain, by a benchmark", "position": 0},
     }
     by_hand = {**first, "distillers": []}
     (group,) = groups_of([by_hand, cell])
     rows = {row.label: row for row in group.rows.values() if row.role != "teacher"}
     (label,) = (label for label in rows if label.endswith("in 4 bits"))
     assert len(rows[label].entries) == 2 and label.removesuffix(" in 4 bits") in rows
-    trained = first["seconds"]["distilled"]
+    trained = first["distilled"]["seconds"]
     assert rows[label].number("train_seconds") == pytest.approx(trained + first["stored"]["seconds"])
 
 
 def test_storing_changes_nothing_of_the_student(tiny_settings: Settings, stored: Any) -> None:
     plain = run_recbole_derrd("BPR", "tiny", config_dict=tiny_settings("BPR", **COMMON))
-    assert plain["distilled"]["test"] == stored[0]["distilled"]["test"] and "stored" not in plain
+    assert plain["distilled"]["test"] == stored[0]["distilled"]["test"] and plain["stored"] is None
     assert plain["checkpoints"]["student"] == stored[0]["checkpoints"]["student"]
 
 
@@ -130,7 +129,7 @@ def test_a_finished_run_is_stored_in_other_bits_without_training(tiny_settings: 
     first = run_recbole_derrd("BPR", "tiny", config_dict=settings)
     again = run_recbole_derrd("BPR", "tiny", config_dict={**settings, "resume": True, "store_bits": 2})
     assert again["distilled"]["test"] == first["distilled"]["test"] and again["stored"]["bytes_per_item"] == 4
-    assert again["seconds"]["epochs"] == first["seconds"]["epochs"]
+    assert again["cost"]["epoch_seconds"] == first["cost"]["epoch_seconds"]
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""A grid of models, distillers, sizes and seeds; each cell is an ordinary run with its record."""
+"""A grid of models, distillers, sizes and seeds; each experiment is an ordinary run with its record."""

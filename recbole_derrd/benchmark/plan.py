@@ -1,4 +1,4 @@
-"""From a benchmark file to its cells: which settings each run has, and the key under which it is recorded."""
+"""From a benchmark file to its experiments: which settings each run has, and the key under which it is recorded."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import Any
 from recbole_derrd.config.options.benchmark import BenchmarkOptions
 from recbole_derrd.config.settings import file_names, read_command_line, read_settings
 from recbole_derrd.errors import OptionError, did_you_mean
+from recbole_derrd.report.schema import BenchmarkEntry
 
-#: Raised whenever the same settings come to mean another run, so that cells are run anew.
+#: Raised whenever the same settings come to mean another run, so that experiments are run anew.
 PLAN_FORMAT = 1
 
 #: Settings that change where a run writes or how it is shown, but not what comes out.
@@ -26,19 +27,22 @@ _WITHOUT_EFFECT = frozenset(
     """.split()
 )
 
-#: Settings that the benchmark gives to its cells.
+#: Keys of earlier benchmark files, under the names that they have now.
+_RENAMED = {"cells": "experiments", "ours": "proposed"}
+
+#: Settings that the benchmark gives to its experiments.
 _GIVEN = {"seed": "write seeds: [...]", "record_dir": "write it beside 'base'", "benchmark": "take it out"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class Experiment:
     """One run."""
 
     name: str
     seed: int
     settings: dict[str, Any]
     key: str
-    ours: bool
+    proposed: bool
 
     def __str__(self) -> str:
         return f"{self.name}, seed {self.seed}"
@@ -51,12 +55,12 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A benchmark: its cells, where their records go and how many run at once."""
+    """A benchmark: its experiments, where their records go and how many run at once."""
 
     name: str
     record_dir: Path
     options: BenchmarkOptions
-    cells: list[Cell]
+    experiments: list[Experiment]
 
 
 def read_plan(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
@@ -64,73 +68,83 @@ def read_plan(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
 
     Args:
         file: the YAML file.
-        arguments: ``--key=value``; keys of the benchmark, or settings that go over those of every cell.
+        arguments: ``--key=value``; keys of the benchmark, or settings that go over those of every experiment.
 
     Raises:
         OptionError: what is wrong with it and what to do.
     """
     file = Path(file)
-    content, given = read_settings(file), read_command_line(arguments)
-    known = BenchmarkOptions.keys()
+    options, over = _options(file, read_command_line(arguments))
+    name = options.name or file.stem
+    record_dir = Path(options.record_dir or Path("records") / name)
+    # The command line's data are those of all experiments.
+    base = {**_under(options, file), **options.base, **{key: over[key] for key in ("data_path",) if key in over}}
+    for where, settings in (("'base'", options.base), ("the command line", over)):
+        _refuse_given(where, settings)
+    seeds = _seeds(options)
+    experiments = []
+    for position, (experiment, own, proposed) in enumerate(_experiments(options)):
+        settings = {**base, **own, **over}
+        _refuse_unsplit(settings, options)
+        # Without the seed: records of one name with other settings are another row of the table.
+        data = _own_data(base, settings)
+        entry = BenchmarkEntry(
+            name=name,
+            experiment=experiment,
+            position=position,
+            settings=experiment_key(settings, data),
+            vary=options.vary,
+            proposed=proposed,
+        )
+        for seed in seeds:
+            whole = {**settings, **_seeded(settings, seed, seeds[0], options), "record_dir": str(record_dir)}
+            experiments.append(_experiment(entry, seed, whole, data))
+    _refuse_same(experiments)
+    experiments = _chosen(experiments, options.only)
+    # Seed after seed: a benchmark that is stopped has whole tables of the first ones.
+    experiments.sort(key=lambda experiment: seeds.index(experiment.seed))
+    return Plan(name, record_dir, options, experiments)
+
+
+def _options(file: Path, given: Mapping[str, Any]) -> tuple[BenchmarkOptions, dict[str, Any]]:
+    """Return the benchmark's own keys, and the settings of the command line that go over those of every experiment."""
+    content, known = read_settings(file), BenchmarkOptions.keys()
+    for key in (*content, *given):
+        if key in _RENAMED:
+            raise OptionError(f"'{key}' is called '{_RENAMED[key]}' now.")
     for key in content:
         if key not in known:
             raise OptionError(
                 f"Unknown key '{key}' in the benchmark file '{file}'.{did_you_mean(str(key), known)} Settings of the "
-                "runs stand under 'base' or in a cell."
+                "runs stand under 'base' or in an experiment."
             )
     # A key without a value is a key left out.
     content = {key: value for key, value in content.items() if value is not None}
     options = BenchmarkOptions.from_keys({**content, **{key: given[key] for key in known if key in given}})
-    over = {key: value for key, value in given.items() if key not in known}
-    name = options.name or file.stem
-    record_dir = Path(options.record_dir or Path("records") / name)
-    base = {**_under(options, file), **options.base}
-    if "data_path" in over:
-        # Then these are the data of all cells.
-        base["data_path"] = over["data_path"]
-    for where, settings in (("'base'", options.base), ("the command line", over)):
-        _refuse_given(where, settings)
-    seeds = _seeds(options)
-    cells = []
-    for place, (cell_name, own, ours) in enumerate(_cells(options)):
-        settings = {**base, **own, **over}
-        data = _own_data(base, settings)
-        _refuse_unsplit(settings, options)
-        for seed in seeds:
-            whole = {**settings, **_seeded(settings, seed, seeds[0], options), "record_dir": str(record_dir)}
-            key = cell_key(whole, data)
-            whole["benchmark"] = {
-                "name": name,
-                "cell": cell_name,
-                "place": place,
-                "key": key,
-                # Without the seed: records of one name with other settings are another row of the table.
-                "settings": cell_key(settings, data),
-                "vary": options.vary,
-                "ours": ours,
-            }
-            # A cell that was killed goes on; where there is nothing to go on from, it begins.
-            cells.append(Cell(cell_name, seed, {"resume": True, "show_progress": False, **whole}, key, ours))
-    _refuse_same(cells)
-    cells = _chosen(cells, options.only)
-    # Seed after seed: a benchmark that is stopped has whole tables of the first ones.
-    cells.sort(key=lambda cell: seeds.index(cell.seed))
-    return Plan(name, record_dir, options, cells)
+    return options, {key: value for key, value in given.items() if key not in known}
+
+
+def _experiment(entry: BenchmarkEntry, seed: int, settings: dict[str, Any], data: str | None) -> Experiment:
+    key = experiment_key(settings, data)
+    settings["benchmark"] = dataclasses.replace(entry, key=key).to_json()
+    # An experiment that was killed goes on; where there is nothing to go on from, it begins.
+    whole = {"resume": True, "show_progress": False, **settings}
+    return Experiment(str(entry.experiment), seed, whole, key, bool(entry.proposed))
 
 
 def _own_data(base: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
-    """Return the data_path of a cell whose data are not those of the benchmark: a fold, for one."""
+    """Return the data_path of an experiment whose data are not those of the benchmark: a fold, for one."""
     usual, own = (one.get("data_path") for one in (base, settings))
     differs = own is not None and (usual is None or os.path.normpath(str(own)) != os.path.normpath(str(usual)))
     return os.path.normpath(str(own)) if differs else None
 
 
-def cell_key(settings: Mapping[str, Any], data: str | None = None) -> str:
+def experiment_key(settings: Mapping[str, Any], data: str | None = None) -> str:
     """Return the key of a run's settings; where it writes and how many threads it has are no part of it.
 
     Args:
         settings: the settings.
-        data: folder of the cell's data where these are its own; those of all cells may lie anywhere.
+        data: folder of the experiment's data where these are its own; those of all experiments may lie anywhere.
     """
     content = {key: value for key, value in settings.items() if key not in _WITHOUT_EFFECT}
     if data is not None:
@@ -165,13 +179,13 @@ def _seeds(options: BenchmarkOptions) -> list[int]:
     return list(seeds)
 
 
-def _chosen(cells: list[Cell], names: list[Any]) -> list[Cell]:
-    """Return the cells with these names, of all seeds; all where there are none."""
-    known = {cell.name for cell in cells}
+def _chosen(experiments: list[Experiment], names: list[Any]) -> list[Experiment]:
+    """Return the experiments with these names, of all seeds; all where there are none."""
+    known = {experiment.name for experiment in experiments}
     for name in map(str, names):
         if name not in known:
-            raise OptionError(f"'only' names the unknown cell '{name}'.{did_you_mean(name, known)}")
-    return [cell for cell in cells if not names or cell.name in map(str, names)]
+            raise OptionError(f"'only' names the unknown experiment '{name}'.{did_you_mean(name, known)}")
+    return [experiment for experiment in experiments if not names or experiment.name in map(str, names)]
 
 
 def _refuse_given(place: str, settings: Mapping[str, Any]) -> None:
@@ -180,20 +194,24 @@ def _refuse_given(place: str, settings: Mapping[str, Any]) -> None:
             raise OptionError(f"'{key}' in {place} of a benchmark is given by the benchmark itself: {instead}.")
 
 
-def _cells(options: BenchmarkOptions) -> list[tuple[str, dict[str, Any], bool]]:
-    """Return (name, the keys in which it differs, whether it is ours) of each cell, the grid multiplied out."""
+def _experiments(options: BenchmarkOptions) -> list[tuple[str, dict[str, Any], bool]]:
+    """Return (name, the keys in which it differs, whether it is proposed) of each; the grid multiplied out."""
     named = []
-    for cell in options.cells:
-        if not isinstance(cell, dict) or not isinstance(cell.get("name"), (str, int, float)):
-            raise OptionError(f"Each cell needs a name, e.g. {{name: DE, distillers: [de]}}, but one is {cell!r}.")
-        own = {str(key): value for key, value in cell.items() if key != "name"}
-        _refuse_given(f"the cell '{cell['name']}'", own)
-        named.append((str(cell["name"]), own))
-    unknown = [name for name in options.ours if name not in dict(named)]
+    for experiment in options.experiments:
+        if not isinstance(experiment, dict) or not isinstance(experiment.get("name"), (str, int, float)):
+            raise OptionError(
+                f"Each experiment needs a name, e.g. {{name: DE, distillers: [de]}}, but one is {experiment!r}."
+            )
+        own = {str(key): value for key, value in experiment.items() if key != "name"}
+        _refuse_given(f"the experiment '{experiment['name']}'", own)
+        named.append((str(experiment["name"]), own))
+    unknown = [name for name in options.proposed if name not in dict(named)]
     if unknown:
-        raise OptionError(f"'ours' names the unknown cell '{unknown[0]}'.{did_you_mean(str(unknown[0]), dict(named))}")
+        raise OptionError(
+            f"'proposed' names the unknown experiment '{unknown[0]}'.{did_you_mean(str(unknown[0]), dict(named))}"
+        )
     if not named and not options.grid:
-        raise OptionError("A benchmark needs 'cells', a 'grid' or both.")
+        raise OptionError("A benchmark needs 'experiments', a 'grid' or both.")
     _refuse_given("'grid'", options.grid)
     for key, values in options.grid.items():
         if not isinstance(values, list) or not values:
@@ -203,7 +221,7 @@ def _cells(options: BenchmarkOptions) -> list[tuple[str, dict[str, Any], bool]]:
         for values in itertools.product(*options.grid.values()):
             point = dict(zip(options.grid, values))
             shown = [_shown(key, value) for key, value in point.items()]
-            found.append((", ".join([name, *shown] if name else shown), {**own, **point}, name in options.ours))
+            found.append((", ".join([name, *shown] if name else shown), {**own, **point}, name in options.proposed))
     return found
 
 
@@ -224,14 +242,14 @@ def _seeded(settings: Mapping[str, Any], seed: int, first: int, options: Benchma
     given: dict[str, Any] = {"seed": seed, "split_seed": settings.get("split_seed", first)}
     if options.teacher_seed == "fixed":
         teacher = settings.get("teacher") or {}
-        # What is no dict is refused when the cells are checked.
+        # What is no dict is refused when the experiments are checked.
         given["teacher"] = {"seed": first, **teacher} if isinstance(teacher, Mapping) else teacher
     return given
 
 
 def _refuse_unsplit(settings: Mapping[str, Any], options: BenchmarkOptions) -> None:
     """With ``vary: split``, refuse what would hold the split fixed."""
-    # What is no dict here is refused when the cells are checked.
+    # What is no dict here is refused when the experiments are checked.
     teacher, arguments = (
         one if isinstance(one, Mapping) else {} for one in (settings.get("teacher"), settings.get("eval_args"))
     )
@@ -258,19 +276,19 @@ def _refuse_unsplit(settings: Mapping[str, Any], options: BenchmarkOptions) -> N
             )
 
 
-def _refuse_same(cells: list[Cell]) -> None:
-    by_key: dict[str, Cell] = {}
-    by_name: dict[str, Cell] = {}
-    for cell in cells:
-        if str(cell) in by_name:
-            raise OptionError(f"Two cells have the name '{cell.name}'.")
-        other = by_key.setdefault(cell.key, cell)
-        if other is not cell:
-            between = [key for key in _WITHOUT_EFFECT if other.settings.get(key) != cell.settings.get(key)]
+def _refuse_same(experiments: list[Experiment]) -> None:
+    by_key: dict[str, Experiment] = {}
+    by_name: dict[str, Experiment] = {}
+    for experiment in experiments:
+        if str(experiment) in by_name:
+            raise OptionError(f"Two experiments have the name '{experiment.name}'.")
+        other = by_key.setdefault(experiment.key, experiment)
+        if other is not experiment:
+            between = [key for key in _WITHOUT_EFFECT if other.settings.get(key) != experiment.settings.get(key)]
             but = ", ".join(sorted(set(between) - {"benchmark"}))
             raise OptionError(
-                f"The cells '{other.name}' and '{cell.name}' have the same settings"
+                f"The experiments '{other.name}' and '{experiment.name}' have the same settings"
                 + (f" but for {but}, which changes no result" if but else "")
                 + ": take one out."
             )
-        by_name[str(cell)] = cell
+        by_name[str(experiment)] = experiment

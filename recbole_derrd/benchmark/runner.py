@@ -1,4 +1,4 @@
-"""Running the cells that are not recorded yet, several at once, each in a process that may die alone."""
+"""Running the experiments that are not recorded yet, several at once, each in a process that may die alone."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any, Callable
 
-from recbole_derrd.benchmark.plan import Cell, Plan
+from recbole_derrd.benchmark.plan import Experiment, Plan
 from recbole_derrd.data.atomic_files import data_files
 from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.model_cache.named_files import named_files
 from recbole_derrd.report.escaping import printable
-from recbole_derrd.report.records import read_records
+from recbole_derrd.report.reading import read_records
+from recbole_derrd.report.schema import RunRecord
 from recbole_derrd.runtime.locks import locked
 
 _POLL_SECONDS = 0.1
-#: Characters of a cell's name in that of its log; file systems allow 255 bytes.
+#: Characters of an experiment's name in that of its log; file systems allow 255 bytes.
 _NAME = 150
 # -c puts the working directory first on the path, -m as well: before anything is imported, the path becomes this
 # process's own. What lies about in the working directory is then imported where this process would import it.
 _BEGIN = "import sys; sys.path[:] = sys.argv[1:]; from recbole_derrd.benchmark.worker import run_and_end; run_and_end()"
-#: What a cell is run by; the path of this process follows.
+#: What an experiment is run by; the path of this process follows.
 WORKER = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", _BEGIN]  # type: ignore[attr-defined]
 #: Bytes at the end of a log in which the reason of a failure is looked for.
 _TAIL = 1 << 16
@@ -39,60 +40,74 @@ _NO_MEMORY = re.compile(r"MemoryError|out of memory|can(no|')t allocate memory",
 
 @dataclasses.dataclass
 class _Running:
-    cell: Cell
+    experiment: Experiment
     process: subprocess.Popen[str]
     log: Path
     output: IO[str]
     started: float
 
 
-def check_cells(cells: Iterable[Cell]) -> None:
-    """Refuse cells whose settings cannot work before anything is trained.
+def check_experiments(experiments: Iterable[Experiment]) -> None:
+    """Refuse experiments whose settings cannot work before anything is trained.
 
     Raises:
-        OptionError: which cell, and what is wrong with it.
+        OptionError: which experiment, and what is wrong with it.
     """
     from recbole_derrd.config.distill_config import DistillConfig
     from recbole_derrd.experiment.preflight import check_run
 
     seen = set()
-    for cell in cells:
-        if cell.name in seen:
+    for experiment in experiments:
+        if experiment.name in seen:
             continue
-        seen.add(cell.name)
+        seen.add(experiment.name)
         try:
-            check_run(DistillConfig(config_dict=cell.settings))
+            check_run(DistillConfig(config_dict=experiment.settings))
         except DistillError as error:
-            raise OptionError(f"The cell '{cell.name}' cannot run: {error}") from error
+            raise OptionError(f"The experiment '{experiment.name}' cannot run: {error}") from error
 
 
-def recorded(plan: Plan, say: Callable[[str], None]) -> set[str]:
-    """Return the keys of the cells that are recorded; a record that is damaged, or of other data, counts as missing."""
-    records, damaged = read_records(plan.record_dir)
-    for path, fault in damaged.items():
-        say(printable(f"The record '{path}' is damaged and counts as missing: {fault}."))
-    cells, found, today = {cell.key: cell for cell in plan.cells}, set(), {}
+def recorded(plan: Plan, log: Callable[[str], None]) -> set[str]:
+    """Return the keys of the recorded experiments; a record that is damaged, or of other data, counts as missing."""
+    records, unread = read_records(plan.record_dir)
+    for source, fault in unread.items():
+        log(printable(f"The record {source} counts as missing: it {fault}."))
+    experiments = {experiment.key: experiment for experiment in plan.experiments}
+    found, today = set(), _FilesToday()
     for record in records:
-        key = str((record.get("benchmark") or {}).get("key"))
-        before = {**(record["data"].get("files") or {}), **(record["data"].get("named_files") or {})}
-        if key in cells and before:
-            settings = cells[key].settings
-            place = json.dumps([settings.get("data_path"), settings.get("dataset")], default=str)
-            if place not in today:
-                today[place] = _files_of(settings)
-            files, folder = today[place]
-            now = files and {**files, **named_files(settings, folder)}
-            changed = [name for name, content in before.items() if now and now.get(name) != content]
-            if changed:
-                words = f"The data have changed since '{record['path']}' was recorded ({changed[0]})"
-                say(printable(f"{words}; it counts as missing."))
-                continue
-        found.add(key)
+        key = record.benchmark.key if record.benchmark else None
+        if key is None or key not in experiments:
+            continue
+        changed = today.changed(record, experiments[key].settings)
+        if changed:
+            words = f"The data have changed since the record {record.source} was made ({changed})"
+            log(printable(f"{words}; it counts as missing."))
+        else:
+            found.add(key)
     return found
 
 
+class _FilesToday:
+    """What the data files of experiments hold now; those of one folder and data set are looked at once."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[dict[str, str], str | None]] = {}
+
+    def changed(self, record: RunRecord, settings: dict[str, Any]) -> str | None:
+        """Return the name of a file that holds something else than when the record was made."""
+        before = {**record.data.files, **record.data.named_files}
+        if not before:
+            return None
+        place = json.dumps([settings.get("data_path"), settings.get("dataset")], default=str)
+        if place not in self._seen:
+            self._seen[place] = _files_of(settings)
+        files, folder = self._seen[place]
+        now = {**files, **named_files(settings, folder)} if files else {}
+        return next((name for name, content in before.items() if now and now.get(name) != content), None)
+
+
 def _files_of(settings: dict[str, Any]) -> tuple[dict[str, str], str | None]:
-    """Return what the data files of a cell hold today, and their folder; nothing where its settings cannot be read."""
+    """Return what the data files of these settings hold today, and their folder; nothing where they cannot be read."""
     from recbole_derrd.config.distill_config import DistillConfig
 
     try:
@@ -102,68 +117,68 @@ def _files_of(settings: dict[str, Any]) -> tuple[dict[str, str], str | None]:
         return {}, None
 
 
-def run_benchmark(plan: Plan, command: list[str], say: Callable[[str], None] = print) -> int:
-    """Run what is left of a benchmark; return the exit code: 0, or 1 where a cell failed.
+def run_benchmark(plan: Plan, command: list[str], log: Callable[[str], None] = print) -> int:
+    """Run what is left of a benchmark; return the exit code: 0, or 1 where an experiment failed.
 
     Args:
         plan: the benchmark.
         command: what the user typed, for the records.
-        say: where progress is told.
+        log: what is called with each line of progress.
     """
+    total = len(plan.experiments)
     if plan.options.dry:
-        done = recorded(plan, say)
-        for cell in plan.cells:
-            say(f"{'recorded' if cell.key in done else 'to run  '}  {cell}")
-        say(f"{sum(cell.key in done for cell in plan.cells)} of {len(plan.cells)} cells are recorded.")
+        done = recorded(plan, log)
+        for experiment in plan.experiments:
+            log(f"{'recorded' if experiment.key in done else 'to run  '}  {experiment}")
+        log(f"{sum(experiment.key in done for experiment in plan.experiments)} of {total} experiments are recorded.")
         return 0
-    check_cells(plan.cells)
-    # No name of a benchmark makes it the lock that the records of its cells take.
+    check_experiments(plan.experiments)
+    # No name of a benchmark makes it the lock that the records of its experiments take.
     with locked(plan.record_dir / f"{plan.name}.benchmark", "goes through this benchmark"):
-        done = recorded(plan, say)
-        left = [cell for cell in plan.cells if cell.key not in done]
-        say(f"{plan.name}: {len(plan.cells) - len(left)} of {len(plan.cells)} cells are recorded, {len(left)} to run.")
-        failed = _run_all(plan, left, command, say)
-        failed += _without_record(plan, [cell for cell in left if cell not in [one for one, *_ in failed]])
-    for cell, reason, log in failed:
-        say(f"failed: {cell}: {reason} (log: {log})")
+        done = recorded(plan, log)
+        left = [experiment for experiment in plan.experiments if experiment.key not in done]
+        log(f"{plan.name}: {total - len(left)} of {total} experiments are recorded, {len(left)} to run.")
+        failed = _run_all(plan, left, command, log)
+        known = [one for one, *_ in failed]
+        failed += _without_record(plan, [experiment for experiment in left if experiment not in known])
+    for experiment, reason, file in failed:
+        log(f"failed: {experiment}: {reason} (log: {file})")
     if failed:
-        say(f"{len(failed)} of {len(plan.cells)} cells failed. The same command tries them again.")
+        log(f"{len(failed)} of {total} experiments failed. The same command tries them again.")
     else:
-        say(f"All {len(plan.cells)} cells are recorded. The tables: recbole-derrd report {plan.record_dir}")
+        log(f"All {total} experiments are recorded. The tables: recbole-derrd report {plan.record_dir}")
     return 1 if failed else 0
 
 
-def _without_record(plan: Plan, cells: list[Cell]) -> list[tuple[Cell, str, Path]]:
-    keys = {(record.get("benchmark") or {}).get("key") for record in read_records(plan.record_dir)[0]}
+def _without_record(plan: Plan, experiments: list[Experiment]) -> list[tuple[Experiment, str, Path]]:
+    keys = {record.benchmark.key for record in read_records(plan.record_dir)[0] if record.benchmark}
     reason = "it ended without an error, but left no record"
-    return [(cell, reason, _log_of(plan, cell)) for cell in cells if cell.key not in keys]
+    return [(experiment, reason, _log_of(plan, experiment)) for experiment in experiments if experiment.key not in keys]
 
 
 def _run_all(
-    plan: Plan, left: list[Cell], command: list[str], say: Callable[[str], None]
-) -> list[tuple[Cell, str, Path]]:
+    plan: Plan, left: list[Experiment], command: list[str], log: Callable[[str], None]
+) -> list[tuple[Experiment, str, Path]]:
     waiting = list(left)
     running: list[_Running] = []
-    failed: list[tuple[Cell, str, Path]] = []
-    before, begun = len(plan.cells) - len(left), time.perf_counter()
+    failed: list[tuple[Experiment, str, Path]] = []
+    begun = time.perf_counter()
     try:
         while waiting or running:
             while waiting and len(running) < plan.options.jobs:
                 running.append(_start(plan, waiting.pop(0), command))
-                say(f"      {running[-1].cell}: started (log: {running[-1].log})")
+                log(f"      {running[-1].experiment}: started (log: {running[-1].log})")
             ended = [one for one in running if one.process.poll() is not None]
             for one in ended:
                 running.remove(one)
                 reason = _ended(one)
                 if reason:
-                    failed.append((one.cell, reason, one.log))
-                finished = len(left) - len(waiting) - len(running)
-                seconds = time.perf_counter() - begun
-                rest = len(left) - finished
-                say(
-                    f"[{before + finished}/{len(plan.cells)}] {one.cell}: {'FAILED' if reason else 'recorded'} after "
-                    f"{_time(time.perf_counter() - one.started)}; {rest} left"
-                    + (f", about {_time(seconds / finished * rest)}" if rest else "")
+                    failed.append((one.experiment, reason, one.log))
+                rest = len(waiting) + len(running)
+                words = f"{one.experiment}: {'FAILED' if reason else 'recorded'} after {_time(_since(one.started))}"
+                log(
+                    f"[{len(plan.experiments) - rest}/{len(plan.experiments)}] {words}; {rest} left"
+                    + (f", about {_time(_since(begun) / (len(left) - rest) * rest)}" if rest else "")
                     + (f", {len(failed)} failed" if failed else "")
                 )
             if not ended:
@@ -172,6 +187,10 @@ def _run_all(
         for one in running:
             _stop(one)
     return failed
+
+
+def _since(started: float) -> float:
+    return time.perf_counter() - started
 
 
 def _time(seconds: float) -> str:
@@ -183,16 +202,16 @@ def _share_of_threads(plan: Plan) -> int:
     return max(1, cores // plan.options.jobs)
 
 
-def _log_of(plan: Plan, cell: Cell) -> Path:
-    # The key tells apart cells whose names differ in other characters alone.
-    name = re.sub(r"[^A-Za-z0-9.=_-]+", "_", cell.name)[:_NAME]
-    return plan.record_dir / "log" / f"{name}-seed{cell.seed}-{cell.key[:6]}.log"
+def _log_of(plan: Plan, experiment: Experiment) -> Path:
+    # The key tells apart experiments whose names differ in other characters alone.
+    name = re.sub(r"[^A-Za-z0-9.=_-]+", "_", experiment.name)[:_NAME]
+    return plan.record_dir / "log" / f"{name}-seed{experiment.seed}-{experiment.key[:6]}.log"
 
 
-def _start(plan: Plan, cell: Cell, command: list[str]) -> _Running:
-    threads = int(cell.settings.get("threads") or _share_of_threads(plan))
-    settings = {**cell.settings, "threads": threads}
-    log = _log_of(plan, cell)
+def _start(plan: Plan, experiment: Experiment, command: list[str]) -> _Running:
+    threads = int(experiment.settings.get("threads") or _share_of_threads(plan))
+    settings = {**experiment.settings, "threads": threads}
+    log = _log_of(plan, experiment)
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         output = log.open("w", encoding="utf-8")
@@ -214,12 +233,12 @@ def _start(plan: Plan, cell: Cell, command: list[str]) -> _Running:
         start_new_session=os.name != "nt",
     )
     assert process.stdin is not None
-    job = {"settings": settings, "compressed": cell.compressed, "command": command}
+    job = {"settings": settings, "compressed": experiment.compressed, "command": command}
     # A process that dies at once is reported when it is polled.
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(json.dumps(job, default=str) + "\n")
         process.stdin.flush()
-    return _Running(cell, process, log, output, time.perf_counter())
+    return _Running(experiment, process, log, output, time.perf_counter())
 
 
 def _ended(one: _Running) -> str | None:
@@ -257,7 +276,7 @@ def _end_of(log: Path) -> str:
 
 
 def _stop(one: _Running) -> None:
-    """End a running cell: its stdin ends, so it goes by itself, with all of its processes."""
+    """End a running experiment: its stdin ends, so it goes by itself, with all of its processes."""
     _close(one)
     try:
         one.process.wait(timeout=5)

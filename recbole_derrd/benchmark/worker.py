@@ -1,7 +1,7 @@
-"""One cell in a process of its own, which :mod:`recbole_derrd.benchmark.runner` tells by a line on stdin what to run.
+"""One experiment in a process of its own; a line on stdin from :mod:`recbole_derrd.benchmark.runner` says what to run.
 
 The line is followed by nothing until the benchmark ends, so the end of stdin means that the benchmark has gone, however
-it was stopped; the cell then goes too, and the next benchmark does not find it still training.
+it was stopped; the experiment then goes too, and the next benchmark does not find it still training.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _end_with_the_benchmark() -> None:
     sys.stdin.read()
     _remove_sockets()
     if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
-        # The cell's own processes are in this group as well.
+        # The experiment's own processes are in this group as well.
         os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(1)
 
@@ -32,22 +32,16 @@ def _remove_sockets() -> None:
         processes.remove_sockets()
 
 
-def run_cell(settings: dict[str, Any], *, compressed: bool) -> dict[str, Any]:
-    """Run a cell and return its record, which says of which benchmark it is."""
+def run_experiment(settings: dict[str, Any], *, compressed: bool) -> None:
+    """Run an experiment, whose record says of which benchmark it is."""
     if compressed:
         from recbole_derrd.experiment.compress import run_compressed
 
-        record = run_compressed(config_dict=settings)
+        run_compressed(config_dict=settings)
     else:
         from recbole_derrd.quick_start import run_recbole_derrd
 
-        record = run_recbole_derrd(config_dict=settings)
-    if record.get("path") and record.get("benchmark") != settings["benchmark"]:
-        from recbole_derrd.report.record import rewrite_record
-
-        record["benchmark"] = settings["benchmark"]
-        rewrite_record(record)
-    return record
+        run_recbole_derrd(config_dict=settings)
 
 
 def main() -> int:
@@ -57,7 +51,7 @@ def main() -> int:
     # The record says what the user typed, not how this process was started.
     sys.argv = list(job["command"])
     try:
-        run_cell(job["settings"], compressed=job["compressed"])
+        run_experiment(job["settings"], compressed=job["compressed"])
     except Exception as error:
         sentence = str(error) if isinstance(error, DistillError) else sentence_of(error)
         if sentence is None:

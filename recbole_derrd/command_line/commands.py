@@ -13,7 +13,7 @@ class Command(NamedTuple):
     Attributes:
         summary: what the list of commands says of it.
         usage: its command line.
-        names: what it is given beside options, e.g. "FOLDER"; "" where it takes nothing.
+        names: what it is given beside options, e.g. "RECORDS"; "" where it takes nothing.
         settings: whether it takes any ``--key=value``.
     """
 
@@ -43,10 +43,10 @@ COMMANDS = {
         settings=True,
     ),
     "report": Command(
-        "make tables, tests and plots from folders of records; html is one file with everything in it",
-        "recbole-derrd report FOLDER [FOLDER ...] [--format=md|tex|html] [--out=FILE] [--plots=FOLDER]\n"
+        "make tables, tests and plots from folders and files of records; html is one file with everything in it",
+        "recbole-derrd report RECORDS [RECORDS ...] [--format=md|tex|html] [--out=FILE] [--plots=FOLDER]\n"
         "                            [--baseline=ROW] [--metric=NAME] [--split=test|valid]",
-        names="FOLDER",
+        names="RECORDS",
     ),
     "doctor": Command("print versions against the tested ranges and say what is wrong", "recbole-derrd doctor"),
     "help": Command(
@@ -69,7 +69,11 @@ OPTIONS: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
     "run": _RUN_OPTIONS,
     "compress": _RUN_OPTIONS,
     "report": (
-        (("--format",), "md|tex|html", "md and tex are printed, html is written to FOLDER/report.html; md if none"),
+        (
+            ("--format",),
+            "md|tex|html",
+            "md and tex are printed, html is written to report.html in the folder; md if none",
+        ),
         (("--out",), "FILE", "the file to write the report to"),
         (("--plots",), "FOLDER", "the folder for plots beside md (SVG) and tex (PDF)"),
         (("--baseline",), "ROW", "the row to test against; the best baseline if none"),
@@ -79,7 +83,7 @@ OPTIONS: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
 }
 _NAMES = {
     "FILE": "the benchmark file (YAML)",
-    "FOLDER": "folders of records; their sub-folders are read as well",
+    "RECORDS": "folders of records, with their sub-folders, and files: .json, or .jsonl with one a line",
     "NAME": "commands, methods, or dotted paths of methods of your own; without one, the general help",
 }
 

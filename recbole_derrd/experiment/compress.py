@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -17,16 +18,17 @@ from recbole_derrd.compression import Tables, check_recipe, compress, evaluate_t
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.config.settings import config_files
-from recbole_derrd.data.prepare import prepare_data
+from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment import purpose
 from recbole_derrd.experiment.log import Notes, deprecations_hidden, own_log, own_threads, say
 from recbole_derrd.experiment.preflight import check_run
-from recbole_derrd.experiment.record_entries import candidates_given, record_of
+from recbole_derrd.experiment.record_entries import benchmark_entry, candidates_given, record_of
 from recbole_derrd.model_cache.named_files import named_files
 from recbole_derrd.recbole_compat.models import missing_package, model_class
 from recbole_derrd.report import run_table
-from recbole_derrd.report.record import write_record
+from recbole_derrd.report.schema import Checkpoints, Compression, RunRecord
+from recbole_derrd.report.writing import write_record
 from recbole_derrd.runtime.processes import rendezvous
 from recbole_derrd.teacher import Teacher, only_spec
 
@@ -91,51 +93,68 @@ def _run(config: DistillConfig, given: list[str]) -> dict[str, Any]:
     tables = compress(adapter, options, _seed(config))
     seconds = time.perf_counter() - begun
     product = evaluate_tables(teacher.config, data, tables, role="compressed", seconds=seconds)
-    record = record_of(teacher.config, data, [teacher.trained], None, None, product, time.perf_counter() - started)
-    record["warnings"] = list(notes)
-    # The teacher's configuration has a seed of its own, and always one of candidates.
-    record["seed"], record["candidates_given"] = config["seed"], candidates_given(config)
-    record["split_seed"] = config.run_options.split_seed
-    record["data"]["named_files"] = named_files(config.external_config_dict, config["data_path"])
-    record["distilled"]["params"] = tables.users.size * (data.history.n_users + data.history.n_items)
-    record["distilled"]["bytes_per_item"] = tables.items.bytes_a_row
-    record["compression"] = _summary(config, tables, seconds)
-    record["options"] = options.to_keys()
-    # Without a random rotation or codebook all seeds have one model.
-    drawn = record["compression"]["rotation"] or options.method == "product"
-    made = [teacher.trained.key, sorted(options.to_keys().items()), _seed(config) if drawn else None]
-    record["distilled"]["key"] = hashlib.sha256(json.dumps(made, default=repr).encode()).hexdigest()[:16]
-    # A compressed model has no RecBole class that could load a checkpoint of it.
-    record["checkpoints"].update(student=None, training=None)
-    label = "-".join([record["model"], record["dataset"], recipe_name(options), f"seed{config['seed']}"])
+    record = record_of(
+        teacher.config, data, [teacher.trained], None, None, product, time.perf_counter() - started, warnings=notes
+    )
+    record = _of_the_run(record, config, teacher.trained.key, data, tables, seconds)
+    label = "-".join([record.model, record.dataset, recipe_name(options), f"seed{config['seed']}"])
     path = write_record(record, Path(config.run_options.record_dir), label.replace("/", "_"))
-    record["path"] = str(path)
     getLogger().info(
         set_color("Compressed", "yellow") + f" teacher, {tables.items.bytes_a_row} bytes an item "
         f"(and {tables.items.shared_bytes} that all items share):\n\n{run_table(record)}\n"
     )
     getLogger().info(set_color("Record", "yellow") + f":  {path}")
-    return record
+    return {**record.to_json(), "path": str(path)}
+
+
+def _of_the_run(
+    record: RunRecord, config: DistillConfig, teacher_key: str, data: Data, tables: Tables, seconds: float
+) -> RunRecord:
+    """Return the record of a teacher's configuration as that of the run, whose seed and candidates may be others."""
+    options, compression = config.compress_options, _compression(config, tables, seconds)
+    # Without a random rotation or codebook all seeds have one model.
+    drawn = compression.rotation or options.method == "product"
+    made = [teacher_key, sorted(options.to_keys().items()), _seed(config) if drawn else None]
+    return dataclasses.replace(
+        record,
+        seed=config["seed"],
+        split_seed=config.run_options.split_seed,
+        benchmark=benchmark_entry(config),
+        candidates_given=candidates_given(config),
+        data=dataclasses.replace(
+            record.data, named_files=named_files(config.external_config_dict, config["data_path"])
+        ),
+        distilled=dataclasses.replace(
+            record.distilled,
+            key=hashlib.sha256(json.dumps(made, default=repr).encode()).hexdigest()[:16],
+            params=tables.users.size * (data.history.n_users + data.history.n_items),
+            bytes_per_item=tables.items.bytes_a_row,
+        ),
+        compression=compression,
+        options=options.to_keys(),
+        # A compressed model has no RecBole class that could load a checkpoint of it.
+        checkpoints=Checkpoints(teacher=record.checkpoints.teacher if record.checkpoints else None),
+    )
 
 
 def _seed(config: DistillConfig) -> int:
     return int(config["seed"] if config.compress_options.seed is None else config.compress_options.seed)
 
 
-def _summary(config: DistillConfig, tables: Tables, seconds: float) -> dict[str, Any]:
+def _compression(config: DistillConfig, tables: Tables, seconds: float) -> Compression:
     options = config.compress_options
-    return {
-        "method": options.method,
-        "size": tables.items.size,
-        "bits": options.bits if options.method == "quantized" else None,
-        "rotation": options.rotation and options.method != "svd",
-        "svd": options.size is not None,
-        "seed": _seed(config),
-        "bytes_per_item": tables.items.bytes_a_row,
-        "codebook_bytes": tables.items.shared_bytes,
-        "bytes_per_user": tables.users.bytes_a_row,
-        "seconds": seconds,
-    }
+    return Compression(
+        method=options.method,
+        size=tables.items.size,
+        bits=options.bits if options.method == "quantized" else None,
+        rotation=options.rotation and options.method != "svd",
+        svd=options.size is not None,
+        seed=_seed(config),
+        bytes_per_item=tables.items.bytes_a_row,
+        codebook_bytes=tables.items.shared_bytes,
+        bytes_per_user=tables.users.bytes_a_row,
+        seconds=seconds,
+    )
 
 
 def recipe_name(options: CompressOptions) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from logging import getLogger
 from pathlib import Path
@@ -18,7 +17,9 @@ from recbole_derrd.data.prepare import Data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.evaluation.latency import measure_latency
 from recbole_derrd.evaluation.size import model_bytes
+from recbole_derrd.experiment.record_entries import latency_entry
 from recbole_derrd.recbole_compat.models import model_class
+from recbole_derrd.report.schema import StoredEntry
 from recbole_derrd.runtime.locks import locked
 from recbole_derrd.runtime.processes import rendezvous
 
@@ -40,8 +41,8 @@ def check_export(config: DistillConfig) -> None:
         raise OptionError("store_bits is for a run of one process: take out nproc and world_size, or store_bits.")
 
 
-def export_student(config: DistillConfig, data: Data, student: Any, checkpoint: Path) -> dict[str, Any]:
-    """Quantise a student's embeddings, judge them, write them beside its checkpoint; return the record's entry of them.
+def export_student(config: DistillConfig, data: Data, student: Any, checkpoint: Path) -> StoredEntry:
+    """Quantise a student's embeddings, evaluate them and write them beside its checkpoint; return the record's entry.
 
     Args:
         config: the run's configuration, with ``store_bits`` set.
@@ -68,17 +69,17 @@ def export_student(config: DistillConfig, data: Data, student: Any, checkpoint: 
         set_color("Stored", "yellow")
         + f" in {options.store_bits} bits, {tables.items.bytes_a_row} bytes an item: {path}"
     )
-    return {
-        "model": config["model"],
-        "params": tables.users.size * data.history.n_users + tables.items.size * data.history.n_items,
-        "bytes": model_bytes(evaluated.model),
-        "bytes_per_item": tables.items.bytes_a_row,
-        "bytes_per_user": tables.users.bytes_a_row,
-        "bits": options.store_bits,
-        "users": options.store_users,
-        "valid": evaluated.valid,
-        "test": evaluated.test,
-        "seconds": evaluated.seconds,
-        "latency": dataclasses.asdict(latency) if latency else None,
-        "file": str(path),
-    }
+    return StoredEntry(
+        model=config["model"],
+        test=evaluated.test,
+        valid=evaluated.valid,
+        params=tables.users.size * data.history.n_users + tables.items.size * data.history.n_items,
+        bytes=model_bytes(evaluated.model),
+        bytes_per_item=tables.items.bytes_a_row,
+        latency=latency_entry(latency),
+        seconds=evaluated.seconds,
+        bits=options.store_bits,
+        users=options.store_users,
+        bytes_per_user=tables.users.bytes_a_row,
+        file=str(path),
+    )

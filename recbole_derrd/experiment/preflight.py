@@ -19,6 +19,7 @@ from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment.log import most_threads
 from recbole_derrd.recbole_compat.models import missing_package, model_class
 from recbole_derrd.registry import METHODS, method_class
+from recbole_derrd.report.schema import BenchmarkEntry
 from recbole_derrd.runtime.files import try_writing
 from recbole_derrd.student.warm_start import can_start, check_start_size
 from recbole_derrd.teacher import TeacherSpec, teacher_specs
@@ -34,6 +35,9 @@ def check_run(config: DistillConfig) -> None:
     """
     options = config.run_options
     _check_processes(config)
+    fault = BenchmarkEntry.check()(options.benchmark)
+    if fault is not None:
+        raise OptionError(f"benchmark{fault}. Leave this option to 'recbole-derrd benchmark'.")
     if options.split_seed is not None and config["save_dataloaders"]:
         raise OptionError(
             "RecBole's saved data loaders know nothing of split_seed, and it would take them for another split: take "

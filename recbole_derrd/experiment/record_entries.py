@@ -15,14 +15,24 @@ from recbole_derrd.config.settings import candidate_count
 from recbole_derrd.data.atomic_files import data_files
 from recbole_derrd.data.fingerprint import interactions_digest
 from recbole_derrd.data.prepare import Data
-from recbole_derrd.evaluation.expert_utilisation import expert_utilisation
-from recbole_derrd.evaluation.latency import Latency, measure_latency
+from recbole_derrd.evaluation import latency as measurement
+from recbole_derrd.evaluation.latency import measure_latency
 from recbole_derrd.evaluation.metrics import bigger_is_better, gap_recovered
 from recbole_derrd.evaluation.size import bytes_per_item, model_bytes, parameter_count
 from recbole_derrd.model_cache.named_files import named_files
 from recbole_derrd.model_cache.results import TrainedModel, TrainResult, gap_errors, own_settings
-from recbole_derrd.report.record import git_commit, peak_rss_bytes, versions
-from recbole_derrd.report.records import SCHEMA
+from recbole_derrd.report.environment import git_commit, peak_rss_bytes, versions
+from recbole_derrd.report.schema import (
+    BenchmarkEntry,
+    Checkpoints,
+    Cost,
+    DataEntry,
+    Fingerprint,
+    Latency,
+    ModelEntry,
+    RunRecord,
+    StoredEntry,
+)
 from recbole_derrd.runtime.processes import is_main_process
 from recbole_derrd.teacher import StoredKnowledge
 
@@ -39,9 +49,9 @@ def record_of(
     knowledge: StoredKnowledge | None,
     product: TrainResult,
     seconds: float,
-    stored: dict[str, Any] | None = None,
+    stored: StoredEntry | None = None,
     warnings: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> RunRecord:
     """Return the record of a run: every number that its tables and plots are made from.
 
     Args:
@@ -52,92 +62,148 @@ def record_of(
         knowledge: what the teachers know.
         product: the student that the run has made.
         seconds: how long the run took.
-        stored: what there is to say of the student in few bits.
+        stored: that student in few bits.
         warnings: what the settings ask for in vain.
     """
     teacher = taught[0] if taught else None
-    options = config.run_options
-    params, size = parameter_count(product.model), model_bytes(product.model)
-    latency = {
-        "teacher": _plain(teacher.latency) if teacher else None,
-        "student": _plain(plain.latency) if plain else None,
-    }
-    own = measure_latency(product.model, options.latency_users, seed=config["seed"]) if is_main_process() else None
-    latency["distilled"] = _plain(own)
-    gaps = _gaps(teacher, plain, product.test)
     if stored is not None:
-        stored = {**stored, "gap_recovered": _gaps(teacher, plain, stored["test"])}
-    interactions = int(data.history.indptr[-1])
+        stored = dataclasses.replace(stored, gap_recovered=_gaps(teacher, plain, stored.test))
+    return dataclasses.replace(
+        _of_the_settings(config, data, _distilled_entry(config, product)),
+        teacher=_model_entry(teacher) if teacher else None,
+        teachers=[_model_entry(one) for one in taught[1:]],
+        student=_model_entry(plain) if plain else None,
+        stored=stored,
+        gap_recovered=_gaps(teacher, plain, product.test),
+        gap_error=gap_errors(teacher, plain) if teacher and plain else None,
+        diagnostics=_diagnostics(product.model, data),
+        search_recall=knowledge.search_recall if knowledge else None,
+        cost=_cost(knowledge, product, seconds),
+        checkpoints=_checkpoints(product, taught),
+        warnings=list(warnings),
+    )
+
+
+def _of_the_settings(config: DistillConfig, data: Data, distilled: ModelEntry) -> RunRecord:
+    """Return a record of what the run was asked for, on which data and by which versions, and what it has made."""
+    return RunRecord(
+        model=config["model"],
+        dataset=config["dataset"],
+        seed=config["seed"],
+        protocol=config["eval_args"],
+        valid_metric=config["valid_metric"].lower(),
+        data=_data_entry(config, data),
+        distilled=distilled,
+        distillers=list(config.run_options.distillers),
+        split_seed=config.run_options.split_seed,
+        valid_metric_bigger=config["valid_metric_bigger"],
+        benchmark=benchmark_entry(config),
+        candidates=data.candidates,
+        candidates_file=str(data.candidates_file) if data.candidates_file else None,
+        candidates_given=candidates_given(config),
+        options=_options(config),
+        command=command_line(),
+        fast=sorted(config.fast),
+        versions=versions(),
+        git_commit=git_commit(),
+    )
+
+
+def _data_entry(config: DistillConfig, data: Data) -> DataEntry:
+    first = is_main_process()
+    return DataEntry(
+        fingerprint=Fingerprint(**dataclasses.asdict(data.fingerprint)),
+        users=data.history.n_users - 1,
+        items=data.history.n_items - 1,
+        training_interactions=int(data.history.indptr[-1]),
+        interactions=interactions_digest(data.dataset),
+        files=data_files(config) if first else {},
+        named_files=named_files(config.external_config_dict, config["data_path"]) if first else {},
+    )
+
+
+def _model_entry(trained: TrainedModel) -> ModelEntry:
+    """Return what a record says of a teacher or a plain student."""
+    check = trained.split_check
+    return ModelEntry(
+        model=trained.model,
+        test=trained.test,
+        valid=trained.valid,
+        key=trained.key,
+        params=trained.params,
+        bytes=trained.bytes,
+        bytes_per_item=trained.bytes_per_item,
+        latency=latency_entry(trained.latency),
+        seconds=trained.seconds,
+        epochs=len(trained.epochs),
+        valid_scores=trained.valid_scores,
+        found=trained.found,
+        trusted=None if check is None else check.get("by") == "trusted",
+        split_check=check,
+        settings=trained.settings,
+    )
+
+
+def _distilled_entry(config: DistillConfig, product: TrainResult) -> ModelEntry:
+    model, trainer = product.model, product.trainer
+    users = config.run_options.latency_users
+    return ModelEntry(
+        model=config["model"],
+        test=product.test,
+        valid=product.valid,
+        params=parameter_count(model),
+        bytes=model_bytes(model),
+        bytes_per_item=bytes_per_item(model),
+        latency=latency_entry(measure_latency(model, users, seed=config["seed"])) if is_main_process() else None,
+        seconds=product.seconds,
+        epochs=len(trainer.epoch_seconds),
+        valid_scores=trainer.valid_scores,
+        progress=trainer.progress,
+        settings=own_settings(config),
+    )
+
+
+def latency_entry(measured: measurement.Latency | None) -> Latency | None:
+    """Return what a record says of a latency."""
+    return Latency(**dataclasses.asdict(measured)) if measured else None
+
+
+def benchmark_entry(config: DistillConfig) -> BenchmarkEntry | None:
+    """Return which experiment of which benchmark a run is, if of any."""
+    return BenchmarkEntry.read(config.run_options.benchmark) if config.run_options.benchmark else None
+
+
+def _diagnostics(model: Any, data: Data) -> dict[str, dict[str, Any]]:
+    found = {one.name: one.diagnostics(data.history.lengths) for one in getattr(model, "distillers", ())}
+    return {method: entry for method, entry in found.items() if entry}
+
+
+def _cost(knowledge: StoredKnowledge | None, product: TrainResult, seconds: float) -> Cost:
+    return Cost(
+        total_seconds=seconds,
+        knowledge_seconds=knowledge.total_seconds() if knowledge else 0.0,
+        epoch_seconds=product.trainer.epoch_seconds,
+        peak_rss_bytes=peak_rss_bytes(),
+    )
+
+
+def _checkpoints(product: TrainResult, taught: list[TrainedModel]) -> Checkpoints:
+    paths = [str(one.checkpoint) for one in taught]
+    return Checkpoints(
+        student=product.trainer.saved_model_file,
+        training=str(product.trainer.training_file),
+        teacher=paths[0] if len(paths) == 1 else None,
+        teachers=paths[1:],
+    )
+
+
+def _options(config: DistillConfig) -> dict[str, Any]:
+    """Return the options of the run and its methods; some are left out where they are the defaults."""
+    options = config.run_options
     return {
-        "schema": SCHEMA,
-        "model": config["model"],
-        "dataset": config["dataset"],
-        "distillers": list(options.distillers),
-        "seed": config["seed"],
-        "split_seed": options.split_seed,
-        "benchmark": options.benchmark or None,
-        "protocol": config["eval_args"],
-        "candidates": data.candidates,
-        "candidates_file": str(data.candidates_file) if data.candidates_file else None,
-        "candidates_given": candidates_given(config),
-        "valid_metric": config["valid_metric"].lower(),
-        "valid_metric_bigger": config["valid_metric_bigger"],
-        "data": {
-            "users": data.history.n_users - 1,
-            "items": data.history.n_items - 1,
-            "training_interactions": interactions,
-            "interactions": interactions_digest(data.dataset),
-            "fingerprint": dataclasses.asdict(data.fingerprint),
-            "files": data_files(config) if is_main_process() else {},
-            "named_files": named_files(config.external_config_dict, config["data_path"]) if is_main_process() else {},
-        },
-        "teacher": teacher.summary() if teacher else None,
-        "teachers": [{**one.summary(), "latency": _plain(one.latency)} for one in taught[1:]],
-        "student": plain.summary() if plain else None,
-        "distilled": {
-            "model": config["model"],
-            "params": params,
-            "bytes": size,
-            "bytes_per_item": bytes_per_item(product.model),
-            "valid": product.valid,
-            "test": product.test,
-            "epochs": len(product.trainer.epoch_seconds),
-            "valid_scores": product.trainer.valid_scores,
-            "progress": product.trainer.progress,
-            "settings": own_settings(config),
-        },
-        **({} if stored is None else {"stored": stored}),
-        "gap_recovered": gaps,
-        "gap_error": gap_errors(teacher, plain) if teacher and plain else None,
-        "expert_choice": expert_utilisation(product.model, data.history.lengths),
-        "search_recall": knowledge.search_recall if knowledge else None,
-        "seconds": {
-            "teacher": teacher.seconds if teacher else 0.0,
-            "knowledge": knowledge.total_seconds() if knowledge else 0.0,
-            "student": plain.seconds if plain else 0.0,
-            "distilled": product.seconds,
-            "epochs": product.trainer.epoch_seconds,
-            "total": seconds,
-        },
-        "peak_rss_bytes": peak_rss_bytes(),
-        "latency": latency,
-        "checkpoints": {
-            "student": product.trainer.saved_model_file,
-            "training": str(product.trainer.training_file),
-            "teacher": str(teacher.checkpoint) if teacher and not taught[1:] else None,
-            "teachers": [str(one.checkpoint) for one in taught[1:]],
-        },
-        "options": {
-            # Left out where they are the defaults, as in records from before them: a report compares options.
-            **({} if options.base_weight == 1 or not options.distillers else {"base_weight": options.base_weight}),
-            **{key: getattr(options, key) for key in _SELDOM if getattr(options, key) != getattr(_USUAL, key)},
-            **{key: value for group in config.method_options.values() for key, value in group.to_keys().items()},
-        },
-        "warnings": list(warnings),
-        "command": command_line(),
-        "fast": sorted(config.fast),
-        "versions": versions(),
-        "git_commit": git_commit(),
+        **({} if options.base_weight == 1 or not options.distillers else {"base_weight": options.base_weight}),
+        **{key: getattr(options, key) for key in _SELDOM if getattr(options, key) != getattr(_USUAL, key)},
+        **{key: value for group in config.method_options.values() for key, value in group.to_keys().items()},
     }
 
 
@@ -177,7 +243,3 @@ def command_line() -> str:
     # A console script by its name; another program of the user's by its name as well.
     name = os.path.basename(program)
     return shlex.join([*([python] if name.endswith(".py") else []), name, *arguments])
-
-
-def _plain(latency: Latency | None) -> dict[str, Any] | None:
-    return dataclasses.asdict(latency) if latency else None

@@ -81,7 +81,7 @@ def _error_over_users(group: Group, student: Row, teacher: Row, metric: str, pai
     for row in group.rows.values():
         if (row.teacher, row.student) == (teacher.key, student.key):
             for pair in row.entries.keys() & set(pairs):
-                error = (row.entries[pair].get("gap_error") or {}).get(metric)
+                error = row.entries[pair].gap_error.get(metric)
                 if error is not None:
                     return float(error)
     return None
@@ -104,8 +104,8 @@ def _only_student(group: Group) -> str:
 def baseline_of(group: Group, name: str | None = None) -> Row | None:
     """Return what rows are tested against: the baseline of this name, or the one with the best mean of the fullest.
 
-    Baselines are all rows but teachers and ours. Ours are the cells that the benchmark names so, or else whatever is
-    distilled; a compressed teacher is a baseline, whatever its size.
+    Baselines are all rows but teachers and the proposed. Proposed are the experiments that the benchmark names so, or
+    else whatever is distilled; a compressed teacher is a baseline, whatever its size.
 
     Raises:
         OptionError: there is no row of that name.
@@ -116,20 +116,20 @@ def baseline_of(group: Group, name: str | None = None) -> Row | None:
         if name not in labels:
             raise OptionError(f"There is no row '{name}' to compare with.{did_you_mean(name, labels)}")
         return labels[name]
-    known = [row for row in students if row not in _ours(students) and row.mean(group.headline) is not None]
+    known = [row for row in students if row not in _proposed(students) and row.mean(group.headline) is not None]
     best = max if bigger_is_better(group.headline) else min
     return best(fullest(known), key=lambda row: row.mean(group.headline) or 0.0) if known else None
 
 
-def _ours(rows: list[Row]) -> list[Row]:
-    named = [row for row in rows if row.ours]
+def _proposed(rows: list[Row]) -> list[Row]:
+    named = [row for row in rows if row.proposed]
     return named or [row for row in rows if row.distilled]
 
 
 def comparisons(group: Group, baseline: Row) -> list[Comparison]:
-    """Test ours against the baseline at the headline metric; Holm corrects over the rows, each test for itself."""
+    """Test the proposed rows against the baseline at the headline metric; Holm corrects each test over the rows."""
     students = [row for row in group.ordered() if row.role != "teacher"]
-    rows = [row for row in _ours(students) if row is not baseline]
+    rows = [row for row in _proposed(students) if row is not baseline]
     metric, bigger = group.headline, bigger_is_better(group.headline)
     values = [row.paired(baseline, metric) for row in rows]
     t = [paired_t(ours, theirs, bigger=bigger) for ours, theirs in values]

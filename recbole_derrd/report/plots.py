@@ -12,7 +12,9 @@ from typing import Any
 from recbole_derrd.errors import OptionError
 from recbole_derrd.evaluation.metrics import bigger_is_better
 from recbole_derrd.report.escaping import as_label
-from recbole_derrd.report.rows import SPLITS, Group, Row, curve_of
+from recbole_derrd.report.row_names import SPLITS
+from recbole_derrd.report.rows import Group, Row
+from recbole_derrd.report.schema import ExpertUtilisation
 
 _MARKERS = "osD^vPX*<>hp"
 #: Characters of a file's name; file systems allow 255 bytes.
@@ -47,9 +49,10 @@ def figures_of(group: Group) -> list[tuple[str, Any]]:
         )
     ]
     for row in group.ordered():
-        first = next((entry["expert_choice"] for entry in row.distinct() if entry.get("expert_choice")), None)
-        if first:
-            drawn.append((f"experts-{row.label}", expert_map(row, first)))
+        first = next((found for entry in row.distinct() if (found := entry.expert_utilisations)), {})
+        for method, utilisation in first.items():
+            name = f"experts-{row.label}" if len(first) == 1 else f"experts-{row.label}-{method}"
+            drawn.append((name, expert_map(row, method, utilisation)))
     return [(name, figure) for name, figure in drawn if figure is not None]
 
 
@@ -73,7 +76,7 @@ def _name_rows(figure: Any, axes: Any, heights: list[float]) -> None:
 
 def learning_curves(group: Group) -> Any | None:
     """Plot the validation score over the epochs: the mean over seeds, as far as all of them went, over single seeds."""
-    found = [(row, [curve for curve in map(curve_of, row.distinct()) if curve]) for row in group.ordered()]
+    found = [(row, [curve for entry in row.distinct() if (curve := entry.curve())]) for row in group.ordered()]
     rows = [(row, curves) for row, curves in found if curves]
     if not rows:
         return None
@@ -142,15 +145,17 @@ def _plain_ticks(axis: Any) -> None:
     axis.set_major_formatter(EngFormatter(sep=""))
 
 
-def expert_map(row: Row, choice: dict[str, Any]) -> Any:
+def expert_map(row: Row, method: str, utilisation: ExpertUtilisation) -> Any:
     """Plot how often each expert is chosen, by groups of users from little to much activity."""
-    matrix = choice["mean_choice"]
+    matrix = utilisation.mean_utilisation
     figure, axes = _figure(height=1.6 + 0.35 * len(matrix))
     image = axes.imshow(matrix, aspect="auto", cmap="viridis", vmin=0)
     axes.set_xlabel("expert")
-    axes.set_yticks(range(len(matrix)), [f"{low}-{high}" for low, high in choice["activity"]])
+    axes.set_yticks(range(len(matrix)), [f"{low}-{high}" for low, high in utilisation.activity])
     axes.set_ylabel("training items")
-    axes.set_title(as_label(f"{row.label}: mean choice of users' experts"), fontsize="medium")
+    axes.set_title(
+        as_label(f"{row.label}: mean utilisation of {utilisation.side} experts ({method})"), fontsize="medium"
+    )
     figure.colorbar(image)
     return figure
 

@@ -4,37 +4,44 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from recbole_derrd.report.schema import RunRecord
 
 #: What is known of a record's data, by name: two records disagree where both know one thing and it differs.
 Facts = dict[str, str]
 
 
-def stated(record: Mapping[str, Any]) -> dict[str, Any]:
+def stated(record: RunRecord) -> dict[str, Any]:
     """Return what may be said of a record's data and protocol in a title."""
-    sizes = {key: record["data"].get(key) for key in ("users", "items", "training_interactions")}
-    return {**{key: record["protocol"].get(key) for key in ("split", "order", "group_by")}, **sizes,
-            "repeatable": _repeatable(record)}  # fmt: skip
-
-
-def identities(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what tells data of the same sizes apart, by what it is called in a title."""
-    fingerprint = record["data"]["fingerprint"]
+    protocol, data = record.protocol, record.data
     return {
-        "metrics": list(record["distilled"]["test"]),
-        "users or items": fingerprint["ids"],
-        "interactions": record["data"].get("interactions"),
-        "split": [fingerprint.get(part) for part in ("train", "valid", "test")] if _is_given(record) else None,
-        "candidates": record.get("candidates"),
+        **{key: protocol.get(key) for key in ("split", "order", "group_by")},
+        "users": data.users,
+        "items": data.items,
+        "training_interactions": data.training_interactions,
+        "repeatable": _repeatable(record),
     }
 
 
-def sorted_by_data(records: Sequence[Mapping[str, Any]]) -> list[int]:
+def identities(record: RunRecord) -> dict[str, Any]:
+    """Return what tells data of the same sizes apart, by what it is called in a title."""
+    fingerprint = record.data.fingerprint
+    return {
+        "metrics": list(record.distilled.test),
+        "users or items": fingerprint.ids,
+        "interactions": record.data.interactions,
+        "split": [fingerprint.train, fingerprint.valid, fingerprint.test] if _is_given(record) else None,
+        "candidates": record.candidates,
+    }
+
+
+def sorted_by_data(records: Sequence[RunRecord]) -> list[int]:
     """Return for each record the number of the group that it belongs to.
 
-    Where an earlier version has left something out, a record belongs to the group that it does not disagree with; to
-    none but its like where there are several.
+    Where a record leaves something out, it belongs to the group that it does not disagree with; to none
+    but its like where there are several.
     """
     known = [(_common(record), _facts(record)) for record in records]
     groups: dict[str, list[_Group]] = {}
@@ -64,48 +71,45 @@ class _Group:
     unsure: bool
 
 
-def _common(record: Mapping[str, Any]) -> str:
+def _common(record: RunRecord) -> str:
     """Return what all records of a group share, as one text."""
     return json.dumps(
         [
-            record["dataset"], record["protocol"], list(record["distilled"]["test"]), record["valid_metric"],
-            record["data"]["fingerprint"]["ids"], _is_given(record), *stated(record).values(),
+            record.dataset, record.protocol, list(record.distilled.test), record.valid_metric,
+            record.data.fingerprint.ids, _is_given(record), *stated(record).values(),
         ],
         sort_keys=True,
     )  # fmt: skip
 
 
-def _repeatable(record: Mapping[str, Any]) -> bool:
+def _repeatable(record: RunRecord) -> bool:
     # Whether items of the history are ranked as well.
-    return bool((record["distilled"].get("settings") or {}).get("repeatable"))
+    return bool(record.distilled.settings.get("repeatable"))
 
 
-def _is_given(record: Mapping[str, Any]) -> bool:
+def _is_given(record: RunRecord) -> bool:
     """Whether the split is the same for all seeds: held, in order of time, or in files of its own."""
-    settings = record["distilled"].get("settings") or {}
     return bool(
-        record.get("split_seed") is not None
-        or record["protocol"].get("order") == "TO"
-        or settings.get("benchmark_filename")
+        record.split_seed is not None
+        or record.protocol.get("order") == "TO"
+        or record.distilled.settings.get("benchmark_filename")
     )
 
 
-def _facts(record: Mapping[str, Any]) -> Facts:
-    data, fingerprint, candidates = record["data"], record["data"]["fingerprint"], record.get("candidates")
-    parts = {part: fingerprint.get(part) for part in ("train", "valid", "test")}
+def _facts(record: RunRecord) -> Facts:
+    fingerprint, candidates, whole = record.data.fingerprint, record.candidates, record.data.interactions
+    parts = {"train": fingerprint.train, "valid": fingerprint.valid, "test": fingerprint.test}
     if _is_given(record):
         # Of one split, candidates are the same as well.
-        facts = {**parts, "interactions": data.get("interactions"), "candidates": candidates}
-        return _known(facts.items())
-    seed, whole = record["seed"], data.get("interactions")
-    facts = {"interactions": whole, f"candidates for {seed} on {parts['test']}": candidates}
-    # Earlier versions say this of every compressed teacher.
-    unsure = record.get("compression") and whole is None
+        return _known({**parts, "interactions": whole, "candidates": candidates}.items())
+    facts = {"interactions": whole, f"candidates for {record.seed} on {parts['test']}": candidates}
+    # Records without a hash of all interactions say this of every compressed teacher.
+    unsure = record.compression and whole is None
     if candidates is not None and not unsure:
-        facts["candidates"] = candidates if record.get("candidates_given") else "each seed's own"
+        facts["candidates"] = candidates if record.candidates_given else "each seed's own"
     # Without a hash of all interactions: the same seed has the same split of the same data.
-    facts.update({f"{part} of seed {seed}": value for part, value in parts.items()})
-    facts["file"] = (data.get("files") or {}).get(f"{record['dataset']}.inter")
+    facts.update({f"{part} of seed {record.seed}": value for part, value in parts.items()})
+    facts["file"] = record.data.files.get(f"{record.dataset}.inter")
     return _known(facts.items())
 
 

@@ -1,73 +1,96 @@
-"""The table at the end of a run."""
+"""A table of a report, and how Markdown, LaTeX and HTML write it."""
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
 
-from tabulate import tabulate
+from recbole_derrd.report.escaping import as_html, as_md, as_tex
 
-from recbole_derrd.evaluation.metrics import percent
-from recbole_derrd.report.rows import stored_as
-
-ROLES = (("teacher", "Teacher"), ("student", "Student alone"), ("distilled", "Distilled student"))
-#: Metrics shown, those that are there; all of them are in the record.
-_SHOWN = 6
+BEST, SECOND = "best", "second"
 
 
-def shown_size(count: float, unit: str) -> str:
-    """Return a count with a prefix, e.g. 1.23 MB."""
-    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= factor:
-            return f"{count / factor:.2f} {prefix}{unit}"
-    return f"{count:.0f} {unit}"
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One cell of a table."""
+
+    text: str
+    mark: str = ""
 
 
-def run_table(record: dict[str, Any]) -> str:
-    """Return teacher, plain student and distilled student side by side: test metrics, gap, size, speed; then notes."""
-    titles = dict(ROLES)
-    if not record.get("distillers"):
-        # Nothing was distilled: a compressed teacher, or plain training.
-        titles["distilled"] = "Compressed teacher" if record.get("compression") else "Student"
-    rows = [(title, record[role], role) for role, title in titles.items() if record.get(role)]
-    several = record.get("teachers") or []
-    if several:
-        rows[0] = ("All teachers", record["teacher"], "teacher")
-        rows = [(f"Teacher {index + 1}", entry, "") for index, entry in enumerate(several)] + rows
-    gaps = {"distilled": record.get("gap_recovered")}
-    if record.get("stored"):
-        rows.append((f"The same {stored_as(record['stored'])}", record["stored"], "stored"))
-        gaps["stored"] = record["stored"].get("gap_recovered")
-    metrics = list(record["distilled"]["test"])[:_SHOWN]
-    head = [
-        "",
-        "model",
-        *metrics,
-        f"gap recovered ({record['valid_metric']})",
-        "parameters",
-        "size",
-        "one user (ms)",
-        "users/s",
-    ]
-    body = [
-        [title, *_line(record, entry, role, metrics, (gaps[role] or {}) if role in gaps else None)]
-        for title, entry, role in rows
-    ]
-    table = tabulate(body, headers=head, disable_numparse=True, colalign=("left", "left", *["right"] * (len(head) - 2)))
-    title = f"{record['dataset']}, test split, {record['protocol']['mode']['test']} ranking, seed {record['seed']}"
-    return "\n".join([title, table, *(f"Note: {warning}" for warning in record.get("warnings") or ())])
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """One table of a report: its title, head, rows and notes."""
+
+    title: str
+    head: list[str]
+    rows: list[list[Cell]]
+    notes: list[str]
+    #: Columns of words, at the left; the others are numbers.
+    words: int = 2
 
 
-def _line(
-    record: dict[str, Any], entry: dict[str, Any], role: str, metrics: list[str], gap: dict[str, float | None] | None
-) -> list[str]:
-    """Return a model's cells but for its title; ``gap`` is None of models that are not to recover any."""
-    latency = (record.get("latency") or {}).get(role) or entry.get("latency")
-    return [
-        entry["model"],
-        *(f"{entry['test'].get(metric, float('nan')):.4f}" for metric in metrics),
-        "" if gap is None else percent(gap.get(record["valid_metric"])),
-        shown_size(entry["params"], "").strip(),
-        shown_size(entry["bytes"], "B"),
-        f"{latency['p50_ms']:.2f}" if latency else "-",
-        f"{latency['users_per_second']:,.0f}" if latency else "-",
-    ]
+# -- Markdown
+
+
+def _md_cell(cell: Cell) -> str:
+    text = as_md(cell.text)
+    return {BEST: f"**{text}**", SECOND: f"<u>{text}</u>"}.get(cell.mark, text)
+
+
+def table_as_md(table: Table) -> str:
+    """Return a table in GitHub's Markdown."""
+    marks = [":--" if column < table.words else "--:" for column in range(len(table.head))]
+    lines = [[as_md(head) for head in table.head], marks, *[[_md_cell(cell) for cell in row] for row in table.rows]]
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n\n".join([f"## {as_md(table.title)}", body, *map(as_md, table.notes)])
+
+
+# -- LaTeX
+
+
+def _tex_cell(cell: Cell) -> str:
+    text = as_tex(cell.text)
+    return {BEST: rf"\textbf{{{text}}}", SECOND: rf"\underline{{{text}}}"}.get(cell.mark, text)
+
+
+def table_as_tex(table: Table) -> str:
+    r"""Return a table* environment; it needs \usepackage{booktabs,graphicx}."""
+    columns = "l" * table.words + "r" * (len(table.head) - table.words)
+    body = [" & ".join(map(_tex_cell, row)) + r" \\" for row in table.rows]
+    return "\n".join(
+        [
+            r"\begin{table*}",
+            r"\centering",
+            rf"\caption{{{as_tex(table.title)}}}",
+            r"\resizebox{\textwidth}{!}{%",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            " & ".join(map(as_tex, table.head)) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\par\footnotesize " + " ".join(map(as_tex, table.notes)),
+            r"\end{table*}",
+        ]
+    )
+
+
+# -- HTML
+
+
+def table_as_html(table: Table) -> str:
+    """Return a section with a heading, a table and notes."""
+
+    def field(column: int, cell: Cell) -> str:
+        text = as_html(cell.text)
+        text = {BEST: f"<b>{text}</b>", SECOND: f"<u>{text}</u>"}.get(cell.mark, text)
+        return f"<td{' class=word' if column < table.words else ''}>{text}</td>"
+
+    head = "".join(f"<th>{as_html(name)}</th>" for name in table.head)
+    body = "\n".join("<tr>" + "".join(field(*pair) for pair in enumerate(row)) + "</tr>" for row in table.rows)
+    notes = "\n".join(f"<p class=note>{as_html(note)}</p>" for note in table.notes)
+    return (
+        f"<section>\n<h2>{as_html(table.title)}</h2>\n<table>\n<thead><tr>{head}</tr></thead>\n"
+        f"<tbody>\n{body}\n</tbody>\n</table>\n{notes}\n</section>"
+    )

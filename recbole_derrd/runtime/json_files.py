@@ -6,18 +6,22 @@ A check is a function of a value. It returns None, or what is wrong: the path be
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, BinaryIO, Callable, Optional
 
 Check = Callable[[Any], Optional[str]]
 
 #: Far above what any run writes.
 MAX_BYTES = 16 << 20
+#: Of a file that has one such content a line.
+MAX_BYTES_OF_LINES = 1 << 30
 MAX_DEPTH = 40
 MAX_DIGITS = 40
 
@@ -28,34 +32,69 @@ def read_json(path: str | Path) -> Any:
     Raises:
         ValueError: what is wrong with it, in words that follow its name.
     """
+    with _opened(path, MAX_BYTES) as file:
+        return _parsed(file.read(MAX_BYTES))
+
+
+def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """Yield (number from 1, content) of each line of a file that is not empty; of one that is wrong, the ValueError.
+
+    Each line is held to the limits of :func:`read_json`.
+
+    Raises:
+        ValueError: what is wrong with the file as a whole, in words that follow its name.
+    """
+    with _opened(path, MAX_BYTES_OF_LINES) as file:
+        for place in itertools.count(1):
+            line = file.readline(MAX_BYTES + 1)
+            if not line:
+                return
+            large = len(line) > MAX_BYTES
+            while large and line and not line.endswith(b"\n"):
+                line = file.readline(MAX_BYTES)
+            if large:
+                yield place, ValueError(f"has more than {MAX_BYTES >> 20} MB")
+            elif line.strip():
+                try:
+                    content = _parsed(line)
+                except ValueError as error:
+                    yield place, error
+                else:
+                    yield place, content
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path, most: int) -> Iterator[BinaryIO]:
+    """Open an ordinary file of at most so many bytes."""
     try:
-        text = _content(path).decode("utf-8")
-        content = json.loads(text, object_pairs_hook=_distinct, parse_int=_short)
+        # Opening a pipe would wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise ValueError("is no ordinary file")
+            if found.st_size > most:
+                raise ValueError(f"has {found.st_size / 1e6:,.0f} MB, more than {most >> 20}")
+            with open(descriptor, "rb", closefd=False) as file:
+                yield file
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror or error}") from error
+
+
+def _parsed(content: bytes) -> Any:
+    try:
+        found = json.loads(content.decode("utf-8"), object_pairs_hook=_distinct, parse_int=_short)
     except UnicodeDecodeError as error:
         raise ValueError("is no UTF-8 text") from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"is no JSON: {error}") from error
+        where = str(error) if b"\n" in content.strip() else f"{error.msg} at character {error.pos + 1}"
+        raise ValueError(f"is no JSON: {where}") from error
     except RecursionError as error:
         raise ValueError("is nested too deeply") from error
-    _refuse_deep(content)
-    return content
-
-
-def _content(path: str | Path) -> bytes:
-    # Opening a pipe would wait for its writer.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("is no ordinary file")
-        if found.st_size > MAX_BYTES:
-            raise ValueError(f"has {found.st_size / 1e6:,.0f} MB, more than {MAX_BYTES >> 20}")
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read(MAX_BYTES)
-    finally:
-        os.close(descriptor)
+    _refuse_deep(found)
+    return found
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

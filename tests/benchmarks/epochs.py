@@ -29,7 +29,7 @@ from recbole_derrd.adapters import adapter_of
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.model_cache.building import build_model, freeze
-from recbole_derrd.report.record import peak_rss_bytes, versions
+from recbole_derrd.report.environment import peak_rss_bytes, versions
 from recbole_derrd.student.model import build_student
 from recbole_derrd.teacher import GivenTeacher, StoredKnowledge
 from recbole_derrd.training.trainer import trainer_for

@@ -39,7 +39,7 @@ from recbole_derrd.adapters import Adapter, FactorAdapter
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.hetcomp import HetCompOptions
 from recbole_derrd.registry import method_class
-from recbole_derrd.report.record import peak_rss_bytes, snapshots
+from recbole_derrd.report.environment import peak_rss_bytes, versions
 from recbole_derrd.teacher import (
     BuildSettings,
     Ensemble,
@@ -220,7 +220,7 @@ def main() -> None:
         kept = [argument for argument in sys.argv[1:] if not argument.startswith(("--folder", "--out"))]
         record = {
             "rows": rows, "exponents": fits, "command": " ".join(["python tests/benchmarks/hetcomp.py", *kept]),
-            "snapshots": snapshots(),
+            "versions": versions(),
         }  # fmt: skip
         given.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

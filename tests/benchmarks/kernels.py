@@ -32,7 +32,7 @@ from recbole_derrd.ops.listed_scores import listed_products
 from recbole_derrd.ops.propagation import propagate, to_csr
 from recbole_derrd.ops.sampling import sample_top_positions
 from recbole_derrd.ops.top_k import top_scores
-from recbole_derrd.report.record import versions
+from recbole_derrd.report.environment import versions
 
 USERS, ITEMS, BATCH, SMALL, LARGE = 5_219, 25_181, 1_000, 20, 200
 Pair = tuple[Callable[[], Any], Callable[[], Any]]

@@ -26,7 +26,7 @@ from tabulate import tabulate
 
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
-from recbole_derrd.report.record import peak_rss_bytes
+from recbole_derrd.report.environment import peak_rss_bytes
 from recbole_derrd.student.model import build_student
 from recbole_derrd.teacher import GivenTeacher, StoredKnowledge
 from recbole_derrd.training.trainer import trainer_for

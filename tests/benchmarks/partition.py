@@ -1,7 +1,7 @@
 r"""How far HetComp's loss moves when items are drawn for the rest of the catalogue: hetcomp_remainder against the sum.
 
     python tests/benchmarks/remainder.py                                      # ml-100k, a minute
-    python tests/benchmarks/remainder.py --out=remainder.json                 # the numbers as well
+    python tests/benchmarks/partition.py --out=partition.json                 # the numbers as well
 
 A BPR of 64 dimensions is trained, so that the scores are those of a model and not of chance. Its own best 20 items and
 its order of each user's first 10 training items are what is taught; the loss of all users is summed over the whole
@@ -28,7 +28,7 @@ from recbole_derrd.distillers.hetcomp import fine_order_loss, overall_relation_l
 from recbole_derrd.distillers.hetcomp.partition import estimated_log_partition, log_partition, sampled_partition
 from recbole_derrd.model_cache.building import load_model
 from recbole_derrd.model_cache.train_or_find import train_or_find
-from recbole_derrd.report.record import versions
+from recbole_derrd.report.environment import versions
 
 COUNTS = (10, 30, 100, 300, 1000)
 RANKED, OBSERVED = 20, 10

@@ -40,7 +40,7 @@ from recbole_derrd.distillers.base import StepBatch
 from recbole_derrd.distillers.de import DEOptions
 from recbole_derrd.distillers.rrd import RRDOptions
 from recbole_derrd.registry import method_class
-from recbole_derrd.report.record import peak_rss_bytes, versions
+from recbole_derrd.report.environment import peak_rss_bytes, versions
 from recbole_derrd.teacher import GivenTeacher, StoredKnowledge
 from recbole_derrd.teacher.exact import ExactSearch
 from recbole_derrd.teacher.search import SAMPLE, ApproximateSearch

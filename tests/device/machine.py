@@ -12,7 +12,7 @@ def facts(kind: str) -> dict[str, Any]:
     """Return the machine's facts."""
     import torch
 
-    from recbole_derrd.report.record import git_commit, versions
+    from recbole_derrd.report.environment import git_commit, versions
 
     found: dict[str, Any] = {
         **versions(),

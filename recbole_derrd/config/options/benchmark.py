@@ -1,4 +1,4 @@
-"""What a benchmark file may say beside the settings of its cells."""
+"""What a benchmark file may say beside the settings of its experiments."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ class BenchmarkOptions(Options):
         [], "Config files under `base`, later ones win; from the working directory, or beside the benchmark file.",
         kind=(str, list),
     )  # fmt: skip
-    base: dict[str, Any] = option({}, "Settings of all cells: RecBole's keys and this plugin's.")
-    cells: list[Any] = option([], "Cells: each a name and the keys in which it differs, {name: DE, distillers: [de]}.")
-    grid: dict[str, Any] = option({}, "Lists that are multiplied out, with each other and with the cells.")
-    seeds: list[Any] = option([2020, 2021, 2022, 2023, 2024], "Seeds of each cell.")
+    base: dict[str, Any] = option({}, "Settings of all experiments: RecBole's keys and this plugin's.")
+    experiments: list[Any] = option(
+        [], "Experiments: each a name and the keys in which it differs, {name: DE, distillers: [de]}."
+    )
+    grid: dict[str, Any] = option({}, "Lists that are multiplied out, with each other and with the experiments.")
+    seeds: list[Any] = option([2020, 2021, 2022, 2023, 2024], "Seeds of each experiment.")
     vary: str = option(
         "training",
         "What the seeds vary: the training on one split, or the split and everything after it, the teacher too.",
@@ -33,10 +35,10 @@ class BenchmarkOptions(Options):
         "With vary: training: one teacher for all seeds, as published, or one for each seed.",
         choices=("fixed", "varies"),
     )
-    ours: list[Any] = option(
-        [], "Cells that the report tests against the best of all others; every distilled one if none."
+    proposed: list[Any] = option(
+        [], "Experiments that the report tests against the best of all others; every distilled one if none."
     )
     record_dir: str | None = option(None, "Folder of the records; records/<name> if none.", kind=Text)
-    jobs: int = option(1, "Cells that run at once, each in a process with its share of the threads.", low=1)
-    only: list[Any] = option([], "Cells to run, by name, e.g. [DE, RRD]; all if empty.")
-    dry: bool = option(False, "Only say which cells there are and which are recorded.")
+    jobs: int = option(1, "Experiments that run at once, each in a process with its share of the threads.", low=1)
+    only: list[Any] = option([], "Experiments to run, by name, e.g. [DE, RRD]; all if empty.")
+    dry: bool = option(False, "Only say which experiments there are and which are recorded.")

@@ -125,7 +125,7 @@ class RunOptions(Options):
         None, "Seed of the distillers' own sampling; the run's seed if none.", kind=(int, type(None))
     )
     benchmark: dict[str, Any] = option(
-        {}, "Written by `recbole-derrd benchmark`: which of its cells this run is; goes into the record."
+        {}, "Written by `recbole-derrd benchmark`: which of its experiments this run is; goes into the record."
     )
     latency_users: int = option(200, "Users whose single request is timed for the table; 0 leaves latency out.", low=0)
 
