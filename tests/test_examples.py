@@ -29,12 +29,14 @@ def ended(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_its_tests_pass(folder: Path) -> None:
     found = ended(folder, "-m", "pytest", "-q", "test_own_method.py")
     assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-1000:]
     assert " passed" in found.stdout and "warning" not in found.stdout
 
 
+@pytest.mark.slow
 def test_a_kind_of_test_that_is_missing_fails(folder: Path) -> None:
     own = folder / "test_own_method.py"
     own.write_text(own.read_text(encoding="utf-8").replace("test_golden_", "test_"), encoding="utf-8")
@@ -42,6 +44,7 @@ def test_a_kind_of_test_that_is_missing_fails(folder: Path) -> None:
     assert found.returncode == 1 and "hinge: no test_golden_..." in found.stdout
 
 
+@pytest.mark.slow
 def test_its_run(folder: Path) -> None:
     """Two epochs instead of all."""
     short = ("--epochs=2", "--teacher={embedding_size: 8}", "--compare_student=False", "--latency_users=0")

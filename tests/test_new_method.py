@@ -49,6 +49,7 @@ FILES = {
 CHOSEN = "hinge or Hinge or (BPR and (learns or teaches or resumed or precision)) or listed_with_its_options"
 
 
+@pytest.mark.slow
 def test_a_new_method_turns_up_everywhere(tmp_path: Path) -> None:
     """No table of any test has an entry for it. What it lacks, and nothing else, is a file of tests."""
     log = tmp_path / "log"
