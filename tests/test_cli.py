@@ -458,6 +458,7 @@ def test_without_a_data_set_it_is_recboles_own_and_said(
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_script_and_the_module_answer_alike(tmp_path: Path) -> None:
     for command in ([str(ROOT / "run_recbole_derrd.py")], ["-m", "recbole_derrd"]):
         answer = subprocess.run(

@@ -312,6 +312,7 @@ def try_moments(whole: Whole, run: Any, tmp_path: Path, output: Path, count: int
         shutil.rmtree(home)
 
 
+@pytest.mark.slow
 def test_killed_around_a_file_operation(whole: Whole, run: Any, tmp_path: Path, output: Path) -> None:
     kinds = {"replace", "fsync", "mkdir", "unlink", "save", "_train_epoch", "top_items"}
     assert kinds <= set(whole.moments) and len(whole.moments) > 200
@@ -362,6 +363,7 @@ def test_a_teacher_goes_on_where_it_was_killed(whole: Whole, run: Any, tmp_path:
     assert not differences(outcome(tmp_path), whole.outcome)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["teacher", "distilled"])
 def test_a_run_begun_anew_is_not_resumed_from_an_earlier_end(
     whole: Whole, run: Any, tmp_path: Path, output: Path, role: str
@@ -412,6 +414,7 @@ def test_a_disk_that_is_full_at_any_call_is_a_sentence(whole: Whole, run: Any, t
         assert_resumes(whole, run, home, output, story)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("there", "size"), [("nothing", 10_000), ("nothing", 50_000), ("models", 600), ("cache", 10_000), ("cache", 50_000)]
 )
@@ -504,6 +507,7 @@ def truncated(path: Path) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["teacher", "distilled"])
 def test_a_truncated_training_checkpoint_is_a_sentence(
     whole: Whole, run: Any, tmp_path: Path, output: Path, role: str
@@ -573,6 +577,7 @@ def counting(action: Callable[[], object], home: Path, file: Path) -> Callable[[
     return counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["teacher", "student", "distilled"])
 @pytest.mark.parametrize("fate", ["goes on", "is killed"])
 def test_the_second_of_two_runs_waits_and_finds(
@@ -597,6 +602,7 @@ def test_the_second_of_two_runs_waits_and_finds(
         assert trained == sum(whole.outcome["epochs"].values()), "each model is trained by one of the two"
 
 
+@pytest.mark.slow
 def test_runs_of_other_students_share_a_teacher(whole: Whole, run: Any, tmp_path: Path, output: Path) -> None:
     """Started together, as a sweep over seeds of the distillers does."""
     home = tmp_path / "home"

@@ -135,6 +135,7 @@ def test_a_plain_model_is_stock_to_the_bit(tiny_settings: Settings, model: str) 
 # -- adam, rows, graph: within rounding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [["adam"], ["adam", "rows"], ["graph"], "all"])
 @pytest.mark.parametrize(
     ("model", "more"),

@@ -32,6 +32,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], dic
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("methods", [("nkd",), ("cpd",), ("sld",), TERMS], ids="-".join)
 def test_a_term_closes_a_part_of_the_gap(found: Any, methods: tuple[str, ...]) -> None:
     record = found[methods]

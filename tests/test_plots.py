@@ -15,6 +15,7 @@ from recbole_derrd.cli import main
 from recbole_derrd.report.plots import figures_of, front
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["md", "tex"])
 def test_plots_beside_a_text(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")

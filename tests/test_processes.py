@@ -132,6 +132,7 @@ def test_an_interrupted_start_leaves_no_process(monkeypatch: pytest.MonkeyPatch)
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_processes_end_with_a_killed_parent(tmp_path: Path) -> None:
     """They would go on writing what the next run reads; and they remove what it has left."""
     tests = Path(__file__).parent
@@ -160,6 +161,7 @@ def test_processes_are_where_their_parent_is(
     assert answer is not None and json.loads(answer) == [os.getcwd()] * 2
 
 
+@pytest.mark.slow
 def test_a_whole_run_in_two_processes(tiny_settings: Settings, tmp_path: Path) -> None:
     more = {"distillers": ["de", "rrd"], "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "de_num_experts": 3,
             "latency_users": 5, "epochs": 4, "record_dir": str(tmp_path / "records"), "checkpoint_step": 1}  # fmt: skip

@@ -120,6 +120,7 @@ def test_a_second_run_does_no_teacher_work_and_gives_the_same(
     assert again["path"] != record["path"] and again["checkpoints"] == record["checkpoints"]
 
 
+@pytest.mark.slow
 def test_further_metrics_train_no_teacher_anew(
     record: dict[str, Any], planted: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +234,7 @@ def test_plain_training_needs_no_teacher(planted: Path, home: Path) -> None:
     assert record["teacher"] is None and record["student"] is None and record["distilled"]["test"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(
     record: dict[str, Any], planted: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +317,7 @@ def test_whole_user_students_and_pair_teachers_get_along(planted: Path, home: Pa
     assert record["teacher"]["model"] == "BPR" and record["distilled"]["test"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", [("LightGCN", "BPR"), ("NeuMF", "MultiVAE"), ("SGL", "SimpleX")])
 def test_cached_lists_change_nothing(planted: Path, tmp_path: Path, pair: tuple[str, str]) -> None:
     """Loading a teacher seeds every random state anew; a run that finds its lists must not draw other numbers."""

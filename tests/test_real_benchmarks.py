@@ -49,6 +49,7 @@ def test_an_experiment_of_several_processes_leaves_no_sockets(tmp_path: Path, mo
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_a_record_of_other_data_counts_as_missing(real: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = yaml.safe_load(real.read_text())
     data = Path(shutil.copytree(content["base"]["data_path"], "data")) / "tiny" / "tiny.inter"
@@ -142,6 +143,7 @@ def test_a_benchmark_entry_of_ones_own_is_refused_at_once(tmp_path: Path, tiny_s
         run_recbole_derrd("BPR", "tiny", config_dict=tiny_settings("BPR", benchmark={"position": "first"}))
 
 
+@pytest.mark.slow
 def test_an_experiment_imports_nothing_that_lies_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And finds one's own model in the working directory where the benchmark does."""
     monkeypatch.chdir(tmp_path)

@@ -235,6 +235,7 @@ def test_the_tiny_world_is_as_it_says(tmp_path: Path) -> None:
     assert batch.users.tolist() == [1, 2] and batch.rows == 7
 
 
+@pytest.mark.slow
 def test_without_pytest_there_is_a_sentence() -> None:
     program = "import sys; sys.modules['pytest'] = None; import recbole_derrd.distillers; import recbole_derrd.testing"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
