@@ -89,7 +89,7 @@ def report(arguments: Sequence[str]) -> int:
     """Make a report of records: printed, or written where ``--out`` says; HTML of one beside its records."""
     given = read_arguments("report", arguments)
     from recbole_derrd.report.document import FORMATS, html_beside, report_of, write_report
-    from recbole_derrd.report.row_names import SPLITS
+    from recbole_derrd.report.titles import SPLITS
 
     options, places = given.options, [Path(name) for name in given.names]
     kind = _one_of("format", options["format"], FORMATS, "md")

@@ -12,7 +12,7 @@ from recbole_derrd.errors import OptionError
 from recbole_derrd.report.comparison import baseline_of, fullest, gap_of
 from recbole_derrd.report.document import report_of
 from recbole_derrd.report.equal_epochs import equal_epochs_table
-from recbole_derrd.report.row_names import numbered
+from recbole_derrd.report.titles import numbered
 
 
 def test_what_records_have_in_common_is_one_row() -> None:

@@ -19,7 +19,7 @@ from recbole_derrd.experiment.compress import run_compressed
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.report.comparison import gap_of
 from recbole_derrd.report.document import report_of
-from recbole_derrd.report.row_names import numbered
+from recbole_derrd.report.titles import numbered
 
 Settings = Callable[..., dict[str, Any]]
 

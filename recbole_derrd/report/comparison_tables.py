@@ -16,12 +16,12 @@ from recbole_derrd.report.comparison import (
     gap_is_noise,
     gap_of,
 )
-from recbole_derrd.report.row_names import SPLITS
 from recbole_derrd.report.rows import Group, Row
 from recbole_derrd.report.run_table import shown_size
 from recbole_derrd.report.schema import RunRecord
 from recbole_derrd.report.significance import MIN_PAIRS
 from recbole_derrd.report.table import BEST, SECOND, Cell, Table
+from recbole_derrd.report.titles import SPLITS
 
 
 def spread(values: list[float]) -> str:

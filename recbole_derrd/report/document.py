@@ -17,9 +17,9 @@ from recbole_derrd.report.grouping import groups_of
 from recbole_derrd.report.html import html_report
 from recbole_derrd.report.plots import need_plots, save_figures
 from recbole_derrd.report.reading import records_of
-from recbole_derrd.report.row_names import numbered
 from recbole_derrd.report.rows import Group
 from recbole_derrd.report.table import Table, table_as_md, table_as_tex
+from recbole_derrd.report.titles import numbered
 
 FORMATS = ("md", "tex", "html")
 

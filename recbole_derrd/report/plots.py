@@ -12,9 +12,9 @@ from typing import Any
 from recbole_derrd.errors import OptionError
 from recbole_derrd.evaluation.metrics import bigger_is_better
 from recbole_derrd.report.escaping import as_label
-from recbole_derrd.report.row_names import SPLITS
 from recbole_derrd.report.rows import Group, Row
 from recbole_derrd.report.schema import ExpertUtilisation
+from recbole_derrd.report.titles import SPLITS
 
 _MARKERS = "osD^vPX*<>hp"
 #: Characters of a file's name; file systems allow 255 bytes.

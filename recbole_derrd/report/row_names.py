@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 from recbole_derrd.config.options.run import RunOptions
 from recbole_derrd.report.escaping import shortened
+from recbole_derrd.report.rows import Group, Row
 from recbole_derrd.report.same_data import identities, stated
-from recbole_derrd.report.schema import StoredEntry, mode_of
-
-if TYPE_CHECKING:
-    from recbole_derrd.report.rows import Group, Row
-
-#: Splits that a report may be of, as they are called in it.
-SPLITS = {"test": "test", "valid": "validation"}
+from recbole_derrd.report.titles import in_bits, numbered
 
 #: Characters of a setting that a row's name shows.
 _VALUE = 200
@@ -25,67 +20,24 @@ _VALUE = 200
 _USUAL = RunOptions.defaults()
 
 
-def ranking(protocol: Mapping[str, Any], split: str) -> str:
-    """Say in words what the items of a split are ranked among."""
-    name = mode_of(protocol, split)
-    if name == "full":
-        return "full ranking"
-    if name.startswith("fixed"):
-        return f"ranked among {name[5:]} fixed candidates"
-    if name.startswith(("uni", "pop")):
-        return f"ranked among {name[3:]} sampled candidates, drawn anew at each evaluation ({name})"
-    return f"evaluation mode {name}"
-
-
-def stored_as(stored: StoredEntry) -> str:
-    """Say in words how a student is stored, e.g. "in 4 bits"."""
-    return _in_bits(stored.bits, users=stored.users)
-
-
-def _in_bits(bits: int, *, users: bool) -> str:
-    return f"in {bits} bits{'' if users else ' (items)'}"
-
-
-def numbered(names: Sequence[str], form: str) -> list[str]:
-    """Return the names, each but the first of those alike with a number, so that no two are the same.
-
-    Args:
-        names: the names.
-        form: what is added, with {} for the number.
-    """
-    taken, seen = set(names), set[str]()
-    last: dict[str, int] = {}
-    found = []
-    for name in names:
-        free, count = name, last.get(name, 1)
-        if name in seen:
-            while free in seen or free in taken:
-                count += 1
-                free = name + form.format(count)
-            last[name] = count
-        seen.add(free)
-        found.append(free)
-    return found
-
-
 def name_rows(group: Group) -> None:
     """Give every row of a group a name of its own: where several have one, with the settings in which they differ."""
     for row in group.rows.values():
         if row.stored_of is not None:
             # By now its student has the name that it keeps.
-            stored = _in_bits(row.settings["bits"], users=row.settings["users"])
+            stored = in_bits(row.settings["bits"], users=row.settings["users"])
             row.label = f"{group.rows[row.stored_of].label} {stored}"
     by_label: dict[str, list[Row]] = {}
     for row in group.rows.values():
         by_label.setdefault(row.label, []).append(row)
     for rows in by_label.values():
         if len(rows) > 1:
-            _say_what_differs(rows)
+            _add_differences(rows)
     for row, label in zip(group.rows.values(), numbered([row.label for row in group.rows.values()], " #{}")):
         row.label = label
 
 
-def _say_what_differs(rows: list[Row]) -> None:
+def _add_differences(rows: list[Row]) -> None:
     keys = sorted({key for row in rows for key in row.settings})
     differing = [key for key in keys if len({repr(row.settings.get(key)) for row in rows}) > 1]
     usual = {key: _most_common(row.settings.get(key) for row in rows) for key in differing}

@@ -8,8 +8,8 @@ import statistics
 from collections.abc import Collection
 from typing import Any
 
-from recbole_derrd.report.row_names import SPLITS, ranking
 from recbole_derrd.report.schema import ExpertUtilisation, ModelEntry, RunRecord
+from recbole_derrd.report.titles import SPLITS, ranking
 
 #: One seed on one split: values are paired by it.
 Pair = tuple[int, str]

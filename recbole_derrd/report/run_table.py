@@ -5,8 +5,8 @@ from __future__ import annotations
 from tabulate import tabulate
 
 from recbole_derrd.evaluation.metrics import percent
-from recbole_derrd.report.row_names import stored_as
 from recbole_derrd.report.schema import ModelEntry, RunRecord, mode_of
+from recbole_derrd.report.titles import stored_as
 
 #: Metrics shown, those that are there; all of them are in the record.
 _SHOWN = 6
