@@ -37,16 +37,16 @@ def several(settings: dict[str, Any], **more: Any) -> tuple[DistillConfig, Any, 
     return config, data, teachers, knowledge
 
 
-def slow_scores(rankings: list[list[int]], n_items: int, importance: RankWeighting, listed: int) -> list[float]:
+def slow_scores(rankings: list[list[int]], n_items: int, rank_weighting: RankWeighting, listed: int) -> list[float]:
     """G of one user by loops: what is unlisted stands at rank N + 1."""
     scores = [0.0] * n_items
     for items in rankings:
         for rank, item in enumerate(items, start=1):
             if item:
-                if importance.kind == "power":
-                    scores[item] += rank**-importance.power - (listed + 1) ** -importance.power
+                if rank_weighting.kind == "power":
+                    scores[item] += rank**-rank_weighting.power - (listed + 1) ** -rank_weighting.power
                 else:
-                    scores[item] += float(np.exp(-rank / importance.decay))
+                    scores[item] += float(np.exp(-rank / rank_weighting.decay))
     return scores
 
 
@@ -71,7 +71,7 @@ def test_the_scores_are_those_of_the_formula(tiny_settings: Settings, kind: str)
 
 @given(st.integers(2, 400), st.floats(0.01, 2))
 def test_importance_falls_with_the_rank_and_is_nothing_behind_the_list(listed: int, power: float) -> None:
-    weights = RankWeighting("power", power).of_list(listed).double()
+    weights = RankWeighting("power", power).of_ranking(listed).double()
     assert (weights.diff() < 0).all() and weights[-1] > 0
     assert RankWeighting("power", power).of_ranks(torch.tensor([listed + 1]), listed).item() == pytest.approx(
         0, abs=1e-7
@@ -84,7 +84,7 @@ def test_importance_falls_with_the_rank_and_is_nothing_behind_the_list(listed: i
 @pytest.mark.parametrize("power", [1e-9, 0.05, 1.0, 10.0])
 def test_power_importance(power: float) -> None:
     """r^-p - (N + 1)^-p; positive and falling however flat or steep."""
-    weights = RankWeighting(power=power).of_list(6)
+    weights = RankWeighting(power=power).of_ranking(6)
     expected = [rank**-power - 7.0**-power for rank in range(1, 7)]
     assert weights.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-15)
     assert (weights > 0).all() and (weights.diff() < 0).all()
@@ -92,7 +92,7 @@ def test_power_importance(power: float) -> None:
 
 def test_exponential_importance() -> None:
     expected = [math.exp(-rank / 2.5) for rank in range(1, 5)]
-    assert RankWeighting("exponential", decay=2.5).of_list(4).tolist() == pytest.approx(expected)
+    assert RankWeighting("exponential", decay=2.5).of_ranking(4).tolist() == pytest.approx(expected)
 
 
 def test_vectors_are_those_of_the_best_teacher_that_has_any(tiny_settings: Settings) -> None:
@@ -133,14 +133,14 @@ def test_among_candidates_the_teachers_rank_the_candidates(tiny_settings: Settin
     model = knowledge.ensemble.model(among_candidates=True)
     users, items = torch.tensor([3, 7]), torch.tensor([[5, 9, 2, 30, 0], [1, 8, 4, 12, 40]])
     found = model.candidate_scores(users, items)
-    importance = RankWeighting()
+    rank_weighting = RankWeighting()
     for row, user in enumerate(users.tolist()):
         total = np.zeros(5)
         for member in knowledge.members:
             scores = member.teacher.score(torch.tensor([user]), items[row : row + 1])[0].tolist()
             scores = [-np.inf if item == 0 else score for item, score in zip(items[row].tolist(), scores)]
             for place, own in enumerate(scores):
-                total[place] += sum(score >= own for score in scores) ** -importance.power
+                total[place] += sum(score >= own for score in scores) ** -rank_weighting.power
         torch.testing.assert_close(found[row], torch.from_numpy(total).log().float(), rtol=1e-5, atol=1e-6)
     ensemble = evaluated(config, teachers, knowledge, data)
     assert 0 < ensemble.test["ndcg@5"] <= 1

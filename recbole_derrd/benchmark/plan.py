@@ -50,7 +50,7 @@ class Experiment:
     @property
     def compressed(self) -> bool:
         """Whether the run compresses a trained model instead of distilling one."""
-        return self.settings.get("compress_method", "none") != "none"
+        return bool(self.settings.get("compress_method", "none") != "none")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -166,7 +166,7 @@ def evaluated(
         settings={
             "members": [{"model": member.model, **member.settings} for member in members],
             "ensemble_top_n": knowledge.ensemble.count,
-            "ensemble_weighting": repr(knowledge.importance),
+            "ensemble_weighting": repr(knowledge.rank_weighting),
         },
         bytes_per_item=None if None in sizes else sum(size for size in sizes if size is not None),
         test_groups=found.test_groups,

@@ -43,7 +43,7 @@ class DistilledMixin:
         self.adapter = adapter_of(self)
         self.attach(())
 
-    def attach(self, distillers: Iterable[Distiller], base_weight: float = 1.0) -> None:
+    def attach(self, distillers: Iterable[Distiller[Any]], base_weight: float = 1.0) -> None:
         """Add the distillers; before the trainer builds its optimizer.
 
         Args:

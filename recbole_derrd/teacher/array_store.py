@@ -56,7 +56,8 @@ class ArrayStore:
         self.description(builder)
         try:
             # Copy-on-write: torch wants writable memory, and the file stays as it is.
-            return np.load(path / ARRAY, mmap_mode="c", allow_pickle=False)
+            array: np.ndarray[Any, Any] = np.load(path / ARRAY, mmap_mode="c", allow_pickle=False)
+            return array
         except (OSError, ValueError, EOFError) as error:
             raise DataError(
                 f"The teacher's knowledge in '{path}' cannot be opened any more: {error}. Start the run again: "

@@ -28,7 +28,7 @@ class Ensemble:
         members: what each teacher knows.
         config: RecBole's configuration of one of the teachers.
         dataset: RecBole's data set.
-        importance: what a rank counts.
+        rank_weighting: what a rank counts.
         count: items of each teacher's ranking that count.
         leader: which teacher's embeddings are used; None where none has any.
         starter: which teacher's scores a student may start at; None where none's are dot products of embeddings.
@@ -37,7 +37,7 @@ class Ensemble:
     members: Sequence[StoredKnowledge]
     config: Any
     dataset: Any
-    importance: RankWeighting
+    rank_weighting: RankWeighting
     count: int
     leader: int | None = None
     starter: int | None = None
@@ -45,7 +45,7 @@ class Ensemble:
     @property
     def key(self) -> str:
         """What distinguishes one ensemble from another, as a cache key."""
-        content: list[Any] = [[member.folder.name for member in self.members], repr(self.importance), self.count]
+        content: list[Any] = [[member.folder.name for member in self.members], repr(self.rank_weighting), self.count]
         # Rankings of an approximate search make another ensemble.
         content.append([member.settings.search for member in self.members])
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
@@ -58,9 +58,11 @@ class Ensemble:
     def model(self, *, among_candidates: bool = False) -> EnsembleModel:
         """Return the ensemble as a RecBole model."""
         model = EnsembleModel(
-            self.config, self.dataset, self.members, self.importance, self.count, among_candidates=among_candidates
+            self.config, self.dataset, self.members, self.rank_weighting, self.count, among_candidates=among_candidates
         )
-        return model.to(self.config["device"]).eval()
+        model.to(self.config["device"])
+        model.eval()
+        return model
 
     def load(self) -> EnsembleAdapter:
         """Return the ensemble in its adapter."""
@@ -93,7 +95,7 @@ class EnsembleKnowledge(StoredKnowledge):
         self, folder: Path, ensemble: Ensemble, history: History, settings: BuildSettings | None = None
     ) -> None:
         """Open the knowledge; nothing is computed yet."""
-        super().__init__(folder, ensemble, history, settings, ensemble.importance)
+        super().__init__(folder, ensemble, history, settings, ensemble.rank_weighting)
         self.ensemble = ensemble
 
     @property

@@ -52,7 +52,7 @@ class EnsembleModel(GeneralRecommender):
         config: RecBole's configuration of one of the teachers.
         dataset: RecBole's data set.
         members: what the teachers know.
-        importance: what a rank counts.
+        rank_weighting: what a rank counts.
         count: items of each ranking that count.
         among_candidates: whether it is evaluated among fixed candidates. Most of them are in no ranking of the whole
             catalogue, so the teachers rank the candidates, and are then in memory together.
@@ -66,20 +66,20 @@ class EnsembleModel(GeneralRecommender):
         config: Any,
         dataset: Any,
         members: Sequence[StoredKnowledge],
-        importance: RankWeighting,
+        rank_weighting: RankWeighting,
         count: int,
         *,
         among_candidates: bool = False,
     ) -> None:
         """Open the rankings."""
         super().__init__(config, dataset)
-        self.members, self.importance, self.among_candidates = list(members), importance, among_candidates
+        self.members, self.rank_weighting, self.among_candidates = list(members), rank_weighting, among_candidates
         self.rankings: list[Array] = []
         for member in self.members:
             self.rankings.append(member.top_items(count))
             # One teacher in memory at a time.
             member.forget_teacher()
-        self.weights = self.importance.of_list(self.rankings[0].shape[1]).to(self.device, torch.float32)
+        self.weights = self.rank_weighting.of_ranking(self.rankings[0].shape[1]).to(self.device, torch.float32)
         # RecBole's trainers build an optimizer, which refuses a model without parameters.
         self.fake_loss = nn.Parameter(torch.zeros(1))
 
@@ -104,7 +104,7 @@ class EnsembleModel(GeneralRecommender):
             scores = scores.masked_fill(items.to(scores.device) == 0, -torch.inf)
             ascending = scores.sort(dim=1).values
             ranks = items.shape[1] - torch.searchsorted(ascending, scores.contiguous())
-            total += self.importance.of_ranks(ranks).to(self.device, torch.float32)
+            total += self.rank_weighting.of_ranks(ranks).to(self.device, torch.float32)
         return total.log_()
 
     def _evaluated_scores(self, users: Tensor) -> Tensor:

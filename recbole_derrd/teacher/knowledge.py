@@ -44,11 +44,11 @@ class Knowledge(QueryKnowledge, Protocol):
 
     Attributes:
         history: training items of each user; they never enter a ranking.
-        importance: what a rank counts, for methods that add up ranks.
+        rank_weighting: what a rank counts, for methods that add up ranks.
     """
 
     history: History
-    importance: RankWeighting
+    rank_weighting: RankWeighting
 
     @property
     def n_users(self) -> int:

@@ -26,7 +26,8 @@ def principal_components(embeddings: Tensor, count: int) -> Tensor:
         scatter.addmm_(centred.T, centred)
     # Eigenvectors come in ascending order of the variance that they explain.
     directions = torch.linalg.eigh(scatter).eigenvectors[:, -count:].float()
-    return (embeddings - mean.float()) @ directions
+    components: Tensor = (embeddings - mean.float()) @ directions
+    return components
 
 
 def entities_at_once(count: int, device: torch.device) -> int:

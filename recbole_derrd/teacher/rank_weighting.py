@@ -48,6 +48,6 @@ class RankWeighting:
         last = torch.tensor(listed + 1.0, dtype=torch.float64, device=ranks.device)
         return last.pow(-self.power) * torch.expm1(self.power * (last / exact).log())
 
-    def of_list(self, listed: int) -> Tensor:
+    def of_ranking(self, listed: int) -> Tensor:
         """Return what the ranks of a ranking count [listed], float64."""
         return self.of_ranks(torch.arange(1, listed + 1), listed)

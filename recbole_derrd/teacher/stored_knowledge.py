@@ -30,7 +30,7 @@ class StoredKnowledge:
         source: the frozen teacher.
         history: training items of each user; they never enter a ranking.
         settings: how arrays are built.
-        importance: what a rank counts, for methods that add up ranks.
+        rank_weighting: what a rank counts, for methods that add up ranks.
 
     Attributes:
         search_recall: share of the exact rankings that an approximate search has found; None for the exact search.
@@ -42,12 +42,12 @@ class StoredKnowledge:
         source: TeacherSource,
         history: History,
         settings: BuildSettings | None = None,
-        importance: RankWeighting | None = None,
+        rank_weighting: RankWeighting | None = None,
     ) -> None:
         """Open the knowledge; nothing is computed yet."""
         self.history = history
         self.settings = settings or BuildSettings()
-        self.importance = importance or RankWeighting()
+        self.rank_weighting = rank_weighting or RankWeighting()
         self.search_recall: float | None = None
         self._teacher = LazyTeacher(source)
         self._arrays = ArrayStore(folder, self._teacher)

@@ -25,7 +25,7 @@ from recbole_derrd.testing.world import TEACHERS, World, make_world, some_rows, 
 KINDS = ("reference", "gradcheck", "invariant", "golden", "optimisation")
 
 
-def _name(method: type[Distiller] | str) -> str:
+def _name(method: type[Distiller[Any]] | str) -> str:
     """Return a method's name, however it is given."""
     if isinstance(method, str):
         return method_class(method).name if "." in method else method
@@ -38,7 +38,7 @@ def _counts(test: object) -> bool:
     return callable(test) and not marks & {"skip", "xfail"}
 
 
-def gaps(module: ModuleType, method: type[Distiller] | str) -> list[str]:
+def gaps(module: ModuleType, method: type[Distiller[Any]] | str) -> list[str]:
     """Return what a module lacks as the test module of a method; nothing if it is complete.
 
     Args:
@@ -83,7 +83,7 @@ class LossContract:
     """
 
     #: The method: its class, its name in the registry, or its dotted path.
-    method: ClassVar[type[Distiller] | str] = ""
+    method: ClassVar[type[Distiller[Any]] | str] = ""
     #: Options that make the method cheap and well behaved in the tiny world; None for its ``test_settings``.
     base_options: ClassVar[Mapping[str, Any] | None] = None
     #: Options under which something is drawn, where the others draw nothing.
@@ -95,7 +95,7 @@ class LossContract:
     batch: ClassVar[StepBatch] = step(users=[1, 3, 4], positives=[2, 7, 9], negatives=[5, 7], rows=8)
 
     @classmethod
-    def kind(cls) -> type[Distiller]:
+    def kind(cls) -> type[Distiller[Any]]:
         """Return the method's class."""
         return method_class(cls.method) if isinstance(cls.method, str) else cls.method
 

@@ -43,10 +43,10 @@ def naive_lists(distiller: HeterogeneousDistillation, world: World, user: int) -
     last = [len(own) - 1 for own in knowledge.loaders]
     at = [int(distiller.snapshot[user, m]) if options.trajectory else last[m] for m in teachers]
     rankings = [knowledge.order(m, at[m], user, unobserved(world, user))[: options.top_n] for m in teachers]
-    table = knowledge.importance.of_list(options.top_n).tolist()
+    table = knowledge.rank_weighting.of_ranking(options.top_n).tolist()
     ranked, _ = naive_merge(rankings, table, options.k)
     seen = world.seen(user)
-    long_table = knowledge.importance.of_list(40).tolist()
+    long_table = knowledge.rank_weighting.of_ranking(40).tolist()
     observed, _ = naive_merge([knowledge.order(m, last[m], user, seen) for m in teachers], long_table, options.observed)
     return [item for item in observed if item], [item for item in ranked if item]
 
@@ -143,7 +143,7 @@ class TestHetComp(LossContract):
         rows = [torch.tensor([row], dtype=torch.float64) for row in (observed, ranked)]
         assert fine(*rows, torch.tensor([rest]).double(), lengths).tolist() == pytest.approx([expected])
 
-    @pytest.mark.parametrize("importance", [RankWeighting(), RankWeighting("exponential", decay=3.0)])
+    @pytest.mark.parametrize("rank_weighting", [RankWeighting(), RankWeighting("exponential", decay=3.0)])
     @pytest.mark.parametrize("phase", [1, 2])
     @pytest.mark.parametrize("fused", [True, False])
     @pytest.mark.parametrize(
@@ -157,10 +157,10 @@ class TestHetComp(LossContract):
         ],
     )
     def test_reference_forward(
-        self, world: World, options: dict[str, Any], fused: bool, phase: int, importance: RankWeighting
+        self, world: World, options: dict[str, Any], fused: bool, phase: int, rank_weighting: RankWeighting
     ) -> None:
         """Rankings of the snapshots that users stand at, short histories and short rankings."""
-        world.knowledge.importance = importance
+        world.knowledge.rank_weighting = rank_weighting
         distiller = build(world, fused=fused, phase=phase, **options)
         if phase == 1 and distiller.options.trajectory:
             distiller.snapshot[2, 0], distiller.snapshot[7, 2] = 2, 1

@@ -39,7 +39,7 @@ def rankings(draw: st.DrawFn) -> list[list[list[int]]]:
 @settings(max_examples=150, deadline=None)
 def test_merged_lists_are_those_of_a_dictionary(rankings: list[list[list[int]]], count: int, kind: str) -> None:
     """Ids, sums and the order of equals; padding never enters."""
-    weights = RankWeighting(kind).of_list(len(rankings[0][0]))
+    weights = RankWeighting(kind).of_ranking(len(rankings[0][0]))
     ids, sums = fused_rankings(torch.tensor(rankings, dtype=torch.int32), weights, count)
     expected = [naive_merge(row, weights.tolist(), count) for row in rankings]
     assert ids.tolist() == [items for items, _ in expected]
@@ -48,7 +48,7 @@ def test_merged_lists_are_those_of_a_dictionary(rankings: list[list[list[int]]],
 
 def test_one_teacher_s_list_is_kept() -> None:
     rankings = torch.tensor([[[7, 2, 9, 4]], [[3, 1, 0, 0]]])
-    ids, sums = fused_rankings(rankings, RankWeighting().of_list(4), 3)
+    ids, sums = fused_rankings(rankings, RankWeighting().of_ranking(4), 3)
     assert ids.tolist() == [[7, 2, 9], [3, 1, 0]] and (sums[:, :2] > 0).all() and sums[1, 2] == 0
 
 
@@ -68,7 +68,7 @@ def test_unlisted_items_count_as_rank_n_plus_1() -> None:
     random, n, power = np.random.default_rng(0), 4, 0.3
     full = [random.permutation(9) + 1 for _ in range(3)]
     ids, _ = fused_rankings(
-        torch.tensor(np.stack([order[:n] for order in full])[None]), RankWeighting(power=power).of_list(n), 9
+        torch.tensor(np.stack([order[:n] for order in full])[None]), RankWeighting(power=power).of_ranking(n), 9
     )
     listed = {int(item) for order in full for item in order[:n]}
     total = {item: sum(min(list(order).index(item) + 1, n + 1) ** -power for order in full) for item in sorted(listed)}
@@ -81,7 +81,7 @@ def test_merged_history() -> None:
     """Users without, with fewer and with more training items than wanted; against a plain sort."""
     indptr, items = np.array([0, 0, 3, 3, 8]), np.array([2, 5, 9, 1, 3, 4, 6, 7])
     ranks = [np.array([2, 1, 3, 5, 1, 2, 4, 3], dtype=np.int32), np.array([3, 1, 2, 1, 4, 2, 3, 5], dtype=np.int32)]
-    weights = RankWeighting(power=0.5).of_list(5)
+    weights = RankWeighting(power=0.5).of_ranking(5)
     table = weights.tolist()
     expected = []
     for user in range(4):

@@ -99,7 +99,7 @@ class HeterogeneousDistillation(Distiller[HetCompOptions]):
     def _observed(self) -> Tensor:
         """Return O of all users [n_users, o]: the order of the teachers' last snapshots, whichever the users are at."""
         options, history = self.options, self.knowledge.history
-        weights = self.knowledge.importance.of_list(max(1, int(history.lengths.max())))
+        weights = self.knowledge.rank_weighting.of_ranking(max(1, int(history.lengths.max())))
         ranks = self.knowledge.observed_ranks()
         return fused_history(ranks, history.indptr, history.items, weights, options.observed)
 
@@ -195,7 +195,7 @@ class HeterogeneousDistillation(Distiller[HetCompOptions]):
         moved = (snapshot != self._fused).any(dim=1)
         moved[0] = False
         length = self.rankings[0].shape[2]
-        weights = self.knowledge.importance.of_list(length)
+        weights = self.knowledge.rank_weighting.of_ranking(length)
         for users in moved.nonzero().squeeze(1).split(max(1, _FUSED_AT_ONCE // (len(self.rankings) * length))):
             ids, _ = fused_rankings(self._rankings(users, snapshot[users].long()), weights, self.options.k)
             self.ranked[users.to(self.ranked.device)] = ids.int().to(self.ranked.device)
