@@ -117,3 +117,16 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("recbole_derrd.model_cache.named_files.file_digest", denied)
     with pytest.raises(OptionError, match=r"table.npy', which the setting 'own' names: Permission denied"):
         with_contents("own", str(file))
+
+
+def test_a_home_folder_and_a_missing_ending_are_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """numpy and torch add endings themselves; a path counts as one only with a folder in it, as words are no files."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.npy").write_bytes(b"1")
+    assert list(named_files({"own": "~/table.npy"})) == ["~/table.npy"]
+    without = named_files({"own": str(tmp_path / "table")})
+    assert len(without) == 1 and named_files({"own": "table"}) == {} and named_files({"own": f"{tmp_path}/"})
+    (tmp_path / "table.npy").write_bytes(b"2")
+    assert named_files({"own": str(tmp_path / "table")}) != without
+    assert named_files({"own": str(tmp_path / "nothing")}) == named_files({"own": str(tmp_path / "[table")}) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
@@ -75,7 +76,7 @@ def _digest(key: str, value: Any, beside: str | None) -> str | None:
     """Return a hash of the content of the file or folder that a value names; None where it names none."""
     if key.partition(".")[0] in _POSITIONS or not isinstance(value, (str, os.PathLike)):
         return None
-    path = os.fspath(value)
+    path = os.path.expanduser(os.fspath(value))
     try:
         if os.path.isfile(path):
             return file_digest(path)
@@ -84,12 +85,22 @@ def _digest(key: str, value: Any, beside: str | None) -> str | None:
             return file_digest(near)
         # Values such as '.' or '/' are separators more often than folders.
         folder = isinstance(path, str) and path.strip("./\\ ") and os.path.isdir(path)
-        return _folder_digest(Path(path)) if folder else None
+        return _folder_digest(Path(path)) if folder else _digest_without_ending(path)
     except OSError as error:
         raise OptionError(
             f"Cannot read '{error.filename or path}', which the setting '{key}' names: {error.strerror or error}. "
             "What is trained depends on it: make it readable, or take it out."
         ) from error
+
+
+def _digest_without_ending(path: str) -> str | None:
+    """Return a hash of the files that a path names but for their endings, which numpy and torch add; None for none."""
+    if not isinstance(path, str) or os.sep not in path or not os.path.basename(path):
+        return None
+    files = sorted(file for file in glob.glob(f"{glob.escape(path)}.*") if os.path.isfile(file))
+    if not files:
+        return None
+    return hashlib.sha256(repr([file_digest(file) for file in files]).encode()).hexdigest()[:16]
 
 
 def _files(folder: Path) -> Iterator[Path]:
