@@ -127,8 +127,8 @@ def pair_inconsistency(before: Tensor, after: Tensor, form: str = "logistic") ->
     r"""Return each user's loss of one pair, of d = (post_i - post_j) (pre_i - pre_j): below 0 where P turns it.
 
     Args:
-        before: pre of two items [n, 2]; no gradient goes to it.
-        after: post of the same [n, 2].
+        before: pre of each user's items, of which the first two are the pair [n, at least 2]; no gradient goes to it.
+        after: post of the same.
         form: "logistic": -log sigmoid(d); "hinge": max(0, -d).
 
     Returns:
@@ -252,7 +252,7 @@ class ConsistentPreferenceDistillation(Distiller[CPDOptions]):
         if options.ranking_weight:
             total = total + options.ranking_weight * ranking_inconsistency(before, after, options.tau).sum()
         if options.pair_weight:
-            pairs = pair_inconsistency(before[:, :2], after[:, :2], options.pairs)
+            pairs = pair_inconsistency(before, after, options.pairs)
             total = total + options.pair_weight * pairs.sum()
         return total
 

@@ -165,7 +165,9 @@ class TestNKD(LossContract):
     @given(st.floats(0, 1), st.sampled_from(["soft", "hard", "entity", "constant"]))
     @settings(max_examples=40, deadline=None)
     def test_invariant_shares_are_a_on_average(self, own_share: float, mixing: str) -> None:
-        share = drawn_mixing(mixing, own_share, (400, 50), torch.Generator().manual_seed(1)).expand(400, 50)
+        drawn = drawn_mixing(mixing, own_share, (400, 50), torch.Generator().manual_seed(1))
+        assert drawn.shape == {"entity": (400, 1), "constant": ()}.get(mixing, (400, 50))
+        share = drawn.expand(400, 50)
         wanted = 0.5 if mixing == "entity" else own_share
         assert share.mean().item() == pytest.approx(wanted, abs=0.05 if mixing == "entity" else 0.02)
         assert share.min() >= 0 and share.max() <= (2 * own_share if mixing == "soft" else 1)
