@@ -18,7 +18,7 @@ from recbole_derrd.distillers import Need
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment import purpose
 from recbole_derrd.experiment.export import check_export, export_student
-from recbole_derrd.experiment.log import Notes, deprecations_hidden, own_log, own_threads, say
+from recbole_derrd.experiment.log import Notes, deprecations_hidden, log_model, own_log, own_threads
 from recbole_derrd.experiment.preflight import check_data, check_run
 from recbole_derrd.experiment.record_entries import record_of
 from recbole_derrd.experiment.teachers import (
@@ -77,7 +77,7 @@ def run_recbole_derrd(
     meeting = rendezvous(config)
     if meeting is None:
         return _in_this_process(config, list(notes))
-    # What is said of the processes on the command line goes over a dict; here it is settled.
+    # The command line's processes go over those of a dict; here they are settled.
     others = [argument for argument in arguments if argument.lstrip("-").partition("=")[0] not in meeting]
     path = start(_one_of_several, meeting["nproc"], model, dataset, files, {**settings, **meeting}, others, list(notes))
     if path is None:
@@ -123,7 +123,7 @@ def _run(config: DistillConfig, given: list[str]) -> dict[str, Any]:
     if options.distillers and options.compare_student:
         own = config.derived(config["model"], {})
         plain = find_trained(own, data.fingerprint) or train_or_find(own, role="student")
-        say(plain, "Student alone")
+        log_model(plain, "Student alone")
 
     knowledge = knowledge_of(config, teachers, data) if teachers else None
     taught = [teacher.trained for teacher in teachers]

@@ -113,7 +113,7 @@ def _added(group: Any, name: str, command: Command) -> argparse.ArgumentParser:
         action = "append" if command.settings else "store"
         parser.own.add_argument(*spellings, metavar=shown, action=action, help=meaning)
     if command.names:
-        # How many are needed is said in our own words.
+        # We word ourselves how many are needed.
         parser.add_argument_group("arguments").add_argument(
             "names", metavar=command.names, nargs="*", help=_NAMES[command.names]
         )

@@ -135,7 +135,7 @@ class Distiller(nn.Module, Generic[OptionsT]):
         return {}
 
     def progress_note(self, finished: bool) -> str | None:
-        """Return what the log shall say where ``progress`` has come to its end, or the training before it."""
+        """Return what is logged where ``progress`` has come to its end, or the training before it."""
         return None
 
     def diagnostics(self, activity: np.ndarray[Any, Any]) -> dict[str, Any]:

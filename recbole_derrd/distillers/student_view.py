@@ -13,7 +13,7 @@ from recbole_derrd.errors import DataError, TrainingError
 from recbole_derrd.runtime.randomness import kept_random_state
 from recbole_derrd.teacher.exact import ExactSearch
 
-#: What is said where a student that is looked at has no order to give.
+#: The sentence where a student's scores give no order.
 STUDENT_DIVERGED = "The student's scores hold NaN; lower learning_rate or the methods' weights."
 
 

@@ -42,7 +42,7 @@ def subsampled_entities(
 
 
 def subsample(ids: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, float]:
-    """Draw a fixed share of the ids without replacement, and say what a sum over them is to be multiplied by.
+    """Draw a fixed share of the ids without replacement, and return the factor for a sum over them.
 
     Every id is as likely as any other, so the expected sum is the sum over all. A share of 1 draws no random number.
 

@@ -24,7 +24,7 @@ def _best_items(scores: Tensor, count: int) -> Tensor:
     tied = (values[:, 1:] == values[:, :-1]).any(dim=1) | values[:, 1].isnan()
     items = items[:, :count]
     if tied.any():
-        # Which of equal scores comes first is torch's to say, so that metrics are RecBole's.
+        # torch decides which of equal scores comes first, as it does for RecBole's metrics.
         items[tied] = scores[tied].topk(count, dim=1).indices
     return items
 

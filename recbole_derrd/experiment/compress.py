@@ -21,7 +21,7 @@ from recbole_derrd.config.settings import config_files
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment import purpose
-from recbole_derrd.experiment.log import Notes, deprecations_hidden, own_log, own_threads, say
+from recbole_derrd.experiment.log import Notes, deprecations_hidden, log_model, own_log, own_threads
 from recbole_derrd.experiment.preflight import check_run
 from recbole_derrd.experiment.record_entries import benchmark_entry, candidates_given, record_of
 from recbole_derrd.model_cache.named_files import named_files
@@ -86,7 +86,7 @@ def _run(config: DistillConfig, given: list[str]) -> dict[str, Any]:
     options = config.compress_options
     data = prepare_data(config)
     teacher = Teacher.of(config, data)
-    say(teacher.trained, "Teacher")
+    log_model(teacher.trained, "Teacher")
     adapter = teacher.load()
     assert isinstance(adapter, EmbeddingAdapter)
     begun = time.perf_counter()

@@ -68,7 +68,7 @@ def _refuse_unwritable_tensorboard() -> None:
 
 
 def _log_once(handler: logging.Handler) -> None:
-    """Let a log that cannot be written say so once instead of a traceback a line; the run goes on without it."""
+    """Log once that the log cannot be written, instead of a traceback a line; the run goes on without it."""
     said = False
 
     def handle_error(record: logging.LogRecord) -> None:
@@ -87,7 +87,7 @@ def _log_once(handler: logging.Handler) -> None:
 
 def _log_file_problem(handler: logging.Handler, error: BaseException | None) -> None:
     name = getattr(handler, "baseFilename", "the log")
-    # Where nothing can be said, the log was the place to say it.
+    # The log itself was where an error would have been written.
     with contextlib.suppress(OSError, ValueError, AttributeError):
         print(f"recbole-derrd: Cannot write '{name}': {error}. The run goes on; its log is not whole.", file=sys.stderr)
 
@@ -143,14 +143,14 @@ class Notes(list[str]):
     """Sentences that are logged as warnings and that the run's table repeats."""
 
     def add(self, sentences: Iterable[str]) -> None:
-        """Log and keep what has not been said yet."""
+        """Log and keep what has not been logged yet."""
         for sentence in sentences:
             if sentence not in self:
                 self.append(sentence)
                 getLogger().warning(sentence)
 
 
-def say(trained: TrainedModel, who: str) -> None:
+def log_model(trained: TrainedModel, who: str) -> None:
     """Log where a model comes from and how good it is."""
     how = f"trained in {trained.seconds:.0f} s" if trained.epochs else "brought"
     how = "found, not trained again" if trained.found else how

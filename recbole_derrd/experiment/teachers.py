@@ -17,7 +17,7 @@ from recbole_derrd.data.prepare import Data
 from recbole_derrd.distillers import Need
 from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.evaluation.latency import Latency
-from recbole_derrd.experiment.log import say
+from recbole_derrd.experiment.log import log_model
 from recbole_derrd.model_cache.evaluated import evaluate_model
 from recbole_derrd.model_cache.results import TrainedModel
 from recbole_derrd.recbole_compat.models import model_class
@@ -69,7 +69,7 @@ def teachers_of(config: DistillConfig, data: Data) -> list[Teacher]:
     teachers = []
     for number, spec in enumerate(specs, 1):
         teachers.append(Teacher.of(config, data, spec, snapshots_wanted(config)))
-        say(teachers[-1].trained, f"Teacher {number} of {len(specs)}" if several else "Teacher")
+        log_model(teachers[-1].trained, f"Teacher {number} of {len(specs)}" if several else "Teacher")
         if several:
             # One at a time, its data too.
             teachers[-1].forget()

@@ -43,7 +43,7 @@ def _add_differences(rows: list[Row]) -> None:
     usual = {key: _most_common(row.settings.get(key) for row in rows) for key in differing}
     models = {row.model for row in rows}
     for row in rows:
-        # Few differences are said of every row, many where a row is not as most are.
+        # Every row shows a few differences; of many, those in which it is not as most rows are.
         shown = [key for key in differing if len(differing) <= 3 or repr(row.settings.get(key)) != usual[key]]
         values = {key: shortened(str(row.settings.get(key, _USUAL.get(key))), _VALUE) for key in shown}
         parts = [row.model] * (len(models) > 1) + [f"{key}={value}" for key, value in values.items()]

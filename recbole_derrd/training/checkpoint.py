@@ -95,7 +95,7 @@ _CONFIG_STATE = (
 
 
 class _Writer:
-    """Gives torch a file to write to and remembers what the disk said, which torch turns into a puzzle."""
+    """Gives torch a file to write to and remembers the disk's error, which torch turns into a puzzle."""
 
     def __init__(self, file: io.BufferedWriter) -> None:
         self.file = file

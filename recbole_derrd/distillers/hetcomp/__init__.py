@@ -20,7 +20,7 @@ over the batch's distinct users. sum_{q=l..n} e^{s_{P_q}} + R_u(n) is the same f
 Paper and code: the paper's equations were not accessible; this follows descriptions of the authors' program, whose
 weights are 0.01 L_O and 0.005 L_F (its first release: 1 and 1, with n = K alone). There the term is the whole loss;
 here it is added to the student's own. The code finds R by subtraction and clamps it and the scores; here R is a sum of
-what is in it. What else differs is said in ``curriculum.py``, ``discrepancy.py`` and ``rank_fusion.py``.
+what is in it. ``curriculum.py``, ``discrepancy.py`` and ``rank_fusion.py`` name the other differences.
 """
 
 from recbole_derrd.distillers.hetcomp.losses import fine_order_loss, overall_relation_loss

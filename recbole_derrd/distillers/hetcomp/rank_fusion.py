@@ -1,6 +1,6 @@
 """One ranking out of several teachers': the sum over the teachers of what each rank counts.
 
-What a rank counts is ``teacher/rank_weighting.py``'s to say; a teacher that does not rank an item adds nothing to it.
+``teacher/rank_weighting.py`` decides what a rank counts; a teacher that does not rank an item adds nothing to it.
 """
 
 from __future__ import annotations
