@@ -360,6 +360,8 @@ class TestRefusals:
     def test_lists(self) -> None:
         with pytest.raises(OptionError, match="take out cd_top_n"):
             CDOptions(guide="uniform", top_n=10)
+        with pytest.raises(OptionError, match="cd_top_n = 1 is too short"):
+            CDOptions(n_distill=5, top_n=1)
         with pytest.raises(OptionError, match="cd_top_n = 9 is too short for cd_n_distill = 5"):
             CDOptions(n_distill=5, top_n=9)
 
