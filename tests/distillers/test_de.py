@@ -650,3 +650,20 @@ def test_noise_of_the_smallest_uniform_number_is_finite(monkeypatch: pytest.Monk
     assert torch.isfinite(gumbel_noise((3, 2), seeded(0))).all()
     monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 1 - 2**-24))
     assert torch.isfinite(gumbel_noise((3, 2), seeded(0))).all()
+
+
+def test_diagnostics_are_the_mean_choice_of_groups_of_like_activity(tmp_path: Path) -> None:
+    """By plain loops, of the first hint layer."""
+    world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+    options = DEOptions(num_experts=4, hidden_size=5, hint="twice+embedding")
+    distiller = DistillationExperts(options, world.knowledge, world.student, seed=3)
+    activity = world.history.lengths
+    found = distiller.diagnostics(activity)["expert_utilisation"]
+    users = sorted(range(1, 13), key=lambda user: (activity[user], user))
+    groups = [users[:3], users[3:6], users[6:8], users[8:10], users[10:]]
+    assert found["side"] == "user"
+    assert found["activity"] == [[activity[group[0]], activity[group[-1]]] for group in groups]
+    bank, teacher = distiller.banks[0]["user"], 2 * world.teacher.model.users.weight
+    chosen = (teacher @ bank.select + bank.select_bias).softmax(dim=1).detach()
+    for group, shares in zip(groups, found["mean_utilisation"]):
+        assert shares == pytest.approx(chosen[group].mean(dim=0).tolist(), abs=1e-6)
