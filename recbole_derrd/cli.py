@@ -118,6 +118,22 @@ def _one_of(option: str, value: str | None, known: Collection[str], default: str
     return default if value is None else value
 
 
+def convert(arguments: Sequence[str]) -> int:
+    """Write an atomic file from a table, and say what is in it and what to run next."""
+    given = read_arguments("convert", arguments)
+    from recbole_derrd.data.convert import FIELDS, Source, convert, told
+
+    options, (file,) = given.options, given.names
+    for key in ("user", "item", "out"):
+        if not options[key]:
+            raise DistillError(f"'convert' needs --{key}={'dataset/NAME' if key == 'out' else 'COL'}.")
+    columns = {key: options[key] for key in FIELDS if options[key] is not None}
+    source = Source(Path(file), columns, options["sep"], options["encoding"] or "utf-8")
+    switches = {key: options[key] for key in ("drop_missing", "drop_duplicates", "force")}
+    print_out(told(convert(source, Path(options["out"]), **switches), source))
+    return 0
+
+
 def doctor(arguments: Sequence[str]) -> int:
     """Compare the installation with what was tested."""
     read_arguments("doctor", arguments)
@@ -161,7 +177,8 @@ def _answer(arguments: list[str]) -> int:
     command, rest = (arguments[0], arguments[1:]) if named else ("run", arguments)
     # Looked up by name at each call.
     commands: dict[str, Callable[[Sequence[str]], int]] = {
-        "run": run, "compress": compress, "benchmark": benchmark, "report": report, "doctor": doctor, "help": show_help
+        "run": run, "compress": compress, "benchmark": benchmark, "report": report, "convert": convert,
+        "doctor": doctor, "help": show_help
     }  # fmt: skip
     try:
         if any(argument in ("-h", "--help") for argument in rest):
