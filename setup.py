@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
 
@@ -60,6 +61,18 @@ def read_readme() -> str:
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
 
 
+class BuildWithConfigs(build_py):
+    """configs/ stays at the top of the repository, and lies in the package where that is installed."""
+
+    def run(self) -> None:
+        super().run()
+        # An editable install reads the repository.
+        for file in [] if self.editable_mode else sorted((HERE / "configs").rglob("*.yaml")):
+            target = Path(self.build_lib) / "recbole_derrd" / file.relative_to(HERE)
+            self.mkpath(str(target.parent))
+            self.copy_file(str(file), str(target))
+
+
 setup(
     name="recbole_derrd",
     version=read_version(),
@@ -90,6 +103,7 @@ setup(
     ],
     packages=find_packages(include=["recbole_derrd", "recbole_derrd.*"]),
     package_data={"recbole_derrd": ["py.typed"]},
+    cmdclass={"build_py": BuildWithConfigs},
     zip_safe=False,
     # ray 2.6.3, a hard requirement of recbole 1.2.1, has no build for Python 3.12.
     python_requires=">=3.9,<3.12",

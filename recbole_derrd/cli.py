@@ -26,6 +26,7 @@ from recbole_derrd.command_line.streams import (
     print_out,
 )
 from recbole_derrd.config.settings import file_names, read_settings
+from recbole_derrd.config.shipped import shipped_file
 from recbole_derrd.errors import DistillError
 from recbole_derrd.runtime.machine_errors import sentence_of
 
@@ -49,7 +50,7 @@ def _experiment(command: str, arguments: Sequence[str]) -> int:
     named = {key: given.options[key] or [] for key in ("model", "dataset")}
     others = [f"--{key}={value}" for key, values in named.items() for value in values] + given.settings
     if not files and not named["model"]:
-        files = [str(_quick_start_file())]
+        files = [str(shipped_file("quickstart"))]
     if command == "compress":
         from recbole_derrd.experiment.compress import run_compressed as experiment
     else:
@@ -66,11 +67,6 @@ def _experiment(command: str, arguments: Sequence[str]) -> int:
 
         print(run_table(RunRecord.from_json(record)), f"Record: {record['path']}", sep="\n")
     return 0
-
-
-def _quick_start_file() -> Path:
-    beside = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"
-    return beside if beside.exists() else Path("configs") / "quickstart.yaml"
 
 
 def benchmark(arguments: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from recbole_derrd.errors import DistillError, did_you_mean, nearest
 from recbole_derrd.registry import METHODS
 
 _EXAMPLES = {
-    "benchmark": "configs/benchmark/quick.yaml",
+    "benchmark": "benchmark/quick",
     "report": "records/",
     "convert": "interactions.csv --user=COL --item=COL --out=dataset/NAME",
 }

@@ -38,7 +38,7 @@ COMMANDS = {
     ),
     "benchmark": Command(
         "run a grid of models, distillers, sizes and seeds; what is recorded already is skipped",
-        "recbole-derrd benchmark FILE.yaml [--jobs=N] [--dry=True] [--only=[NAME, ...]] [--key=value ...]",
+        "recbole-derrd benchmark FILE [--jobs=N] [--dry=True] [--only=[NAME, ...]] [--key=value ...]",
         names="FILE",
         settings=True,
     ),
@@ -56,8 +56,8 @@ COMMANDS = {
     ),
     "doctor": Command("print versions against the tested ranges and say what is wrong", "recbole-derrd doctor"),
     "help": Command(
-        "show a command, or a method with its options: recbole-derrd help rrd",
-        "recbole-derrd help [COMMAND | METHOD | package.module.Class ...]",
+        "show a command, a method with its options (recbole-derrd help rrd), or the configs that come with the package",
+        "recbole-derrd help [COMMAND | METHOD | package.module.Class | configs ...]",
         names="NAME",
     ),
 }
@@ -68,7 +68,11 @@ FLAGS = ("-h", "--help", "--version")
 _RUN_OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("-m", "--model"), "NAME", "the student: a general recommender of RecBole, or package.module.Class of your own"),
     (("-d", "--dataset"), "NAME", "the data set; ml-100k if neither a config file nor this option names one"),
-    (("--config_files", "--config"), "FILES", "YAML files, later ones win: --config_files='A.yaml B.yaml'"),
+    (
+        ("--config_files", "--config"),
+        "FILES",
+        "YAML files, later ones win: 'A.yaml B.yaml'; or names ('help configs')",
+    ),
 )
 #: The options of each command: how each is written, its value (none: a switch), its meaning.
 OPTIONS: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
@@ -100,7 +104,7 @@ OPTIONS: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
     ),
 }
 _NAMES = {
-    "FILE": "the benchmark file (YAML)",
+    "FILE": "the benchmark file (YAML), or the name of one that comes with the package: benchmark/quick",
     "TABLE": "the file of interactions, one a row",
     "RECORDS": "folders of records, with their sub-folders, and files: .json, or .jsonl with one a line",
     "NAME": "commands, methods, or dotted paths of methods of your own; without one, the general help",

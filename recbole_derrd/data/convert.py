@@ -311,19 +311,19 @@ def _read(source: Source, rows: Iterator[tuple[int, list[str]]], places: dict[st
     # A value that comes again is parsed and kept once.
     known: dict[str, dict[str, str]] = {key: {} for key in places}
     for line, row in rows:
-        lacking = [key for key, place, _ in columns if _is_missing(row[place], number=key in parsers)]
-        for key in lacking:
-            found.missing.setdefault(key, []).append(line)
-        if lacking:
-            found.left_out += 1
-            continue
-        values = {}
+        values: dict[str, str] = {}
         for key, place, parse in columns:
             text = row[place]
             value = known[key].get(text)
-            if value is None:
+            if value is None and not _is_missing(text, number=key in parsers):
                 value = known[key][text] = parse(text, line)
-            values[key] = value
+            if value is None:
+                found.missing.setdefault(key, []).append(line)
+            else:
+                values[key] = value
+        if len(values) < len(columns):
+            found.left_out += 1
+            continue
         found.pairs.append(found.users.setdefault(values["user"], len(found.users)))
         found.pairs.append(found.items.setdefault(values["item"], len(found.items)))
         for key, kept in found.values.items():
@@ -425,14 +425,12 @@ def _seconds(text: str) -> str | None:
 
 def _write(target: Path, found: _Interactions, pairs: Array, kept: Array, keys: list[str]) -> list[str]:
     """Write the rows; return the first."""
-    ids = {"user": (list(found.users), 0), "item": (list(found.items), 1)}
-    first: list[str] = []
+    columns = {key: [values[row] for row in kept.tolist()] for key, values in found.values.items()}
+    for place, (key, ids) in enumerate({"user": list(found.users), "item": list(found.items)}.items()):
+        columns[key] = [ids[number] for number in pairs[kept, place].tolist()]
     with replacing_file(target) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         # RecBole reads quotes as in CSV: an id with one is written in quotes.
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow([FIELDS[key] for key in keys])
-        for row in kept.tolist():
-            values = [ids[key][0][pairs[row, ids[key][1]]] if key in ids else found.values[key][row] for key in keys]
-            first = first or values
-            writer.writerow(values)
-    return first
+        writer.writerows(zip(*(columns[key] for key in keys)))
+    return [columns[key][0] for key in keys]
