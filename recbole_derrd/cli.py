@@ -219,6 +219,10 @@ def _stopped(command: str, number: int) -> int:
 def _failed(error: Exception, arguments: Sequence[str]) -> int:
     """Log what ended the program: the machine's refusals in a sentence, a defect with all that helps to find it."""
     sentence = sentence_of(error)
+    if isinstance(error, ModuleNotFoundError) and error.name == "recbole":
+        from recbole_derrd.doctor import without_recbole
+
+        sentence = without_recbole()
     if sentence is None or _debugging(arguments):
         with contextlib.suppress(OSError, ValueError):
             traceback.print_exc()
