@@ -16,12 +16,15 @@ m best, drawn in each epoch without replacement, position p of these with a weig
 so that positions above the teacher's items are the likelier ones. The more of Q_T is in A, the less H_u(A + (Q_T -
 Q_S)), which pulls up what the student does not rank yet, counts.
 
-Paper and code: this is written from a description of the authors' code. That counts a user once for each row of the
-batch; here a user counts once, and that variant is not offered, as a batch's distinct users are all that a method is
-given. ``rce_kd_weighting: rank`` is a variant of the code's, weights exp(-p / T). A catalogue of fewer than K, L or m
-items has all of them in the set in question, and K in w_u is then the catalogue's size. An item that has no score of
-the teacher's, as those that are in no ranking of an ensemble, is not in Q_T and has no share of q; H_u of a set of
-such items is 0.
+Paper and code: this is written from a description of the authors' code. By summaries of it, the paper takes all of the
+student's Q_S in place of A in w_u, and draws from the items above those of Q_T that the student misses; the code, and
+this, count all of Q_T and look at the student's m best alone. The code counts a user once for each row of the batch;
+here a user counts once, and that variant is not offered, as a batch's distinct users are all that a method is given.
+``rce_kd_weighting: rank`` is a variant of the code's, weights exp(-p / T).
+
+A catalogue of fewer than K, L or m items has all of them in the set in question, and K in w_u is then its size. An item
+that has no score of the teacher's, as those that are in no ranking of an ensemble, is not in Q_T and has no share of q;
+H_u of a set of such items is 0.
 """
 
 from __future__ import annotations
