@@ -91,7 +91,7 @@ OPTIONS: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
         (("--split",), "test|valid", "the split to report; valid while settings are still being chosen"),
     ),
     "convert": (
-        (("--user",), "COL", "the users' column: its name, or its number from 1 where the first row is no head"),
+        (("--user",), "COL", "the users' column: its name, or its number, from 1, where the first row names none"),
         (("--item",), "COL", "the items' column"),
         (("--time",), "COL", "the times' column: numbers, or ISO dates (UTC where they name no zone) made seconds"),
         (("--rating",), "COL", "the ratings' column: numbers"),

@@ -198,8 +198,10 @@ def _rows(source: Source) -> Iterator[tuple[int, list[str]]]:
                 if row:
                     yield line, row
     except UnicodeError as error:
+        byte = f"the byte 0x{error.object[error.start]:02X}" if isinstance(error, UnicodeDecodeError) else "something"
         raise DataError(
-            f"'{source.file}' is no {encoding} after line {line}. Say which encoding it has, e.g. --encoding=latin-1."
+            f"'{source.file}' holds {byte} somewhere after line {line}, which is no {encoding}. Say which encoding it "
+            "has, e.g. --encoding=latin-1."
         ) from error
     except csv.Error as error:
         hint = " A quote that is not closed takes the rows after it." if "limit" in str(error) else ""
