@@ -1,4 +1,4 @@
-"""Everything pip needs to know about the package; pyproject.toml only configures tools."""
+"""Everything pip needs to know about the package, but for the Pythons that it runs on: pyproject.toml has them."""
 
 from __future__ import annotations
 
@@ -121,7 +121,6 @@ setup(
     package_data={"recbole_derrd": ["py.typed"]},
     cmdclass={"build_py": BuildWithConfigs},
     zip_safe=False,
-    python_requires=">=3.9,<3.14",
     install_requires=REQUIREMENTS,
     extras_require={
         "test": TEST_REQUIREMENTS,

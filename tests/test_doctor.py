@@ -49,16 +49,16 @@ def ranges(python: str) -> dict[str, SpecifierSet]:
 
 
 def ranges_in_setup(python: str) -> dict[str, SpecifierSet]:
-    """REQUIREMENTS and python_requires of setup.py, read as text because running it would start a build."""
-    found: dict[str, SpecifierSet] = {}
+    """REQUIREMENTS of setup.py and the Pythons of pyproject.toml, read as text: setup.py would start a build."""
+    project = SETUP.with_name("pyproject.toml").read_text(encoding="utf-8")
+    (pythons,) = re.findall(r'^requires-python = "(.*)"$', project, re.MULTILINE)
+    found = {"python": SpecifierSet(pythons)}
     for node in ast.walk(ast.parse(SETUP.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "REQUIREMENTS":
             for line in ast.literal_eval(node.value):
                 requirement = Requirement(line)
                 if requirement.marker is None or requirement.marker.evaluate({"python_version": python[:4]}):
                     found[canonicalize_name(requirement.name)] = requirement.specifier
-        elif isinstance(node, ast.keyword) and node.arg == "python_requires":
-            found["python"] = SpecifierSet(ast.literal_eval(node.value))
     return found
 
 
