@@ -24,7 +24,7 @@ FORMAT = 1
 
 def save_tables(tables: Tables, path: Path) -> None:
     """Write both tables, row by RecBole's internal id; whole or not at all."""
-    arrays = {"format": np.array([FORMAT])}
+    arrays: dict[str, Any] = {"format": np.array([FORMAT])}
     for side, table in (("user", tables.users), ("item", tables.items)):
         arrays.update({f"{side}_{name}": array.numpy() for name, array in table.arrays().items()})
         if isinstance(table, QuantizedTable):

@@ -94,7 +94,8 @@ def member_array(file: IO[bytes], size: int) -> np.ndarray[Any, Any]:
     if file.read(1) or len(content) != size - header.start:
         raise DamagedFileError("a part of it is not whole")
     flat = np.frombuffer(content, header.dtype)
-    return flat.reshape(header.shape, order="F" if header.fortran else "C").copy()
+    array: np.ndarray[Any, Any] = flat.reshape(header.shape, order="F" if header.fortran else "C").copy()
+    return array
 
 
 def checksum(path: Path) -> int:

@@ -139,5 +139,5 @@ def _first(wrong: Rows) -> tuple[int, int] | None:
     """Return row and column of the first marked place, or None."""
     if not wrong.any():
         return None
-    row, column = np.unravel_index(int(wrong.argmax()), wrong.shape)
+    row, column = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
     return int(row), int(column)

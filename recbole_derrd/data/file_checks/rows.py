@@ -109,9 +109,9 @@ def _add_block(table: Table, block: bytes, separator: bytes, line: int, found: R
     """Add a block of whole lines to what is found; False where its rows are not all alike."""
     content = np.frombuffer(block, dtype=np.uint8)
     is_end = content == _NEWLINE
-    ends = np.flatnonzero(is_end | (content == separator[0]))
-    last = is_end[ends]
-    starts = np.empty_like(ends)
+    ends: Array = np.flatnonzero(is_end | (content == separator[0]))
+    last: Array = is_end[ends]
+    starts: Array = np.empty_like(ends)
     starts[:1], starts[1:] = 0, ends[:-1] + 1
     blank = last & (starts == ends)
     if blank.any():
