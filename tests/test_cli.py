@@ -184,7 +184,7 @@ def test_plain_help_lists_commands_methods_and_options_of_a_run(capsys: pytest.C
 
 #: What the help of each command must hold.
 OF_COMMANDS = {
-    "run": ["--config_files", "-m NAME", "-d NAME", "--teacher_checkpoint= ", *METHODS],
+    "run": ["--config_files", "-m", "--model NAME", "-d", "--dataset NAME", "--teacher_checkpoint= ", *METHODS],
     "compress": ["--config_files", *(f"--{key}= " for key in CompressOptions.keys())],  # noqa: SIM118
     "benchmark": ["FILE", *(f"--{key}= " for key in BenchmarkOptions.keys())],  # noqa: SIM118
     "report": ["FOLDER", *(f"--{name}" for name in ("format", "out", "plots", "baseline", "metric", "split"))],
