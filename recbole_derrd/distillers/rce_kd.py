@@ -212,7 +212,8 @@ class RejuvenatedCrossEntropy(Distiller[RCEKDOptions]):
                     stop = start + len(ranked)
                     items[start:stop], shared[start:stop] = self._drawn(ranked, self.best[start:stop], generator)
                     start = stop
-        self.items, self.logits = items.to(device), self._teachers_scores(items).to(device)
+            logits = self._teachers_scores(items)
+        self.items, self.logits = items.to(device), logits.to(device)
         self.mixing = mixing_weight(shared, k, options.beta).to(device)
 
     def _drawn(self, ranked: Tensor, best: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

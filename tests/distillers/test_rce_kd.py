@@ -147,6 +147,7 @@ class TestRCEKD(LossContract):
             {"k": 1, "l": 1, "m": 1},
             {"k": 40, "l": 40, "m": 40},
             {"k": 500, "l": 70, "m": 900},
+            {"k": 500, "l": 5, "m": 12},
         ],
     )
     def test_reference_forward(self, world: World, options: dict[str, Any]) -> None:
@@ -381,6 +382,21 @@ class TestDrawing:
         generator = torch.Generator().manual_seed(epoch_seed(5, 3))
         positions = sample_weighted_positions(log_draw_weights(ranked, best, 3.0), 5, generator)
         assert drawn[1:] == ranked.gather(1, positions).tolist()
+
+    def test_drawn_of_the_m_best_where_k_is_more(self, world: World) -> None:
+        drawn, (student, _) = drawn_of(build(world, k=9, m=5)), all_scores(world)
+        assert [{*drawn[user]} for user in range(1, 13)] == [{*naive_best(student[user], 5)} for user in range(1, 13)]
+
+    def test_rankings_and_scores_are_float32_under_autocast(self, world: World) -> None:
+        distiller = build(world, k=40, l=40, m=40)
+        before = distiller.items, distiller.logits
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            distiller.begin_epoch(0)
+        for one, other in zip(before, (distiller.items, distiller.logits)):
+            assert one is not None and other is not None and torch.equal(one, other)
+        student, _ = all_scores(world)
+        assert distiller.items is not None
+        assert distiller.items[1:, :40].tolist() == [naive_best(student[user], 40) for user in range(1, 13)]
 
     @pytest.mark.parametrize("entries", [1, 30, 1 << 20])
     def test_blocks_of_users_change_nothing(self, world: World, monkeypatch: pytest.MonkeyPatch, entries: int) -> None:
