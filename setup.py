@@ -6,28 +6,43 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
 
 REQUIREMENTS = [
-    "recbole>=1.2.1,<1.3",
     # 2.13 is the newest release tried; local builds such as 2.13.0+cpu satisfy the same range.
     "torch>=2.0,<2.14",
-    # RecBole's Config and ray 2.6.3 use aliases that numpy 2 removed.
-    "numpy>=1.23.5,<2",
-    # RecBole's LightGCN calls dok_matrix._update, which scipy 1.13 removed.
-    "scipy>=1.10.1,<1.13",
     # Under pandas 3 RecBole's in-place fillna silently does nothing.
     "pandas>=1.5.3,<3",
     "pyyaml>=6.0.1",
-    # ray 2.6.3, which RecBole imports, needs pkg_resources; setuptools 82 dropped it.
-    "setuptools>=65,<82",
     # Binds the threads of numpy's products; comes with RecBole's scikit-learn.
     "threadpoolctl>=2.2,<4",
     # Version arithmetic of `recbole-derrd doctor`.
     "packaging>=22",
     # One run at a time on a file; torch asks for it too.
     "filelock>=3.12,<5",
+    # RecBole requires ray up to 2.6.3, which has no build from Python 3.12 on.
+    'recbole>=1.2.1,<1.3; python_version < "3.12"',
+    # RecBole's Config and ray 2.6.3 use aliases that numpy 2 removed.
+    'numpy>=1.23.5,<2; python_version < "3.12"',
+    # RecBole's LightGCN calls dok_matrix._update, which scipy 1.13 removed.
+    'scipy>=1.10.1,<1.13; python_version < "3.12"',
+    # ray 2.6.3 needs pkg_resources; setuptools 82 dropped it.
+    'setuptools>=65,<82; python_version < "3.12"',
+    # From 3.12 on `pip install --no-deps recbole==1.2.1` is a step of its own, and this is what it needs: its own list
+    # without ray and thop, which its quick_start alone imports. What newer numpy and scipy lack is filled in here.
+    'numpy>=1.26,<3; python_version >= "3.12"',
+    'scipy>=1.11.4,<2; python_version >= "3.12"',
+    'colorama==0.4.4; python_version >= "3.12"',
+    'colorlog==4.7.2; python_version >= "3.12"',
+    'plotly>=4.0.0; python_version >= "3.12"',
+    'psutil>=5.9.0; python_version >= "3.12"',
+    'scikit-learn>=0.23.2; python_version >= "3.12"',
+    'tabulate>=0.8.10; python_version >= "3.12"',
+    'tensorboard>=2.5.0; python_version >= "3.12"',
+    'texttable>=0.9.0; python_version >= "3.12"',
+    'tqdm>=4.48.2; python_version >= "3.12"',
 ]
 
 TEST_REQUIREMENTS = [
@@ -60,6 +75,18 @@ def read_readme() -> str:
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
 
 
+class BuildWithConfigs(build_py):
+    """configs/ stays at the top of the repository, and lies in the package where that is installed."""
+
+    def run(self) -> None:
+        super().run()
+        # An editable install reads the repository.
+        for file in [] if self.editable_mode else sorted((HERE / "configs").rglob("*.yaml")):
+            target = Path(self.build_lib) / "recbole_derrd" / file.relative_to(HERE)
+            self.mkpath(str(target.parent))
+            self.copy_file(str(file), str(target))
+
+
 setup(
     name="recbole_derrd",
     version=read_version(),
@@ -85,14 +112,16 @@ setup(
         "Programming Language :: Python :: 3.9",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
     packages=find_packages(include=["recbole_derrd", "recbole_derrd.*"]),
     package_data={"recbole_derrd": ["py.typed"]},
+    cmdclass={"build_py": BuildWithConfigs},
     zip_safe=False,
-    # ray 2.6.3, a hard requirement of recbole 1.2.1, has no build for Python 3.12.
-    python_requires=">=3.9,<3.12",
+    python_requires=">=3.9,<3.14",
     install_requires=REQUIREMENTS,
     extras_require={
         "test": TEST_REQUIREMENTS,

@@ -35,7 +35,14 @@ __all__ = ["__version__", *_EXPORTS]
 def __getattr__(name: str) -> Any:
     """Import the public name on first use."""
     if name in _EXPORTS:
-        return getattr(importlib.import_module(_EXPORTS[name]), name)
+        try:
+            return getattr(importlib.import_module(_EXPORTS[name]), name)
+        except ModuleNotFoundError as error:
+            if error.name != "recbole":
+                raise
+            from recbole_derrd.doctor import without_recbole
+
+            raise ModuleNotFoundError(without_recbole(), name=error.name) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

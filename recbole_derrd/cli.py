@@ -26,6 +26,7 @@ from recbole_derrd.command_line.streams import (
     print_out,
 )
 from recbole_derrd.config.settings import file_names, read_settings
+from recbole_derrd.config.shipped import shipped_file
 from recbole_derrd.errors import DistillError
 from recbole_derrd.runtime.machine_errors import sentence_of
 
@@ -49,7 +50,7 @@ def _experiment(command: str, arguments: Sequence[str]) -> int:
     named = {key: given.options[key] or [] for key in ("model", "dataset")}
     others = [f"--{key}={value}" for key, values in named.items() for value in values] + given.settings
     if not files and not named["model"]:
-        files = [str(_quick_start_file())]
+        files = [str(shipped_file("quickstart"))]
     if command == "compress":
         from recbole_derrd.experiment.compress import run_compressed as experiment
     else:
@@ -66,11 +67,6 @@ def _experiment(command: str, arguments: Sequence[str]) -> int:
 
         print(run_table(RunRecord.from_json(record)), f"Record: {record['path']}", sep="\n")
     return 0
-
-
-def _quick_start_file() -> Path:
-    beside = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"
-    return beside if beside.exists() else Path("configs") / "quickstart.yaml"
 
 
 def benchmark(arguments: Sequence[str]) -> int:
@@ -118,6 +114,22 @@ def _one_of(option: str, value: str | None, known: Collection[str], default: str
     return default if value is None else value
 
 
+def convert(arguments: Sequence[str]) -> int:
+    """Write an atomic file from a table, and say what is in it and what to run next."""
+    given = read_arguments("convert", arguments)
+    from recbole_derrd.data.convert import FIELDS, Source, convert, told
+
+    options, (file,) = given.options, given.names
+    for key in ("user", "item", "out"):
+        if not options[key]:
+            raise DistillError(f"'convert' needs --{key}={'dataset/NAME' if key == 'out' else 'COL'}.")
+    columns = {key: options[key] for key in FIELDS if options[key] is not None}
+    source = Source(Path(file), columns, options["sep"], options["encoding"] or "utf-8")
+    switches = {key: options[key] for key in ("drop_missing", "drop_duplicates", "force")}
+    print_out(told(convert(source, Path(options["out"]), **switches), source))
+    return 0
+
+
 def doctor(arguments: Sequence[str]) -> int:
     """Compare the installation with what was tested."""
     read_arguments("doctor", arguments)
@@ -161,7 +173,8 @@ def _answer(arguments: list[str]) -> int:
     command, rest = (arguments[0], arguments[1:]) if named else ("run", arguments)
     # Looked up by name at each call.
     commands: dict[str, Callable[[Sequence[str]], int]] = {
-        "run": run, "compress": compress, "benchmark": benchmark, "report": report, "doctor": doctor, "help": show_help
+        "run": run, "compress": compress, "benchmark": benchmark, "report": report, "convert": convert,
+        "doctor": doctor, "help": show_help
     }  # fmt: skip
     try:
         if any(argument in ("-h", "--help") for argument in rest):
@@ -206,6 +219,10 @@ def _stopped(command: str, number: int) -> int:
 def _failed(error: Exception, arguments: Sequence[str]) -> int:
     """Log what ended the program: the machine's refusals in a sentence, a defect with all that helps to find it."""
     sentence = sentence_of(error)
+    if isinstance(error, ModuleNotFoundError) and error.name == "recbole":
+        from recbole_derrd.doctor import without_recbole
+
+        sentence = without_recbole()
     if sentence is None or _debugging(arguments):
         with contextlib.suppress(OSError, ValueError):
             traceback.print_exc()

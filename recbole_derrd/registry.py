@@ -34,6 +34,7 @@ METHODS: dict[str, Method] = {
             "the order of the teacher's best items, above the others (DE-RRD's second)",
         ),
         ("listwise", "ListwiseDistillation", "softmax cross-entropy with the teacher over the whole catalogue"),
+        ("rce_kd", "RejuvenatedCrossEntropy", "softmax cross-entropy over the student's best items and drawn ones"),
         ("cd", "CollaborativeDistillation", "soft labels of unobserved items, likelier the better their rank"),
         ("rd", "RankingDistillation", "the teacher's best items as weighted positives"),
         ("ir_rrd", "ItemSideRankingDistillation", "RRD, and rankings of users for each item"),

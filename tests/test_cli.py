@@ -188,6 +188,7 @@ OF_COMMANDS = {
     "compress": ["--config_files", *(f"--{key}= " for key in CompressOptions.keys())],  # noqa: SIM118
     "benchmark": ["FILE", *(f"--{key}= " for key in BenchmarkOptions.keys())],  # noqa: SIM118
     "report": ["FOLDER", *(f"--{name}" for name in ("format", "out", "plots", "baseline", "metric", "split"))],
+    "convert": ["TABLE", "--user COL", "--drop-missing", "gzip"],
     "doctor": ["tested ranges"],
     "help": ["package.module.Class", *METHODS],
 }
@@ -406,7 +407,7 @@ def test_what_is_read(
         (["\N{MINUS SIGN}m"], "(U+2212); options begin with '--'"),
         (["\x1b[2J"], "Unknown command '\\x1b[2J'"),
         (["\udcff"], "Unknown command '\\udcff'"),
-        ([""], "Unknown command ''. Known are: benchmark, compress, doctor, help, report, run."),
+        ([""], "Unknown command ''. Known are: benchmark, compress, convert, doctor, help, report, run."),
         (["Report"], "Did you mean 'report'?"),
         (["rep"], "Unknown command 'rep'. Did you mean 'report'?"),
         (["rrd"], "'rrd' is a method: recbole-derrd help rrd shows it"),

@@ -274,6 +274,16 @@ class TestOutside:
         drawn = sample_outside(keys, offsets, n_items, 3, seeded(0))
         assert drawn.min() > 0 and drawn.max() < n_items and drawn[-1].max() < n_items - 1
 
+    def test_rows_that_allow_fewer_end_in_zeros(self) -> None:
+        """Of one row two items are left, of one none, of one all."""
+        excluded = [[1, 2, 4, 5, 7, 8], list(range(1, 9)), []]
+        rows = torch.tensor([row for row, items in enumerate(excluded) for _ in items])
+        keys, offsets = exclusion_keys(rows, torch.tensor([item for items in excluded for item in items]), 3, 9)
+        for seed in range(20):
+            drawn = sample_outside(keys, offsets, 9, 5, seeded(seed)).tolist()
+            assert sorted(drawn[0]) == [0, 0, 0, 3, 6] and drawn[1] == [0] * 5
+            assert len({*drawn[2]}) == 5 and min(drawn[2]) > 0
+
     def test_seed_decides(self) -> None:
         keys, offsets = prepared([[1, 2]] * 20, 50)
         draw = lambda seed: sample_outside(keys, offsets, 50, 5, seeded(seed))  # noqa: E731

@@ -13,6 +13,7 @@ from typing import Any
 
 from recbole_derrd.config.options.benchmark import BenchmarkOptions
 from recbole_derrd.config.settings import file_names, read_command_line, read_settings
+from recbole_derrd.config.shipped import found_config
 from recbole_derrd.errors import OptionError, did_you_mean
 from recbole_derrd.report.schema import BenchmarkEntry
 
@@ -67,13 +68,13 @@ def read_plan(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
     """Read a benchmark file.
 
     Args:
-        file: the YAML file.
+        file: the YAML file, or the name of one that comes with the package.
         arguments: ``--key=value``; keys of the benchmark, or settings that go over those of every experiment.
 
     Raises:
         OptionError: what is wrong with it and what to do.
     """
-    file = Path(file)
+    file = found_config(file)
     options, over = _options(file, read_command_line(arguments))
     name = options.name or file.stem
     record_dir = Path(options.record_dir or Path("records") / name)

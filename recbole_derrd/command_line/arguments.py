@@ -12,7 +12,13 @@ from recbole_derrd.command_line.commands import COMMANDS, FLAGS, OPTIONS, Comman
 from recbole_derrd.errors import DistillError, did_you_mean, nearest
 from recbole_derrd.registry import METHODS
 
-_EXAMPLES = {"benchmark": "configs/benchmark/quick.yaml", "report": "records/"}
+_EXAMPLES = {
+    "benchmark": "benchmark/quick",
+    "report": "records/",
+    "convert": "interactions.csv --user=COL --item=COL --out=dataset/NAME",
+}
+#: Commands of one name.
+_ALONE = ("benchmark", "convert")
 
 
 class Given(NamedTuple):
@@ -58,8 +64,8 @@ def read_arguments(name: str, arguments: Sequence[str]) -> Given:
     names = options.pop("names", [])
     if name in _EXAMPLES and not names:
         raise DistillError(f"'{name}' needs a name: recbole-derrd {name} {_EXAMPLES[name]}")
-    if name == "benchmark" and len(names) > 1:
-        raise DistillError(f"'benchmark' needs one name: recbole-derrd benchmark {_EXAMPLES[name]}")
+    if name in _ALONE and len(names) > 1:
+        raise DistillError(f"'{name}' needs one name: recbole-derrd {name} {_EXAMPLES[name]}")
     return Given(names, options, settings)
 
 

@@ -38,7 +38,7 @@ COMMANDS = {
     ),
     "benchmark": Command(
         "run a grid of models, distillers, sizes and seeds; what is recorded already is skipped",
-        "recbole-derrd benchmark FILE.yaml [--jobs=N] [--dry=True] [--only=[NAME, ...]] [--key=value ...]",
+        "recbole-derrd benchmark FILE [--jobs=N] [--dry=True] [--only=[NAME, ...]] [--key=value ...]",
         names="FILE",
         settings=True,
     ),
@@ -48,10 +48,16 @@ COMMANDS = {
         "                            [--baseline=ROW] [--metric=NAME] [--split=test|valid]",
         names="RECORDS",
     ),
+    "convert": Command(
+        "write RecBole's file of interactions from a table (CSV, TSV; gzip too), the first step with data of your own",
+        "recbole-derrd convert TABLE --user=COL --item=COL --out=dataset/NAME [--time=COL] [--rating=COL]\n"
+        "                             [--sep=,] [--encoding=utf-8] [--drop-missing] [--drop-duplicates] [--force]",
+        names="TABLE",
+    ),
     "doctor": Command("print versions against the tested ranges and say what is wrong", "recbole-derrd doctor"),
     "help": Command(
-        "show a command, or a method with its options: recbole-derrd help rrd",
-        "recbole-derrd help [COMMAND | METHOD | package.module.Class ...]",
+        "show a command, a method with its options (recbole-derrd help rrd), or the configs that come with the package",
+        "recbole-derrd help [COMMAND | METHOD | package.module.Class | configs ...]",
         names="NAME",
     ),
 }
@@ -62,9 +68,13 @@ FLAGS = ("-h", "--help", "--version")
 _RUN_OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("-m", "--model"), "NAME", "the student: a general recommender of RecBole, or package.module.Class of your own"),
     (("-d", "--dataset"), "NAME", "the data set; ml-100k if neither a config file nor this option names one"),
-    (("--config_files", "--config"), "FILES", "YAML files, later ones win: --config_files='A.yaml B.yaml'"),
+    (
+        ("--config_files", "--config"),
+        "FILES",
+        "YAML files, later ones win: 'A.yaml B.yaml'; or names ('help configs')",
+    ),
 )
-#: The options of each command: how each is written, its value, its meaning.
+#: The options of each command: how each is written, its value (none: a switch), its meaning.
 OPTIONS: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
     "run": _RUN_OPTIONS,
     "compress": _RUN_OPTIONS,
@@ -80,9 +90,22 @@ OPTIONS: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
         (("--metric",), "NAME", "what gaps, tests and plots are of; the records' valid_metric if none"),
         (("--split",), "test|valid", "the split to report; valid while settings are still being chosen"),
     ),
+    "convert": (
+        (("--user",), "COL", "the users' column: its name, or its number from 1 where the first row is no head"),
+        (("--item",), "COL", "the items' column"),
+        (("--time",), "COL", "the times' column: numbers, or ISO dates (UTC where they name no zone) made seconds"),
+        (("--rating",), "COL", "the ratings' column: numbers"),
+        (("--out",), "FOLDER", "the data set's folder, whose last part is its name: dataset/NAME"),
+        (("--sep",), "SIGNS", "what is between columns, e.g. tab or ::; if none, the sign the first line has most of"),
+        (("--encoding",), "NAME", "the table's encoding; utf-8 if none"),
+        (("--drop-missing",), "", "leave out rows without a value, which are refused otherwise"),
+        (("--drop-duplicates",), "", "of rows with the same user and item keep the first; otherwise all are kept"),
+        (("--force",), "", "replace a file that is there"),
+    ),
 }
 _NAMES = {
-    "FILE": "the benchmark file (YAML)",
+    "FILE": "the benchmark file (YAML), or the name of one that comes with the package: benchmark/quick",
+    "TABLE": "the file of interactions, one a row",
     "RECORDS": "folders of records, with their sub-folders, and files: .json, or .jsonl with one a line",
     "NAME": "commands, methods, or dotted paths of methods of your own; without one, the general help",
 }
@@ -111,7 +134,8 @@ def _added(group: Any, name: str, command: Command) -> argparse.ArgumentParser:
     for spellings, shown, meaning in OPTIONS.get(name, ()):
         # A run's are kept all: the same option with two values is refused, config files add up.
         action = "append" if command.settings else "store"
-        parser.own.add_argument(*spellings, metavar=shown, action=action, help=meaning)
+        kind: dict[str, Any] = {"action": action, "metavar": shown} if shown else {"action": "store_true"}
+        parser.own.add_argument(*spellings, help=meaning, **kind)
     if command.names:
         # We word ourselves how many are needed.
         parser.add_argument_group("arguments").add_argument(

@@ -12,9 +12,12 @@ from recbole_derrd.command_line.commands import COMMANDS, parsers
 from recbole_derrd.config.options import Options, RunOptions
 from recbole_derrd.config.options.benchmark import BenchmarkOptions
 from recbole_derrd.config.options.compress import CompressOptions
+from recbole_derrd.config.shipped import shipped_folder, shipped_names, summary_of
 from recbole_derrd.errors import DistillError, did_you_mean
 from recbole_derrd.registry import METHODS, PUBLISHED_TOGETHER, method_class, method_names
 
+#: What is shown beside commands and methods.
+_CONFIGS = "configs"
 _ANY_KEY = (
     "Any RecBole key is an option (--embedding_size=16 --epochs=50). Priority: command line > config files > defaults."
 )
@@ -56,16 +59,26 @@ def help_of(names: Iterable[str]) -> str:
 def _pages(name: str) -> list[str]:
     if name in COMMANDS:
         return [command_help(name)]
+    if name == _CONFIGS:
+        return [_shipped_configs()]
     methods = method_names([name])
     for method in methods:
         # What is no path of names would not be refused in a sentence by the import.
         if method not in METHODS and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", method):
-            known = [*COMMANDS, *METHODS, *PUBLISHED_TOGETHER]
+            known = [*COMMANDS, _CONFIGS, *METHODS, *PUBLISHED_TOGETHER]
             raise DistillError(
                 f"There is no command or method '{name}'.{did_you_mean(name, known)} A method of your own is given by "
                 "its dotted path, package.module.Class."
             )
     return [_method_help(method) for method in methods]
+
+
+def _shipped_configs() -> str:
+    names = shipped_names()
+    title = "configurations that come with the package, for --config_files=NAME; benchmark/... for 'benchmark':"
+    width = max(map(len, names)) + 2
+    rows = [_wrapped(f"{name:<{width}}{summary_of(name)}", "  ", " " * (width + 2)) for name in names]
+    return "\n".join([title, *rows, f"They lie in {shipped_folder()}."])
 
 
 def _method_help(name: str) -> str:

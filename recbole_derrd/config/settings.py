@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from recbole_derrd.config.shipped import found_config, shipped_hint
 from recbole_derrd.errors import OptionError
 
 #: Far above what any settings need: levels of nesting, and values that aliases stand for.
@@ -108,13 +109,14 @@ def read_yaml(text: str, source: str) -> Any:
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """Read one config file."""
-    path = Path(path)
+    """Read one config file: a path, or a name of those that come with the package."""
+    path = found_config(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        hint = shipped_hint(path) if isinstance(error, FileNotFoundError) else ""
         raise OptionError(
-            f"Cannot read the config file '{path}': {getattr(error, 'strerror', None) or error}."
+            f"Cannot read the config file '{path}': {getattr(error, 'strerror', None) or error}.{hint}"
         ) from error
     settings = read_yaml(text, f"The config file '{path}'")
     if settings is None:

@@ -53,6 +53,22 @@ def sample_top_positions(lengths: Tensor, count: int, decay: float, longest: int
     return positions
 
 
+def sample_weighted_positions(log_weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draw positions without replacement, each next one with a probability proportional to its weight.
+
+    The ``count`` smallest arrival times E_p / w_p, as in :func:`sample_top_positions`.
+
+    Args:
+        log_weights: ln w of each position [n, m]; float64.
+        count: positions to draw from each row, at most m.
+        generator: source of randomness, on the CPU.
+
+    Returns:
+        0-based positions [n, count], ascending in each row, int64.
+    """
+    return _earliest(_log_exponential(tuple(log_weights.shape), generator) - log_weights, count)
+
+
 def _log_exponential(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Return logarithms of standard exponential variables, float64; three times faster than ``exponential_``."""
     return torch.rand(shape, dtype=torch.float64, generator=generator).log_().neg_().log_()

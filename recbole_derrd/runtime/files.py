@@ -1,6 +1,7 @@
 """Whole files and folders: a reader sees the old content or the new content, and never a half-written one.
 
-Where several processes train together, the main process publishes folders, and the others wait for it.
+Where several processes train together, the main process publishes folders, and the others wait for it. Only for that is
+torch imported: what serves a model writes its lists without it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from recbole_derrd.errors import DistillError
-from recbole_derrd.runtime.processes import barrier, broadcast, is_main_process
 
 # Errors that the disk or the folder causes; any other error within a block comes from the block's own code.
 _CANNOT_WRITE = {
@@ -157,6 +157,8 @@ def building_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         DistillError: the folder cannot be written or the disk is full. Errors of the block itself pass unchanged.
     """
+    from recbole_derrd.runtime.processes import barrier, broadcast, is_main_process
+
     target = Path(target)
     partial: Path = broadcast(_partial_name(target))
     try:
@@ -190,6 +192,8 @@ def working_folder(target: Path, *, anew: bool, marker: str) -> Iterator[Path]:
         marker: file in the folder that records how far its other files are. It is removed first, so that a process
             that is killed while it removes the others leaves no marker without its files.
     """
+    from recbole_derrd.runtime.processes import barrier, is_main_process
+
     target = Path(target)
     working = working_name(target)
     with write_errors_named(working):

@@ -182,6 +182,11 @@ class TestOptionsAndData:
         with pytest.raises(OptionError, match=words):
             HetCompOptions(**options)
 
+    def test_the_user_with_the_fewest_items_counts_whoever_it_is(self, tmp_path: Path) -> None:
+        for rows in ([[1], [2, 3]], [[2, 3], [1]]):
+            world = make_world(tmp_path / str(len(rows[0])), rows, n_items=41)
+            assert torch.isfinite(build(world, k=38, top_n=40)(step([1, 2], [], [])))
+
     @pytest.mark.parametrize(("k", "lengths"), [(1, [1, 1]), (2, [1, 1]), (5, [2, 1]), (25, [12, 2]), (100, [50, 10])])
     def test_lengths_of_phase_2(self, k: int, lengths: list[int]) -> None:
         assert HetCompOptions(k=k, top_n=100).fine_lengths == lengths

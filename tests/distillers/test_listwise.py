@@ -18,7 +18,7 @@ import recbole_derrd.ops.full_softmax as catalogue_module
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.distillers import StepBatch
 from recbole_derrd.distillers.listwise import ListwiseDistillation, ListwiseOptions, listwise_loss, target_probabilities
-from recbole_derrd.errors import OptionError
+from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.ops.full_softmax import LOWEST, Targets, cross_entropy_sum, sum_by_blocks
 from recbole_derrd.testing import LossContract, TinyAdapter, TinyModel, World, make_world, some_rows, step
 
@@ -136,6 +136,12 @@ class TestListwise(LossContract):
                 assert distiller(batch).item() == pytest.approx(expected, rel=1e-5)
             world.student.model.items.weight.data.mul_(-1)
             distiller.begin_epoch(epoch + 1)
+
+    def test_one_score_of_the_teachers_that_is_no_number_is_refused(self, world: World) -> None:
+        with torch.no_grad():
+            world.teacher.model.items.weight[5] = torch.nan
+        with pytest.raises(DataError, match="train the teacher again"):
+            build(world, items="student", k=40)
 
     def test_golden_over_k_items(self) -> None:
         """Origin: independent code in float64, of the teacher's best three items, T = 2."""

@@ -300,6 +300,13 @@ class TestKnowing:
             build(world, neighbours=4)
         assert torch.isfinite(build(world, neighbours=3)(step([1, 2], [1], [2])))
 
+    def test_more_neighbours_than_other_items(self, tmp_path: Path) -> None:
+        """Of both sides: here it is the items that are fewer."""
+        world = make_world(tmp_path, some_rows(12, 6, 3), n_items=6)
+        with pytest.raises(OptionError, match="of 5 items each has 4 others"):
+            build(world, neighbours=5)
+        assert torch.isfinite(build(world, neighbours=4)(step([1], [2], [3])))
+
     def test_twins_are_neighbours_and_none_is_its_own(self, tmp_path: Path) -> None:
         """Equal embeddings are at distance 0, and so is an entity of its own."""
         world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)

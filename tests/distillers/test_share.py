@@ -11,7 +11,7 @@ from scipy import stats
 
 from recbole_derrd.distillers.de import DEOptions
 from recbole_derrd.distillers.rrd import RRDOptions
-from recbole_derrd.distillers.subsampling import subsample
+from recbole_derrd.distillers.subsampling import epoch_seed, subsample
 from recbole_derrd.errors import OptionError
 
 
@@ -47,3 +47,11 @@ def test_limits(options: type[DEOptions] | type[RRDOptions], share: float) -> No
     assert options().sample == 1
     with pytest.raises(OptionError, match="sample"):
         options(sample=share)
+
+
+def test_a_seed_of_each_epoch_is_one_that_generators_take() -> None:
+    """Large seeds and long trainings too; no two epochs of a training share one."""
+    for seed in (0, 1, 2020, 2**32 - 1, 2**62):
+        seeds = [epoch_seed(seed, epoch) for epoch in (-1, 0, 1, 2, 10_000)]
+        assert len(set(seeds)) == 5 and all(0 <= one < 2**63 for one in seeds)
+        torch.Generator().manual_seed(max(seeds))
