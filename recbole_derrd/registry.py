@@ -38,6 +38,7 @@ METHODS: dict[str, Method] = {
         ("cd", "CollaborativeDistillation", "soft labels of unobserved items, likelier the better their rank"),
         ("rd", "RankingDistillation", "the teacher's best items as weighted positives"),
         ("ir_rrd", "ItemSideRankingDistillation", "RRD, and rankings of users for each item"),
+        ("dcd", "DualCorrectionDistillation", "the teacher's best items that the student ranks too low or too high"),
         ("hetcomp", "HeterogeneousDistillation", "rankings of several unlike teachers, easy ones first"),
         ("nkd", "NeighbourhoodDistillation", "embeddings of the teacher's neighbours (MKD's input layer)"),
         ("cpd", "ConsistentPreferenceDistillation", "embeddings whose order survives the mapping (MKD's middle layer)"),

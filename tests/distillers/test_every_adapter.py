@@ -79,7 +79,7 @@ def skip_without_package(model: str) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        {"hetcomp_fine": "none"},
+        {"hetcomp_fine": "none", "dcd_student_ranks": "unobserved"},
         {"listwise_top_n": 8, "cd_top_n": 12, "ir_rrd_max_items": 5, "hetcomp_remainder": 5},
     ],
     ids=["all", "part"],
