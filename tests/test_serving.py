@@ -141,7 +141,7 @@ def test_a_new_user_gets_what_the_formula_says(export: Path) -> None:
     own = [4, 9, 100]
     vectors, every = items[own].astype(float), items.astype(float)
     gram = every.T @ every / ITEMS
-    ridge = 0.01 * np.trace(gram) / SIZE
+    ridge = 10 * np.trace(gram) / SIZE
 
     def loss(user: np.ndarray[Any, Any]) -> float:
         return float(((1 - vectors @ user) ** 2).mean() + ((every @ user) ** 2).mean() + ridge * user @ user)
