@@ -291,7 +291,8 @@ def test_a_killed_export_leaves_no_folder(number: int, trained: Any, tmp_path: P
 def test_parquet_is_refused_where_it_cannot_be_written(
     trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("recbole_derrd.exporting.request.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "pyarrow.parquet", raising=False)
     assert main(["export", str(trained("BPR")), f"--out={tmp_path / 'out'}", "--format=parquet"]) == 2
     assert "pip install 'recbole_derrd[export]'" in capsys.readouterr().err
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import importlib
 from pathlib import Path
 
 from recbole_derrd.errors import OptionError, did_you_mean
@@ -50,11 +50,8 @@ class Request:
             raise OptionError(f"--bits must be 8, 4, 2 or 1, or 32 for float32, but is {self.bits}.")
         if self.kind == "parquet" and self.bits != 32:
             raise OptionError("Codes of few bits are written as npy or safetensors: take out --format or --bits.")
-        if self.kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
-            raise OptionError(
-                "--format=parquet needs the package pyarrow: pip install 'recbole_derrd[export]'. npy and safetensors "
-                "need none."
-            )
+        if self.kind == "parquet":
+            refuse_without_pyarrow()
         if not 0 <= self.top <= 1_000_000:
             raise OptionError(f"--top, the length of the rankings, must be 1 to 1000000, but is {self.top}.")
         self.check_place()
@@ -73,3 +70,18 @@ class Request:
             raise OptionError(f"'{self.out}' exists. Choose another folder, or replace an export by --force.")
         if not (self.out / CARD).is_file() or self.out.is_symlink():
             raise OptionError(f"'{self.out}' is no export, so --force does not replace it. Choose another folder.")
+
+
+def refuse_without_pyarrow() -> None:
+    """Refuse Parquet where pyarrow is missing, or does not go with the installed numpy.
+
+    Raises:
+        OptionError: what to install.
+    """
+    try:
+        importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise OptionError(
+            f"--format=parquet needs the package pyarrow ({error}): pip install 'recbole_derrd[export]'. npy and "
+            "safetensors need none."
+        ) from error
