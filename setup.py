@@ -126,6 +126,9 @@ setup(
         "test": TEST_REQUIREMENTS,
         # Approximate search of the teacher's lists (knowledge_search: faiss).
         "ann": ["faiss-cpu>=1.8,<2"],
+        # Exports as Parquet (recbole-derrd export --format=parquet).
+        # 19 is the newest that was tried with numpy 1; 26 needs numpy 2 without saying so to pip.
+        "export": ["pyarrow>=14,<20"],
         # Plots of `recbole-derrd report`.
         "plots": ["matplotlib>=3.7,<4"],
         # RecBole's HyperTuning; from 0.2.6 on hyperopt hands RecBole's exhaustive search another kind of generator.

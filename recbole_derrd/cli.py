@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
+import re
+import shlex
 import signal
 import sys
 import traceback
@@ -130,6 +133,59 @@ def convert(arguments: Sequence[str]) -> int:
     return 0
 
 
+def export(arguments: Sequence[str]) -> int:
+    """Make a checkpoint into what is served."""
+    given = read_arguments("export", arguments)
+    options = given.options
+    if options["out"] is None:
+        raise DistillError("An export needs a place: --out=FOLDER.")
+    from recbole_derrd.exporting import Request
+    from recbole_derrd.exporting import export as written
+    from recbole_derrd.exporting.card import summary
+
+    request = Request(
+        Path(given.names[0]),
+        Path(options["out"]),
+        kind=options["format"] or "npy",
+        bits=_whole("bits", options["bits"], 32),
+        top=_whole("top", options["top"], 0),
+        keep_seen=options["keep_seen"],
+        force=options["force"],
+        model=options["model"],
+        settings=tuple(given.settings),
+        command=shlex.join(["recbole-derrd", "export", *arguments]),
+    )
+    print_out(summary(written(request), request.out))
+    return 0
+
+
+def recommend(arguments: Sequence[str]) -> int:
+    """Write users' rankings from an export, without torch."""
+    given = read_arguments("recommend", arguments)
+    options = given.options
+    if options["users"] is None:
+        raise DistillError("Whose rankings? Write --users=FILE (one id a line), --users=ID,ID or --users=all.")
+    k = _whole("k", options["k"], 10)
+    from recbole_derrd.serving.lists import named_users, write_lists
+    from recbole_derrd.serving.recommender import Recommender
+
+    model = Recommender.load(given.names[0])
+    users = named_users(options["users"], model)
+    out = None if options["out"] is None else Path(options["out"])
+    page = io.StringIO()
+    rows = write_lists(model, users, k, out or page, keep_seen=options["keep_seen"])
+    print_out(page.getvalue() if out is None else f"{rows:,} rows of {len(users):,} users: {out}\n")
+    return 0
+
+
+def _whole(option: str, value: str | None, default: int) -> int:
+    if value is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,9}", value) or int(value) == 0:
+        raise DistillError(f"--{option} must be a whole number from 1 on, but is '{value}'.")
+    return int(value)
+
+
 def doctor(arguments: Sequence[str]) -> int:
     """Compare the installation with what was tested."""
     read_arguments("doctor", arguments)
@@ -174,7 +230,7 @@ def _answer(arguments: list[str]) -> int:
     # Looked up by name at each call.
     commands: dict[str, Callable[[Sequence[str]], int]] = {
         "run": run, "compress": compress, "benchmark": benchmark, "report": report, "convert": convert,
-        "doctor": doctor, "help": show_help
+        "export": export, "recommend": recommend, "doctor": doctor, "help": show_help,
     }  # fmt: skip
     try:
         if any(argument in ("-h", "--help") for argument in rest):

@@ -189,6 +189,8 @@ OF_COMMANDS = {
     "benchmark": ["FILE", *(f"--{key}= " for key in BenchmarkOptions.keys())],  # noqa: SIM118
     "report": ["FOLDER", *(f"--{name}" for name in ("format", "out", "plots", "baseline", "metric", "split"))],
     "convert": ["TABLE", "--user COL", "--drop-missing", "gzip"],
+    "export": ["CHECKPOINT", *(f"--{name}" for name in ("out", "format", "bits", "top", "keep-seen", "force"))],
+    "recommend": ["EXPORT", *(f"--{name}" for name in ("users", "k", "out", "keep-seen"))],
     "doctor": ["tested ranges"],
     "help": ["package.module.Class", *METHODS],
 }
@@ -373,6 +375,9 @@ def test_help_of_a_command_does_not_wait_for_torch(command: str) -> None:
         ("report", ["a", "--format", "tex", "b c"], ["a", "b c"], {"format": "tex"}, []),
         ("report", ["--baseline=-x = y", "a"], ["a"], {"baseline": "-x = y", "split": None}, []),
         ("report", ["a", "--out=", "--metric=x", "--metric=y"], ["a"], {"out": "", "metric": "y"}, []),
+        ("export", ["a.pth", "--out", "b", "--force"], ["a.pth"], {"out": "b", "force": True, "keep_seen": False}, []),
+        ("export", ["--data_path", "d", "a.pth", "--seed=1"], ["a.pth"], {"bits": None}, ["--data_path=d", "--seed=1"]),
+        ("recommend", ["e", "--users=a,b", "--k=3"], ["e"], {"users": "a,b", "k": "3"}, []),
         ("help", [], [], {}, []),
     ],
     ids=str,
@@ -407,7 +412,11 @@ def test_what_is_read(
         (["\N{MINUS SIGN}m"], "(U+2212); options begin with '--'"),
         (["\x1b[2J"], "Unknown command '\\x1b[2J'"),
         (["\udcff"], "Unknown command '\\udcff'"),
-        ([""], "Unknown command ''. Known are: benchmark, compress, convert, doctor, help, report, run."),
+        (
+            [""],
+            "Unknown command ''. Known are: benchmark, compress, convert, doctor, export, help, recommend, report, "
+            "run.",
+        ),
         (["Report"], "Did you mean 'report'?"),
         (["rep"], "Unknown command 'rep'. Did you mean 'report'?"),
         (["rrd"], "'rrd' is a method: recbole-derrd help rrd shows it"),

@@ -11,9 +11,9 @@ import recbole_derrd
 
 PACKAGE = Path(recbole_derrd.__file__).parent
 ORDER = [
-    "errors", "registry", "runtime", "doctor", "ops", "recbole_compat", "config", "adapters", "data", "evaluation",
-    "training", "model_cache", "teacher", "distillers", "student", "report", "compression", "experiment", "quick_start",
-    "benchmark", "command_line", "cli", "__main__", "testing",
+    "errors", "registry", "runtime", "serving", "doctor", "ops", "recbole_compat", "config", "adapters", "data",
+    "evaluation", "training", "model_cache", "teacher", "distillers", "student", "report", "compression", "experiment",
+    "exporting", "quick_start", "benchmark", "command_line", "cli", "__main__", "testing",
 ]  # fmt: skip
 FORBIDDEN = ("ray", "recbole.quick_start")
 

@@ -16,9 +16,11 @@ _EXAMPLES = {
     "benchmark": "benchmark/quick",
     "report": "records/",
     "convert": "interactions.csv --user=COL --item=COL --out=dataset/NAME",
+    "export": "saved/BPR.pth --out=export",
+    "recommend": "export --users=all",
 }
 #: Commands of one name.
-_ALONE = ("benchmark", "convert")
+_ALONE = ("benchmark", "convert", "export", "recommend")
 
 
 class Given(NamedTuple):

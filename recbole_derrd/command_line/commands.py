@@ -54,6 +54,18 @@ COMMANDS = {
         "                             [--sep=,] [--encoding=utf-8] [--drop-missing] [--drop-duplicates] [--force]",
         names="TABLE",
     ),
+    "export": Command(
+        "make a checkpoint, of stock RecBole too, into what is served: embeddings with the data's own ids, rankings",
+        "recbole-derrd export CHECKPOINT --out=FOLDER [--format=npy|safetensors|parquet] [--bits=8|4|2|1]\n"
+        "                            [--top=N] [--keep-seen] [--force] [--data_path=FOLDER] [--key=value ...]",
+        names="CHECKPOINT",
+        settings=True,
+    ),
+    "recommend": Command(
+        "write users' top-N rankings from an export, with numpy alone",
+        "recbole-derrd recommend EXPORT --users=FILE|all|ID,ID [--k=10] [--out=FILE.csv] [--keep-seen]",
+        names="EXPORT",
+    ),
     "doctor": Command("print versions against the tested ranges and say what is wrong", "recbole-derrd doctor"),
     "help": Command(
         "show a command, a method with its options (recbole-derrd help rrd), or the configs that come with the package",
@@ -78,6 +90,21 @@ _RUN_OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
 OPTIONS: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
     "run": _RUN_OPTIONS,
     "compress": _RUN_OPTIONS,
+    "export": (
+        (("--out",), "FOLDER", "the folder to write, which must not exist"),
+        (("--format",), "npy|safetensors|parquet", "how embeddings are written (parquet: rankings too); npy if none"),
+        (("--bits",), "8|4|2|1", "quantise the embeddings to so many bits a dimension; float32 if none"),
+        (("--top",), "N", "write each user's N best items as well, to top.csv"),
+        (("--keep-seen",), "", "leave a user's training items in these rankings"),
+        (("--force",), "", "replace an export of that name"),
+        (("--model",), "CLASS", "package.module.Class of a model of your own, if the checkpoint is of one"),
+    ),
+    "recommend": (
+        (("--users",), "FILE|all|ID,ID", "a file with one id a line, all users of the export, or ids with commas"),
+        (("--k",), "N", "length of a ranking; 10 if none"),
+        (("--out",), "FILE", "the CSV file to write (user_id, rank, item_id, score); printed if none"),
+        (("--keep-seen",), "", "leave a user's training items in the rankings"),
+    ),
     "report": (
         (
             ("--format",),
@@ -107,6 +134,8 @@ _NAMES = {
     "FILE": "the benchmark file (YAML), or the name of one that comes with the package: benchmark/quick",
     "TABLE": "the file of interactions, one a row",
     "RECORDS": "folders of records, with their sub-folders, and files: .json, or .jsonl with one a line",
+    "CHECKPOINT": "the .pth file that a training of RecBole or of this plugin has saved",
+    "EXPORT": "the folder that 'export' has written",
     "NAME": "commands, methods, or dotted paths of methods of your own; without one, the general help",
 }
 
@@ -133,7 +162,7 @@ def _added(group: Any, name: str, command: Command) -> argparse.ArgumentParser:
     parser: _Parser = group.add_parser(name, help=command.summary, usage=command.usage)
     for spellings, shown, meaning in OPTIONS.get(name, ()):
         # A run's are kept all: the same option with two values is refused, config files add up.
-        action = "append" if command.settings else "store"
+        action = "append" if command.settings and not command.names else "store"
         kind: dict[str, Any] = {"action": action, "metavar": shown} if shown else {"action": "store_true"}
         parser.own.add_argument(*spellings, help=meaning, **kind)
     if command.names:

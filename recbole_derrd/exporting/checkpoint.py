@@ -1,0 +1,181 @@
+"""A checkpoint of ours or of stock RecBole, with the data that it was trained on, as its own settings say."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from recbole.utils import dataset_arguments
+
+from recbole_derrd.adapters import Adapter, adapter_of
+from recbole_derrd.config.distill_config import DistillConfig, model_settings
+from recbole_derrd.data.fingerprint import Fingerprint
+from recbole_derrd.data.prepare import Data, prepare_data
+from recbole_derrd.errors import CheckpointError, DataError, OptionError, did_you_mean, shown
+from recbole_derrd.exporting.request import Request
+from recbole_derrd.model_cache.building import build_model, freeze
+from recbole_derrd.teacher.checkpoint_settings import checkpoint_settings, loads_a_file
+from recbole_derrd.training.checkpoint import read_checkpoint
+from recbole_derrd.training.checkpointing import load_weights
+
+#: Settings of the data and their split. Columns of vectors that a data set preloads are no part of an export.
+_OF_THE_DATA = (
+    *(key for key in dataset_arguments if key not in ("preload_weight", "additional_feat_suffix")),
+    "eval_args", "seed", "reproducibility", "metrics", "topk", "valid_metric",
+)  # fmt: skip
+#: Settings that are the user's alone to give.
+_OF_THE_USER = ("data_path", "dataset", "encoding", "split_seed", "use_gpu", "gpu_id")
+_QUIET = {"show_progress": False, "state": "ERROR", "log_wandb": False}
+_LONGEST = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A checkpoint's model, frozen in its adapter, and its data."""
+
+    adapter: Adapter
+    data: Data
+    config: DistillConfig
+    content: dict[str, Any]
+
+    @property
+    def tokens(self) -> tuple[list[str], list[str]]:
+        """The own ids of users and items, without the padding."""
+        dataset = self.data.dataset
+        users, items = (dataset.field2id_token[field] for field in (dataset.uid_field, dataset.iid_field))
+        return [str(token) for token in users[1:]], [str(token) for token in items[1:]]
+
+
+def load_trained(request: Request) -> Trained:
+    """Read a checkpoint, prepare its data and build its model.
+
+    Raises:
+        CheckpointError: it is no usable checkpoint, or belongs to other data.
+        DataError: its data are not there.
+        OptionError: a setting that cannot be.
+    """
+    content = read_checkpoint(request.checkpoint)
+    config = _config_of(request, content)
+    _refuse_missing_data(config, request)
+    data = prepare_data(config)
+    _refuse_other_data(content, data, request.checkpoint)
+    model = build_model(config, data)
+    _refuse_other_sizes(model, content, request.checkpoint)
+    load_weights(model, content, request.checkpoint)
+    return Trained(adapter_of(freeze(model)), data, config, content)
+
+
+def _config_of(request: Request, content: dict[str, Any]) -> DistillConfig:
+    """Return the checkpoint's own configuration: plain settings of its model and data, the user's over them."""
+    described = content["config"]
+    if not described:
+        raise CheckpointError(
+            f"'{request.checkpoint}' holds weights, but no settings. Give the .pth file that a training of RecBole or "
+            "of this plugin has saved."
+        )
+    name = _model_of(described, request)
+    dataset = described.get("dataset")
+    if not (isinstance(dataset, str) and re.fullmatch(r"[^\\/\0\r\n]{1,200}", dataset) and dataset.strip(".")):
+        raise CheckpointError(f"The settings in '{request.checkpoint}' name no data set, but {shown(dataset)}.")
+    given = {setting.partition("=")[0].lstrip("-") for setting in request.settings}
+    _refuse_unknown(given, name)
+    of_data = {key: described[key] for key in _OF_THE_DATA if described.get(key) is not None and key not in given}
+    unfit = next((key for key, value in of_data.items() if not _plain(value)), None)
+    if unfit is not None:
+        raise CheckpointError(
+            f"The setting {unfit} in '{request.checkpoint}' is {shown(described[unfit])}, which is no plain value. "
+            f"Give your own: --{unfit}=VALUE."
+        )
+    of_model = checkpoint_settings(name, content, request.checkpoint, dict.fromkeys(given & set(model_settings(name))))
+    of_model = {key: value for key, value in of_model.items() if key not in given}
+    settings = {**_data_path(described, dataset), **of_data, **of_model, **_negatives(described), **_QUIET}
+    return DistillConfig(name, None, config_dict={"dataset": dataset, **settings}, command_line=request.settings)
+
+
+def _model_of(described: dict[str, Any], request: Request) -> str:
+    name = described.get("model")
+    if not (isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable()):
+        raise CheckpointError(f"The settings in '{request.checkpoint}' name no model, but {shown(name)}.")
+    if request.model is not None and request.model.rpartition(".")[2] != name.rpartition(".")[2]:
+        raise CheckpointError(f"'{request.checkpoint}' is of a {name}, not a {request.model}. Take out --model.")
+    if "." in name and request.model is None:
+        # The author of a checkpoint must not choose which modules are imported.
+        raise CheckpointError(
+            f"'{request.checkpoint}' is of a {name}, which is none of RecBole's models. Say so yourself if you know "
+            f"it: --model={name}."
+        )
+    return request.model or name
+
+
+def _refuse_unknown(given: set[str], model: str) -> None:
+    known = {*_OF_THE_DATA, *_OF_THE_USER, *(key for key in model_settings(model) if not loads_a_file(key))}
+    for key in sorted(given - known):
+        own = ("out", "format", "bits", "top", "keep-seen", "force", "model")
+        raise OptionError(f"Unknown option '--{key}' of export.{did_you_mean(key, {*known, *own})}")
+
+
+def _plain(value: Any, depth: int = 4) -> bool:
+    if isinstance(value, (list, tuple)):
+        return depth > 0 and len(value) <= _LONGEST and all(_plain(one, depth - 1) for one in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and _plain(list(value.values()), depth)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, (bool, int)) or (isinstance(value, str) and len(value) <= _LONGEST)
+
+
+def _data_path(described: dict[str, Any], dataset: str) -> dict[str, str]:
+    """Return the folder in which the data set's lies: RecBole adds the data set's name to it."""
+    path = described.get("data_path")
+    if not isinstance(path, str) or not path or "\0" in path:
+        return {}
+    folder = Path(path)
+    return {"data_path": str(folder.parent if folder.name == dataset else folder)}
+
+
+def _negatives(described: dict[str, Any]) -> dict[str, Any]:
+    """Models that train on whole users take no negatives, and RecBole wants that said."""
+    given = described.get("train_neg_sample_args")
+    none = isinstance(given, dict) and given.get("distribution") in (None, "none")
+    return {"train_neg_sample_args": None} if none else {}
+
+
+def _refuse_missing_data(config: DistillConfig, request: Request) -> None:
+    """Refuse before RecBole would download another data set of this name."""
+    folder = Path(config["data_path"])
+    if not folder.is_dir():
+        raise DataError(
+            f"The data set '{config['dataset']}' of '{request.checkpoint}' is not in '{folder}'. An export needs it "
+            "for ids and seen items: --data_path=FOLDER names the folder in which its folder lies."
+        )
+
+
+def _refuse_other_data(content: dict[str, Any], data: Data, checkpoint: Path) -> None:
+    """Refuse data of which a checkpoint of this plugin says that they are not its own."""
+    ours = content.get("derrd")
+    theirs = ours.get("fingerprint") if isinstance(ours, dict) else None
+    names = [field.name for field in dataclasses.fields(Fingerprint)]
+    if not isinstance(theirs, dict) or not all(isinstance(theirs.get(name), str) for name in names):
+        return
+    difference = Fingerprint(**{name: theirs[name] for name in names}).difference(data.fingerprint)
+    if difference:
+        raise DataError(
+            f"'{checkpoint}' was not trained on these data: {difference}. Give the data that it was trained on "
+            "(--data_path=FOLDER), and its --split_seed=N if its run had one."
+        )
+
+
+def _refuse_other_sizes(model: Any, content: dict[str, Any], checkpoint: Path) -> None:
+    for name, own in model.state_dict().items():
+        theirs = content["state_dict"].get(name)
+        if theirs is None or getattr(theirs, "ndim", 0) != 2 or theirs.shape[1:] != own.shape[1:]:
+            continue
+        if len(theirs) != len(own):
+            raise DataError(
+                f"'{checkpoint}' was trained on other data: its '{name}' has {len(theirs) - 1:,} rows beside the "
+                f"padding, and these data need {len(own) - 1:,}. Give the data that it was trained on: "
+                "--data_path=FOLDER."
+            )

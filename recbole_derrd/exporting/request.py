@@ -1,0 +1,87 @@
+"""What an export is asked for, checked before anything is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+from recbole_derrd.errors import OptionError, did_you_mean
+from recbole_derrd.serving.layout import BITS, CARD, FORMATS
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One export.
+
+    Attributes:
+        checkpoint: the model's file.
+        out: the folder to write.
+        kind: how the vectors are written: npy, safetensors or parquet.
+        bits: bits of a dimension, 32 for float32.
+        top: length of the users' rankings; 0 for none.
+        keep_seen: leave the users' training items in the rankings.
+        force: replace an export that lies at ``out``.
+        model: the dotted path of a model class of the user's own.
+        settings: RecBole keys over those of the checkpoint, as ``--key=value``.
+        command: the command line, for the card.
+    """
+
+    checkpoint: Path
+    out: Path
+    kind: str = "npy"
+    bits: int = 32
+    top: int = 0
+    keep_seen: bool = False
+    force: bool = False
+    model: str | None = None
+    settings: tuple[str, ...] = ()
+    command: str = ""
+
+    def check(self) -> None:
+        """Refuse what cannot be written.
+
+        Raises:
+            OptionError: what, and what to do.
+        """
+        if self.kind not in FORMATS:
+            raise OptionError(f"--format cannot be '{self.kind}'.{did_you_mean(self.kind, FORMATS)}")
+        if self.bits not in BITS:
+            raise OptionError(f"--bits must be 8, 4, 2 or 1, or 32 for float32, but is {self.bits}.")
+        if self.kind == "parquet" and self.bits != 32:
+            raise OptionError("Codes of few bits are written as npy or safetensors: take out --format or --bits.")
+        if self.kind == "parquet":
+            refuse_without_pyarrow()
+        if not 0 <= self.top <= 1_000_000:
+            raise OptionError(f"--top, the length of the rankings, must be 1 to 1000000, but is {self.top}.")
+        self.check_place()
+
+    def check_place(self) -> None:
+        """Refuse a place where something lies that must not be replaced.
+
+        Raises:
+            OptionError: what lies there, and what to do.
+        """
+        if self.out.name in ("", ".", ".."):
+            raise OptionError(f"--out must name a new folder, and '{self.out}' names none, e.g. --out=export.")
+        if not (self.out.exists() or self.out.is_symlink()):
+            return
+        if not self.force:
+            raise OptionError(f"'{self.out}' exists. Choose another folder, or replace an export by --force.")
+        if not (self.out / CARD).is_file() or self.out.is_symlink():
+            raise OptionError(f"'{self.out}' is no export, so --force does not replace it. Choose another folder.")
+
+
+def refuse_without_pyarrow() -> None:
+    """Refuse Parquet where pyarrow is missing, or does not go with the installed numpy.
+
+    Raises:
+        OptionError: what to install.
+    """
+    try:
+        importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise OptionError(
+            f"--format=parquet needs the package pyarrow ({error}): pip install 'recbole_derrd[export]'. npy and "
+            "safetensors need none."
+        ) from error

@@ -1,0 +1,120 @@
+"""What a model's rankings are made of: two tables of embeddings, or whole rows of scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Callable
+
+import numpy as np
+import torch
+
+from recbole_derrd.adapters import Adapter, EmbeddingAdapter
+from recbole_derrd.compression import compress
+from recbole_derrd.compression.tables import QuantizedTable
+from recbole_derrd.config.options.compress import CompressOptions
+from recbole_derrd.data.history import History
+from recbole_derrd.errors import DataError
+from recbole_derrd.serving.ranking import best
+from recbole_derrd.serving.vectors import Vectors
+
+#: Scores of a block of users (24 MB of float32), and its most users.
+_SCORES, _USERS = 6 << 20, 256
+_DIVERGED = "The model's scores hold NaN: its training diverged. Train it again with a lower learning_rate."
+
+
+@dataclasses.dataclass(frozen=True)
+class Embeddings:
+    """Both sides' vectors, as they are stored; no row is padding."""
+
+    arrays: dict[str, dict[str, np.ndarray[Any, Any]]]
+    units: dict[str, float]
+    size: int
+    bits: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows of each side."""
+        return {side: len(next(iter(arrays.values()))) for side, arrays in self.arrays.items()}
+
+    def vectors(self, side: str) -> Vectors:
+        """Return a side's vectors as they are served."""
+        return Vectors(self.arrays[side], self.size, self.bits, self.units.get(side, 1.0), self.counts[side])
+
+    def bytes_a_row(self, side: str) -> int:
+        """Return the bytes of one vector, its scale included."""
+        return sum(array.nbytes for array in self.arrays[side].values()) // self.counts[side]
+
+
+@torch.no_grad()
+def embeddings_of(adapter: Adapter, bits: int, seed: int) -> Embeddings | None:
+    """Return the embeddings of which a model's score is the inner product; None where it is made otherwise.
+
+    Of graph models they are the propagated ones; weights and biases of a score are parts of the vectors.
+
+    Raises:
+        DataError: they hold what is no finite number.
+    """
+    if not isinstance(adapter, EmbeddingAdapter):
+        return None
+    if bits != 32:
+        return _in_few_bits(adapter, bits, seed)
+    with adapter.shared():
+        sides = {side: adapter.embeddings(side).detach().float().cpu()[1:].numpy() for side in ("user", "item")}
+    if not all(np.isfinite(table).all() for table in sides.values()):
+        raise DataError(_DIVERGED)
+    arrays = {side: {"embeddings": np.ascontiguousarray(table, np.float32)} for side, table in sides.items()}
+    return Embeddings(arrays, {}, int(sides["item"].shape[1]), bits)
+
+
+def _in_few_bits(adapter: EmbeddingAdapter, bits: int, seed: int) -> Embeddings:
+    tables = compress(adapter, CompressOptions(method="quantized", bits=bits, users=True), seed)
+    arrays, units = {}, {}
+    for side, table in (("user", tables.users), ("item", tables.items)):
+        assert isinstance(table, QuantizedTable)
+        arrays[side] = {"codes": table.packed[1:].numpy(), "scales": table.scales[1:].numpy()}
+        units[side] = float(table.unit)
+    return Embeddings(arrays, units, tables.items.size, bits)
+
+
+def scorer_of(adapter: Adapter, embeddings: Embeddings | None) -> Callable[[np.ndarray[Any, Any]], Any]:
+    """Return what gives the scores [n, items] of users, both without padding; those of what is stored, if any is."""
+    if embeddings is not None:
+        users, items = embeddings.vectors("user"), embeddings.vectors("item")
+        return lambda rows: items.products(users.rows(rows))
+
+    @torch.no_grad()
+    def of_model(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        scores = adapter.score_all(torch.from_numpy(rows + 1).to(adapter.device))
+        return scores.float().cpu().numpy()[:, 1:].copy()
+
+    return of_model
+
+
+def rankings(
+    score: Callable[[np.ndarray[Any, Any]], Any], history: History, count: int, *, keep_seen: bool
+) -> Iterator[tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    """Yield (user, items, scores) of each user, both without padding, best first; of equal scores the smaller id first.
+
+    Args:
+        score: gives the scores of users.
+        history: what each user has seen, with padding.
+        count: length of a ranking; fewer where there are no more items.
+        keep_seen: leave seen items in.
+
+    Raises:
+        DataError: a score is NaN.
+    """
+    step = max(1, min(_USERS, _SCORES // history.n_items))
+    for start in range(0, history.n_users - 1, step):
+        rows = np.arange(start, min(start + step, history.n_users - 1))
+        scores = score(rows)
+        if np.isnan(scores).any():
+            raise DataError(_DIVERGED)
+        # A model may score an item -inf, which below marks what is left out.
+        ranked = np.maximum(scores, np.finfo(np.float32).min)
+        for user, own, given in zip(rows.tolist(), ranked, scores):
+            if not keep_seen:
+                own[history.items[history.indptr[user + 1] : history.indptr[user + 2]] - 1] = -np.inf
+            places = best(own, count)
+            yield user, places, given[places]

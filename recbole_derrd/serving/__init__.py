@@ -1,0 +1,13 @@
+"""Recommendations from an exported model, with numpy alone: no torch, no pandas, no RecBole.
+
+Example:
+    >>> from recbole_derrd.serving import Recommender
+    >>> model = Recommender.load("export")
+    >>> for item, score in model.recommend("196", k=10): ...
+"""
+
+from __future__ import annotations
+
+from recbole_derrd.serving.recommender import Recommended, Recommender
+
+__all__ = ["Recommended", "Recommender"]

@@ -1,0 +1,50 @@
+r"""Vectors of few bits: how a row of codes becomes numbers again, with numpy alone.
+
+Dimension j of a row takes the bits j · b ... j · b + b − 1 of its bytes, lowest bit first, for b = 8, 4, 2 or 1 bits.
+So byte c holds the 8 / b codes q of the dimensions from 8c / b on, the first of them in its lowest bits:
+q_j = (byte >> (j · b mod 8)) mod 2^b. Bits beyond the last dimension are 0. A code stands for
+
+    x_j = (q_j − (2^b − 1) / 2) · step,     step = scale · unit,
+
+with the row's float16 ``scale`` and the table's float32 ``unit``: levels ±1/2, ±3/2 ... steps. One bit is a sign.
+It is what :mod:`recbole_derrd.compression` writes, and every number is the same to the bit.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+
+def row_bytes(size: int, bits: int) -> int:
+    """Return the bytes of a row of codes: ⌈size · bits / 8⌉."""
+    return -(-size * bits // 8)
+
+
+@functools.lru_cache(maxsize=4)
+def _levels(bits: int) -> np.ndarray[Any, Any]:
+    """Return what the codes in each byte stand for, in steps: float32 [256, 8 / bits]."""
+    shifts = np.arange(0, 8, bits)
+    codes = (np.arange(256)[:, np.newaxis] >> shifts) % 2**bits
+    levels: np.ndarray[Any, Any] = codes.astype(np.float32) - np.float32((2**bits - 1) / 2)
+    return levels
+
+
+def decode(
+    codes: np.ndarray[Any, Any], scales: np.ndarray[Any, Any], unit: float, bits: int, size: int
+) -> np.ndarray[Any, Any]:
+    """Return float32 [n, size].
+
+    Args:
+        codes: uint8 [n, ⌈size · bits / 8⌉].
+        scales: float16 [n].
+        unit: of the table.
+        bits: 8, 4, 2 or 1.
+        size: dimensions.
+    """
+    steps = scales.astype(np.float32) * np.float32(unit)
+    levels = _levels(bits)[codes].reshape(len(codes), -1)[:, :size]
+    decoded: np.ndarray[Any, Any] = levels * steps[:, np.newaxis]
+    return decoded

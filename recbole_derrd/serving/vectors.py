@@ -1,0 +1,82 @@
+"""The vectors of one side of an export, in float32 or few bits, decoded a block at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+
+from recbole_derrd.runtime.stored_arrays import DamagedFileError
+from recbole_derrd.serving.arrays import mapped, read_safetensors
+from recbole_derrd.serving.codes import decode, row_bytes
+
+#: Numbers of the rows that are decoded at once (4 MB of float32).
+_BLOCK = 1 << 20
+Rows = Union[slice, "np.ndarray[Any, Any]"]
+
+
+class Vectors:
+    """One side's vectors.
+
+    Args:
+        arrays: ``embeddings``, or ``codes`` and ``scales``.
+        size: dimensions.
+        bits: bits of a dimension, 32 for float32.
+        unit: unit of the scales.
+        count: rows that there must be.
+
+    Raises:
+        DamagedFileError: the arrays are not those of so many vectors.
+    """
+
+    def __init__(self, arrays: dict[str, np.ndarray[Any, Any]], size: int, bits: int, unit: float, count: int) -> None:
+        """Check the arrays."""
+        self._arrays, self.size, self._bits, self._unit, self._count = arrays, size, bits, unit, count
+        wanted: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {"embeddings": ((count, size), np.float32)}
+        if bits != 32:
+            wanted = {"codes": ((count, row_bytes(size, bits)), np.uint8), "scales": ((count,), np.float16)}
+        found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+        if found != {name: (shape, np.dtype(kind)) for name, (shape, kind) in wanted.items()}:
+            raise DamagedFileError(f"the vectors are not {count:,} of {size} dimensions in {bits} bits")
+
+    def rows(self, which: Rows) -> np.ndarray[Any, Any]:
+        """Return these rows, float32 [n, size]."""
+        if self._bits == 32:
+            return self._arrays["embeddings"][which]
+        codes, scales = self._arrays["codes"][which], self._arrays["scales"][which]
+        return decode(codes, scales, self._unit, self._bits, self.size)
+
+    def blocks(self) -> Iterator[tuple[slice, np.ndarray[Any, Any]]]:
+        """Yield every row in blocks: at once where they need no decoding."""
+        step = self._count if self._bits == 32 else max(1, _BLOCK // self.size)
+        for start in range(0, self._count, step):
+            part = slice(start, min(start + step, self._count))
+            yield part, self.rows(part)
+
+    def products(self, queries: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return the inner products of queries [n, size] with every row, float32 [n, rows]."""
+        scores = np.empty((len(queries), self._count), np.float32)
+        for part, block in self.blocks():
+            np.matmul(queries, block.T, out=scores[:, part])
+        return scores
+
+
+def open_vectors(folder: Path, side: str, embedding: dict[str, Any], count: int) -> Vectors:
+    """Map the vectors of a side of an export.
+
+    Raises:
+        DamagedFileError: they are not what the card says.
+    """
+    size, bits = embedding["size"], embedding["bits"]
+    if embedding["format"] == "safetensors":
+        arrays = read_safetensors(folder / f"{side}s.safetensors")
+    elif bits == 32:
+        arrays = {"embeddings": mapped(folder / f"{side}s.npy", np.float32, 2)}
+    else:
+        arrays = {
+            "codes": mapped(folder / f"{side}s.codes.npy", np.uint8, 2),
+            "scales": mapped(folder / f"{side}s.scales.npy", np.float16, 1),
+        }
+    return Vectors(arrays, size, bits, (embedding["units"] or {}).get(side, 1.0), count)
