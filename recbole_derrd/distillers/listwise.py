@@ -193,7 +193,11 @@ class ListwiseDistillation(Distiller[ListwiseOptions]):
         scores = self.student.score(users, items)
         with torch.autocast(device_type=scores.device.type, enabled=False):
             scores, temperature = scores.float().masked_fill(items == 0, LOWEST), self.options.temperature
-            targets = target_probabilities(self.logits.index_select(0, users), temperature)
+            teacher = self.logits.index_select(0, users)
+            # An ensemble ranks items that none of its teachers lists behind all others, at -inf: they get no
+            # probability.
+            scored = (items > 0) & (teacher > -torch.inf)
+            targets = target_probabilities(teacher.masked_fill(~scored, LOWEST), temperature).masked_fill(~scored, 0)
             return listwise_loss(scores, targets, temperature).sum()
 
     def _hidden(self, users: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
 r"""RCE-KD: cross-entropy with the teacher over the student's own best items, and over items drawn where both agree.
 
-Zhangchi Zhu, Wei Zhang: "Rejuvenating Cross-Entropy Loss in Knowledge Distillation for Recommender Systems", arXiv
-2509.20989, 2025. Cross-entropy over some items of a user bounds NDCG only where these hold the student's own best ones,
-which the teacher's best often are not. So there are two terms, H being that over a set S of items:
+Rejuvenated cross-entropy, arXiv 2509.20989, 2025. Cross-entropy over some items of a user bounds NDCG only where these
+hold the student's own best ones, which the teacher's best often are not. So there are two terms, H being that over a
+set S of items:
 
     L = sum_u (1 - w_u) H_u(Q_S) + w_u H_u(A + (Q_T - Q_S)),    w_u = exp(-beta |Q_T and A| / K)
     H_u(S) = - sum_{i in S} q_i log p_i,    q = softmax(t_u / tau),    p = softmax(s_u / tau),    both over S
@@ -162,10 +162,7 @@ class RejuvenatedCrossEntropy(Distiller[RCEKDOptions]):
     name = "rce_kd"
     options_class = RCEKDOptions
     needs = frozenset({Need.TOP_ITEMS, Need.SCORES})
-    citation = (
-        "Zhangchi Zhu, Wei Zhang: Rejuvenating Cross-Entropy Loss in Knowledge Distillation for Recommender Systems, "
-        "arXiv 2509.20989, 2025"
-    )
+    citation = "Rejuvenated cross-entropy (RCE-KD), arXiv 2509.20989, 2025"
     test_settings: ClassVar = {"k": 4, "l": 5, "m": 12, "beta": 2.0, "t": 3.0}
 
     def __init__(self, options: RCEKDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:

@@ -143,6 +143,28 @@ class TestListwise(LossContract):
         with pytest.raises(DataError, match="train the teacher again"):
             build(world, items="student", k=40)
 
+    @pytest.mark.parametrize("observed", [False, True])
+    def test_items_that_no_teacher_scores_get_no_probability(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, observed: bool
+    ) -> None:
+        """As an ensemble's are at -inf: some of user 1's, all of user 3's, who then has no term."""
+        whole = world.knowledge.scores
+
+        def scores(users: Tensor, items: Tensor) -> Tensor:
+            found = whole(users, items).clone()
+            found[users == 1, :3], found[users == 3] = -torch.inf, -torch.inf
+            return found
+
+        monkeypatch.setattr(world.knowledge, "scores", scores)
+        distiller = build(world, items="student", k=6, observed=observed)
+        assert distiller(step([3], [], [], rows=1)).item() == 0
+        loss = distiller(step([1], [], [], rows=1))
+        items = distiller.items[1].tolist()
+        student, teacher = (side.score_all(torch.tensor([1]))[0].tolist() for side in (world.student, world.teacher))
+        wanted = dict(zip(items[3:], naive_softmax([teacher[item] for item in items[3:]], T)))
+        shares = dict(zip(items, naive_softmax([student[item] for item in items], T)))
+        assert loss.item() == pytest.approx(-sum(q * math.log(shares[item]) for item, q in wanted.items()), rel=1e-5)
+
     def test_golden_over_k_items(self) -> None:
         """Origin: independent code in float64, of the teacher's best three items, T = 2."""
         student, teacher = (torch.tensor([row], dtype=torch.float64) for row in ([0.1, 1.2, 0.3], [2.0, 1.5, 1.1]))
