@@ -63,7 +63,7 @@ def method_class(name: str) -> type[Any]:
         found: type[Any] = getattr(importlib.import_module(module), attribute)
         if not hasattr(found, "options_class"):
             raise AttributeError(f"'{attribute}' is no Distiller, which has its options in 'options_class'")
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise OptionError(f"Cannot load the distiller '{name}': {error}.") from error
     return found
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_derrd.errors import OptionError
-from recbole_derrd.registry import METHODS, PUBLISHED_TOGETHER, method_names, unknown_method
+from recbole_derrd.registry import METHODS, PUBLISHED_TOGETHER, method_class, method_names, unknown_method
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,11 @@ def test_a_mistake_is_told_what_was_meant(written: str, meant: str) -> None:
 def test_a_method_under_two_spellings_is_given_twice(twice: list[str]) -> None:
     with pytest.raises(OptionError, match="given twice"):
         method_names(twice, METHODS)
+
+
+@pytest.mark.parametrize(
+    "name", ["..x", ".x", "x.", "a..b", "json.loads", "no_such_module.Mine", "recbole_derrd.errors.X"]
+)
+def test_a_path_that_names_no_method_is_a_sentence(name: str) -> None:
+    with pytest.raises(OptionError, match="Cannot load the distiller"):
+        method_class(name)
