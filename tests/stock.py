@@ -12,6 +12,7 @@ import numpy as np
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
+from scipy.sparse import dok_matrix
 
 USERS, ITEMS, EACH = 60, 80, 12
 Row = tuple[str, str, int]
@@ -62,7 +63,10 @@ def stock_checkpoint(model: str, settings: dict[str, Any], file: Path, *, valida
     dataset = create_dataset(config)
     train, valid, _ = data_preparation(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
-    built = get_model(config["model"])(config, train.dataset).to(config["device"])
+    # RecBole fills a dok_matrix by a method that newer scipy lacks.
+    fill = getattr(dok_matrix, "_update", lambda self, entries: self._dict.update(entries))
+    with patch.object(dok_matrix, "_update", fill, create=True):
+        built = get_model(config["model"])(config, train.dataset).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, built)
     file.parent.mkdir(parents=True, exist_ok=True)
     trainer.saved_model_file = str(file)

@@ -122,3 +122,9 @@ def test_hidden_pairs() -> None:
     assert sorted(zip(rows.tolist(), items.tolist())) == [
         (0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 4), (1, 6), (2, 0),
     ]  # fmt: skip
+
+
+def test_an_estimate_from_one_item_that_is_all_of_the_rest_is_exact() -> None:
+    scores = torch.tensor([[0.7, 0.7], [0.2, 0.2]], dtype=torch.float64)
+    found = estimated_log_partition(scores, torch.tensor([1, 2]))
+    assert found.tolist() == pytest.approx([0.7, 0.2 + float(torch.log(torch.tensor(2.0)))])
