@@ -20,6 +20,7 @@ from recbole_derrd.distillers import StepBatch
 from recbole_derrd.distillers.listwise import ListwiseDistillation, ListwiseOptions, listwise_loss, target_probabilities
 from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.ops.full_softmax import LOWEST, Targets, cross_entropy_sum, sum_by_blocks
+from recbole_derrd.teacher import GivenTeacher, StoredKnowledge
 from recbole_derrd.testing import LossContract, TinyAdapter, TinyModel, World, make_world, some_rows, step
 
 T = 0.7
@@ -142,6 +143,23 @@ class TestListwise(LossContract):
             world.teacher.model.items.weight[5] = torch.nan
         with pytest.raises(DataError, match="train the teacher again"):
             build(world, items="student", k=40)
+
+    def test_a_teacher_that_gives_its_own_memory_keeps_it(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """As adapters of models do whose scores are a stored table."""
+
+        class Stored(ScoresOnly):
+            def score_all(self, users: Tensor) -> Tensor:
+                return table
+
+        batch = step([1, 3, 4], [], [], rows=1)
+        table = world.teacher.score_all(batch.users).detach().clone()
+        before = table.clone()
+        given = GivenTeacher(lambda: Stored(world.teacher), ())
+        knowledge = StoredKnowledge(tmp_path / "stored", given, world.history)
+        distiller = ListwiseDistillation(ListwiseOptions(temperature=T), knowledge, world.student, 1)
+        assert torch.isfinite(distiller(batch)) and torch.equal(table, before)
 
     @pytest.mark.parametrize("observed", [False, True])
     def test_items_that_no_teacher_scores_get_no_probability(

@@ -543,3 +543,9 @@ def test_list_shorter_than_k_is_refused(tmp_path: Path, interesting: str) -> Non
     world = make_world(tmp_path, some_rows(5, 41, 5), n_items=41)
     with pytest.raises(OptionError, match="rrd_top_n"):
         build(world, k=8, top_n=5, interesting=interesting)
+
+
+def test_a_ranking_of_just_k_items_is_enough() -> None:
+    assert RRDOptions(k=5, top_n=5).k == 5
+    with pytest.raises(OptionError, match="rrd_top_n = 4 is shorter than rrd_k = 5"):
+        RRDOptions(k=5, top_n=4)

@@ -114,7 +114,7 @@ class _Finder(ast.NodeVisitor):
         elif isinstance(node.value, int):
             self.add(node, str(node.value + 1))
         elif isinstance(node.value, float):
-            self.add(node, f"({node.value!r} * 2)")
+            self.add(node, f"({node.value!r} * 2)" if node.value else "1.0")
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         if node.attr in _NAMES and node.end_lineno is not None and node.end_col_offset is not None:
