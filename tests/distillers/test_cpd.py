@@ -350,6 +350,7 @@ class TestDrawing:
         with pytest.raises(OptionError, match="cpd_top_n = 3 is shorter than cpd_q = 5"):
             CPDOptions(top_n=3)
         assert CPDOptions(top_n=5).q == 5
+        assert CPDOptions(temperature_start=0.5, temperature_end=0.5).temperature_end == 0.5
         with pytest.raises(OptionError, match="the temperature falls"):
             CPDOptions(temperature_start=0.1, temperature_end=0.2)
 
