@@ -107,6 +107,24 @@ def target_probabilities(teacher: Tensor, temperature: float) -> Tensor:
     return (teacher / temperature).softmax(dim=1)
 
 
+def cross_entropy(student: Tensor, teacher: Tensor, held: Tensor, temperature: float) -> Tensor:
+    r"""Return each user's H(softmax(t / tau), softmax(s / tau)) over the items that are held.
+
+    Args:
+        student: logits s [n, a].
+        teacher: logits t [n, a]; -inf where the teacher has no score, as an ensemble for what no member lists.
+        held: which entries take part [n, a]; at least one of each row.
+        temperature: tau.
+
+    Returns:
+        Cross-entropy of each user [n]; 0 where the teacher has no score of any.
+    """
+    scored = held & (teacher > -torch.inf)
+    mass = (teacher / temperature).masked_fill(~scored, LOWEST).softmax(dim=1).masked_fill(~scored, 0)
+    log_shares = (student / temperature).masked_fill(~held, LOWEST).log_softmax(dim=1)
+    return -(mass * log_shares).sum(dim=1)
+
+
 class ListwiseDistillation(Distiller[ListwiseOptions]):
     """Listwise distillation as a loss term; see the file's head for the formula."""
 
@@ -192,13 +210,8 @@ class ListwiseDistillation(Distiller[ListwiseOptions]):
         items = self.items.index_select(0, users).long()
         scores = self.student.score(users, items)
         with torch.autocast(device_type=scores.device.type, enabled=False):
-            scores, temperature = scores.float().masked_fill(items == 0, LOWEST), self.options.temperature
             teacher = self.logits.index_select(0, users)
-            # An ensemble ranks items that none of its teachers lists behind all others, at -inf: they get no
-            # probability.
-            scored = (items > 0) & (teacher > -torch.inf)
-            targets = target_probabilities(teacher.masked_fill(~scored, LOWEST), temperature).masked_fill(~scored, 0)
-            return listwise_loss(scores, targets, temperature).sum()
+            return cross_entropy(scores.float(), teacher, items > 0, self.options.temperature).sum()
 
     def _hidden(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """Return rows and items that take no part: the padding item, and training items unless they are wanted."""

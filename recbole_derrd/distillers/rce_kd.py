@@ -38,10 +38,10 @@ from torch import Tensor
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import Options, option, share_of_users
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.distillers.listwise import cross_entropy
 from recbole_derrd.distillers.student_view import eval_mode, student_rankings
 from recbole_derrd.distillers.subsampling import epoch_seed, subsample
 from recbole_derrd.errors import OptionError
-from recbole_derrd.ops.full_softmax import LOWEST
 from recbole_derrd.ops.sampling import sample_weighted_positions
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
@@ -115,24 +115,6 @@ def log_draw_weights(ranked: Tensor, best: Tensor, temperature: float) -> Tensor
 def mixing_weight(shared: Tensor, k: int, beta: float) -> Tensor:
     """Return w = exp(-beta |Q_T and A| / K) of these numbers of shared items [n], float32."""
     return (shared * (-beta / k)).exp()
-
-
-def cross_entropy(student: Tensor, teacher: Tensor, held: Tensor, temperature: float) -> Tensor:
-    r"""Return each user's H(softmax(t / tau), softmax(s / tau)) over the items that are held.
-
-    Args:
-        student: logits s [n, a].
-        teacher: logits t [n, a]; -inf where the teacher has no score.
-        held: which entries take part [n, a]; at least one of each row.
-        temperature: tau.
-
-    Returns:
-        Cross-entropy of each user [n]; 0 where the teacher has no score of any.
-    """
-    scored = held & (teacher > -torch.inf)
-    mass = (teacher / temperature).masked_fill(~scored, LOWEST).softmax(dim=1).masked_fill(~scored, 0)
-    log_shares = (student / temperature).masked_fill(~held, LOWEST).log_softmax(dim=1)
-    return -(mass * log_shares).sum(dim=1)
 
 
 def rejuvenated_loss(

@@ -68,28 +68,6 @@ class TrainedModel:
     split_check: dict[str, Any] | None = None
     found: bool = False
 
-    def summary(self) -> dict[str, Any]:
-        """Return this model's part of a record."""
-        return {
-            "model": self.model,
-            "key": self.key,
-            "params": self.params,
-            "bytes": self.bytes,
-            "bytes_per_item": self.bytes_per_item,
-            "valid": self.valid,
-            "test": self.test,
-            "seconds": self.seconds,
-            "epochs": len(self.epochs),
-            "valid_scores": self.valid_scores,
-            "found": self.found,
-            "settings": self.settings,
-            **({} if self.split_check is None else self._proof()),
-        }
-
-    def _proof(self) -> dict[str, Any]:
-        check = self.split_check or {}
-        return {"trusted": check.get("by") == "trusted", "split_check": check}
-
 
 def plain_metrics(metrics: Any) -> dict[str, float]:
     """Return RecBole's metric dict with plain numbers."""

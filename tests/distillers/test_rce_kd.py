@@ -15,11 +15,11 @@ from torch import Tensor
 
 import recbole_derrd.distillers.rce_kd as rce_kd_module
 from recbole_derrd.distillers import StepBatch
+from recbole_derrd.distillers.listwise import cross_entropy
 from recbole_derrd.distillers.rce_kd import (
     RCEKDOptions,
     RejuvenatedCrossEntropy,
     contained,
-    cross_entropy,
     log_draw_weights,
     mixing_weight,
     rejuvenated_loss,
