@@ -129,6 +129,8 @@ setup(
         # Exports as Parquet (recbole-derrd export --format=parquet).
         # 19 is the newest that was tried with numpy 1; 26 needs numpy 2 without saying so to pip.
         "export": ["pyarrow>=14,<20"],
+        # A search index in an export (recbole-derrd export --index=usearch); of faiss it is the extra ann.
+        "usearch": ["usearch>=2.20,<3"],
         # Plots of `recbole-derrd report`.
         "plots": ["matplotlib>=3.7,<4"],
         # RecBole's HyperTuning; from 0.2.6 on hyperopt hands RecBole's exhaustive search another kind of generator.

@@ -10,12 +10,12 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Callable
 
 from recbole_derrd import __version__
-from recbole_derrd.command_line.arguments import read_arguments, unknown_command
+from recbole_derrd.command_line.arguments import Given, read_arguments, unknown_command
 from recbole_derrd.command_line.commands import COMMANDS
 from recbole_derrd.command_line.help_pages import command_help, general_help, help_of
 from recbole_derrd.command_line.signals import stopped_by_signals
@@ -30,7 +30,7 @@ from recbole_derrd.command_line.streams import (
 )
 from recbole_derrd.config.settings import file_names, read_settings
 from recbole_derrd.config.shipped import shipped_file
-from recbole_derrd.errors import DistillError
+from recbole_derrd.errors import DistillError, did_you_mean
 from recbole_derrd.runtime.machine_errors import sentence_of
 
 #: What RecBole's own script takes where no data set is given; it comes with RecBole.
@@ -154,28 +154,79 @@ def export(arguments: Sequence[str]) -> int:
         model=options["model"],
         settings=tuple(given.settings),
         command=shlex.join(["recbole-derrd", "export", *arguments]),
+        index=options["index"],
     )
     print_out(summary(written(request), request.out))
     return 0
 
 
+def evaluate(arguments: Sequence[str]) -> int:
+    """Evaluate checkpoints on their own splits: a table, and a record of each."""
+    given = read_arguments("evaluate", arguments)
+    options = given.options
+    split = _one_of("split", options["split"], ("test", "valid", "both"), "both")
+    from recbole_derrd.exporting.evaluate import Evaluation, evaluate_checkpoints, refuse_unwritable, write_records
+    from recbole_derrd.report.checkpoint_tables import checkpoint_tables
+
+    folder = Path(options["records"] or "records")
+    asked = Evaluation(
+        tuple(dict.fromkeys(map(Path, given.names))),
+        splits=("valid", "test") if split == "both" else (split,),
+        trusted=options["trusted"],
+        model=options["model"],
+        settings=tuple(given.settings),
+        command=shlex.join(["recbole-derrd", "evaluate", *arguments]),
+    )
+    refuse_unwritable(folder)
+    records = evaluate_checkpoints(asked)
+    print_out(checkpoint_tables(records, asked.splits))
+    for path in write_records(records, folder):
+        print_out(f"Record: {path}\n")
+    return 0
+
+
 def recommend(arguments: Sequence[str]) -> int:
-    """Write users' rankings from an export, without torch."""
+    """Write users' rankings from an export, without torch, or from a checkpoint."""
     given = read_arguments("recommend", arguments)
     options = given.options
     if options["users"] is None:
         raise DistillError("Whose rankings? Write --users=FILE (one id a line), --users=ID,ID or --users=all.")
     k = _whole("k", options["k"], 10)
-    from recbole_derrd.serving.lists import named_users, write_lists
-    from recbole_derrd.serving.recommender import Recommender
-
-    model = Recommender.load(given.names[0])
-    users = named_users(options["users"], model)
     out = None if options["out"] is None else Path(options["out"])
+    source = Path(given.names[0])
+    lists = _lists_of_checkpoint if source.is_file() else _lists_of_export
+    users, found = lists(source, given, k)
+    from recbole_derrd.serving.lists import write_lists
+
     page = io.StringIO()
-    rows = write_lists(model, users, k, out or page, keep_seen=options["keep_seen"])
+    rows = write_lists(found, out or page)
     print_out(page.getvalue() if out is None else f"{rows:,} rows of {len(users):,} users: {out}\n")
     return 0
+
+
+def _lists_of_export(folder: Path, given: Given, k: int) -> tuple[list[str], Iterator[tuple[str, int, str, float]]]:
+    from recbole_derrd.serving.lists import lists_of, named_users
+    from recbole_derrd.serving.recommender import Recommender
+
+    model, options = Recommender.load(folder), given.options
+    extra = [setting.partition("=")[0] for setting in given.settings] + ["--model"] * (options["model"] is not None)
+    if extra:
+        known = ("users", "k", "out", "keep-seen")
+        raise DistillError(
+            f"'{folder}' is an export, which takes no '{extra[0]}'; a checkpoint does."
+            f"{did_you_mean(extra[0].lstrip('-'), known)}"
+        )
+    users = named_users(options["users"], model.user_ids)
+    return users, lists_of(model, users, k, keep_seen=options["keep_seen"])
+
+
+def _lists_of_checkpoint(file: Path, given: Given, k: int) -> tuple[list[str], Iterator[tuple[str, int, str, float]]]:
+    from recbole_derrd.exporting.recommend import recommended
+    from recbole_derrd.exporting.request import Source
+
+    options = given.options
+    source = Source(file, "recommend", options["model"], tuple(given.settings))
+    return recommended(source, options["users"], k, keep_seen=options["keep_seen"])
 
 
 def _whole(option: str, value: str | None, default: int) -> int:
@@ -230,7 +281,7 @@ def _answer(arguments: list[str]) -> int:
     # Looked up by name at each call.
     commands: dict[str, Callable[[Sequence[str]], int]] = {
         "run": run, "compress": compress, "benchmark": benchmark, "report": report, "convert": convert,
-        "export": export, "recommend": recommend, "doctor": doctor, "help": show_help,
+        "export": export, "evaluate": evaluate, "recommend": recommend, "doctor": doctor, "help": show_help,
     }  # fmt: skip
     try:
         if any(argument in ("-h", "--help") for argument in rest):

@@ -81,6 +81,7 @@ def without_recbole() -> str:
 # The extras of setup.py, which are looked at where they are installed.
 OPTIONAL = (
     Bounds("faiss-cpu", ">=1.8,<2"),
+    Bounds("usearch", ">=2.20,<3"),
     Bounds("pyarrow", ">=14,<20", "newer ones were not tried, and 26 needs numpy 2"),
     Bounds("matplotlib", ">=3.7,<4"),
     Bounds("hyperopt", ">=0.2.5,<0.2.6", "RecBole's exhaustive search ends in an error from 0.2.6 on"),

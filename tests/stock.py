@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
@@ -55,20 +56,46 @@ def settings_on(data: Path, home: Path, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def stock_checkpoint(model: str, settings: dict[str, Any], file: Path, *, validated: bool = True) -> float:
+def stock_checkpoint(
+    model: str, settings: dict[str, Any], file: Path, *, validated: bool = True, dataset: str = "ring"
+) -> float:
     """Train a model as RecBole's own documentation does, save it to a file, and return its best_valid_score."""
     with patch.object(sys, "argv", sys.argv[:1]):
-        config = stock_config(model=model, dataset="ring", config_dict=settings)
-    init_seed(config["seed"], config["reproducibility"])
-    dataset = create_dataset(config)
-    train, valid, _ = data_preparation(config, dataset)
-    init_seed(config["seed"], config["reproducibility"])
-    # RecBole fills a dok_matrix by a method that newer scipy lacks.
-    fill = getattr(dok_matrix, "_update", lambda self, entries: self._dict.update(entries))
-    with patch.object(dok_matrix, "_update", fill, create=True):
-        built = get_model(config["model"])(config, train.dataset).to(config["device"])
+        config = stock_config(model=model, dataset=dataset, config_dict=settings)
+    train, valid, _ = _stock_data(config)
+    built = _stock_model(config, train)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, built)
     file.parent.mkdir(parents=True, exist_ok=True)
     trainer.saved_model_file = str(file)
     best, _ = trainer.fit(train, valid if validated else None, saved=True, show_progress=False)
     return float(best)
+
+
+def stock_metrics(file: Path, split: str) -> tuple[dict[str, float], Any]:
+    """Load a checkpoint and evaluate it on a split as RecBole does: ``load_data_and_model``, ``trainer.evaluate``.
+
+    RecBole's quick_start cannot be imported from Python 3.12 on, so its steps are here. Returns the metrics and the
+    model.
+    """
+    content = torch.load(file, weights_only=False)
+    config = content["config"]
+    train, valid, test = _stock_data(config)
+    model = _stock_model(config, train)
+    model.load_state_dict(content["state_dict"])
+    model.load_other_parameter(content.get("other_parameter"))
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    loader = {"valid": valid, "test": test}[split]
+    return dict(trainer.evaluate(loader, load_best_model=False, show_progress=False)), model
+
+
+def _stock_data(config: Config) -> Any:
+    init_seed(config["seed"], config["reproducibility"])
+    return data_preparation(config, create_dataset(config))
+
+
+def _stock_model(config: Config, train: Any) -> Any:
+    init_seed(config["seed"], config["reproducibility"])
+    # RecBole fills a dok_matrix by a method that newer scipy lacks.
+    fill = getattr(dok_matrix, "_update", lambda self, entries: self._dict.update(entries))
+    with patch.object(dok_matrix, "_update", fill, create=True):
+        return get_model(config["model"])(config, train.dataset).to(config["device"])

@@ -189,8 +189,12 @@ OF_COMMANDS = {
     "benchmark": ["FILE", *(f"--{key}= " for key in BenchmarkOptions.keys())],  # noqa: SIM118
     "report": ["FOLDER", *(f"--{name}" for name in ("format", "out", "plots", "baseline", "metric", "split"))],
     "convert": ["TABLE", "--user COL", "--drop-missing", "gzip"],
-    "export": ["CHECKPOINT", *(f"--{name}" for name in ("out", "format", "bits", "top", "keep-seen", "force"))],
-    "recommend": ["EXPORT", *(f"--{name}" for name in ("users", "k", "out", "keep-seen"))],
+    "export": [
+        "CHECKPOINT",
+        *(f"--{name}" for name in ("out", "format", "bits", "top", "index", "keep-seen", "force")),
+    ],
+    "evaluate": ["CHECKPOINT", *(f"--{name}" for name in ("split", "records", "trusted", "model"))],
+    "recommend": ["EXPORT|CHECKPOINT", *(f"--{name}" for name in ("users", "k", "out", "keep-seen", "model"))],
     "doctor": ["tested ranges"],
     "help": ["package.module.Class", *METHODS],
 }
@@ -206,6 +210,7 @@ def test_each_command_has_a_help_of_its_own(command: str, capsys: pytest.Capture
     assert page.startswith(f"usage: recbole-derrd {'[run]' if command == 'run' else command}")
     assert COMMANDS[command].summary[1:] in page and not [word for word in OF_COMMANDS[command] if word not in page]
     assert page == shown(capsys, "help", command) == shown(capsys, command, "x", "--unknown=1", "-h")
+    assert len(page.splitlines()) < 60 or command in ("run", "compress", "benchmark", "help")
 
 
 @pytest.mark.parametrize("columns", ["20", "80", "400"])
@@ -378,6 +383,8 @@ def test_help_of_a_command_does_not_wait_for_torch(command: str) -> None:
         ("export", ["a.pth", "--out", "b", "--force"], ["a.pth"], {"out": "b", "force": True, "keep_seen": False}, []),
         ("export", ["--data_path", "d", "a.pth", "--seed=1"], ["a.pth"], {"bits": None}, ["--data_path=d", "--seed=1"]),
         ("recommend", ["e", "--users=a,b", "--k=3"], ["e"], {"users": "a,b", "k": "3"}, []),
+        ("recommend", ["e", "--users=a", "--data_path", "d"], ["e"], {"model": None}, ["--data_path=d"]),
+        ("evaluate", ["a", "--split=test", "b", "--topk=[1, 2]"], ["a", "b"], {"split": "test"}, ["--topk=[1, 2]"]),
         ("help", [], [], {}, []),
     ],
     ids=str,
@@ -414,8 +421,8 @@ def test_what_is_read(
         (["\udcff"], "Unknown command '\\udcff'"),
         (
             [""],
-            "Unknown command ''. Known are: benchmark, compress, convert, doctor, export, help, recommend, report, "
-            "run.",
+            "Unknown command ''. Known are: benchmark, compress, convert, doctor, evaluate, export, help, recommend, "
+            "report, run.",
         ),
         (["Report"], "Did you mean 'report'?"),
         (["rep"], "Unknown command 'rep'. Did you mean 'report'?"),

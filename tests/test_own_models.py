@@ -12,12 +12,14 @@ from recbole.model.general_recommender import BPR, LightGCN
 
 from recbole_derrd.adapters import adapter_class
 from recbole_derrd.adapters.factors import TwoTablesAdapter
+from recbole_derrd.cli import main
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import CheckpointError, OptionError
 from recbole_derrd.model_cache.keys import cache_key
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.recbole_compat.models import model_class, name_of, recbole_ancestor
+from recbole_derrd.report.reading import records_of
 from recbole_derrd.teacher import teacher_specs
 
 Settings = Callable[..., dict[str, Any]]
@@ -147,3 +149,18 @@ def test_data_and_source_of_ones_own_are_in_the_key(
     module.write_text(module.read_text() + "\n\ndef called():\n    return 1\n")
     linecache.checkcache()
     assert keys()[own] != after[own]
+
+
+def test_a_checkpoint_of_an_own_model_is_evaluated_and_asked_for_rankings(
+    own: str, tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    record = run_recbole_derrd(own, "tiny", config_dict=tiny_settings("BPR", record_dir="runs", **RRD))
+    student = record["checkpoints"]["student"]
+    for command in (["evaluate", student], ["recommend", student, "--users=u1", "--k=3"]):
+        assert main(command) == 2
+        assert f"Say so yourself if you know it: --model={own}." in capsys.readouterr().err
+        assert main([*command, f"--model={own}"]) == 0
+    assert "u1,1," in capsys.readouterr().out
+    (evaluated,), _ = records_of(tmp_path / "records")
+    assert evaluated.model == own and evaluated.distilled.test == record["distilled"]["test"]

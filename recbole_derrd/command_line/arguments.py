@@ -17,6 +17,7 @@ _EXAMPLES = {
     "report": "records/",
     "convert": "interactions.csv --user=COL --item=COL --out=dataset/NAME",
     "export": "saved/BPR.pth --out=export",
+    "evaluate": "saved/BPR.pth",
     "recommend": "export --users=all",
 }
 #: Commands of one name.
@@ -89,7 +90,9 @@ def _without_settings(command: Command, arguments: Sequence[str], known: set[str
         elif command.names and pending and not pending[0].startswith("-"):
             settings.append(f"{argument}={pending.pop(0)}")
         elif command.names:
-            raise DistillError(f"{argument} needs a value, e.g. {argument}=VALUE.")
+            meant = nearest(argument, known, cutoff=0.8)
+            hint = f" Did you mean '{meant.lstrip('-')}'?" if meant else ""
+            raise DistillError(f"{argument} needs a value, e.g. {argument}=VALUE.{hint}")
         else:
             raise _unknown_form(argument, pending, known)
     return rest, settings

@@ -57,14 +57,25 @@ COMMANDS = {
     "export": Command(
         "make a checkpoint, of stock RecBole too, into what is served: embeddings with the data's own ids, rankings",
         "recbole-derrd export CHECKPOINT --out=FOLDER [--format=npy|safetensors|parquet] [--bits=8|4|2|1]\n"
-        "                            [--top=N] [--keep-seen] [--force] [--data_path=FOLDER] [--key=value ...]",
+        "                            [--top=N] [--index=faiss|usearch] [--keep-seen] [--force] [--data_path=FOLDER]\n"
+        "                            [--key=value ...]",
+        names="CHECKPOINT",
+        settings=True,
+    ),
+    "evaluate": Command(
+        "compute the metrics of checkpoints, of stock RecBole too, on their own splits: a table, and a record of each",
+        "recbole-derrd evaluate CHECKPOINT [CHECKPOINT ...] [--split=test|valid|both] [--records=FOLDER]\n"
+        "                              [--trusted] [--metrics=[NDCG, ...]] [--topk=[10, ...]] [--data_path=FOLDER]\n"
+        "                              [--key=value ...]",
         names="CHECKPOINT",
         settings=True,
     ),
     "recommend": Command(
-        "write users' top-N rankings from an export, with numpy alone",
-        "recbole-derrd recommend EXPORT --users=FILE|all|ID,ID [--k=10] [--out=FILE.csv] [--keep-seen]",
+        "write users' top-N rankings from an export, with numpy alone, or from a checkpoint",
+        "recbole-derrd recommend EXPORT|CHECKPOINT --users=FILE|all|ID,ID [--k=10] [--out=FILE.csv] [--keep-seen]\n"
+        "                               [--data_path=FOLDER] [--key=value ...]",
         names="EXPORT",
+        settings=True,
     ),
     "doctor": Command("print versions against the tested ranges and say what is wrong", "recbole-derrd doctor"),
     "help": Command(
@@ -95,15 +106,23 @@ OPTIONS: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
         (("--format",), "npy|safetensors|parquet", "how embeddings are written (parquet: rankings too); npy if none"),
         (("--bits",), "8|4|2|1", "quantise the embeddings to so many bits a dimension; float32 if none"),
         (("--top",), "N", "write each user's N best items as well, to top.csv"),
+        (("--index",), "faiss|usearch", "write a search index of the items as well, by inner product"),
         (("--keep-seen",), "", "leave a user's training items in these rankings"),
         (("--force",), "", "replace an export of that name"),
         (("--model",), "CLASS", "package.module.Class of a model of your own, if the checkpoint is of one"),
     ),
+    "evaluate": (
+        (("--split",), "test|valid|both", "the splits to evaluate; both if none"),
+        (("--records",), "FOLDER", "where the records are written, one JSON file a checkpoint; records if none"),
+        (("--trusted",), "", "evaluate also a checkpoint whose file says that it was trained on another split"),
+        (("--model",), "CLASS", "package.module.Class of a model of your own, if the checkpoints are of one"),
+    ),
     "recommend": (
-        (("--users",), "FILE|all|ID,ID", "a file with one id a line, all users of the export, or ids with commas"),
+        (("--users",), "FILE|all|ID,ID", "a file with one id a line, all users there are, or ids with commas"),
         (("--k",), "N", "length of a ranking; 10 if none"),
         (("--out",), "FILE", "the CSV file to write (user_id, rank, item_id, score); printed if none"),
         (("--keep-seen",), "", "leave a user's training items in the rankings"),
+        (("--model",), "CLASS", "package.module.Class of a model of your own, if a checkpoint is of one"),
     ),
     "report": (
         (
@@ -135,7 +154,7 @@ _NAMES = {
     "TABLE": "the file of interactions, one a row",
     "RECORDS": "folders of records, with their sub-folders, and files: .json, or .jsonl with one a line",
     "CHECKPOINT": "the .pth file that a training of RecBole or of this plugin has saved",
-    "EXPORT": "the folder that 'export' has written",
+    "EXPORT": "the folder that 'export' has written, or a checkpoint (.pth)",
     "NAME": "commands, methods, or dotted paths of methods of your own; without one, the general help",
 }
 

@@ -84,6 +84,29 @@ def record_of(
     )
 
 
+def checkpoint_record(
+    config: DistillConfig, data: Data, entry: ModelEntry, checkpoint: str, distillers: Sequence[str], command: str
+) -> RunRecord:
+    """Return the record of a checkpoint that is evaluated without a training.
+
+    Args:
+        config: the checkpoint's configuration.
+        data: its data.
+        entry: its model and metrics.
+        checkpoint: its file.
+        distillers: the methods that it was distilled by, as its file says.
+        command: the command that evaluates it.
+    """
+    return dataclasses.replace(
+        _of_the_settings(config, data, entry),
+        distillers=list(distillers),
+        options={},
+        checkpoints=Checkpoints(student=checkpoint),
+        evaluated=checkpoint,
+        command=command,
+    )
+
+
 def _of_the_settings(config: DistillConfig, data: Data, distilled: ModelEntry) -> RunRecord:
     """Return a record of what the run was asked for, on which data and by which versions, and what it has made."""
     return RunRecord(

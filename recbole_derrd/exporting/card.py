@@ -12,6 +12,7 @@ import numpy as np
 from recbole_derrd.config.distill_config import model_settings
 from recbole_derrd.data.atomic_files import content_digest
 from recbole_derrd.exporting.checkpoint import Trained
+from recbole_derrd.exporting.index import described, usage
 from recbole_derrd.exporting.request import Request
 from recbole_derrd.exporting.scores import Embeddings
 from recbole_derrd.registry import METHODS, method_class
@@ -29,8 +30,9 @@ def about(request: Request, trained: Trained, embeddings: Embeddings | None, row
         "users": history.n_users - 1,
         "items": history.n_items - 1,
         "embedding": None if embeddings is None else _embedding(request, embeddings),
+        "index": None if request.index is None else described(request.index),
         "seen": True,
-        "method": _methods(trained.content),
+        "method": _methods(trained.distillers),
         "data": {
             "dataset": config["dataset"],
             "training_interactions": len(history.items),
@@ -64,14 +66,12 @@ def _top(request: Request, rows: int) -> dict[str, Any]:
     return {"count": request.top, "rows": rows, "seen_items": "kept" if request.keep_seen else "left out"}
 
 
-def _methods(content: dict[str, Any]) -> list[dict[str, str]] | None:
+def _methods(names: list[str] | None) -> list[dict[str, str]] | None:
     """Return the methods that a student was distilled by, with what to cite; None where the file does not say."""
-    ours = content.get("derrd")
-    names = ours.get("distillers") if isinstance(ours, dict) else None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if names is None:
         return None
     return [
-        {"name": name, "citation": str(method_class(name).citation)} if name in METHODS else {"name": name[:200]}
+        {"name": name, "citation": str(method_class(name).citation)} if name in METHODS else {"name": name}
         for name in names
     ]
 
@@ -95,6 +95,8 @@ def summary(card: dict[str, Any], out: Path) -> str:
         )
     else:
         lines += _without_embeddings(card)
+    if card["index"]:
+        lines.append(f"Index: {card['index']['file']} ({card['index']['type']}, inner product).")
     if top:
         lines.append(f"Rankings: {top['rows']:,} rows, seen items {top['seen_items']}.")
     return "\n".join([*lines, f"Export: {out}", ""])
@@ -111,6 +113,8 @@ def readme(card: dict[str, Any]) -> str:
     for name, value in card["metrics"].get("valid", {}).items():
         lines += ["", f"{name} on the validation split, as the checkpoint says: {value:.4f}."]
     lines += ["", *(_with_embeddings(card) if embedding else _without_embeddings(card))]
+    if card["index"]:
+        lines += ["", *usage(card["index"])]
     if top:
         file = TOP if not embedding or embedding["format"] != "parquet" else "top.parquet"
         lines += ["", f"`{file}` holds {top['rows']:,} rows `user_id, rank, item_id, score`: each user's "]

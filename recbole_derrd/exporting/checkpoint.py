@@ -12,22 +12,31 @@ from recbole.utils import dataset_arguments
 
 from recbole_derrd.adapters import Adapter, adapter_of
 from recbole_derrd.config.distill_config import DistillConfig, model_settings
+from recbole_derrd.config.options.evaluation import measured_names
+from recbole_derrd.config.settings import read_command_line
 from recbole_derrd.data.fingerprint import Fingerprint
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import CheckpointError, DataError, OptionError, did_you_mean, shown
-from recbole_derrd.exporting.request import Request
+from recbole_derrd.exporting.request import Asked
 from recbole_derrd.model_cache.building import build_model, freeze
 from recbole_derrd.teacher.checkpoint_settings import checkpoint_settings, loads_a_file
 from recbole_derrd.training.checkpoint import read_checkpoint
 from recbole_derrd.training.checkpointing import load_weights
 
-#: Settings of the data and their split. Columns of vectors that a data set preloads are no part of an export.
+#: Settings of the data, their split and an evaluation. Columns of vectors that a data set preloads are left out.
 _OF_THE_DATA = (
     *(key for key in dataset_arguments if key not in ("preload_weight", "additional_feat_suffix")),
     "eval_args", "seed", "reproducibility", "metrics", "topk", "valid_metric",
+    "repeatable", "eval_batch_size", "metric_decimal_place",
 )  # fmt: skip
 #: Settings that are the user's alone to give.
 _OF_THE_USER = ("data_path", "dataset", "encoding", "split_seed", "use_gpu", "gpu_id")
+#: The commands' own options, which a misspelt setting may have been meant for.
+_OF_THE_COMMAND = {
+    "export": ("out", "format", "bits", "top", "index", "keep-seen", "force", "model"),
+    "evaluate": ("split", "records", "trusted", "model"),
+    "recommend": ("users", "k", "out", "keep-seen", "model"),
+}
 _QUIET = {"show_progress": False, "state": "ERROR", "log_wandb": False}
 _LONGEST = 10_000
 
@@ -42,6 +51,15 @@ class Trained:
     content: dict[str, Any]
 
     @property
+    def distillers(self) -> list[str] | None:
+        """The methods that the model was distilled by; None where its file does not say."""
+        ours = self.content.get("derrd")
+        names = ours.get("distillers") if isinstance(ours, dict) else None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            return None
+        return [name[:200] for name in names]
+
+    @property
     def tokens(self) -> tuple[list[str], list[str]]:
         """The own ids of users and items, without the padding."""
         dataset = self.data.dataset
@@ -49,17 +67,15 @@ class Trained:
         return [str(token) for token in users[1:]], [str(token) for token in items[1:]]
 
 
-def load_trained(request: Request) -> Trained:
-    """Read a checkpoint, prepare its data and build its model.
+def load_trained(request: Asked) -> Trained:
+    """Read a checkpoint, prepare its data and build its model, seeded as RecBole does.
 
     Raises:
         CheckpointError: it is no usable checkpoint, or belongs to other data.
         DataError: its data are not there.
         OptionError: a setting that cannot be.
     """
-    content = read_checkpoint(request.checkpoint)
-    config = _config_of(request, content)
-    _refuse_missing_data(config, request)
+    config, content = described_by(request)
     data = prepare_data(config)
     _refuse_other_data(content, data, request.checkpoint)
     model = build_model(config, data)
@@ -68,7 +84,21 @@ def load_trained(request: Request) -> Trained:
     return Trained(adapter_of(freeze(model)), data, config, content)
 
 
-def _config_of(request: Request, content: dict[str, Any]) -> DistillConfig:
+def described_by(request: Asked) -> tuple[DistillConfig, dict[str, Any]]:
+    """Read a checkpoint; return the configuration that it describes, and its content.
+
+    Raises:
+        CheckpointError: it is no usable checkpoint.
+        DataError: its data are not there.
+        OptionError: a setting that cannot be.
+    """
+    content = read_checkpoint(request.checkpoint)
+    config = _config_of(request, content)
+    _refuse_missing_data(config, request)
+    return config, content
+
+
+def _config_of(request: Asked, content: dict[str, Any]) -> DistillConfig:
     """Return the checkpoint's own configuration: plain settings of its model and data, the user's over them."""
     described = content["config"]
     if not described:
@@ -81,7 +111,7 @@ def _config_of(request: Request, content: dict[str, Any]) -> DistillConfig:
     if not (isinstance(dataset, str) and re.fullmatch(r"[^\\/\0\r\n]{1,200}", dataset) and dataset.strip(".")):
         raise CheckpointError(f"The settings in '{request.checkpoint}' name no data set, but {shown(dataset)}.")
     given = {setting.partition("=")[0].lstrip("-") for setting in request.settings}
-    _refuse_unknown(given, name)
+    _refuse_unknown(given, name, request.doing)
     of_data = {key: described[key] for key in _OF_THE_DATA if described.get(key) is not None and key not in given}
     unfit = next((key for key, value in of_data.items() if not _plain(value)), None)
     if unfit is not None:
@@ -91,11 +121,27 @@ def _config_of(request: Request, content: dict[str, Any]) -> DistillConfig:
         )
     of_model = checkpoint_settings(name, content, request.checkpoint, dict.fromkeys(given & set(model_settings(name))))
     of_model = {key: value for key, value in of_model.items() if key not in given}
-    settings = {**_data_path(described, dataset), **of_data, **of_model, **_negatives(described), **_QUIET}
+    # RecBole's trainer makes the folder of its checkpoints, and an evaluation needs none.
+    quiet = {**_QUIET, "checkpoint_dir": str(request.checkpoint.parent)}
+    settings = {**_data_path(described, dataset), **of_data, **of_model, **_negatives(described), **quiet}
+    settings.update(_valid_metric(settings, read_command_line(request.settings)))
     return DistillConfig(name, None, config_dict={"dataset": dataset, **settings}, command_line=request.settings)
 
 
-def _model_of(described: dict[str, Any], request: Request) -> str:
+def _valid_metric(settings: dict[str, Any], given: dict[str, Any]) -> dict[str, str]:
+    """Return the first metric as valid_metric where the user asks for metrics among which the checkpoint's is not."""
+    wanted = {**settings, **given}
+    if "valid_metric" in given or not {"metrics", "topk"} & set(given) or not {"metrics", "topk"} <= set(wanted):
+        return {}
+    try:
+        names = measured_names(wanted)
+    except AttributeError:  # metrics are no names, which is refused with all other settings
+        return {}
+    own = wanted.get("valid_metric")
+    return {"valid_metric": names[0]} if names and not (isinstance(own, str) and own.lower() in names) else {}
+
+
+def _model_of(described: dict[str, Any], request: Asked) -> str:
     name = described.get("model")
     if not (isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable()):
         raise CheckpointError(f"The settings in '{request.checkpoint}' name no model, but {shown(name)}.")
@@ -110,11 +156,10 @@ def _model_of(described: dict[str, Any], request: Request) -> str:
     return request.model or name
 
 
-def _refuse_unknown(given: set[str], model: str) -> None:
+def _refuse_unknown(given: set[str], model: str, doing: str) -> None:
     known = {*_OF_THE_DATA, *_OF_THE_USER, *(key for key in model_settings(model) if not loads_a_file(key))}
     for key in sorted(given - known):
-        own = ("out", "format", "bits", "top", "keep-seen", "force", "model")
-        raise OptionError(f"Unknown option '--{key}' of export.{did_you_mean(key, {*known, *own})}")
+        raise OptionError(f"Unknown option '--{key}' of {doing}.{did_you_mean(key, {*known, *_OF_THE_COMMAND[doing]})}")
 
 
 def _plain(value: Any, depth: int = 4) -> bool:
@@ -143,24 +188,30 @@ def _negatives(described: dict[str, Any]) -> dict[str, Any]:
     return {"train_neg_sample_args": None} if none else {}
 
 
-def _refuse_missing_data(config: DistillConfig, request: Request) -> None:
+def _refuse_missing_data(config: DistillConfig, request: Asked) -> None:
     """Refuse before RecBole would download another data set of this name."""
     folder = Path(config["data_path"])
     if not folder.is_dir():
         raise DataError(
-            f"The data set '{config['dataset']}' of '{request.checkpoint}' is not in '{folder}'. An export needs it "
+            f"The data set '{config['dataset']}' of '{request.checkpoint}' is not in '{folder}'. It is needed "
             "for ids and seen items: --data_path=FOLDER names the folder in which its folder lies."
         )
 
 
-def _refuse_other_data(content: dict[str, Any], data: Data, checkpoint: Path) -> None:
-    """Refuse data of which a checkpoint of this plugin says that they are not its own."""
+def fingerprint_in(content: dict[str, Any]) -> Fingerprint | None:
+    """Return the fingerprint of the data that a model was trained on, where its checkpoint holds one."""
     ours = content.get("derrd")
     theirs = ours.get("fingerprint") if isinstance(ours, dict) else None
     names = [field.name for field in dataclasses.fields(Fingerprint)]
     if not isinstance(theirs, dict) or not all(isinstance(theirs.get(name), str) for name in names):
-        return
-    difference = Fingerprint(**{name: theirs[name] for name in names}).difference(data.fingerprint)
+        return None
+    return Fingerprint(**{name: theirs[name] for name in names})
+
+
+def _refuse_other_data(content: dict[str, Any], data: Data, checkpoint: Path) -> None:
+    """Refuse data of which a checkpoint of this plugin says that they are not its own."""
+    theirs = fingerprint_in(content)
+    difference = theirs.difference(data.fingerprint) if theirs else None
     if difference:
         raise DataError(
             f"'{checkpoint}' was not trained on these data: {difference}. Give the data that it was trained on "

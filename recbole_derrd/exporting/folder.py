@@ -9,9 +9,11 @@ from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment.log import deprecations_hidden
 from recbole_derrd.exporting.card import about, readme
 from recbole_derrd.exporting.checkpoint import Trained, load_trained
+from recbole_derrd.exporting.index import write_index
 from recbole_derrd.exporting.parquet import write_rankings, write_table
+from recbole_derrd.exporting.recommend import ranking_rows
 from recbole_derrd.exporting.request import Request
-from recbole_derrd.exporting.scores import Embeddings, embeddings_of, rankings, scorer_of
+from recbole_derrd.exporting.scores import Embeddings, embeddings_of
 from recbole_derrd.runtime.files import building_folder, write_errors_named
 from recbole_derrd.runtime.locks import locked
 from recbole_derrd.serving.layout import README, TOP
@@ -43,6 +45,8 @@ def _check_without_embeddings(request: Request, name: str) -> None:
         raise OptionError(
             f"{words} in {request.bits} bits. Take out --bits, and export its users' rankings: --top=100."
         )
+    if request.index is not None:
+        raise OptionError(f"{words} for an index. Take out --index, and export its users' rankings: --top=100.")
     if request.top == 0:
         raise OptionError(f"{words}. Export its users' rankings: --top=100.")
 
@@ -55,6 +59,8 @@ def _write(folder: Path, request: Request, trained: Trained, embeddings: Embeddi
     write_seen(folder, history.indptr[1:], history.items - 1)
     if embeddings is not None:
         _write_embeddings(folder, request, embeddings, {"user": users, "item": items})
+        if request.index is not None:
+            write_index(folder, request.index, embeddings.arrays["item"]["embeddings"])
     rows = _write_rankings(folder, request, trained, embeddings) if request.top else None
     card = about(request, trained, embeddings, rows)
     (folder / README).write_text(readme(card), encoding="utf-8")
@@ -72,14 +78,7 @@ def _write_embeddings(folder: Path, request: Request, embeddings: Embeddings, id
 
 def _write_rankings(folder: Path, request: Request, trained: Trained, embeddings: Embeddings | None) -> int:
     """Write the users' rankings; return how many rows there are."""
-    users, items = trained.tokens
-    score = scorer_of(trained.adapter, embeddings)
-    found = rankings(score, trained.data.history, request.top, keep_seen=request.keep_seen)
-    every = (
-        (users[user], rank, items[place], float(value))
-        for user, places, scores in found
-        for rank, (place, value) in enumerate(zip(places, scores), start=1)
-    )
+    every = ranking_rows(trained, embeddings, request.top, keep_seen=request.keep_seen)
     if request.kind == "parquet":
         return write_rankings(folder / Path(TOP).with_suffix(".parquet"), every)
     with open(folder / TOP, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:

@@ -1,13 +1,32 @@
-"""What an export is asked for, checked before anything is read."""
+"""What is asked of a checkpoint, and of an export, checked before anything is read."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
 from pathlib import Path
+from typing import ClassVar, Union
 
 from recbole_derrd.errors import OptionError, did_you_mean
+from recbole_derrd.exporting.index import check_index
 from recbole_derrd.serving.layout import BITS, CARD, FORMATS
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A checkpoint that is read for something else than an export.
+
+    Attributes:
+        checkpoint: the model's file.
+        doing: the command that reads it: evaluate or recommend.
+        model: the dotted path of a model class of the user's own.
+        settings: RecBole keys over those of the checkpoint, as ``--key=value``.
+    """
+
+    checkpoint: Path
+    doing: str
+    model: str | None = None
+    settings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +41,7 @@ class Request:
         top: length of the users' rankings; 0 for none.
         keep_seen: leave the users' training items in the rankings.
         force: replace an export that lies at ``out``.
+        index: the library of a search index over the items, if one is wanted: faiss or usearch.
         model: the dotted path of a model class of the user's own.
         settings: RecBole keys over those of the checkpoint, as ``--key=value``.
         command: the command line, for the card.
@@ -37,6 +57,9 @@ class Request:
     model: str | None = None
     settings: tuple[str, ...] = ()
     command: str = ""
+    index: str | None = None
+
+    doing: ClassVar[str] = "export"
 
     def check(self) -> None:
         """Refuse what cannot be written.
@@ -52,6 +75,8 @@ class Request:
             raise OptionError("Codes of few bits are written as npy or safetensors: take out --format or --bits.")
         if self.kind == "parquet":
             refuse_without_pyarrow()
+        if self.index is not None:
+            check_index(self.index, self.bits)
         if not 0 <= self.top <= 1_000_000:
             raise OptionError(f"--top, the length of the rankings, must be 1 to 1000000, but is {self.top}.")
         self.check_place()
@@ -70,6 +95,10 @@ class Request:
             raise OptionError(f"'{self.out}' exists. Choose another folder, or replace an export by --force.")
         if not (self.out / CARD).is_file() or self.out.is_symlink():
             raise OptionError(f"'{self.out}' is no export, so --force does not replace it. Choose another folder.")
+
+
+#: What names a checkpoint: its ``checkpoint``, ``model``, ``settings`` and ``doing``.
+Asked = Union[Request, Source]
 
 
 def refuse_without_pyarrow() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Callable
 
 import numpy as np
@@ -92,7 +92,12 @@ def scorer_of(adapter: Adapter, embeddings: Embeddings | None) -> Callable[[np.n
 
 
 def rankings(
-    score: Callable[[np.ndarray[Any, Any]], Any], history: History, count: int, *, keep_seen: bool
+    score: Callable[[np.ndarray[Any, Any]], Any],
+    history: History,
+    count: int,
+    *,
+    keep_seen: bool,
+    users: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
     """Yield (user, items, scores) of each user, both without padding, best first; of equal scores the smaller id first.
 
@@ -101,13 +106,15 @@ def rankings(
         history: what each user has seen, with padding.
         count: length of a ranking; fewer where there are no more items.
         keep_seen: leave seen items in.
+        users: whose rankings, without padding; everybody's if None.
 
     Raises:
         DataError: a score is NaN.
     """
     step = max(1, min(_USERS, _SCORES // history.n_items))
-    for start in range(0, history.n_users - 1, step):
-        rows = np.arange(start, min(start + step, history.n_users - 1))
+    asked = np.arange(history.n_users - 1) if users is None else np.asarray(users, dtype=np.int64)
+    for start in range(0, len(asked), step):
+        rows = asked[start : start + step]
         scores = score(rows)
         if np.isnan(scores).any():
             raise DataError(_DIVERGED)

@@ -28,6 +28,8 @@ from recbole_derrd.training.trainer import trainer_for
 _WORSE, _BETTER = 4.0, 6.0
 #: A range that is wider than this share of the score proves little.
 _WIDE = 0.05
+#: What a model is evaluated on, by what it is called.
+_SPLIT = {"teacher": "this run's validation split", "checkpoint": "its data"}
 #: Decimals of this run's score.
 _EXACT = 12
 
@@ -141,7 +143,15 @@ def rounding_of(reported: ReportedScore, users: int = 10**9) -> float:
     return 10.0**-reported.decimals + min((reported.processes - 1) / max(users, 1), 0.02) + 1e-9
 
 
-def compared(config: DistillConfig, data: Data, model: Any, reported: ReportedScore, checkpoint: Path) -> Comparison:
+def compared(
+    config: DistillConfig,
+    data: Data,
+    model: Any,
+    reported: ReportedScore,
+    checkpoint: Path,
+    *,
+    what: str = "teacher",
+) -> Comparison:
     """Evaluate a checkpoint's model on this run's validation split, by the evaluation settings in its file.
 
     Args:
@@ -150,27 +160,28 @@ def compared(config: DistillConfig, data: Data, model: Any, reported: ReportedSc
         model: the model, with its weights.
         reported: the score in its file.
         checkpoint: the file.
+        what: what the model is called in an error.
 
     Raises:
         CheckpointError: it cannot be evaluated by these settings.
     """
     if max(reported.topk) >= data.history.n_items:
         raise CheckpointError(
-            f"The teacher '{checkpoint}' was validated at topk {max(reported.topk)}, and this run has "
-            f"{data.history.n_items - 1} items only: its data were others. Give a teacher of these data."
+            f"The {what} '{checkpoint}' was validated at topk {max(reported.topk)}, and these data have "
+            f"{data.history.n_items - 1} items only: its data were others. Give a {what} of these data."
         )
     own = _as_reported(config, reported)
     alike = (reported.mode, reported.repeatable) == (config["eval_args"]["mode"]["valid"], bool(config["repeatable"]))
     valid = (data if alike else prepare_data(own)).valid
     trainer = trainer_for(own, model, checkpoint=checkpoint, role="teacher")
     trainer.eval_collector.data_collect(data.train)
-    with evaluable(checkpoint):
+    with evaluable(checkpoint, what):
         return comparison_of(reported, Evaluating(trainer, valid, reported.metric))
 
 
 @contextlib.contextmanager
-def evaluable(checkpoint: Path) -> Iterator[None]:
-    """Turn errors of a checkpoint's evaluation into a sentence.
+def evaluable(checkpoint: Path, what: str = "teacher") -> Iterator[None]:
+    """Turn errors of a checkpoint's evaluation into a sentence, in which its model is called ``what``.
 
     Raises:
         CheckpointError: why not.
@@ -181,7 +192,7 @@ def evaluable(checkpoint: Path) -> Iterator[None]:
         refuse_limit(fault)
         reason = " ".join(str(fault).split())[:200] or type(fault).__name__
         raise CheckpointError(
-            f"The teacher '{checkpoint}' cannot be evaluated on this run's validation split: {reason}. Give another."
+            f"The {what} '{checkpoint}' cannot be evaluated on {_SPLIT[what]}: {reason}. Give another."
         ) from fault
 
 

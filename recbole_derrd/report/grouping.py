@@ -55,6 +55,9 @@ class _Adding:
         self.pair: Pair = (record.seed, record.data.fingerprint.test)
 
     def add(self) -> None:
+        if self.record.evaluated is not None:
+            self._evaluated()
+            return
         teacher, student = self._teacher(), self._student()
         row = self._distilled(teacher)
         row.student = student.key if student else None
@@ -106,6 +109,14 @@ class _Adding:
         utilisations = record.expert_utilisations()
         row.entries[self.pair] = Entry(one, self._scores(one), one.seconds, utilisations, error)
         return row
+
+    def _evaluated(self) -> None:
+        """Add a checkpoint that was evaluated: what its file does not say cannot tell whether a run's row is of it."""
+        record, one = self.record, self.record.distilled
+        distillers = record.distillers
+        name = "-".join(distillers).upper() or one.model
+        key = _hash("checkpoint", one.model, self._settings(one), distillers)
+        self._put(one, self._row(one, key, f"{name}, checkpoint", "method" if distillers else "plain"))
 
     def _stored(self, student: Row) -> None:
         """Add the row of a student that is stored in few bits as well."""

@@ -237,6 +237,8 @@ class RunRecord(Declared):
     search_recall: float | None = known(number())
     cost: Cost | None = known(Cost)
     checkpoints: Checkpoints | None = known(Checkpoints)
+    #: The file of a checkpoint that was evaluated without a training, if the record is of one.
+    evaluated: str | None = known(_TEXT)
     options: dict[str, Any] = known(mapping(anything), default={})
     warnings: list[str] = known(sequence(_TEXT), default=[])
     command: str | None = known(text(10**6))

@@ -19,11 +19,12 @@ class Ids:
     Args:
         ids: in the order of the rows.
         side: "user" or "item".
+        place: where they are looked for, in words.
     """
 
-    def __init__(self, ids: Sequence[str], side: str) -> None:
+    def __init__(self, ids: Sequence[str], side: str, place: str = "in this export") -> None:
         """Number them."""
-        self.ids, self._side = ids, side
+        self.ids, self._side, self._place = ids, side, place
         self._rows = {token: row for row, token in enumerate(ids)}
         if len(self._rows) < len(ids):
             raise DamagedFileError(f"the {side} ids hold one id twice")
@@ -44,9 +45,9 @@ class Ids:
         named = ", ".join(shown(one) for one in missing[:_SHOWN])
         more = f" and {len(missing) - _SHOWN:,} more" if len(missing) > _SHOWN else ""
         if len(missing) == 1 and count == 1:
-            text = f"There is no {self._side} {named} in this export."
+            text = f"There is no {self._side} {named} {self._place}."
         else:
-            text = f"{len(missing):,} of the {count:,} {self._side}s are not in this export: {named}{more}."
+            text = f"{len(missing):,} of the {count:,} {self._side}s are not {self._place}: {named}{more}."
         as_text = [one for one in missing if not isinstance(one, str) and str(one) in self._rows]
         return f"{text} Ids are texts: write {str(as_text[0])!r}." if as_text else text
 

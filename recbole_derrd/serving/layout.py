@@ -13,6 +13,7 @@
 ``items.scales.npy``    float16 [items]; the same two for users
 ``items.safetensors``   of ``--format=safetensors``: the arrays ``embeddings``, or ``codes`` and ``scales``, in one file
 ``items.parquet``       of ``--format=parquet``: columns ``item_id`` and ``embedding``
+``items.faiss``         of ``--index=faiss``: an IndexFlatIP; ``items.usearch`` of ``--index=usearch``; label r is row r
 ``top.csv``             of ``--top``: ``user_id, rank, item_id, score``; all that a model without embeddings has
 ======================  ================================================================================================
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -25,14 +25,18 @@ def write_csv(file: IO[str], rows: Iterable[tuple[str, int, str, float]]) -> int
     return written
 
 
-def named_users(given: str, model: Recommender) -> list[str]:
+def named_users(given: str, every: Sequence[str]) -> list[str]:
     """Return the users that a text names: "all", the file of that name with one id a line, or ids with commas.
+
+    Args:
+        given: the text.
+        every: all users that there are.
 
     Raises:
         DataError: it names none.
     """
     if given == "all":
-        return model.user_ids
+        return list(every)
     if not Path(given).is_file():
         users = [one for one in given.split(",") if one]
         source = "--users"
@@ -48,15 +52,22 @@ def named_users(given: str, model: Recommender) -> list[str]:
     return users
 
 
-def write_lists(model: Recommender, users: list[str], k: int, out: Path | IO[str], *, keep_seen: bool) -> int:
-    """Write the users' rankings, to a file whole or not at all; return how many rows.
+def lists_of(model: Recommender, users: list[str], k: int, *, keep_seen: bool) -> Iterator[tuple[str, int, str, float]]:
+    """Return the rows of the users' rankings.
 
     Raises:
-        DataError: which users there are not.
-        DistillError: the file cannot be written.
+        DataError: which users there are not; before anything is scored.
     """
     found = model.recommend_many(users, k, exclude_seen=not keep_seen)
-    rows = ((user, rank, *one) for user, ranking in found for rank, one in enumerate(ranking, start=1))
+    return ((user, rank, *one) for user, ranking in found for rank, one in enumerate(ranking, start=1))
+
+
+def write_lists(rows: Iterable[tuple[str, int, str, float]], out: Path | IO[str]) -> int:
+    """Write rankings, to a file whole or not at all; return how many rows.
+
+    Raises:
+        DistillError: the file cannot be written.
+    """
     if not isinstance(out, Path):
         return write_csv(out, rows)
     with (
