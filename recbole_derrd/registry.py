@@ -39,9 +39,11 @@ METHODS: dict[str, Method] = {
         ("rd", "RankingDistillation", "the teacher's best items as weighted positives"),
         ("ir_rrd", "ItemSideRankingDistillation", "RRD, and rankings of users for each item"),
         ("dcd", "DualCorrectionDistillation", "the teacher's best items that the student ranks too low or too high"),
+        ("unkd", "UnbiasedDistillation", "the order of pairs of items that are alike popular"),
         ("hetcomp", "HeterogeneousDistillation", "rankings of several unlike teachers, easy ones first"),
         ("nkd", "NeighbourhoodDistillation", "embeddings of the teacher's neighbours (MKD's input layer)"),
         ("cpd", "ConsistentPreferenceDistillation", "embeddings whose order survives the mapping (MKD's middle layer)"),
+        ("freqd", "FrequencyDistillation", "embeddings, filtered over who shares the most interactions"),
         ("sld", "SoftLabelDistillation", "soft labels of drawn items (MKD's output layer)"),
     )
 }

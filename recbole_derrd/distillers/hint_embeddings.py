@@ -1,4 +1,4 @@
-"""The embeddings of both sides that a student and its teacher are compared at: what DE, NKD and CPD read."""
+"""The embeddings of both sides that a student and its teacher are compared at: what DE, NKD, CPD and FreqD read."""
 
 from __future__ import annotations
 
@@ -75,6 +75,13 @@ class HintEmbeddings:
         self.targets = {
             side: torch.from_numpy(knowledge.embeddings(side, self.teacher_layer)).to(student.device) for side in SIDES
         }
+
+    @classmethod
+    def of_tables(cls, student: Adapter, knowledge: Knowledge, options: HintOptions) -> HintEmbeddings:
+        """Return the layers that the options name, by default the embedding tables, which graph models call ego."""
+        layer = student.layer(options.hint or ("ego" if "ego" in student.hints else None))
+        tables = "ego" if "ego" in knowledge.teacher_hints and layer not in knowledge.teacher_hints else None
+        return cls(student, knowledge, layer, options.teacher_hint or tables)
 
     def embeddings(self, side: str, ids: Tensor) -> Tensor:
         """Return the student's embeddings [n, d_s], float32."""

@@ -125,10 +125,8 @@ class NeighbourhoodDistillation(Distiller[NKDOptions]):
         """
         super().__init__(options, knowledge, student, seed)
         self.check(options, knowledge.history)
-        # The method is about the input layer; graph models call theirs so.
-        layer = student.layer(options.hint or ("ego" if "ego" in student.hints else None))
-        tables = "ego" if "ego" in knowledge.teacher_hints and layer not in knowledge.teacher_hints else None
-        self.hints = HintEmbeddings(student, knowledge, layer, options.teacher_hint or tables)
+        # The method is about the input layer.
+        self.hints = HintEmbeddings.of_tables(student, knowledge, options)
         self.neighbours: dict[str, Tensor] = {}
         for side in SIDES:
             found = knowledge.neighbours(side, options.neighbours, options.components, self.hints.teacher_layer)
