@@ -21,7 +21,7 @@ from recbole_derrd.teacher import GivenTeacher, Knowledge, StoredKnowledge
 #: Options beside the methods' own ``test_settings``, so that more of them is looked at.
 MORE = {
     "hetcomp_fine_weight": 1.0, "hetcomp_interval": 1, "sld_student_share": 0.3, "cpd_pair_weight": 0.1,
-    "nkd_dropout": 0.1,
+    "nkd_dropout": 0.1, "freqd_keep": 0.5, "freqd_dropout": 0.2,
 }  # fmt: skip
 SETTINGS: dict[str, Any] = {
     **{

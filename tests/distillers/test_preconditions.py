@@ -28,6 +28,8 @@ BUSY = 2
 MORE: dict[str, dict[str, Any]] = {
     # With its item side every user counts for every other.
     "ir_rrd": {"item_weight": 0.0},
+    # Which items are popular is every user's business.
+    "unkd": {"groups": 1},
 }
 
 
@@ -45,7 +47,7 @@ METHODS = {name: found for name in registry.METHODS for found in [requirements_o
 
 def test_what_methods_ask_for() -> None:
     """K + L items, two for each that is kept, K, Q, or any."""
-    wanted = {"rrd": 10, "ir_rrd": 10, "sld": 10, "cd": 10, "rd": 4, "dcd": 4, "cpd": 4, "listwise": 1}
+    wanted = {"rrd": 10, "ir_rrd": 10, "sld": 10, "cd": 10, "rd": 4, "dcd": 4, "unkd": 2, "cpd": 4, "listwise": 1}
     assert wanted.items() <= {name: count for name, (_, count) in METHODS.items()}.items()
 
 
