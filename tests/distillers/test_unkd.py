@@ -336,7 +336,9 @@ class TestDrawing:
         for epoch in range(1, 8):
             through.begin_epoch(epoch)
         assert through.items is not None
-        same, earlier, seeded = (build(world, **one).items for one in ({"epoch": 7}, {"epoch": 6}, {"epoch": 7, "seed": 6}))
+        same, earlier, seeded = (
+            build(world, **one).items for one in ({"epoch": 7}, {"epoch": 6}, {"epoch": 7, "seed": 6})
+        )
         assert same is not None and earlier is not None and seeded is not None
         assert torch.equal(through.items, same)
         assert not torch.equal(through.items, earlier) and not torch.equal(through.items, seeded)
