@@ -40,6 +40,8 @@ METHODS: dict[str, Method] = {
         ("ir_rrd", "ItemSideRankingDistillation", "RRD, and rankings of users for each item"),
         ("dcd", "DualCorrectionDistillation", "the teacher's best items that the student ranks too low or too high"),
         ("hetcomp", "HeterogeneousDistillation", "rankings of several unlike teachers, easy ones first"),
+        ("ftd", "FullTopologyDistillation", "how near a batch's users and items are to each other"),
+        ("htd", "HierarchicalTopologyDistillation", "the same within groups that are learned, and between them"),
         ("nkd", "NeighbourhoodDistillation", "embeddings of the teacher's neighbours (MKD's input layer)"),
         ("cpd", "ConsistentPreferenceDistillation", "embeddings whose order survives the mapping (MKD's middle layer)"),
         ("sld", "SoftLabelDistillation", "soft labels of drawn items (MKD's output layer)"),
