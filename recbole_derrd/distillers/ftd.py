@@ -44,7 +44,7 @@ class FTDOptions(HintOptions):
 
 def unit_rows(embeddings: Tensor) -> Tensor:
     """Return embeddings [n, d] at length 1; those of zeros stay zeros, without a gradient."""
-    lengths = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
+    lengths: Tensor = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
     return embeddings / lengths.masked_fill(lengths == 0, torch.inf)
 
 

@@ -1,15 +1,15 @@
 r"""Hierarchical Topology Distillation (HTD).
 
 Seongku Kang, Junyoung Hwang, Wonbin Kweon, Hwanjo Yu: "Topology Distillation for Recommender System", KDD 2021. FTD
-asks a small student for all relations of a large teacher. HTD asks for those that matter: entities are put into groups
-of like preferences, a learned assignment network V with the teacher's embeddings, and what is to be kept is how near
-the members of a group are to each other, and where the groups are. E being a batch's distinct users and items, G users'
-and G items' groups, z(e) = argmax V(h_t(e)) the group of an entity (of its own side), P the means of the groups' members
-in the batch, without a gradient,
+asks a small student for all relations of a large teacher. HTD asks for those that matter: an assignment network V,
+which is learned, puts entities into groups by the teacher's embeddings, and the student is to keep how near the members
+of a group are to each other, and where the groups are. E are a batch's distinct users and items, z(e) = argmax
+V(h_t(e)) is the group of an entity, one of its own side's, and P(g) the mean of a group's members in the batch, without
+a gradient:
 
     TD = sum_{e, f in E, z(e) = z(f), cos_t(e, f) > 0} (cos_s(e, f) - cos_t(e, f))^2
-         + sum_{groups g} sum_{e in E} (cos(P_s(g), h_s(e)) - cos(P_t(g), h_t(e)))^2
-    GA = sum_{e in E} || h_t(e) - sum_g w_g(e) F_g(h_s(e)) ||^2,    w(e) = softmax((log softmax V(h_t(e)) + noise) / tau)
+         + sum_g sum_{e in E} (cos(P_s(g), h_s(e)) - cos(P_t(g), h_t(e)))^2
+    GA = sum_{e in E} || h_t(e) - sum_g w_g(e) F_g(h_s(e)) ||^2,   w(e) = softmax((log softmax V(h_t(e)) + noise) / tau)
     L_HTD = alpha TD + (1 - alpha) GA
 
 GA is DE's loss, of a small network F_g for each group: it is what teaches V which entities belong together. The
@@ -71,8 +71,8 @@ class HTDOptions(HintOptions):
     temperature_epochs: int = option(1000, "Epochs of the geometric fall, whatever `epochs` is.", low=1)
     members: int | None = option(
         64,
-        "Most members of a group that are compared with each other in a step; of a larger group they are drawn again in "
-        "each step, with the same term on average. None for all.",
+        "Most members of a group that are compared with each other in a step. Those of a larger group are drawn again "
+        "in each step, with the same term on average; all if none.",
         low=2,
         kind=(int, type(None)),
     )
@@ -100,9 +100,7 @@ class HTDOptions(HintOptions):
 _DENSE = 8192
 
 
-def drawn_members(
-    groups: Tensor, n_groups: int, most: int | None, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def drawn_members(groups: Tensor, n_groups: int, most: int | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw a few members of each group, and return what makes a sum over their pairs that over all pairs on average.
 
     Args:
@@ -158,9 +156,7 @@ def prototypes(embeddings: Tensor, groups: Tensor, n_groups: int) -> Tensor:
     return sums / torch.bincount(groups, minlength=n_groups).clamp(min=1).unsqueeze(1)
 
 
-def prototype_loss(
-    student: Tensor, teacher: Tensor, student_prototypes: Tensor, teacher_prototypes: Tensor
-) -> Tensor:
+def prototype_loss(student: Tensor, teacher: Tensor, student_prototypes: Tensor, teacher_prototypes: Tensor) -> Tensor:
     """Return the sum of squared differences between the teacher's and the student's cosines of prototypes and entities.
 
     Args:

@@ -40,9 +40,7 @@ def cosine(one: list[float], other: list[float]) -> float:
 def naive_distance(student: list[list[float]], teacher: list[list[float]]) -> float:
     """Return the sum over all ordered pairs of the squared difference of cosines."""
     places = range(len(student))
-    return sum(
-        (cosine(teacher[e], teacher[f]) - cosine(student[e], student[f])) ** 2 for e in places for f in places
-    )
+    return sum((cosine(teacher[e], teacher[f]) - cosine(student[e], student[f])) ** 2 for e in places for f in places)
 
 
 def rows_of(world: World, role: str, users: list[int], items: list[int], scale: float = 1) -> list[list[float]]:
