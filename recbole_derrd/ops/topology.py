@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 
 
 def gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return ||T T^T - S S^T||^2, what ``topology_loss`` returns; within rounding, which may be below 0.
+    """Return ||T T^T - S S^T||^2, what ``topology_loss`` returns, within rounding.
 
     Args:
         student: embeddings of length 1, S [n, d_s].
@@ -37,7 +37,8 @@ def gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
         of_teacher = (teacher.T @ teacher).square().sum()
     across, of_student = teacher.detach().T @ student, student.T @ student
     total: Tensor = of_teacher - 2 * across.square().sum() + of_student.square().sum()
-    return total
+    # Rounding alone takes it below 0, where student and teacher are alike.
+    return total.clamp(min=0)
 
 
 class _GroupedDistance(torch.autograd.Function):

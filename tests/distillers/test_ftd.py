@@ -148,6 +148,12 @@ class TestFTD(LossContract):
         error, size = (torch.linalg.vector_norm(one) for one in (gradients[1] - gradients[0], gradients[0]))
         assert error < 0.02 * size
 
+    def test_invariant_a_student_that_is_its_teacher_has_no_loss(self) -> None:
+        """A sum of squares below 0 would be rounding."""
+        rows = unit_rows(normal(500, 8, seed=1).float()).requires_grad_()
+        losses = [gram_distance(rows, rows[:, order]) for order in ([1, 0, *range(2, 8)], range(8), range(7, -1, -1))]
+        assert all(0 <= loss.item() < 1e-6 * 500**2 for loss in losses)
+
     @pytest.mark.parametrize(("whole", "drawn"), [(5, 2), (6, 4), (7, 7), (1, 1), (0, 0)])
     def test_invariant_share_is_unbiased_over_all_draws(self, whole: int, drawn: int) -> None:
         student, teacher = unit_rows(normal(whole, 3, seed=1)), unit_rows(normal(whole, 4, seed=2))
