@@ -41,6 +41,8 @@ METHODS: dict[str, Method] = {
         ("dcd", "DualCorrectionDistillation", "the teacher's best items that the student ranks too low or too high"),
         ("unkd", "UnbiasedDistillation", "the order of pairs of items that are alike popular"),
         ("hetcomp", "HeterogeneousDistillation", "rankings of several unlike teachers, easy ones first"),
+        ("ftd", "FullTopologyDistillation", "how near a batch's users and items are to each other"),
+        ("htd", "HierarchicalTopologyDistillation", "the same within groups that are learned, and between them"),
         ("nkd", "NeighbourhoodDistillation", "embeddings of the teacher's neighbours (MKD's input layer)"),
         ("cpd", "ConsistentPreferenceDistillation", "embeddings whose order survives the mapping (MKD's middle layer)"),
         ("freqd", "FrequencyDistillation", "embeddings, filtered over who shares the most interactions"),

@@ -155,7 +155,7 @@ def page(seen: dict[tuple[str, str], str]) -> str:
         "- [RRD](methods/rrd.md) needs scores. Every model can be its teacher, and every model that is trained by",
         "  gradients its student.",
         "- CD, DCD, RD, IR-RRD, listwise, RCE-KD, UnKD, HetComp and SLD need scores too, and work wherever RRD does.",
-        "  NKD, CPD and FreqD work wherever DE does (`tests/distillers/test_every_adapter.py` tests both).",
+        "  FTD, HTD, NKD, CPD and FreqD work wherever DE does (`tests/distillers/test_every_adapter.py` tests both).",
         "- [DE](methods/de.md) needs user and item embeddings of teacher and student, and the items of a batch.",
         "  *Embeddings* names the hint layers that `de_hint` (student) and `de_teacher_hint` (teacher) accept, the",
         "  default first (for NKD and FreqD: `ego` if the model has it). A dash means that DE cannot use the model.",

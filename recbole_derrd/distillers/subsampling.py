@@ -31,14 +31,32 @@ def subsampled_entities(
     Raises:
         OptionError: the batch has users only.
     """
+    users, user_scale = subsample(batch.users, share, generator)
+    items, item_scale = subsample(torch.cat(_items(method, batch)), share, generator)
+    return [("user", users, user_scale), ("item", items, 0.5 * item_scale)]
+
+
+def distinct_entities(method: str, batch: StepBatch) -> tuple[Tensor, Tensor]:
+    """Return a batch's users and its items, an item that is positive and negative once.
+
+    Args:
+        method: its name, for the error.
+        batch: the step's entities.
+
+    Raises:
+        OptionError: the batch has users only.
+    """
+    return batch.users, torch.cat(_items(method, batch)).unique()
+
+
+def _items(method: str, batch: StepBatch) -> tuple[Tensor, Tensor]:
+    """Return the positive and the negative items, or refuse the batch."""
     if batch.positives is None or batch.negatives is None:
         raise OptionError(
             f"{method} needs the items of a batch, and this model is trained on whole users. Use distillers that learn "
             "from rankings or scores."
         )
-    users, user_scale = subsample(batch.users, share, generator)
-    items, item_scale = subsample(torch.cat([batch.positives, batch.negatives]), share, generator)
-    return [("user", users, user_scale), ("item", items, 0.5 * item_scale)]
+    return batch.positives, batch.negatives
 
 
 def subsample(ids: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, float]:

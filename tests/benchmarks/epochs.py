@@ -37,7 +37,7 @@ from recbole_derrd.training.trainer import trainer_for
 METHODS: dict[str, list[str]] = {
     "RRD": ["rrd"], "DE": ["de"], "DE-RRD": ["de", "rrd"],
     "CD": ["cd"], "DCD": ["dcd"], "RD": ["rd"], "IR-RRD": ["ir_rrd"], "listwise": ["listwise"], "RCE-KD": ["rce_kd"],
-    "UnKD": ["unkd"], "FreqD": ["freqd"], "NKD": ["nkd"], "CPD": ["cpd"], "SLD": ["sld"],
+    "UnKD": ["unkd"], "FTD": ["ftd"], "HTD": ["htd"], "FreqD": ["freqd"], "NKD": ["nkd"], "CPD": ["cpd"], "SLD": ["sld"],
 }  # fmt: skip
 
 
@@ -47,6 +47,7 @@ def settings(given: argparse.Namespace, size: int, distillers: list[str], fast: 
         "data_path": given.data_path, "load_col": {"inter": ["user_id", "item_id"]}, "embedding_size": size,
         "train_batch_size": 1024, "distillers": distillers, "checkpoint_dir": temporary, "show_progress": False,
         "de_temperature_start": given.temperature, "cpd_temperature_start": given.temperature,
+        "htd_temperature_start": given.temperature,
         "cpd_sample": given.de_sample, "gpu_id": given.gpu_id, "fast": fast, "n_layers": 2,
         "de_sample": given.de_sample, "listwise_top_n": given.listwise_top_n,
         "ir_rrd_max_items": given.ir_rrd_max_items, "rd_start_epoch": 0,

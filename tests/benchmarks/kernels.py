@@ -23,8 +23,10 @@ from tabulate import tabulate
 from torch import Tensor
 
 from recbole_derrd.distillers.de import gating_weights, mixed_experts, reconstruction_errors
+from recbole_derrd.distillers.ftd import topology_loss, unit_rows
 from recbole_derrd.distillers.hetcomp.losses import overall_relation_loss
 from recbole_derrd.distillers.hetcomp.partition import ListedItems, log_partition, partition_sum
+from recbole_derrd.distillers.htd import grouped_loss
 from recbole_derrd.distillers.listwise import listwise_loss
 from recbole_derrd.ops.experts import expert_error_sum
 from recbole_derrd.ops.full_softmax import Targets, cross_entropy_sum
@@ -32,6 +34,7 @@ from recbole_derrd.ops.listed_scores import listed_products
 from recbole_derrd.ops.propagation import propagate, to_csr
 from recbole_derrd.ops.sampling import sample_top_positions
 from recbole_derrd.ops.top_k import top_scores
+from recbole_derrd.ops.topology import gram_distance, grouped_distance
 from recbole_derrd.report.environment import versions
 
 USERS, ITEMS, BATCH, SMALL, LARGE = 5_219, 25_181, 1_000, 20, 200
@@ -143,6 +146,22 @@ def propagation() -> Pair:
     return backward(lambda: propagate(by_rows, table, 3)), backward(readable)
 
 
+def topology(grouped: bool) -> Pair:
+    """FTD's sum over all pairs of a batch's users and items, and HTD's over pairs of one of 60 groups."""
+    student, teacher = normal(3 * BATCH, SMALL), unit_rows(normal(3 * BATCH, LARGE, seed=2, leaf=False))
+    if not grouped:
+        return (
+            backward(lambda: gram_distance(unit_rows(student), teacher)),
+            backward(lambda: topology_loss(unit_rows(student), teacher)),
+        )
+    groups = torch.randint(0, 60, (3 * BATCH,), generator=torch.Generator().manual_seed(3))
+    weights = torch.ones(60)
+    return (
+        backward(lambda: grouped_distance(unit_rows(student), teacher, groups, weights)),
+        backward(lambda: grouped_loss(unit_rows(student), teacher, groups, weights)),
+    )
+
+
 KERNELS: dict[str, tuple[str, Callable[[], Pair]]] = {
     "ops/experts.py, first epochs": ("de.mixed_experts, de.reconstruction_errors", lambda: experts(1.0)),
     "ops/sparse_experts.py, late epochs": ("de.mixed_experts, de.reconstruction_errors", lambda: experts(1e-3)),
@@ -151,6 +170,8 @@ KERNELS: dict[str, tuple[str, Callable[[], Pair]]] = {
     "ops/listed_scores.py": ("a product of gathered rows", listed),
     "ops/top_k.py": ("torch.topk", largest),
     "ops/sampling.py": ("Gumbel's top-k over all ranks", positions),
+    "ops/topology.py, all pairs": ("ftd.topology_loss", lambda: topology(False)),
+    "ops/topology.py, pairs of a group": ("htd.grouped_loss", lambda: topology(True)),
     "ops/propagation.py": ("RecBole's layers, stacked", propagation),
 }
 

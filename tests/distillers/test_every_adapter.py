@@ -50,6 +50,11 @@ def knowledge_of(model: str, tiny_settings: Any, folder: Path) -> Knowledge:
     if model == "Pop":
         for batch in data.train:
             built.calculate_loss(batch)
+    if model == "BPR":
+        # From the seed of a BPR student it is that student, of which there is nothing to learn.
+        with torch.no_grad():
+            for weight in built.parameters():
+                weight += 0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
     teacher = adapter_of(freeze(built))
     return StoredKnowledge(folder, GivenTeacher(lambda: teacher, teacher.hints), data.history)
 

@@ -22,6 +22,8 @@ from .hetcomp_world import world_of
         ("hetcomp", "recbole_derrd.distillers.hetcomp.method", "partition_sum"),
         ("de", "recbole_derrd.distillers.de", "expert_error_sum"),
         ("rrd", "recbole_derrd.adapters.base", "listed_products"),
+        ("ftd", "recbole_derrd.distillers.ftd", "gram_distance"),
+        ("htd", "recbole_derrd.distillers.htd", "grouped_distance"),
     ],
 )
 def test_kernels_are_taken_where_they_are_wanted(
