@@ -37,7 +37,8 @@ from recbole_derrd.training.trainer import trainer_for
 METHODS: dict[str, list[str]] = {
     "RRD": ["rrd"], "DE": ["de"], "DE-RRD": ["de", "rrd"],
     "CD": ["cd"], "DCD": ["dcd"], "RD": ["rd"], "IR-RRD": ["ir_rrd"], "listwise": ["listwise"], "RCE-KD": ["rce_kd"],
-    "UnKD": ["unkd"], "FTD": ["ftd"], "HTD": ["htd"], "FreqD": ["freqd"], "NKD": ["nkd"], "CPD": ["cpd"], "SLD": ["sld"],
+    "UnKD": ["unkd"], "FTD": ["ftd"], "HTD": ["htd"], "FreqD": ["freqd"], "NKD": ["nkd"], "CPD": ["cpd"],
+    "SLD": ["sld"],
 }  # fmt: skip
 
 
