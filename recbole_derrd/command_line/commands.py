@@ -87,6 +87,8 @@ COMMANDS = {
 
 #: Options of every command.
 FLAGS = ("-h", "--help", "--version")
+#: Settings that need no value: what they are then.
+SWITCHES = {"--verbose": "--verbose=True"}
 #: Options of a run that the command line itself reads; any other is a setting.
 _RUN_OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("-m", "--model"), "NAME", "the student: a general recommender of RecBole, or package.module.Class of your own"),
