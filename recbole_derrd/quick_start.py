@@ -12,6 +12,7 @@ from typing import Any
 from recbole.utils import set_color
 
 from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.config.options.evaluation import left_out
 from recbole_derrd.config.settings import config_files
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.distillers import Need
@@ -39,7 +40,7 @@ from recbole_derrd.experiment.teachers import (
 )
 from recbole_derrd.model_cache.keys import cache_key, evaluation_settings
 from recbole_derrd.model_cache.named_files import with_contents
-from recbole_derrd.model_cache.results import TrainResult, plain_metrics
+from recbole_derrd.model_cache.results import TrainResult, split_metrics
 from recbole_derrd.model_cache.train_or_find import find_trained, train_or_find
 from recbole_derrd.registry import method_class
 from recbole_derrd.report import run_table
@@ -178,9 +179,10 @@ def objective_function(
         config_file_list: the settings that stay.
         saved: kept for RecBole's signature; checkpoints are always written.
     """
-    record = run_recbole_derrd(
-        config_dict={"compare_student": False, **(config_dict or {})}, config_file_list=config_file_list
-    )
+    tried = {"compare_student": False, **(config_dict or {})}
+    if "validation" in left_out(DistillConfig(config_file_list=config_file_list, config_dict=tried)):
+        raise OptionError("Settings are tried on the validation split, and eval_args leaves none. Give it a share.")
+    record = run_recbole_derrd(config_dict=tried, config_file_list=config_file_list)
     valid = record["distilled"]["valid"]
     return {
         "model": record["model"],
@@ -258,6 +260,7 @@ def _train_alone(
     if valid is None:
         valid = trainer.evaluate(data.valid, load_best_model=False)
     test = trainer.evaluate(data.test, load_best_model=False, show_progress=config["show_progress"])
-    done = f": {len(trainer.epoch_seconds)} epochs in {seconds:.0f} s, test {shown_metrics(plain_metrics(test))}"
+    of_valid, of_test = split_metrics(config, valid), split_metrics(config, test)
+    done = f": {len(trainer.epoch_seconds)} epochs in {seconds:.0f} s, test {shown_metrics(of_test)}"
     logger.info(set_color("Distilled student" if methods else "Student", "yellow") + done, extra=SHOWN)
-    return TrainResult(trainer, model, plain_metrics(valid), plain_metrics(test), seconds)
+    return TrainResult(trainer, model, of_valid, of_test, seconds)

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import Data
 from recbole_derrd.errors import OptionError
+from recbole_derrd.evaluation.metrics import shown_metric
 from recbole_derrd.model_cache.results import TrainedModel
 from recbole_derrd.runtime.console import SHOWN, ConsoleFilter, ConsoleHandler
 from recbole_derrd.runtime.files import try_writing
@@ -190,4 +191,4 @@ def log_model(trained: TrainedModel, who: str) -> None:
 
 def shown_metrics(metrics: Mapping[str, float]) -> str:
     """Return metrics as the log shows them."""
-    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    return ", ".join(f"{name} {shown_metric(value)}" for name, value in metrics.items())
