@@ -79,8 +79,9 @@ COMMANDS = {
     ),
     "doctor": Command("print versions against the tested ranges and say what is wrong", "recbole-derrd doctor"),
     "help": Command(
-        "show a command, a method with its options (recbole-derrd help rrd), or the configs that come with the package",
-        "recbole-derrd help [COMMAND | METHOD | package.module.Class | configs ...]",
+        "show a command, a method with its options (recbole-derrd help rrd), the options of a run, or the configs that "
+        "come with the package",
+        "recbole-derrd help [COMMAND | METHOD | package.module.Class | options | configs ...]",
         names="NAME",
     ),
 }
