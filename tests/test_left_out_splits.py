@@ -21,11 +21,11 @@ from recbole_derrd.report.document import report_of
 Settings = Callable[..., dict[str, Any]]
 NO_VALID, NO_TEST = "no validation split", "no test split"
 SPLITS = [
-    ({"RS": [0.8, 0.2, 0]}, {NO_TEST}),
-    ({"RS": [0.8, 0, 0.2]}, {NO_VALID}),
-    ({"RS": [1, 0, 0]}, {NO_VALID, NO_TEST}),
-    ({"LS": "valid_only"}, {NO_TEST}),
-    ({"LS": "test_only"}, {NO_VALID}),
+    ({"RS": [0.8, 0.2, 0]}, (NO_TEST,)),
+    ({"RS": [0.8, 0, 0.2]}, (NO_VALID,)),
+    ({"RS": [1, 0, 0]}, (NO_VALID, NO_TEST)),
+    ({"LS": "valid_only"}, (NO_TEST,)),
+    ({"LS": "test_only"}, (NO_VALID,)),
 ]
 
 
@@ -34,7 +34,7 @@ def of_split(split: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("split", "without"), SPLITS, ids=str)
-def test_a_run_without_a_split(tiny_settings: Settings, tmp_path: Path, split: Any, without: set[str]) -> None:
+def test_a_run_without_a_split(tiny_settings: Settings, tmp_path: Path, split: Any, without: tuple[str, ...]) -> None:
     records = tmp_path / "records"
     more = {"distillers": ["rrd"], "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "latency_users": 0, "store_bits": 4}
     settings = tiny_settings(
@@ -61,7 +61,7 @@ def test_a_run_without_a_split(tiny_settings: Settings, tmp_path: Path, split: A
 
 @pytest.mark.parametrize("mode", ["uni5", "fixed5", "full"])
 @pytest.mark.parametrize(("split", "without"), SPLITS[:3], ids=str)
-def test_every_mode_of_ranking(tiny_settings: Settings, split: Any, without: set[str], mode: str) -> None:
+def test_every_mode_of_ranking(tiny_settings: Settings, split: Any, without: tuple[str, ...], mode: str) -> None:
     settings = tiny_settings("BPR", **of_split(split))
     settings["eval_args"]["mode"] = mode
     config = DistillConfig("BPR", "tiny", config_dict=settings)
