@@ -69,10 +69,40 @@ def read_version() -> str:
     return found.group(1)
 
 
+def read_home() -> str:
+    """The repository's address, CITATION.cff's repository-code; empty where the project has none."""
+    citation = HERE / "CITATION.cff"
+    text = citation.read_text(encoding="utf-8") if citation.exists() else ""
+    found = re.search(r"^repository-code: *[\"']?(https://[^\s\"']+)", text, flags=re.MULTILINE)
+    return found.group(1).rstrip("/") if found else ""
+
+
 def read_readme() -> str:
     """The README as the long description; empty where a partial checkout lacks it."""
     readme = HERE / "README.md"
-    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+    return with_absolute_links(readme.read_text(encoding="utf-8"), read_home()) if readme.exists() else ""
+
+
+def with_absolute_links(text: str, home: str) -> str:
+    """Make a page's links to files of the repository absolute: a package index shows it without those files.
+
+    Where the repository has no address, a link becomes its text, and an image is left out.
+    """
+
+    def absolute(link: re.Match[str]) -> str:
+        image, words, path = link.groups()
+        if not home:
+            return "" if image else words
+        return f"{image}[{words}]({home}/{'raw' if image else 'blob'}/HEAD/{path})"
+
+    return re.sub(r"(!?)\[([^\]]*)\]\((?!https?://|mailto:|#)([^)\s]+)\)", absolute, text)
+
+
+def project_urls() -> dict[str, str]:
+    """Where the project is, for a package index."""
+    home = read_home()
+    files = {"Documentation": "README.md", "Changelog": "CHANGELOG.md"}
+    return {"Source": home, **{name: f"{home}/blob/HEAD/{file}" for name, file in files.items()}} if home else {}
 
 
 class BuildWithConfigs(build_py):
@@ -93,6 +123,7 @@ setup(
     description="Knowledge distillation (DE, RRD, IR-RRD, HetComp, MKD and more) for RecBole's general recommenders",
     long_description=read_readme(),
     long_description_content_type="text/markdown",
+    project_urls=project_urls(),
     author="The recbole_derrd authors",
     license="MIT",
     license_files=["LICENSE"],

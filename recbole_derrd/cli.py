@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import re
 import shlex
 import signal
@@ -12,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 from recbole_derrd import __version__
 from recbole_derrd.command_line.arguments import Given, read_arguments, unknown_command
@@ -63,13 +62,19 @@ def _experiment(command: str, arguments: Sequence[str]) -> int:
     if not named["dataset"] and not any("dataset" in read_settings(file) for file in files):
         others.append(f"--dataset={_DATASET}")
         notes.append(f"No dataset is given, so {_DATASET} is taken, as RecBole's own script does.")
-    record = experiment(config_file_list=files, command_line=others, notes=notes)
-    if not logging.getLogger().isEnabledFor(logging.INFO):
-        # A quiet log is no reason to leave without an answer.
-        from recbole_derrd.report import RunRecord, run_table
-
-        print(run_table(RunRecord.from_json(record)), f"Record: {record['path']}", sep="\n")
+    record = experiment(config_file_list=files, command_line=others, notes=notes, show_result=False)
+    if record:
+        print_out(_answer_of(record))
     return 0
+
+
+def _answer_of(record: dict[str, Any]) -> str:
+    """Return what a run prints: its table, and where its files are."""
+    from recbole_derrd.report import RunRecord, run_table
+
+    files = {"Student": (record["checkpoints"] or {}).get("student"), "Record": record["path"], "Log": record["log"]}
+    shown = [f"{what}: {path}" for what, path in files.items() if path]
+    return "\n".join([run_table(RunRecord.from_json(record)), "", *shown, ""])
 
 
 def benchmark(arguments: Sequence[str]) -> int:

@@ -12,13 +12,22 @@ from typing import Any
 from recbole.utils import set_color
 
 from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.config.options.evaluation import left_out
 from recbole_derrd.config.settings import config_files
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.distillers import Need
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment import purpose
 from recbole_derrd.experiment.export import check_export, export_student
-from recbole_derrd.experiment.log import Notes, deprecations_hidden, log_model, own_log, own_threads
+from recbole_derrd.experiment.log import (
+    Notes,
+    deprecations_hidden,
+    log_data,
+    log_model,
+    own_log,
+    own_threads,
+    shown_metrics,
+)
 from recbole_derrd.experiment.preflight import check_data, check_run
 from recbole_derrd.experiment.record_entries import record_of
 from recbole_derrd.experiment.teachers import (
@@ -31,11 +40,12 @@ from recbole_derrd.experiment.teachers import (
 )
 from recbole_derrd.model_cache.keys import cache_key, evaluation_settings
 from recbole_derrd.model_cache.named_files import with_contents
-from recbole_derrd.model_cache.results import TrainResult, plain_metrics
+from recbole_derrd.model_cache.results import TrainResult, split_metrics
 from recbole_derrd.model_cache.train_or_find import find_trained, train_or_find
 from recbole_derrd.registry import method_class
 from recbole_derrd.report import run_table
 from recbole_derrd.report.writing import write_record
+from recbole_derrd.runtime.console import PRINTED, SHOWN, where_no_bar
 from recbole_derrd.runtime.files import remove_file
 from recbole_derrd.runtime.locks import locked
 from recbole_derrd.runtime.processes import broadcast, is_main_process, rendezvous, start
@@ -51,6 +61,7 @@ def run_recbole_derrd(
     config_dict: Mapping[str, Any] | None = None,
     command_line: Iterable[str] = (),
     notes: Iterable[str] = (),
+    show_result: bool = True,
 ) -> dict[str, Any]:
     """Train (or find) teacher and plain student, distil, evaluate, and write the record.
 
@@ -61,9 +72,10 @@ def run_recbole_derrd(
         config_dict: settings over the files.
         command_line: arguments ``--key=value`` over everything.
         notes: sentences for the log, the table and the record, of what the caller has decided.
+        show_result: whether the console shows the table and the files at the end; the log file has them anyway.
 
     Returns:
-        The record, as written to ``record_dir``.
+        The record, as written to ``record_dir``, with its ``path`` and that of the ``log``.
 
     Raises:
         DistillError: something the user can mend; its message says what and how.
@@ -76,20 +88,22 @@ def run_recbole_derrd(
         raise OptionError("compress_method compresses a teacher without training: use 'recbole-derrd compress'.")
     meeting = rendezvous(config)
     if meeting is None:
-        return _in_this_process(config, list(notes))
+        return _in_this_process(config, list(notes), show_result)
     # The command line's processes go over those of a dict; here they are settled.
     others = [argument for argument in arguments if argument.lstrip("-").partition("=")[0] not in meeting]
-    path = start(_one_of_several, meeting["nproc"], model, dataset, files, {**settings, **meeting}, others, list(notes))
-    if path is None:
+    several = {**settings, **meeting}
+    done = start(_one_of_several, meeting["nproc"], model, dataset, files, several, others, list(notes), show_result)
+    if done is None:
         # The first process, which writes the record, runs on another machine.
         return {}
-    return {**json.loads(Path(path).read_text(encoding="utf-8")), "path": path}
+    places = json.loads(done)
+    return {**json.loads(Path(places["path"]).read_text(encoding="utf-8")), **places}
 
 
-def _in_this_process(config: DistillConfig, notes: list[str]) -> dict[str, Any]:
+def _in_this_process(config: DistillConfig, notes: list[str], show_result: bool) -> dict[str, Any]:
     threads = own_threads(config.run_options.threads, int(config["nproc"] or 1))
-    with own_log(config), threads, deprecations_hidden():
-        return _run(config, notes)
+    with own_log(config) as log, threads, deprecations_hidden():
+        return {**_run(config, notes, show_result), "log": log and str(log)}
 
 
 def _one_of_several(
@@ -100,13 +114,15 @@ def _one_of_several(
     settings: dict[str, Any],
     arguments: list[str],
     notes: list[str],
+    show_result: bool,
 ) -> str:
-    """Do a whole run as one of its processes; the path of the record."""
+    """Do a whole run as one of its processes; the paths of record and log, as JSON."""
     config = DistillConfig(model, dataset, files, {**settings, "local_rank": local_rank}, arguments)
-    return str(_in_this_process(config, notes)["path"])
+    record = _in_this_process(config, notes, show_result)
+    return json.dumps({key: record[key] for key in ("path", "log")})
 
 
-def _run(config: DistillConfig, given: list[str]) -> dict[str, Any]:
+def _run(config: DistillConfig, given: list[str], show_result: bool) -> dict[str, Any]:
     options = config.run_options
     logger = getLogger()
     logger.info(config)
@@ -116,6 +132,7 @@ def _run(config: DistillConfig, given: list[str]) -> dict[str, Any]:
 
     data = prepare_data(config)
     logger.info(data.dataset)
+    log_data(config, data)
     check_data(config, data)
     notes.add(purpose.of_data(config, data))
     teachers = teachers_of(config, data) if options.distillers else []
@@ -146,7 +163,7 @@ def _run(config: DistillConfig, given: list[str]) -> dict[str, Any]:
         ("Student", f": {product.trainer.saved_model_file} (an ordinary RecBole checkpoint)"),
         ("Record", f":  {path}"),
     ):
-        logger.info(set_color(what, "yellow") + words)
+        logger.info(set_color(what, "yellow") + words, extra=SHOWN if show_result else PRINTED)
     return {**record.to_json(), "path": str(path)}
 
 
@@ -162,9 +179,10 @@ def objective_function(
         config_file_list: the settings that stay.
         saved: kept for RecBole's signature; checkpoints are always written.
     """
-    record = run_recbole_derrd(
-        config_dict={"compare_student": False, **(config_dict or {})}, config_file_list=config_file_list
-    )
+    tried = {"compare_student": False, **(config_dict or {})}
+    if "validation" in left_out(DistillConfig(config_file_list=config_file_list, config_dict=tried)):
+        raise OptionError("Settings are tried on the validation split, and eval_args leaves none. Give it a share.")
+    record = run_recbole_derrd(config_dict=tried, config_file_list=config_file_list)
     valid = record["distilled"]["valid"]
     return {
         "model": record["model"],
@@ -215,8 +233,12 @@ def _train_alone(
         knowledge.forget_teacher()
     logger = getLogger()
     methods = " + ".join(config.run_options.distillers)
-    what = ("Distilling", f" {methods} into:") if methods else ("Training", f" {config['model']} without distillation:")
-    logger.info(set_color(what[0], "yellow") + what[1])
+    what = (
+        ("Distilling", f" {methods} into {config['model']}")
+        if methods
+        else ("Training", f" {config['model']} without distillation")
+    )
+    logger.info(set_color(what[0], "yellow") + what[1], extra=where_no_bar(config["show_progress"]))
     logger.info(model)
     trainer = trainer_for(config, model, checkpoint=checkpoint, role="distilled")
     trainer.extra["derrd"] = {**data.seen, "distillers": config.run_options.distillers}
@@ -238,4 +260,7 @@ def _train_alone(
     if valid is None:
         valid = trainer.evaluate(data.valid, load_best_model=False)
     test = trainer.evaluate(data.test, load_best_model=False, show_progress=config["show_progress"])
-    return TrainResult(trainer, model, plain_metrics(valid), plain_metrics(test), seconds)
+    of_valid, of_test = split_metrics(config, valid), split_metrics(config, test)
+    done = f": {len(trainer.epoch_seconds)} epochs in {seconds:.0f} s, test {shown_metrics(of_test)}"
+    logger.info(set_color("Distilled student" if methods else "Student", "yellow") + done, extra=SHOWN)
+    return TrainResult(trainer, model, of_valid, of_test, seconds)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import email
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import venv
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -61,13 +65,18 @@ def wheel(sdist: Path) -> Path:
     return built
 
 
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment with the wheel, which takes everything else from this one."""
+@pytest.fixture(scope="module", params=["wheel", "sdist"])
+def installed(
+    request: pytest.FixtureRequest, sdist: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The Python of an environment with the wheel or the sdist, which takes everything else from this one."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=True)
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    ran(python, "-m", "pip", "install", "--no-deps", "--no-index", wheel, cwd=folder)
+    # As from an index, but built with this environment's setuptools, of which pip sees this package as well.
+    (archive,) = [wheel] if request.param == "wheel" else sdist.parent.glob("*.tar.gz")
+    alone = ["--no-deps", "--no-index", "--no-build-isolation", "--ignore-installed"]
+    ran(python, "-m", "pip", "install", *alone, archive, cwd=folder, PYTHONPATH=places_of_others())
     return python
 
 
@@ -115,7 +124,49 @@ def test_what_is_installed_works_outside_the_repository(installed: Path, tmp_pat
 
 def test_what_is_installed_runs_the_quick_start(installed: Path, tmp_path: Path) -> None:
     command = installed.parent / "recbole-derrd"
-    said = ran(
-        command, "--epochs=1", "--state=WARNING", cwd=tmp_path, PYTHONPATH=places_of_others(), OMP_NUM_THREADS="1"
-    )
+    more = {"PYTHONPATH": places_of_others(), "OMP_NUM_THREADS": "1"}
+    said = ran(command, "--config_files=quickstart", "--epochs=1", cwd=tmp_path, **more)
     assert "Distilled student" in said and list(tmp_path.glob("records/*.json"))
+
+
+def test_an_index_shows_no_link_that_leads_nowhere(wheel: Path) -> None:
+    text = zipfile.ZipFile(wheel).read(f"recbole_derrd-{__version__}.dist-info/METADATA").decode()
+    assert "](https://recbole.io)" in text
+    assert not re.findall(r"\]\((?!https?://)[^)]*\)", text)
+
+
+HOME = "https://forge.example/us/recbole_derrd"
+PAGE = """[a](docs/a.md) and [two
+lines](docs/b.md#c), ![a plot](docs/p.svg), [out](https://example.org/x) [here](#part) `[de, rrd]` (no link)"""
+
+
+@pytest.mark.parametrize(
+    ("home", "shown"),
+    [
+        (
+            HOME,
+            f"[a]({HOME}/blob/HEAD/docs/a.md) and [two\nlines]({HOME}/blob/HEAD/docs/b.md#c), "
+            f"![a plot]({HOME}/raw/HEAD/docs/p.svg), ",
+        ),
+        ("", "a and two\nlines, , "),
+    ],
+)
+def test_links_are_absolute_where_the_project_has_a_home(home: str, shown: str) -> None:
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    (node,) = (one for one in tree.body if isinstance(one, ast.FunctionDef) and one.name == "with_absolute_links")
+    names: dict[str, Any] = {"re": re}
+    exec(ast.unparse(node), names)
+    rest = "[out](https://example.org/x) [here](#part) `[de, rrd]` (no link)"
+    assert names["with_absolute_links"](PAGE, home) == shown + rest
+
+
+def test_a_home_is_in_the_metadata(sdist: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(sdist, copied)
+    with (copied / "CITATION.cff").open("a", encoding="utf-8") as file:
+        file.write(f'repository-code: "{HOME}/"\n')
+    code = "import setuptools.build_meta as backend; print(backend.prepare_metadata_for_build_wheel('.'))"
+    made = ran(sys.executable, "-c", code, cwd=copied).splitlines()[-1]
+    text = (copied / made / "METADATA").read_text(encoding="utf-8")
+    told = email.message_from_string(text)
+    assert f"Source, {HOME}" in told.get_all("Project-URL") and f"]({HOME}/blob/HEAD/docs/methods/README.md)" in text

@@ -18,7 +18,7 @@ from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import CheckpointError, DataError
 from recbole_derrd.evaluation.metrics import gap_recovered
 from recbole_derrd.model_cache.building import load_model
-from recbole_derrd.model_cache.results import plain_metrics
+from recbole_derrd.model_cache.results import split_metrics
 from recbole_derrd.quick_start import objective_function, run_recbole_derrd
 from recbole_derrd.report import RunRecord
 from recbole_derrd.teacher import GivenTeacher, StoredKnowledge
@@ -241,11 +241,13 @@ def test_an_interrupted_run_goes_on(
     own = settings(
         planted, home, checkpoint_dir=str(home / "resumed"), cache_dir=str(home / "saved" / "cache"), checkpoint_step=4
     )
-    original = plain_metrics
-    monkeypatch.setattr("recbole_derrd.quick_start.plain_metrics", lambda _: (_ for _ in ()).throw(KeyboardInterrupt()))
+    original = split_metrics
+    monkeypatch.setattr(
+        "recbole_derrd.quick_start.split_metrics", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt())
+    )
     with pytest.raises(KeyboardInterrupt):
         run_recbole_derrd("BPR", "planted", config_dict=own)
-    monkeypatch.setattr("recbole_derrd.quick_start.plain_metrics", original)
+    monkeypatch.setattr("recbole_derrd.quick_start.split_metrics", original)
     again = run_recbole_derrd("BPR", "planted", config_dict={**own, "resume": True})
     assert again["distilled"]["test"] == record["distilled"]["test"]
 

@@ -24,7 +24,7 @@ PLAN_FORMAT = 1
 _WITHOUT_EFFECT = frozenset(
     """
     record_dir checkpoint_dir cache_dir benchmark threads resume checkpoint_step show_progress state log_wandb
-    wandb_project knowledge_batch_size loss_decimal_place data_path device gpu_id use_gpu
+    wandb_project knowledge_batch_size loss_decimal_place data_path device gpu_id use_gpu verbose
     """.split()
 )
 
@@ -129,7 +129,8 @@ def _experiment(entry: BenchmarkEntry, seed: int, settings: dict[str, Any], data
     key = experiment_key(settings, data)
     settings["benchmark"] = dataclasses.replace(entry, key=key).to_json()
     # An experiment that was killed goes on; where there is nothing to go on from, it begins.
-    whole = {"resume": True, "show_progress": False, **settings}
+    # What it would show on a console is its log in the records' folder.
+    whole = {"resume": True, "show_progress": False, "verbose": True, **settings}
     return Experiment(str(entry.experiment), seed, whole, key, bool(entry.proposed))
 
 

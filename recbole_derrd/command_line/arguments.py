@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from recbole_derrd.command_line.commands import COMMANDS, FLAGS, OPTIONS, Command, parsers
+from recbole_derrd.command_line.commands import COMMANDS, FLAGS, OPTIONS, SWITCHES, Command, parsers
 from recbole_derrd.errors import DistillError, did_you_mean, nearest
 from recbole_derrd.registry import METHODS
 
@@ -85,6 +85,8 @@ def _without_settings(command: Command, arguments: Sequence[str], known: set[str
         key, equals, _ = argument.partition("=")
         if not argument.startswith("-") or key in known:
             rest.append(argument)
+        elif command.settings and argument in SWITCHES:
+            settings.append(SWITCHES[argument])
         elif not command.settings or (equals and (argument.startswith("--") or command.names)):
             settings.append(argument)
         elif command.names and pending and not pending[0].startswith("-"):

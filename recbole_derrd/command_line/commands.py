@@ -79,14 +79,17 @@ COMMANDS = {
     ),
     "doctor": Command("print versions against the tested ranges and say what is wrong", "recbole-derrd doctor"),
     "help": Command(
-        "show a command, a method with its options (recbole-derrd help rrd), or the configs that come with the package",
-        "recbole-derrd help [COMMAND | METHOD | package.module.Class | configs ...]",
+        "show a command, a method with its options (recbole-derrd help rrd), the options of a run, or the configs that "
+        "come with the package",
+        "recbole-derrd help [COMMAND | METHOD | package.module.Class | options | configs ...]",
         names="NAME",
     ),
 }
 
 #: Options of every command.
 FLAGS = ("-h", "--help", "--version")
+#: Settings that need no value: what they are then.
+SWITCHES = {"--verbose": "--verbose=True"}
 #: Options of a run that the command line itself reads; any other is a setting.
 _RUN_OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("-m", "--model"), "NAME", "the student: a general recommender of RecBole, or package.module.Class of your own"),

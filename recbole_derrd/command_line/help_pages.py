@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from recbole_derrd.command_line.commands import COMMANDS, parsers
@@ -18,17 +18,20 @@ from recbole_derrd.registry import METHODS, PUBLISHED_TOGETHER, method_class, me
 
 #: What is shown beside commands and methods.
 _CONFIGS = "configs"
+_OPTIONS = "options"
+#: What the help of a run explains; the page of all options has the others.
+_FIRST = ("distillers", "teacher_model", "teacher", "teacher_checkpoint", "store_bits", "resume", "verbose")
 _ANY_KEY = (
     "Any RecBole key is an option (--embedding_size=16 --epochs=50). Priority: command line > config files > defaults."
 )
 
 
 def general_help() -> str:
-    """Return what ``--help`` shows: commands, methods and the options of a run."""
+    """Return what ``--help`` shows: commands and methods."""
     parser, _ = parsers()
     parser.description = "Knowledge distillation for RecBole: a small recommender learns from a large one."
     more = _wrapped("'recbole-derrd COMMAND --help' shows the options of a command.")
-    parser.epilog = "\n\n".join([more, _run_help()])
+    parser.epilog = "\n\n".join([more, *_method_list(), _other_options()])
     return parser.format_help()
 
 
@@ -61,11 +64,13 @@ def _pages(name: str) -> list[str]:
         return [command_help(name)]
     if name == _CONFIGS:
         return [_shipped_configs()]
+    if name == _OPTIONS:
+        return ["\n\n".join([_options("options of a run", RunOptions), _wrapped(_ANY_KEY)])]
     methods = method_names([name])
     for method in methods:
         # What is no path of names would not be refused in a sentence by the import.
         if method not in METHODS and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", method):
-            known = [*COMMANDS, _CONFIGS, *METHODS, *PUBLISHED_TOGETHER]
+            known = [*COMMANDS, _CONFIGS, _OPTIONS, *METHODS, *PUBLISHED_TOGETHER]
             raise DistillError(
                 f"There is no command or method '{name}'.{did_you_mean(name, known)} A method of your own is given by "
                 "its dotted path, package.module.Class."
@@ -100,7 +105,15 @@ def _method_help(name: str) -> str:
 
 
 def _run_help() -> str:
-    return "\n\n".join([*_method_list(), _options("options of a run", RunOptions), _wrapped(_ANY_KEY)])
+    shown = _options("options of a run, the first of them", RunOptions, _FIRST)
+    methods = _wrapped(f"methods, for --distillers=[NAME, ...]: {', '.join([*METHODS, *PUBLISHED_TOGETHER])}.")
+    return "\n\n".join([methods, shown, _other_options(), _wrapped(_ANY_KEY)])
+
+
+def _other_options() -> str:
+    return _wrapped(
+        "'recbole-derrd help options' shows all options of a run, 'recbole-derrd help NAME' those of a method."
+    )
 
 
 def _benchmark_help() -> str:
@@ -115,10 +128,12 @@ def _method_list() -> list[str]:
     return ["\n".join([title, *rows]), _wrapped(f"Published together: {together}.")]
 
 
-def _options(title: str, group: type[Options]) -> str:
-    """Return each option with type, limits, default and meaning."""
+def _options(title: str, group: type[Options], only: Collection[str] = ()) -> str:
+    """Return each option with type, limits, default and meaning, or some of them."""
     lines = [f"{title}:"]
     for key, kind, default, limits, meaning in group.describe():
+        if only and key not in only:
+            continue
         lines.append(f"  --{key}=  ({kind}{', ' + limits if limits else ''}; default {_as_value(default)})")
         lines.append(_wrapped(meaning, " " * 6, " " * 6))
     return "\n".join(lines)

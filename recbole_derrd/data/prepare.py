@@ -18,6 +18,7 @@ from recbole.utils import EvaluatorType, init_seed
 
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.error_translation import FAULTS
+from recbole_derrd.config.options.evaluation import left_out
 from recbole_derrd.config.settings import candidate_count
 from recbole_derrd.data.atomic_files import data_paths
 from recbole_derrd.data.candidates import among_candidates, candidates_digest, kept_candidates
@@ -149,8 +150,9 @@ def _data_errors(config: DistillConfig) -> Iterator[None]:
 
 
 def _check_splits(config: DistillConfig, splits: Mapping[str, Any]) -> None:
+    intended = left_out(config)
     for name, (users, _) in splits.items():
-        if len(users) == 0:
+        if len(users) == 0 and name not in intended:
             raise DataError(
                 f"The {name} split of '{config['dataset']}' is empty. Check eval_args, benchmark_filename and filters."
             )
@@ -186,6 +188,9 @@ def _trained(config: DistillConfig, loader: Any) -> Any:
 
 def _evaluated(config: DistillConfig, phase: str, loader: Any, candidates: tuple[Path, torch.Tensor] | None) -> Any:
     """Return a split's loader in its quicker form where that is wanted, and of the candidates that it ranks among."""
+    if not len(loader):
+        # RecBole passes over a loader without batches.
+        return loader
     if "ranking" in config.fast or is_distributed() or candidates:
         loader = catalogue_sized(loader)
         _refuse_idle_processes(phase, loader)

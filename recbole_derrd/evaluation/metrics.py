@@ -51,6 +51,11 @@ def paired_error(ours: Sequence[float], theirs: Sequence[float]) -> float | None
     return statistics.stdev(differences) / math.sqrt(len(differences))
 
 
+def shown_metric(value: float) -> str:
+    """Write a metric with four digits, "-" where it is undefined: its split is left out, or has no such metric."""
+    return f"{value:.4f}" if math.isfinite(value) else "-"
+
+
 def percent(share: float | None) -> str:
     """Write a share as a whole number of percent, "-" where there is none; never "-0 %"."""
     return "-" if share is None or not math.isfinite(share) else f"{round(100 * share)} %"

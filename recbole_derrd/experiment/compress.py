@@ -21,7 +21,7 @@ from recbole_derrd.config.settings import config_files
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment import purpose
-from recbole_derrd.experiment.log import Notes, deprecations_hidden, log_model, own_log, own_threads
+from recbole_derrd.experiment.log import Notes, deprecations_hidden, log_data, log_model, own_log, own_threads
 from recbole_derrd.experiment.preflight import check_run
 from recbole_derrd.experiment.record_entries import benchmark_entry, candidates_given, record_of
 from recbole_derrd.model_cache.named_files import named_files
@@ -29,6 +29,7 @@ from recbole_derrd.recbole_compat.models import missing_package, model_class
 from recbole_derrd.report import run_table
 from recbole_derrd.report.schema import Checkpoints, Compression, RunRecord
 from recbole_derrd.report.writing import write_record
+from recbole_derrd.runtime.console import PRINTED, SHOWN
 from recbole_derrd.runtime.processes import rendezvous
 from recbole_derrd.teacher import Teacher, only_spec
 
@@ -40,6 +41,7 @@ def run_compressed(
     config_dict: Mapping[str, Any] | None = None,
     command_line: Iterable[str] = (),
     notes: Iterable[str] = (),
+    show_result: bool = True,
 ) -> dict[str, Any]:
     """Train, find or load the teacher of a run, compress it, evaluate it and write the record.
 
@@ -53,6 +55,7 @@ def run_compressed(
         config_dict: settings over the files.
         command_line: arguments ``--key=value`` over everything.
         notes: sentences for the log, the table and the record, of what the caller has decided.
+        show_result: whether the console shows the table and the record's path; the log file has them anyway.
 
     Returns:
         The record, as written to ``record_dir``: an ordinary one whose ``distilled`` is the compressed teacher.
@@ -75,16 +78,17 @@ def run_compressed(
         raise OptionError(lacking)
     if rendezvous(config) is not None:
         raise OptionError("A teacher is compressed by one process: take out nproc and world_size.")
-    with own_log(config), own_threads(config.run_options.threads, 1), deprecations_hidden():
-        return _run(config, list(notes))
+    with own_log(config) as log, own_threads(config.run_options.threads, 1), deprecations_hidden():
+        return {**_run(config, list(notes), SHOWN if show_result else PRINTED), "log": log and str(log)}
 
 
-def _run(config: DistillConfig, given: list[str]) -> dict[str, Any]:
+def _run(config: DistillConfig, given: list[str], result: dict[str, Any]) -> dict[str, Any]:
     notes = Notes()
     notes.add([*given, *purpose.of_settings(config)])
     started = time.perf_counter()
     options = config.compress_options
     data = prepare_data(config)
+    log_data(config, data)
     teacher = Teacher.of(config, data)
     log_model(teacher.trained, "Teacher")
     adapter = teacher.load()
@@ -101,9 +105,10 @@ def _run(config: DistillConfig, given: list[str]) -> dict[str, Any]:
     path = write_record(record, Path(config.run_options.record_dir), label.replace("/", "_"))
     getLogger().info(
         set_color("Compressed", "yellow") + f" teacher, {tables.items.bytes_a_row} bytes an item "
-        f"(and {tables.items.shared_bytes} that all items share):\n\n{run_table(record)}\n"
+        f"(and {tables.items.shared_bytes} that all items share):\n\n{run_table(record)}\n",
+        extra=result,
     )
-    getLogger().info(set_color("Record", "yellow") + f":  {path}")
+    getLogger().info(set_color("Record", "yellow") + f":  {path}", extra=result)
     return {**record.to_json(), "path": str(path)}
 
 

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from logging import getLogger
 from pathlib import Path
 
@@ -17,20 +17,27 @@ from recbole.utils import init_logger, set_color
 from threadpoolctl import threadpool_limits
 
 from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import Data
 from recbole_derrd.errors import OptionError
+from recbole_derrd.evaluation.metrics import shown_metric
 from recbole_derrd.model_cache.results import TrainedModel
+from recbole_derrd.runtime.console import SHOWN, ConsoleFilter, ConsoleHandler
 from recbole_derrd.runtime.files import try_writing
 from recbole_derrd.runtime.processes import is_main_process
 
 
 @contextlib.contextmanager
-def own_log(config: DistillConfig) -> Iterator[None]:
-    """Give the run its own log file; the next run of the same process gets another."""
+def own_log(config: DistillConfig) -> Iterator[Path | None]:
+    """Give the run its own log file, whose path is yielded; the next run of the same process gets another.
+
+    The file has all that RecBole and this package log; the console warnings and one line for each step, or with
+    ``verbose`` all of it.
+    """
     root = getLogger()
     before, level = list(root.handlers), root.level
     if not is_main_process():
         root.setLevel(logging.ERROR)
-        yield
+        yield None
         return
     try:
         # RecBole looks whether a folder is there and then makes it: of two processes one would fail.
@@ -45,13 +52,28 @@ def own_log(config: DistillConfig) -> Iterator[None]:
         raise OptionError(
             f"Cannot write the log under '{Path.cwd()}': {error.strerror or error}. Start the run in another folder."
         ) from error
+    own = [_for_the_console(root, handler, config) for handler in own]
     for handler in own:
         _log_once(handler)
+    files = [Path(os.path.relpath(handler.baseFilename)) for handler in own if isinstance(handler, logging.FileHandler)]
     try:
-        yield
+        yield files[0] if files else None
     finally:
         _close(own)
         root.setLevel(level)
+
+
+def _for_the_console(root: logging.Logger, handler: logging.Handler, config: DistillConfig) -> logging.Handler:
+    """Put in place of RecBole's handler for the console one that shows less and knows of bars; others stay."""
+    if isinstance(handler, logging.FileHandler) or not isinstance(handler, logging.StreamHandler):
+        return handler
+    ours = ConsoleHandler(handler.stream)
+    ours.setLevel(handler.level)
+    ours.setFormatter(handler.formatter)
+    ours.addFilter(ConsoleFilter(verbose=config.run_options.verbose or handler.level <= logging.DEBUG))
+    root.removeHandler(handler)
+    root.addHandler(ours)
+    return ours
 
 
 def _refuse_unwritable_tensorboard() -> None:
@@ -150,8 +172,23 @@ class Notes(list[str]):
                 getLogger().warning(sentence)
 
 
+def log_data(config: DistillConfig, data: Data) -> None:
+    """Log in a line what is trained on."""
+    history, rows = data.history, [len(one._dataset) for one in (data.train, data.valid, data.test)]
+    parts = ", ".join(f"{count:,} {part}" for count, part in zip(rows, ("training", "validation", "test")))
+    words = f": {config['dataset']}, {history.n_users - 1:,} users, {history.n_items - 1:,} items; rows: {parts}"
+    getLogger().info(set_color("Data", "yellow") + words, extra=SHOWN)
+
+
 def log_model(trained: TrainedModel, who: str) -> None:
     """Log where a model comes from and how good it is."""
     how = f"trained in {trained.seconds:.0f} s" if trained.epochs else "brought"
     how = "found, not trained again" if trained.found else how
-    getLogger().info(set_color(who, "yellow") + f": {trained.model} ({how}), test {trained.test}")
+    getLogger().info(
+        set_color(who, "yellow") + f": {trained.model} ({how}), test {shown_metrics(trained.test)}", extra=SHOWN
+    )
+
+
+def shown_metrics(metrics: Mapping[str, float]) -> str:
+    """Return metrics as the log shows them."""
+    return ", ".join(f"{name} {shown_metric(value)}" for name, value in metrics.items())

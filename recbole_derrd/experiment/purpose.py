@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from recbole.utils import InputType, ModelType
 
 from recbole_derrd.config.distill_config import WHOLE_USER_MODELS, DistillConfig, model_settings
+from recbole_derrd.config.options.evaluation import left_out
 from recbole_derrd.config.options.recbole_keys import SET_BY_RECBOLE
 from recbole_derrd.config.settings import candidate_count
 from recbole_derrd.data.prepare import Data
@@ -22,7 +23,14 @@ def of_settings(config: DistillConfig) -> list[str]:
     """Return what a configuration asks for in vain."""
     found = [*_unread(config), *_without_distillers(config), *_without_weight(config), *_without_snapshots(config)]
     teacher = weak_teacher(config)
-    return [*found, *([teacher] if teacher else []), *_labels(config), *_candidates(config), *_device(config)]
+    return [
+        *found,
+        *([teacher] if teacher else []),
+        *_left_out(config),
+        *_labels(config),
+        *_candidates(config),
+        *_device(config),
+    ]
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -46,6 +54,18 @@ def _unread(config: DistillConfig) -> list[str]:
         if given is not None and str(given) != str(config[key]):
             found.append(f"{key}: {given} has no effect: RecBole sets it itself, and {decides}.")
     return found
+
+
+def _left_out(config: DistillConfig) -> list[str]:
+    without = left_out(config)
+    return [
+        *(
+            ["eval_args leaves no validation split: every model trains all of its epochs, without early stopping."]
+            if "validation" in without
+            else []
+        ),
+        *(["eval_args leaves no test split: no test metrics, and no gap."] if "test" in without else []),
+    ]
 
 
 def _without_distillers(config: DistillConfig) -> list[str]:

@@ -17,11 +17,12 @@ from recbole_derrd.data.prepare import Data
 from recbole_derrd.distillers import Need
 from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.evaluation.latency import Latency
-from recbole_derrd.experiment.log import log_model
+from recbole_derrd.experiment.log import log_model, shown_metrics
 from recbole_derrd.model_cache.evaluated import evaluate_model
 from recbole_derrd.model_cache.results import TrainedModel
 from recbole_derrd.recbole_compat.models import model_class
 from recbole_derrd.registry import method_class
+from recbole_derrd.runtime.console import SHOWN, shows_bars
 from recbole_derrd.runtime.processes import is_main_process
 from recbole_derrd.runtime.randomness import kept_random_state
 from recbole_derrd.student.warm_start import can_start
@@ -98,7 +99,10 @@ def knowledge_of(config: DistillConfig, teachers: Teacher | Sequence[Teacher], d
     teachers = [teachers] if isinstance(teachers, Teacher) else list(teachers)
     options = config.run_options
     settings = BuildSettings(
-        options.knowledge_batch_size, config["show_progress"], options.knowledge_search, snapshots_wanted(config)
+        options.knowledge_batch_size,
+        shows_bars(config["show_progress"]),
+        options.knowledge_search,
+        snapshots_wanted(config),
     )
     weighting = weighting_of(config)
     members = []
@@ -173,7 +177,8 @@ def evaluated(
         found=found.found,
     )
     if is_main_process():
-        getLogger().info(set_color("Ensemble", "yellow") + f" of {len(members)} teachers: test {ensemble.test}")
+        words = f" of {len(members)} teachers: test {shown_metrics(ensemble.test)}"
+        getLogger().info(set_color("Ensemble", "yellow") + words, extra=SHOWN)
     return ensemble
 
 

@@ -128,6 +128,11 @@ def _same_score(
     Raises:
         CheckpointError: both scores, and what to do.
     """
+    if not data.valid:
+        raise CheckpointError(
+            f"Nothing can show that the teacher '{checkpoint}' has seen none of this run's test items: eval_args "
+            f"leaves no validation split, on which its score could be compared. {IF_TRUSTED}"
+        )
     reported = reported_by(content)
     if isinstance(reported, str):
         raise CheckpointError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,11 @@ class TrainedModel:
 def plain_metrics(metrics: Any) -> dict[str, float]:
     """Return RecBole's metric dict with plain numbers."""
     return {str(name): float(value) for name, value in (metrics or {}).items()}
+
+
+def split_metrics(config: DistillConfig, metrics: Any) -> dict[str, float]:
+    """Return a split's metrics with plain numbers; those of a split that is left out are undefined (not a number)."""
+    return plain_metrics(metrics) or dict.fromkeys(measured_names(config), math.nan)
 
 
 def own_settings(config: DistillConfig) -> dict[str, Any]:
@@ -174,7 +180,7 @@ def both_splits(
     show = {"load_best_model": False, "show_progress": config["show_progress"]}
     valid = trainer.evaluate(data.valid, **show) if valid is None else valid
     with trainer.evaluator.grouping():
-        return plain_metrics(valid), plain_metrics(trainer.evaluate(data.test, **show))
+        return split_metrics(config, valid), split_metrics(config, trainer.evaluate(data.test, **show))
 
 
 def gap_errors(teacher: TrainedModel, student: TrainedModel) -> dict[str, float]:

@@ -27,6 +27,7 @@ from recbole_derrd.model_cache.results import (
     write_result,
 )
 from recbole_derrd.runtime.artifact_cache import Resumable
+from recbole_derrd.runtime.console import where_no_bar
 from recbole_derrd.runtime.processes import is_main_process
 from recbole_derrd.training.snapshots import Snapshots, best_epoch, snapshot_epochs
 from recbole_derrd.training.trainer import trainer_for
@@ -140,7 +141,8 @@ def _train(folder: Path, config: DistillConfig, data: Data, key: str, role: str,
     """Train a model in a folder, from the training checkpoint there if there is one, and write its result."""
     started = time.perf_counter()
     model = build_model(config, data)
-    getLogger().info(set_color("Training", "yellow") + f" the {role or 'model'}, until it is done in {folder}:")
+    words = f" the {role or 'model'} {config['model']}, until it is done in {folder}"
+    getLogger().info(set_color("Training", "yellow") + words, extra=where_no_bar(config["show_progress"]))
     getLogger().info(model)
     trainer = trainer_for(config, model, checkpoint=folder / MODEL, role=role)
     if trainer.training_file.exists():

@@ -16,7 +16,7 @@ from recbole_derrd.report.schema import BenchmarkEntry, ModelEntry, RunRecord
 _NOT_OF_A_ROW = frozenset(
     """
     seed model dataset show_progress state log_wandb wandb_project gpu_id use_gpu nproc world_size device teacher
-    benchmark loss_decimal_place
+    benchmark loss_decimal_place verbose
     """.split()
 )
 

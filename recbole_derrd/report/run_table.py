@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tabulate import tabulate
 
-from recbole_derrd.evaluation.metrics import percent
+from recbole_derrd.evaluation.metrics import percent, shown_metric
 from recbole_derrd.report.schema import ModelEntry, RunRecord, mode_of
 from recbole_derrd.report.titles import stored_as
 
@@ -69,7 +69,7 @@ def _line(entry: ModelEntry, metrics: list[str], gap: str) -> list[str]:
     latency = entry.latency
     return [
         entry.model,
-        *(f"{entry.test.get(metric, float('nan')):.4f}" for metric in metrics),
+        *(shown_metric(entry.test.get(metric, float("nan"))) for metric in metrics),
         gap,
         "-" if entry.params is None else shown_size(entry.params, "").strip(),
         "-" if entry.bytes is None else shown_size(entry.bytes, "B"),

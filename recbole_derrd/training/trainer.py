@@ -27,6 +27,7 @@ from recbole_derrd.errors import CheckpointError, TrainingError
 from recbole_derrd.evaluation.by_groups import GroupingEvaluator
 from recbole_derrd.evaluation.collector import PlainValuesCollector
 from recbole_derrd.recbole_compat.models import recbole_ancestor
+from recbole_derrd.runtime.console import TrainingBar, shows_bars
 from recbole_derrd.runtime.processes import broadcast, is_distributed, is_main_process, mean_of_all
 from recbole_derrd.training.attributes import marks_of
 from recbole_derrd.training.checkpointing import SavingMixin
@@ -69,6 +70,7 @@ class TrainerMixin(SavingMixin):
             # Named by the second: two processes may come to it in different ones.
             self.saved_model_file = broadcast(self.saved_model_file)
         self._idle_folder: Path | None = None
+        self._role = role
         if role or not is_main_process():
             folder = Path(self.tensorboard.log_dir)
             self.tensorboard.close()
@@ -137,7 +139,9 @@ class TrainerMixin(SavingMixin):
         after_validation = functools.partial(self._after_validation, saved, callback_fn)
         self._log_slow_ranking(valid_data)
         # As "adam" is, flushing is within rounding: what trains as stock RecBole to the bit keeps every bit.
-        with self._written_to(), self._problems_logged(), subnormals_flushed("adam" in self._fast):
+        show_progress, one_bar = self._bars(show_progress)
+        flushed = subnormals_flushed("adam" in self._fast)
+        with self._written_to(), self._problems_logged(), flushed, self._training_bar(one_bar) as self._bar:
             result = super().fit(train_data, valid_data, verbose, saved, show_progress, after_validation)  # type: ignore[misc]
         if self._pending is not None and self.best_valid_result is None:
             self.best_valid_result = self._pending["best_valid_result"]
@@ -158,6 +162,7 @@ class TrainerMixin(SavingMixin):
             )
         self._validations += 1
         self.valid_scores.append([epoch, float(score)])
+        self._bar.best(self.config["valid_metric"].lower(), self.best_valid_score)
         if saved and self._validations % (self.config["checkpoint_step"] or 1) == 0:
             self.save_training(epoch)
         if callback_fn:
@@ -209,6 +214,7 @@ class TrainerMixin(SavingMixin):
             self.model.begin_epoch(epoch_idx)
         self._epoch = epoch_idx
         self._log_progress(epoch_idx)
+        self._bar.epoch(epoch_idx)
         losses = super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
         self.epoch_seconds.append(time.perf_counter() - started)
         if self.snapshots is not None and is_main_process() and self.snapshots.wants(epoch_idx + 1):
@@ -247,6 +253,8 @@ class TrainerMixin(SavingMixin):
         return result
 
     def _check_nan(self, loss: torch.Tensor) -> None:
+        # RecBole asks once a batch.
+        self._bar.batch()
         if torch.isfinite(loss):
             return
         terms = getattr(self.model, "last_terms", None) or {"base": loss}
@@ -257,6 +265,20 @@ class TrainerMixin(SavingMixin):
         )
 
     # -- what the user sees
+
+    def _bars(self, wanted: bool) -> tuple[bool, bool]:
+        """Return (whether RecBole shows its bars, an epoch's and an evaluation's; whether the training has one bar)."""
+        options = getattr(self.config, "run_options", None)
+        shown = shows_bars(wanted)
+        # A stock Config has RecBole's console.
+        recboles = options is None or options.verbose
+        return shown and recboles, shown and not recboles
+
+    def _training_bar(self, show: bool) -> TrainingBar:
+        who = {"teacher": "Teacher", "student": "Student alone", "distilled": "Student"}.get(self._role, "Training")
+        methods = " + ".join(distiller.name for distiller in getattr(self.model, "distillers", ()))
+        what = f"{who} {self.config['model']}" + (f", {methods}" if methods else "")
+        return TrainingBar(what, self.epochs, self._batches, show=show, begun=self.start_epoch)
 
     def _log_slow_ranking(self, valid_data: Any) -> None:
         at_once = adapter_of(self.model).catalogue_at_once(type(self.model))
@@ -320,6 +342,7 @@ class TrainerMixin(SavingMixin):
         """Evaluate as RecBole does; the checkpoint is read safely."""
         if eval_data and load_best_model:
             self.load_best(model_file)
+        show_progress, _ = self._bars(show_progress)
         measure = functools.partial(super().evaluate, eval_data, load_best_model=False, show_progress=show_progress)  # type: ignore[misc]
         self._judging, self._scorer = eval_data, adapter_of(self.model)
         shared = is_distributed() and isinstance(eval_data, CatalogueSizedLoader)
@@ -336,6 +359,7 @@ class TrainerMixin(SavingMixin):
             return broadcast(measure() if is_main_process() else None)
 
     _fitting = False
+    _bar = TrainingBar("", 0, 0, show=False)
     _judging: Any = None
     _scorer: Any = None
 

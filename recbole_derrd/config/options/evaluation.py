@@ -176,14 +176,23 @@ def _check_splitting(given: Mapping[str, Any]) -> None:
         _check_ratios(way, parts)
 
 
+def left_out(settings: Any) -> frozenset[str]:
+    """Return which of the splits "validation" and "test" eval_args leave out on purpose.
+
+    Args:
+        settings: checked ones, or RecBole's configuration made of them.
+    """
+    if settings["benchmark_filename"] is not None:
+        return frozenset()
+    ((way, parts),) = settings["eval_args"]["split"].items()
+    of_one = {"valid_only": (1, 0), "test_only": (0, 1)}
+    shares = of_one.get(parts, (1, 1)) if way == "LS" else tuple(parts[1:])
+    return frozenset(split for split, share in zip(_SPLITS[1:], shares) if not share)
+
+
 def _check_leave_one_out(way: Any) -> None:
     if way not in _LEAVE_ONE_OUT:
         raise OptionError(f"LS in eval_args cannot be {way!r}.{did_you_mean(str(way), _LEAVE_ONE_OUT)}")
-    if way != "valid_and_test":
-        empty = "test" if way == "valid_only" else "validation"
-        raise OptionError(
-            f"LS: {way} in eval_args leaves the {empty} split empty, and a run needs all three. Set LS: valid_and_test."
-        )
 
 
 def _check_ratios(way: str, parts: Any) -> None:
@@ -195,8 +204,8 @@ def _check_ratios(way: str, parts: Any) -> None:
         number = isinstance(part, (int, float)) and not isinstance(part, bool)
         if not number or not math.isfinite(part) or part < 0:
             raise OptionError(f"{way} in eval_args must hold three numbers, e.g. [0.8, 0.1, 0.1], not {part!r}.")
-        if part == 0:
+        if part == 0 and split == "training":
             raise OptionError(
-                f"{way}: {parts} in eval_args leaves the {split} split empty, and a run needs all three. Set e.g. "
-                f"{way}: [0.8, 0.1, 0.1]."
+                f"{way}: {parts} in eval_args leaves the training split empty. Set e.g. {way}: [0.8, 0.1, 0.1]; a 0 "
+                "for validation or test leaves that split out."
             )
