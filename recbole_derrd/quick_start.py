@@ -18,6 +18,7 @@ from recbole_derrd.distillers import Need
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment import purpose
 from recbole_derrd.experiment.export import check_export, export_student
+from recbole_derrd.experiment.exports import notes_of
 from recbole_derrd.experiment.log import Notes, deprecations_hidden, log_model, own_log, own_threads
 from recbole_derrd.experiment.preflight import check_data, check_run
 from recbole_derrd.experiment.record_entries import record_of
@@ -129,6 +130,7 @@ def _run(config: DistillConfig, given: list[str]) -> dict[str, Any]:
     taught = [teacher.trained for teacher in teachers]
     if knowledge is not None and len(teachers) > 1:
         taught.insert(0, evaluated(config, teachers, knowledge, data))
+    notes.add(notes_of(teachers))
     if taught:
         notes.add(purpose.of_models(config, taught[0], plain))
     product = _train_student(config, data, knowledge)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import os
 import sys
 import warnings
@@ -154,4 +155,7 @@ def log_model(trained: TrainedModel, who: str) -> None:
     """Log where a model comes from and how good it is."""
     how = f"trained in {trained.seconds:.0f} s" if trained.epochs else "brought"
     how = "found, not trained again" if trained.found else how
-    getLogger().info(set_color(who, "yellow") + f": {trained.model} ({how}), test {trained.test}")
+    test = {} if all(math.isnan(value) for value in trained.test.values()) else trained.test
+    getLogger().info(
+        set_color(who, "yellow") + f": {trained.model} ({how}), {f'test {test}' if test else 'not evaluated'}"
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from tabulate import tabulate
 
 from recbole_derrd.evaluation.metrics import percent
@@ -64,12 +66,16 @@ def _gaps(record: RunRecord) -> dict[str, str]:
     return {title: percent((gaps or {}).get(record.valid_metric)) for title, gaps in found.items()}
 
 
+def _shown(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
 def _line(entry: ModelEntry, metrics: list[str], gap: str) -> list[str]:
     """Return a model's cells but for its title."""
     latency = entry.latency
     return [
         entry.model,
-        *(f"{entry.test.get(metric, float('nan')):.4f}" for metric in metrics),
+        *(_shown(entry.test.get(metric)) for metric in metrics),
         gap,
         "-" if entry.params is None else shown_size(entry.params, "").strip(),
         "-" if entry.bytes is None else shown_size(entry.bytes, "B"),
