@@ -24,8 +24,8 @@ Settings = Callable[..., dict[str, Any]]
 RRD: dict[str, Any] = {"distillers": ["rrd"], "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "latency_users": 0, "epochs": 2}
 ALL = {**RRD, "distillers": ["de", "rrd", "nkd", "cpd", "cd", "listwise", "ir_rrd", "rd", "sld", "dcd", "rce_kd"],
        "cpd_q": 3, "cpd_top_n": 10, "cd_n_distill": 3, "ir_rrd_k": 3, "ir_rrd_l": 3, "ir_rrd_top_n": 6,
-       "ir_rrd_item_k": 2, "ir_rrd_item_l": 2, "ir_rrd_item_top_n": 4, "rd_k": 3, "sld_k": 3, "sld_l": 3, "sld_top_n": 6,
-       "dcd_k": 3, "dcd_top_n": 6, "rce_kd_k": 4, "rce_kd_l": 4, "rce_kd_m": 8, "de_num_experts": 2,
+       "ir_rrd_item_k": 2, "ir_rrd_item_l": 2, "ir_rrd_item_top_n": 4, "rd_k": 3, "sld_k": 3, "sld_l": 3,
+       "sld_top_n": 6, "dcd_k": 3, "dcd_top_n": 6, "rce_kd_k": 4, "rce_kd_l": 4, "rce_kd_m": 8, "de_num_experts": 2,
        "compare_student": False}  # fmt: skip
 OF_RANKINGS = {**ALL, "distillers": ["rrd", "ir_rrd", "rd", "dcd"]}
 OF_SCORES = {**ALL, "distillers": ["rrd", "cd", "listwise", "ir_rrd", "rd", "sld", "dcd", "rce_kd"]}

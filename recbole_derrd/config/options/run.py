@@ -77,8 +77,8 @@ class RunOptions(Options):
     )
     store_bits: int = option(
         0,
-        "Bits a dimension in which the finished student's embeddings are stored as well, evaluated, and written beside "
-        "its checkpoint (.npz), for models of two embeddings; 0 stores nothing.",
+        "Bits a dimension (8, 4, 2 or 1) in which the finished student's embeddings are stored as well, evaluated, and "
+        "written as an export beside its checkpoint, for models of two embeddings; 0 stores nothing.",
         low=0,
         high=8,
     )

@@ -38,8 +38,8 @@ def matched(exported: Exported, data: Data) -> Matched:
     Raises:
         DataError: no user or no item is in both.
     """
-    fields = {"user": data.dataset.uid_field, "item": data.dataset.iid_field}
-    tokens = {side: [str(token) for token in data.dataset.field2id_token[field]] for side, field in fields.items()}
+    # Number n of a list is internal id n.
+    tokens = {side: ["", *own] for side, own in data.tokens.items()}
     rows = {side: _internal(exported, side, tokens[side]) for side in SIDES}
     counts = {side: int((rows[side] > 0).sum()) for side in SIDES}
     embeddings = rankings = None
