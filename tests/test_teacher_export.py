@@ -383,3 +383,16 @@ def test_a_damaged_export_is_refused(tiny_settings: Settings, tmp_path: Path) ->
             read_exported(out)
         file.write_bytes(before)
     assert read_exported(out).card
+
+
+@pytest.mark.slow
+def test_an_export_teaches_on_ml_100k(tmp_path: Path) -> None:
+    """The wide model's export in 4 bits lifts a narrow student above the plain one."""
+    common = {"checkpoint_dir": str(tmp_path / "saved"), "record_dir": str(tmp_path / "records"), "epochs": 15,
+              "latency_users": 0, "show_progress": False, "state": "WARNING"}  # fmt: skip
+    wide = run_recbole_derrd("BPR", "ml-100k", config_dict={**common, "distillers": [], "embedding_size": 64})
+    export(Request(Path(wide["checkpoints"]["student"]), tmp_path / "export", bits=4))
+    narrow = {**common, "distillers": ["de", "rrd"], "embedding_size": 8, "teacher_export": str(tmp_path / "export")}
+    record = run_recbole_derrd("BPR", "ml-100k", config_dict=narrow)
+    teacher, student, distilled = (record[role]["test"]["ndcg@10"] for role in ("teacher", "student", "distilled"))
+    assert teacher > distilled > student + 0.01
