@@ -164,7 +164,9 @@ def export(arguments: Sequence[str]) -> int:
 
 def _strip(given: Given) -> int:
     options = given.options
-    others = [f"--{key.replace('_', '-')}" for key in ("format", "bits", "top", "index", "keep_seen", "model") if options[key]]
+    others = [
+        f"--{key.replace('_', '-')}" for key in ("format", "bits", "top", "index", "keep_seen", "model") if options[key]
+    ]
     others += [setting.partition("=")[0] for setting in given.settings]
     if others:
         raise DistillError(

@@ -215,7 +215,7 @@ def _refuse_other_data(content: dict[str, Any], data: Data, checkpoint: Path) ->
     difference = theirs.difference(data.fingerprint) if theirs else None
     if difference:
         raise DataError(
-            f"'{checkpoint}' was not trained on these data: {difference}{_absent(ours, data)}. Give the data that it "
+            f"'{checkpoint}' was not trained on these data: {difference}{_absent(content['derrd'], data)}. Give the data that it "
             "was trained on (--data_path=FOLDER), and its --split_seed=N if its run had one."
         )
 
