@@ -214,8 +214,9 @@ def _refuse_other_data(content: dict[str, Any], data: Data, checkpoint: Path) ->
     theirs = fingerprint_in(content)
     difference = theirs.difference(data.fingerprint) if theirs else None
     if difference:
+        absent = _absent(content["derrd"], data)
         raise DataError(
-            f"'{checkpoint}' was not trained on these data: {difference}{_absent(content['derrd'], data)}. Give the data that it "
+            f"'{checkpoint}' was not trained on these data: {difference}{absent}. Give the data that it "
             "was trained on (--data_path=FOLDER), and its --split_seed=N if its run had one."
         )
 
