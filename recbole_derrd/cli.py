@@ -143,7 +143,9 @@ def export(arguments: Sequence[str]) -> int:
     given = read_arguments("export", arguments)
     options = given.options
     if options["out"] is None:
-        raise DistillError("An export needs a place: --out=FOLDER.")
+        raise DistillError(f"An export needs a place: --out={'FILE' if options['strip'] else 'FOLDER'}.")
+    if options["strip"]:
+        return _strip(given)
     from recbole_derrd.exporting import Request
     from recbole_derrd.exporting import export as written
     from recbole_derrd.exporting.card import summary
@@ -162,6 +164,24 @@ def export(arguments: Sequence[str]) -> int:
         index=options["index"],
     )
     print_out(summary(written(request), request.out))
+    return 0
+
+
+def _strip(given: Given) -> int:
+    options = given.options
+    others = [
+        f"--{key.replace('_', '-')}" for key in ("format", "bits", "top", "index", "keep_seen", "model") if options[key]
+    ]
+    others += [setting.partition("=")[0] for setting in given.settings]
+    if others:
+        raise DistillError(
+            f"--strip writes the checkpoint alone, and {', '.join(others)} cannot change it: take them out."
+        )
+    from recbole_derrd.exporting.strip import strip
+
+    out = Path(options["out"])
+    before, after = strip(Path(given.names[0]), out, force=options["force"])
+    print_out(f"Checkpoint without the optimiser's state: {out} ({after:,} bytes, before {before:,})\n")
     return 0
 
 

@@ -18,7 +18,7 @@ from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.distillers import Need
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment import purpose
-from recbole_derrd.experiment.export import check_export, export_student
+from recbole_derrd.experiment.exports import notes_of
 from recbole_derrd.experiment.log import (
     Notes,
     deprecations_hidden,
@@ -38,6 +38,7 @@ from recbole_derrd.experiment.teachers import (
     teachers_of,
     weighting_of,
 )
+from recbole_derrd.exporting.student import check_export, export_student
 from recbole_derrd.model_cache.keys import cache_key, evaluation_settings
 from recbole_derrd.model_cache.named_files import with_contents
 from recbole_derrd.model_cache.results import TrainResult, split_metrics
@@ -146,6 +147,7 @@ def _run(config: DistillConfig, given: list[str], show_result: bool) -> dict[str
     taught = [teacher.trained for teacher in teachers]
     if knowledge is not None and len(teachers) > 1:
         taught.insert(0, evaluated(config, teachers, knowledge, data))
+    notes.add(notes_of(teachers))
     if taught:
         notes.add(purpose.of_models(config, taught[0], plain))
     product = _train_student(config, data, knowledge)
@@ -241,7 +243,7 @@ def _train_alone(
     logger.info(set_color(what[0], "yellow") + what[1], extra=where_no_bar(config["show_progress"]))
     logger.info(model)
     trainer = trainer_for(config, model, checkpoint=checkpoint, role="distilled")
-    trainer.extra["derrd"] = {**data.seen, "distillers": config.run_options.distillers}
+    trainer.extra["derrd"] = {**data.seen, "distillers": config.run_options.distillers, "tokens": data.tokens}
     if not goes_on:
         # Were it left, a run killed before its own first one would be resumed from an earlier run's end.
         if is_main_process():

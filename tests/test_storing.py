@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import io
-import random
-import zipfile
+import json
 from pathlib import Path
 from typing import Any, Callable
 
-import numpy as np
 import pytest
 import torch
 from synthetic_records import groups_of, run_table
 
 from recbole_derrd.adapters import adapter_of
-from recbole_derrd.compression import load_tables
-from recbole_derrd.compression.file import save_tables
-from recbole_derrd.compression.recipe import Tables
-from recbole_derrd.compression.tables import ProductTable, QuantizedTable
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
-from recbole_derrd.errors import CheckpointError, OptionError
+from recbole_derrd.errors import OptionError
 from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.quick_start import run_recbole_derrd
+from recbole_derrd.serving import Recommender
 from recbole_derrd.training.checkpoint import read_checkpoint
 from recbole_derrd.training.checkpointing import load_weights
 
@@ -45,10 +39,15 @@ def test_the_file_holds_the_students_vectors_within_their_step(stored: Any) -> N
     student = build_model(config, prepare_data(config))
     path = record["checkpoints"]["student"]
     load_weights(student, read_checkpoint(path, student.device), path)
-    tables = load_tables(record["stored"]["file"])
+    export = Recommender.load(record["stored"]["file"])
     with torch.no_grad():
         wanted = adapter_of(student).score_all(torch.arange(student.n_users))[1:, 1:]
-    found = (tables.users.rows() @ tables.items.rows().T)[1:, 1:]
+    data = prepare_data(config)
+    assert export.item_ids == [str(token) for token in data.dataset.field2id_token["item_id"][1:]]
+    found = torch.zeros_like(wanted)
+    for row, (_, ranking) in enumerate(export.recommend_many(export.user_ids, 40, exclude_seen=False)):
+        for item, score in ranking:
+            found[row, export.item_ids.index(item)] = score
     assert (found - wanted).norm() < 0.25 * wanted.norm()
     assert (found - wanted).norm() > 1e-4 * wanted.norm(), "four bits are not float32"
 
@@ -64,8 +63,11 @@ def test_the_record_and_the_tables_tell_of_it(stored: Any) -> None:
         and entry["bits"] == 4
         and entry["test"].keys() == record["distilled"]["test"].keys()
     )
-    on_disk = Path(entry["file"]).stat().st_size
-    assert entry["bytes"] < on_disk < entry["bytes"] + 3000, "nothing but the tables, and a zip's headers"
+    arrays = [file.stat().st_size for file in Path(entry["file"]).glob("[ui][st]e*.*.npy")]
+    # Without the padding rows and the two units, which stand in the card; a header takes 128 bytes.
+    assert sum(arrays) == entry["bytes"] - 2 * 6 - 8 + 4 * 128, "nothing but the tables"
+    card = json.loads((Path(entry["file"]) / "card.json").read_text())
+    assert card["model"] == "BPR" and card["method"][0]["name"] == "rrd" and card["embedding"]["bits"] == 4
     assert "in 4 bits" in run_table(record) and entry["gap_recovered"].keys() == entry["test"].keys()
     labels = {row.label: row for group in groups_of([record]) for row in group.rows.values()}
     assert {"RRD", "RRD in 4 bits"} <= labels.keys()
@@ -101,6 +103,9 @@ def test_users_may_stay_as_they_are(tiny_settings: Settings) -> None:
     record = run_recbole_derrd("BPR", "tiny", config_dict=settings)
     entry = record["stored"]
     assert (entry["bytes_per_item"], entry["bytes_per_user"]) == (10, 32)
+    export = Recommender.load(entry["file"])
+    assert export.card["embedding"]["user_bits"] == 32 and len(export.recommend(export.user_ids[0], 5)) == 5
+    assert "(the users' in float32)" in (Path(entry["file"]) / "README.md").read_text()
     labels = [row.label for group in groups_of([record]) for row in group.rows.values()]
     assert "RRD in 8 bits (items)" in labels
     for metric, value in record["distilled"]["test"].items():
@@ -142,6 +147,7 @@ def test_a_finished_run_is_stored_in_other_bits_without_training(tiny_settings: 
         ),
         ("BPR", {"nproc": 2}, "store_bits is for a run of one process"),
         ("BPR", {"store_bits": 9}, "store_bits"),
+        ("BPR", {"store_bits": 3}, "store_bits must be 8, 4, 2 or 1"),
     ],
 )
 def test_what_cannot_be_stored_is_refused_early(
@@ -153,113 +159,19 @@ def test_what_cannot_be_stored_is_refused_early(
     assert not list(Path(settings["checkpoint_dir"]).rglob("*.pth")), "nothing has been trained"
 
 
-def test_a_bad_file_is_a_sentence(stored: Any, tmp_path: Path) -> None:
-    path = Path(stored[0]["stored"]["file"])
-    with pytest.raises(CheckpointError, match="There is no file"):
-        load_tables(tmp_path / "nowhere.npz")
-    for content, message in (
-        (path.read_bytes()[:300], "damaged, or no file of stored embeddings"),
-        (b"", "damaged, or no file of stored embeddings"),
-        (b"no zip", "damaged, or no file of stored embeddings"),
-    ):
-        (tmp_path / "bad.npz").write_bytes(content)
-        with pytest.raises(CheckpointError, match=message):
-            load_tables(tmp_path / "bad.npz")
-    np.save(tmp_path / "bad.npy", np.zeros(3))
-    with pytest.raises(CheckpointError, match="damaged, or no file of stored embeddings"):
-        load_tables(tmp_path / "bad.npy")
-    with np.load(path) as file:
-        arrays = {name: file[name] for name in file.files}
-    np.savez(tmp_path / "short.npz", **{**arrays, "item_scales": arrays["item_scales"][:-1]})
-    with pytest.raises(CheckpointError, match="a table is not whole"):
-        load_tables(tmp_path / "short.npz")
-    np.savez(tmp_path / "other.npz", weights=np.zeros(3))
-    with pytest.raises(CheckpointError, match="holds no stored embeddings of format 1"):
-        load_tables(tmp_path / "other.npz")
-    np.savez(tmp_path / "part.npz", format=np.array([1]), user_packed=np.zeros((3, 2), dtype=np.uint8))
-    with pytest.raises(CheckpointError, match="a table is not whole"):
-        load_tables(tmp_path / "part.npz")
-    np.savez(tmp_path / "code.npz", format=np.array([object()], dtype=object))
-    with pytest.raises(CheckpointError, match="damaged, or no file"):
-        load_tables(tmp_path / "code.npz")
+def test_a_run_of_other_bits_leaves_the_first_export(tiny_settings: Settings, stored: Any) -> None:
+    settings = tiny_settings("BPR", **COMMON, checkpoint_step=1, store_bits=4)
+    first = stored[0]["stored"]["file"]
+    before = {file.name: file.read_bytes() for file in Path(first).iterdir()}
+    other = run_recbole_derrd("BPR", "tiny", config_dict={**settings, "resume": True, "store_bits": 2})
+    assert Path(other["stored"]["file"]).is_dir() and other["stored"]["file"] != first
+    assert {file.name: file.read_bytes() for file in Path(first).iterdir()} == before
 
 
-def some_tables() -> Tables:
-    """A table of each kind that a file may hold."""
-    draw = torch.Generator().manual_seed(0)
-    codes = torch.randint(0, 4, (7, 2), generator=draw, dtype=torch.uint8)
-    users = QuantizedTable.of(torch.randn(5, 6, generator=draw), 3)
-    return Tables(users, ProductTable(codes, torch.randn(4, 6, generator=draw)))
-
-
-def content_of(tables: Tables) -> list[torch.Tensor]:
-    return [*tables.users.arrays().values(), *tables.items.arrays().values(), tables.users.rows(), tables.items.rows()]
-
-
-def test_flipped_bits_and_truncations_of_a_stored_file_are_found(tmp_path: Path) -> None:
-    """A file is read as it was written, or it is a sentence."""
-    path, draw = tmp_path / "tables.npz", random.Random(2)
-    save_tables(some_tables(), path)
-    whole, wanted, refused = path.read_bytes(), content_of(load_tables(path)), 0
-    assert all(torch.equal(one, two) for one, two in zip(wanted, content_of(some_tables())))
-    for case in range(300):
-        changed = bytearray(whole)
-        if case % 5 == 4:
-            del changed[draw.randrange(len(changed)) :]
-        else:
-            changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
-        path.write_bytes(changed)
-        try:
-            found = content_of(load_tables(path))
-        except CheckpointError as error:
-            assert "tables.npz" in str(error)
-            refused += 1
-            continue
-        assert all(torch.equal(one, two) for one, two in zip(wanted, found)), case
-    assert refused > 150
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "words"),
-    [
-        ("user_shape", [9, 6], "6 dimensions of 9 bits"),
-        ("user_shape", [3, 0], "0 dimensions"),
-        ("user_shape", [3, 10**15], "not those of so many"),
-        ("user_shape", [3], "user_shape"),
-        ("user_shape", [3.5, 6.0], "user_shape"),
-        ("user_scales", np.full(5, np.nan, np.float16), "no finite number"),
-        ("user_scales", np.ones(5, np.float32), "user_scales is float32"),
-        ("user_unit", np.zeros((1, 1), np.float32), "user_unit"),
-        ("user_packed", np.zeros((5, 3), np.int64), "user_packed is int64"),
-        ("item_codes", np.full((7, 2), 9, np.uint8), "centres that there are not"),
-        ("item_codes", np.zeros((0, 2), np.uint8), "item_codes"),
-        ("item_centres", np.zeros((4, 5), np.float32), "users have 6 dimensions and items 5"),
-        ("format", [[[1]]], "no stored embeddings of format 1"),
-    ],
-)
-def test_a_stored_file_with_wrong_values_is_a_sentence(tmp_path: Path, name: str, value: Any, words: str) -> None:
-    path = tmp_path / "tables.npz"
-    save_tables(some_tables(), path)
-    with np.load(path) as file:
-        arrays = {key: file[key] for key in file.files}
-    np.savez(path, **{**arrays, name: np.asarray(value)})
-    with pytest.raises(CheckpointError, match=r"tables\.npz") as caught:
-        load_tables(path)
-    assert words in str(caught.value)
-
-
-def test_an_archive_that_unpacks_to_much_or_claims_a_huge_array_takes_no_memory(tmp_path: Path) -> None:
-    path = tmp_path / "tables.npz"
-    save_tables(some_tables(), path)
-    with np.load(path) as file:
-        arrays = {key: file[key] for key in file.files}
-    np.savez_compressed(path, **arrays)
-    with pytest.raises(CheckpointError, match="damaged"):
-        load_tables(path)
-    head = io.BytesIO()
-    header = {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 1 << 20)}
-    np.lib.format.write_array_header_1_0(head, header)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("user_embeddings.npy", head.getvalue())
-    with pytest.raises(CheckpointError, match="damaged"):
-        load_tables(path)
+def test_what_is_no_export_is_not_replaced(tiny_settings: Settings, stored: Any) -> None:
+    folder = Path(stored[0]["stored"]["file"])
+    (folder / "card.json").unlink()
+    (folder / "mine.txt").write_text("mine")
+    with pytest.raises(OptionError, match="is no export"):
+        run_recbole_derrd("BPR", "tiny", config_dict=tiny_settings("BPR", **COMMON, store_bits=4))
+    assert (folder / "mine.txt").read_text() == "mine"

@@ -31,6 +31,8 @@ class Adapter:
     trainable: ClassVar[bool] = True
     #: Whether :meth:`start_at` can make its embeddings given ones.
     takes_start: ClassVar[bool] = False
+    #: Whether an item that it scores -inf is ranked, behind all others, or never.
+    ranks_all: bool = True
     #: Whether :meth:`score` may use a faster way where there is one; equal within rounding.
     fused: bool = True
 

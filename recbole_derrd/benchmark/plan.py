@@ -268,8 +268,10 @@ def _refuse_unsplit(settings: Mapping[str, Any], options: BenchmarkOptions) -> N
         ("eval_args with order: TO", order == "TO"),
         ("a seed in 'teacher'", "seed" in teacher),
         ("teacher_checkpoint", settings.get("teacher_checkpoint")),
+        ("teacher_export", settings.get("teacher_export")),
         ("a seed in 'teachers'", any("seed" in one for one in entries)),
         ("a checkpoint in 'teachers'", any("checkpoint" in one for one in entries)),
+        ("an export in 'teachers'", any("export" in one for one in entries)),
     ):
         if holds:
             raise OptionError(

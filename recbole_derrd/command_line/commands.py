@@ -58,7 +58,8 @@ COMMANDS = {
         "make a checkpoint, of stock RecBole too, into what is served: embeddings with the data's own ids, rankings",
         "recbole-derrd export CHECKPOINT --out=FOLDER [--format=npy|safetensors|parquet] [--bits=8|4|2|1]\n"
         "                            [--top=N] [--index=faiss|usearch] [--keep-seen] [--force] [--data_path=FOLDER]\n"
-        "                            [--key=value ...]",
+        "                            [--key=value ...]\n"
+        "       recbole-derrd export CHECKPOINT --strip --out=FILE",
         names="CHECKPOINT",
         settings=True,
     ),
@@ -111,7 +112,8 @@ OPTIONS: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
         (("--top",), "N", "write each user's N best items as well, to top.csv"),
         (("--index",), "faiss|usearch", "write a search index of the items as well, by inner product"),
         (("--keep-seen",), "", "leave a user's training items in these rankings"),
-        (("--force",), "", "replace an export of that name"),
+        (("--strip",), "", "write the checkpoint alone, without the optimiser's state, to the file that --out names"),
+        (("--force",), "", "replace an export of that name, or the file of --strip"),
         (("--model",), "CLASS", "package.module.Class of a model of your own, if the checkpoint is of one"),
     ),
     "evaluate": (

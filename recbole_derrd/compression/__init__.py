@@ -1,8 +1,7 @@
 """Embeddings in fewer bytes, with no training at all: a teacher's as the baseline, a student's as what is served."""
 
 from recbole_derrd.compression.evaluate import evaluate_tables
-from recbole_derrd.compression.file import load_tables, save_tables
 from recbole_derrd.compression.model import CompressedModel
 from recbole_derrd.compression.recipe import Tables, check_recipe, compress
 
-__all__ = ["CompressedModel", "Tables", "check_recipe", "compress", "evaluate_tables", "load_tables", "save_tables"]
+__all__ = ["CompressedModel", "Tables", "check_recipe", "compress", "evaluate_tables"]

@@ -49,7 +49,7 @@ def _typed(value: Any, *, inside: bool) -> Any:
     if inside and isinstance(value, (list, tuple)):
         return [_typed(one, inside=True) if isinstance(one, dict) else one for one in value]
     if inside and isinstance(value, dict):
-        names = ("model", "checkpoint")
+        names = ("model", "checkpoint", "export")
         return {
             key: one if key in names and not isinstance(one, os.PathLike) else _typed(one, inside=False)
             for key, one in value.items()
@@ -206,7 +206,9 @@ class DistillConfig(Config):
         teachers = self.external_config_dict.get("teachers")
         for index, one in enumerate(teachers if isinstance(teachers, list) else ()):
             if isinstance(one, dict):
-                keys = {key: value for key, value in one.items() if key not in ("model", "checkpoint", "trusted")}
+                keys = {
+                    key: value for key, value in one.items() if key not in ("model", "checkpoint", "trusted", "export")
+                }
                 self._refuse_in_teacher(keys, f" in number {index + 1} of 'teachers'")
 
     def _refuse_in_teacher(self, teacher: Mapping[str, Any], place: str) -> None:

@@ -50,6 +50,14 @@ class Data:
     candidates_file: Path | None = None
 
     @property
+    def tokens(self) -> dict[str, list[str]]:
+        """The own ids of users and items, by side, without the padding: place r of a list is internal id r + 1."""
+        fields = {"user": self.dataset.uid_field, "item": self.dataset.iid_field}
+        return {
+            side: [str(token) for token in self.dataset.field2id_token[field][1:]] for side, field in fields.items()
+        }
+
+    @property
     def seen(self) -> dict[str, Any]:
         """What a checkpoint says of the data that its model was trained on."""
         counts = {"users": self.history.n_users - 1, "items": self.history.n_items - 1}

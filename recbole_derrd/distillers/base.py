@@ -87,11 +87,17 @@ class Distiller(nn.Module, Generic[OptionsT]):
         self.seed = seed
         self.generator = torch.Generator(device=student.device).manual_seed(seed)
         self._left_out: Tensor | None = None
+        self._known: dict[str, Tensor | None] = {}
 
     @classmethod
     def defaults_for(cls, student: str) -> dict[str, Any]:
         """Return the options' defaults for a student of this RecBole model that differ from its own, by RecBole key."""
         return {cls.options_class.prefix + name: value for name, value in cls.student_defaults.get(student, {}).items()}
+
+    @classmethod
+    def needed(cls, options: Any) -> frozenset[Need]:
+        """Return what the method asks of the teacher under these options; at most :attr:`needs`."""
+        return cls.needs
 
     @classmethod
     def requirements(cls, options: Any, history: History) -> list[Requirement]:
@@ -117,6 +123,40 @@ class Distiller(nn.Module, Generic[OptionsT]):
     def leave_out(self, users: Tensor | None) -> None:
         """Leave users [n_users] out of the term, where there are any."""
         self._left_out = None if users is None else users.to(self.student.device)
+
+    def term(self, batch: StepBatch) -> Tensor:
+        """Return :meth:`forward` of what the teacher knows of a batch; 0 where that is nothing."""
+        batch = self._known_part(batch)
+        parts = [batch.users]
+        if Need.EMBEDDINGS in self.needs:
+            parts += [ids for ids in (batch.positives, batch.negatives) if ids is not None]
+        if not any(len(ids) for ids in parts):
+            return torch.zeros((), device=self.student.device)
+        loss: Tensor = self(batch)
+        return loss
+
+    def _known_part(self, batch: StepBatch) -> StepBatch:
+        """Return the users and items of a batch that the teacher knows; its rows stay those of the whole batch."""
+        users, items = self.known("user"), self.known("item")
+        if users is None and items is None:
+            return batch
+
+        def kept(ids: Tensor | None, known: Tensor | None) -> Tensor | None:
+            return ids if ids is None or known is None else ids[known[ids]]
+
+        of_users = kept(batch.users, users)
+        assert of_users is not None
+        return StepBatch(of_users, kept(batch.positives, items), kept(batch.negatives, items), batch.rows)
+
+    def known(self, side: str) -> Tensor | None:
+        """Return which users or items the teacher can teach by this method, bool [n]; None where it can all."""
+        if side not in self._known:
+            found = self.knowledge.known(side)
+            if Need.EMBEDDINGS in self.needs:
+                embedded = self.knowledge.known(side, by_embedding=True)
+                found = embedded if found is None else found if embedded is None else found & embedded
+            self._known[side] = None if found is None else torch.from_numpy(found).to(self.student.device)
+        return self._known[side]
 
     def taught(self, users: Tensor) -> Tensor:
         """Return those of a batch's users who are not left out of the term."""

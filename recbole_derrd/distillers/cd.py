@@ -86,6 +86,8 @@ class CDOptions(Options):
         return self.n_distill if self.guide == "uniform" else 2 * self.n_distill
 
 
+#: A score whose cross-entropy with a label of 0 is 0 to the bit, with a gradient of 0.
+_NOTHING = -1e4
 #: Numbers that one chunk of the student's scores may pass through (64 MB of float32).
 _CHUNK_NUMBERS = 1 << 24
 
@@ -145,7 +147,8 @@ class CollaborativeDistillation(Distiller[CDOptions]):
         self.check(options, knowledge.history)
         self.leave_out(short_users(knowledge.history, options.drawn))
         self.unobserved = NegativeSampler(knowledge.history)
-        #: Items of each user [n_users, n_distill] and their soft labels, drawn again in each epoch.
+        #: Items of each user [n_users, n_distill] and their soft labels, drawn again in each epoch; an item that the
+        #: teacher does not know has a label of -1.
         self.items: Tensor | None = None
         self.labels: Tensor | None = None
 
@@ -172,7 +175,11 @@ class CollaborativeDistillation(Distiller[CDOptions]):
         if scores.isnan().any():
             raise DataError("The teacher's scores hold NaN; train the teacher again with a lower learning_rate.")
         self.items = items.to(self.student.device)
-        self.labels = soft_labels(scores, options.t1, options.t2).to(self.student.device)
+        labels = soft_labels(scores, options.t1, options.t2)
+        known = self.knowledge.known("item")
+        if known is not None:
+            labels.masked_fill_(~torch.from_numpy(known)[items.long()], -1)
+        self.labels = labels.to(self.student.device)
 
     def _draw(self, start: int, stop: int, generator: torch.Generator) -> Tensor:
         """Draw from all unobserved items of users start .. stop - 1."""
@@ -225,7 +232,11 @@ class CollaborativeDistillation(Distiller[CDOptions]):
         users, scale = subsample(self.taught(batch.users), self.options.sample, self.generator)
         scores = self.student.score(users, self.items.index_select(0, users).long())
         with torch.autocast(device_type=self.student.device.type, enabled=False):
-            return scale * collaborative_loss(scores.float(), self.labels.index_select(0, users)).sum() / batch.rows
+            labels = self.labels.index_select(0, users)
+            if self.knowledge.known("item") is not None:
+                # Of an item that takes no part, score and label are such that it adds 0.
+                scores = scores.float().masked_fill(labels < 0, _NOTHING)
+            return scale * collaborative_loss(scores.float(), labels.clamp(min=0)).sum() / batch.rows
 
 
 def shuffled(rows: Tensor, generator: torch.Generator) -> Tensor:

@@ -41,7 +41,7 @@ from recbole_derrd.distillers.de import DEOptions, DistillationExperts, gating_w
 from recbole_derrd.distillers.hint_embeddings import HintEmbeddings, HintOptions
 from recbole_derrd.distillers.listwise import listwise_loss, target_probabilities
 from recbole_derrd.distillers.nkd import direction_errors
-from recbole_derrd.distillers.preconditions import Requirement, require_unobserved, short_users
+from recbole_derrd.distillers.preconditions import Requirement, require_unobserved, short_rankings
 from recbole_derrd.distillers.projector import projectors_of
 from recbole_derrd.distillers.subsampling import epoch_seed, subsample, subsampled_entities
 from recbole_derrd.errors import OptionError
@@ -197,7 +197,6 @@ class ConsistentPreferenceDistillation(Distiller[CPDOptions]):
         """
         super().__init__(options, knowledge, student, seed)
         self.check(options, knowledge.history)
-        self.leave_out(short_users(knowledge.history, options.q))
         self.maps: Any = (
             _Experts(options.of_experts(), knowledge, student, seed)
             if options.feature == "experts"
@@ -206,8 +205,8 @@ class ConsistentPreferenceDistillation(Distiller[CPDOptions]):
         # One stream of noise, whose state a training checkpoint keeps.
         self.maps.generator = self.generator
         self.rankings = torch.from_numpy(knowledge.top_items(options.top_n))
-        unobserved = knowledge.history.n_items - 1 - torch.from_numpy(knowledge.history.lengths)
-        self.ranking_lengths = unobserved.clamp(max=self.rankings.shape[1])
+        self.ranking_lengths = (self.rankings > 0).sum(dim=1)
+        self.leave_out(short_rankings(self.rankings, options.q))
         #: Items of each user whose order is to be kept [n_users, Q], drawn again in each epoch.
         self.items: Tensor | None = None
 

@@ -164,7 +164,10 @@ class ItemSideRankingDistillation(Distiller[IRRRDOptions]):
                 **shared,
             )
             mirrored: Any = SimpleNamespace(
-                history=swapped(knowledge.history), n_users=knowledge.n_items, top_items=knowledge.top_users
+                history=swapped(knowledge.history),
+                n_users=knowledge.n_items,
+                top_items=knowledge.top_users,
+                known=lambda side: knowledge.known("user" if side == "item" else "item"),
             )
             swapped_student: Any = _Swapped(student)
             self.item_side = RelaxedRankingDistillation(of_items, mirrored, swapped_student, seed + _ITEM_SIDE)

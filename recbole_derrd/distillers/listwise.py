@@ -182,6 +182,9 @@ class ListwiseDistillation(Distiller[ListwiseOptions]):
             logits[start:stop] = knowledge.scores(torch.arange(start, stop), ranked.long())
         if logits[items > 0].isnan().any():
             raise DataError("The teacher's scores hold NaN; train the teacher again with a lower learning_rate.")
+        known = knowledge.known("item")
+        if known is not None:
+            items.masked_fill_(~torch.from_numpy(known)[items.long()], 0)
         device = self.student.device
         self.items, self.logits = items.to(device), logits.masked_fill(items == 0, LOWEST).to(device)
 
@@ -214,11 +217,19 @@ class ListwiseDistillation(Distiller[ListwiseOptions]):
             return cross_entropy(scores.float(), teacher, items > 0, self.options.temperature).sum()
 
     def _hidden(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """Return rows and items that take no part: the padding item, and training items unless they are wanted."""
+        """Return rows and items that take no part: the padding item, training items unless they are wanted, and items
+        that the teacher does not know."""
         if self.options.observed:
             rows = torch.arange(len(users), device=users.device)
-            return rows, torch.zeros_like(rows)
-        return hidden_pairs(users, self._indptr, self._seen)
+            hidden = rows, torch.zeros_like(rows)
+        else:
+            hidden = hidden_pairs(users, self._indptr, self._seen)
+        known = self.known("item")
+        if known is None:
+            return hidden
+        unknown = (~known).nonzero().squeeze(1)
+        rows = torch.arange(len(users), device=users.device).repeat_interleave(len(unknown))
+        return torch.cat([hidden[0], rows]), torch.cat([hidden[1], unknown.repeat(len(users))])
 
     @torch.no_grad()
     def _targets(self, users: Tensor) -> Targets:

@@ -110,6 +110,13 @@ def require_unobserved(
     )
 
 
+def short_rankings(rankings: Tensor, wanted: int) -> Tensor | None:
+    """Return which users have fewer than ``wanted`` items in their rankings [n_users, N]; None where none has."""
+    short = (rankings > 0).sum(dim=1) < wanted
+    short[0] = False
+    return short if bool(short.any()) else None
+
+
 def short_users(history: History, wanted: int) -> Tensor | None:
     """Return which users have fewer than ``wanted`` unobserved items [n_users]; None where none has."""
     short = torch.from_numpy(history.n_items - 1 - history.lengths < wanted)

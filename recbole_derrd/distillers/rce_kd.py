@@ -191,6 +191,9 @@ class RejuvenatedCrossEntropy(Distiller[RCEKDOptions]):
                     stop = start + len(ranked)
                     items[start:stop], shared[start:stop] = self._drawn(ranked, self.best[start:stop], generator)
                     start = stop
+            known = self.knowledge.known("item")
+            if known is not None:
+                items.masked_fill_(~torch.from_numpy(known)[items.long()], 0)
             logits = self._teachers_scores(items)
         self.items, self.logits = items.to(device), logits.to(device)
         self.mixing = mixing_weight(shared, k, options.beta).to(device)

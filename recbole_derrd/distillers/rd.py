@@ -38,7 +38,7 @@ from recbole_derrd.config.options.schema import Options, option, share_of_users
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.negative_sampling import NegativeSampler
-from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved, short_users
+from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved, short_rankings
 from recbole_derrd.distillers.subsampling import epoch_seed, subsample
 from recbole_derrd.teacher import Knowledge
 
@@ -144,15 +144,15 @@ class RankingDistillation(Distiller[RDOptions]):
     test_settings: ClassVar = {"k": 4, "negatives": 20, "start_epoch": 0, "position_lambda": 3.0}
 
     def __init__(self, options: RDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
-        """Read the teacher's rankings, and leave out users who have fewer than K unobserved items.
+        """Read the teacher's rankings, and leave out users whom the teacher ranks fewer than K unobserved items for.
 
         Raises:
             OptionError: nearly all users have.
         """
         super().__init__(options, knowledge, student, seed)
         self.check(options, knowledge.history)
-        self.leave_out(short_users(knowledge.history, options.k))
         self.rankings = torch.from_numpy(knowledge.top_items(options.k)).to(student.device)
+        self.leave_out(short_rankings(self.rankings, options.k))
         self.position = position_weights(options.k, options.position_lambda).to(student.device)
         self.unobserved = NegativeSampler(knowledge.history)
         #: Unobserved items of each user [n_users, Q], drawn again in each epoch with dynamic weights; None before.

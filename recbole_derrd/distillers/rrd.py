@@ -143,10 +143,22 @@ class RelaxedRankingDistillation(Distiller[RRDOptions]):
         if self.short is not None:
             left = (unobserved - min(options.l, 1)).clamp(min=0, max=options.k)
             self.ranking_lengths = torch.where(self.short, left, self.ranking_lengths)
+        # A teacher may rank fewer items than there are, or not know all.
+        held = (self.rankings > 0).sum(dim=1)
+        self.ranking_lengths = torch.minimum(self.ranking_lengths, held)
+        unknown = knowledge.known("item")
+        self._unknown = None if unknown is None else torch.from_numpy(~unknown)
+        #: Whether a position may hold no item.
+        self.has_gaps = self.short is not None or unknown is not None or bool((held[1:] < options.k).any())
         # One row a user: K interesting items in the teacher's order, then L uninteresting ones; 0 for positions
         # without.
         self.items: Tensor | None = None
         self._excluded: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @classmethod
+    def needed(cls, options: RRDOptions) -> frozenset[Need]:
+        """Scores are needed for the full ranking alone."""
+        return cls.needs if options.ranking == "full" else cls.needs - {Need.SCORES}
 
     @classmethod
     def requirements(cls, options: RRDOptions, history: History) -> list[Requirement]:
@@ -179,12 +191,15 @@ class RelaxedRankingDistillation(Distiller[RRDOptions]):
         else:
             positions = sample_top_positions(lengths, options.k, options.decay, rankings.shape[1], generator)
             interesting = rankings.gather(1, positions).long()
-        if self.short is not None:
+        if self.has_gaps:
             interesting = interesting.masked_fill(torch.arange(options.k) >= lengths.unsqueeze(1), 0)
         if options.l == 0:
             return interesting
         keys, offsets = self._excluded.get(start) or self._exclude(start, stop)
         outside = sample_outside(keys, offsets, self.knowledge.history.n_items, options.l, generator)
+        if self._unknown is not None:
+            # That the teacher does not know an item says nothing against it.
+            outside = outside.masked_fill(self._unknown[outside], 0)
         return torch.cat([interesting, outside], dim=1)
 
     def _exclude(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -209,7 +224,7 @@ class RelaxedRankingDistillation(Distiller[RRDOptions]):
         k = self.options.k
         uninteresting = items[1:, k:].long()
         scores = self.knowledge.scores(torch.arange(1, len(items)), uninteresting)
-        if self.short is not None:
+        if self.has_gaps:
             scores = scores.masked_fill(uninteresting == 0, -torch.inf)
         items[1:, k:] = uninteresting.gather(1, scores.argsort(dim=1, descending=True)).to(torch.int32)
         return items
@@ -224,7 +239,7 @@ class RelaxedRankingDistillation(Distiller[RRDOptions]):
         users, scale = subsample(batch.users, self.options.sample, self.generator)
         items = self.items.index_select(0, users).long()
         scores = self.student.score(users, items)
-        held = None if self.short is None else items > 0
+        held = items > 0 if self.has_gaps else None
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             scores = scores.float()
             ordered = scores.shape[1] if self.options.ranking == "full" else self.options.k

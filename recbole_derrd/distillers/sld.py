@@ -124,7 +124,7 @@ class SoftLabelDistillation(Distiller[SLDOptions]):
         for start in range(1, n_users, at_once):
             stop = min(start + at_once, n_users)
             logits[start:stop] = self.knowledge.scores(torch.arange(start, stop), items[start:stop].long())
-        if self.drawing.short is not None:
+        if self.drawing.has_gaps:
             logits.masked_fill_(items == 0, LOWEST)
         if (logits.isnan() | logits.isposinf()).any():
             raise DataError("The teacher's scores hold NaN or inf; train the teacher again with a lower learning_rate.")
@@ -139,7 +139,7 @@ class SoftLabelDistillation(Distiller[SLDOptions]):
         scores = self.student.score(users, items)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             scores, temperature = scores.float(), self.options.temperature
-            if self.drawing.short is not None:
+            if self.drawing.has_gaps:
                 scores = scores.masked_fill(items == 0, LOWEST)
             teacher = self.logits.index_select(0, users)
             labels = soft_labels(teacher, scores, self.options.student_share, temperature)

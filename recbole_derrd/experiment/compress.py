@@ -68,6 +68,8 @@ def run_compressed(
     config = DistillConfig(model, dataset, config_files(config_file_list), settings, arguments)
     check_run(config)
     spec = only_spec(config)
+    if spec.export is not None:
+        raise OptionError("compress takes a teacher that is a model: name it by teacher_model or teacher_checkpoint.")
     name = spec.name(config)
     adapter = adapter_class(model_class(name))
     # Where a model's embeddings can be set, they are its embeddings; elsewhere they are seen once it is there.

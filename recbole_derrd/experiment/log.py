@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import os
 import sys
 import warnings
@@ -184,9 +185,9 @@ def log_model(trained: TrainedModel, who: str) -> None:
     """Log where a model comes from and how good it is."""
     how = f"trained in {trained.seconds:.0f} s" if trained.epochs else "brought"
     how = "found, not trained again" if trained.found else how
-    getLogger().info(
-        set_color(who, "yellow") + f": {trained.model} ({how}), test {shown_metrics(trained.test)}", extra=SHOWN
-    )
+    known = not all(math.isnan(value) for value in trained.test.values())
+    result = f"test {shown_metrics(trained.test)}" if known else "not evaluated"
+    getLogger().info(set_color(who, "yellow") + f": {trained.model} ({how}), {result}", extra=SHOWN)
 
 
 def shown_metrics(metrics: Mapping[str, float]) -> str:

@@ -16,6 +16,7 @@ from recbole_derrd.data.prepare import Data
 from recbole_derrd.distillers import Need
 from recbole_derrd.distillers.hint_embeddings import HintOptions
 from recbole_derrd.errors import OptionError
+from recbole_derrd.experiment.exports import check_exports
 from recbole_derrd.experiment.log import most_threads
 from recbole_derrd.recbole_compat.models import missing_package, model_class
 from recbole_derrd.registry import METHODS, method_class
@@ -23,6 +24,7 @@ from recbole_derrd.report.schema import BenchmarkEntry
 from recbole_derrd.runtime.files import try_writing
 from recbole_derrd.student.warm_start import can_start, check_start_size
 from recbole_derrd.teacher import TeacherSpec, teacher_specs
+from recbole_derrd.teacher.exported.model import ExportedEmbeddings
 from recbole_derrd.teacher.search import check_search
 
 
@@ -57,23 +59,30 @@ def check_run(config: DistillConfig) -> None:
             )
         return
     specs = teacher_specs(config)
-    names = [spec.name(config) for spec in specs]
-    check_roles(config["model"], names, list(options.distillers))
-    check_hints(config, names)
-    _check_start(config, specs)
-    for name, spec in zip(names, specs):
+    exported = check_exports(config, specs)
+    models = [spec for spec in specs if spec.export is None]
+    names = [spec.name(config) for spec in models]
+    embedded = any(one.embeddings is not None for one in exported)
+    check_roles(config["model"], names, list(options.distillers), embedded=embedded)
+    check_hints(config, names, embedded=embedded)
+    _check_start(config, specs, embedded=embedded)
+    for name, spec in zip(names, models):
         _check_teacher(config, name, spec)
 
 
-def _check_start(config: DistillConfig, specs: list[TeacherSpec]) -> None:
+def _check_start(config: DistillConfig, specs: list[TeacherSpec], *, embedded: bool) -> None:
     if config.run_options.warm_start == "none":
         return
     student = config["model"]
     if not adapter_class(model_class(student)).takes_start:
         able = sorted(name for name, adapter in ADAPTERS.items() if adapter.takes_start)
         raise OptionError(f"warm_start cannot set the embeddings of {student}, only those of {', '.join(able)}.")
+    if embedded:
+        return
     wanted, sizes = config["embedding_size"], []
     for spec in specs:
+        if spec.export is not None:
+            continue
         teacher = spec.name(config)
         size = spec.embedding_size(config)
         adapter = adapter_class(model_class(teacher))
@@ -176,8 +185,14 @@ def _refuse_unwritable(key: str, folder: Path) -> None:
         ) from error
 
 
-def check_roles(student: str, teachers: list[str], distillers: list[str]) -> None:
+def check_roles(student: str, teachers: list[str], distillers: list[str], *, embedded: bool = False) -> None:
     """Refuse what these models cannot do.
+
+    Args:
+        student: the student's RecBole model.
+        teachers: those of the teachers that are models.
+        distillers: the methods.
+        embedded: whether another teacher, which comes as files, has embeddings.
 
     Raises:
         OptionError: the student cannot learn, or a method asks for embeddings that a model does not have.
@@ -195,6 +210,8 @@ def check_roles(student: str, teachers: list[str], distillers: list[str]) -> Non
         if Need.EMBEDDINGS not in method_class(name).needs:
             continue
         for role, models in (("teacher", teachers), ("student", [student])):
+            if role == "teacher" and embedded:
+                continue
             if not any(adapter_class(model_class(model)).hints for model in models):
                 raise OptionError(
                     f"{name} needs user and item embeddings, and the {role} {' or '.join(models)} has none. "
@@ -212,7 +229,7 @@ def _without_embeddings() -> str:
     return f"[{', '.join(name for name in METHODS if Need.EMBEDDINGS not in method_class(name).needs)}]"
 
 
-def check_hints(config: DistillConfig, teachers: list[str]) -> None:
+def check_hints(config: DistillConfig, teachers: list[str], *, embedded: bool = False) -> None:
     """Refuse hint layers that student or teachers do not have; which of several teaches by embeddings is seen later.
 
     Raises:
@@ -225,10 +242,13 @@ def check_hints(config: DistillConfig, teachers: list[str]) -> None:
             ("hint", [config["model"]], options.layers()),
             ("teacher_hint", teachers, options.teacher_layers()),
         ):
-            hints = list(dict.fromkeys(hint for model in models for hint in adapter_class(model_class(model)).hints))
+            files = ExportedEmbeddings.hints if embedded and key == "teacher_hint" else ()
+            hints = list(
+                dict.fromkeys([*files, *(hint for model in models for hint in adapter_class(model_class(model)).hints)])
+            )
             for layer in layers:
                 if layer is not None and layer not in hints:
                     raise OptionError(
-                        f"{' or '.join(models)} has no hint layer '{layer}' ({options.prefix}{key}). It has: "
-                        f"{', '.join(hints)}."
+                        f"{' or '.join(models) or 'The teacher'} has no hint layer '{layer}' ({options.prefix}{key}). "
+                        f"It has: {', '.join(hints)}."
                     )

@@ -71,7 +71,9 @@ def _left_out(config: DistillConfig) -> list[str]:
 def _without_distillers(config: DistillConfig) -> list[str]:
     if config.distillers_given:
         return []
-    teacher = [key for key in ("teacher", "teacher_model", "teacher_checkpoint", "teachers") if config[key]]
+    teacher = [
+        key for key in ("teacher", "teacher_model", "teacher_checkpoint", "teacher_export", "teachers") if config[key]
+    ]
     return [
         "No distillers are given, so this is plain RecBole training"
         f"{f', and {_listed(teacher)} is not used' if teacher else ''}. To distil, add e.g. distillers: [de, rrd]; "
@@ -93,7 +95,7 @@ def _without_snapshots(config: DistillConfig) -> list[str]:
     for name, options in config.method_options.items():
         if Need.TRAJECTORY not in method_class(name).needs or not getattr(options, "trajectory", True):
             continue
-        brought = all(spec.checkpoint for spec in teacher_specs(config))
+        brought = not any(spec.trained_here for spec in teacher_specs(config))
         if config.run_options.teacher_snapshots == 1 or brought:
             why = "all teachers are brought" if brought else "teacher_snapshots is 1"
             found.append(
@@ -135,7 +137,7 @@ def weak_teacher(config: DistillConfig) -> str | None:
 def _only_trained(config: DistillConfig) -> TeacherSpec | None:
     """Return the run's teacher if it is one, and trained by it; several may be good together, whatever their size."""
     specs = teacher_specs(config) if config.run_options.distillers else []
-    return specs[0] if len(specs) == 1 and specs[0].checkpoint is None else None
+    return specs[0] if len(specs) == 1 and specs[0].trained_here else None
 
 
 def _labels(config: DistillConfig) -> list[str]:
@@ -151,7 +153,7 @@ def _labels(config: DistillConfig) -> list[str]:
 def _trained_here(config: DistillConfig) -> list[DistillConfig]:
     """Return the configurations of the models that a run trains."""
     specs = teacher_specs(config) if config.run_options.distillers else []
-    teachers = (spec for spec in specs if spec.checkpoint is None)
+    teachers = (spec for spec in specs if spec.trained_here)
     return [config, *(config.derived(spec.name(config), spec.settings, teacher=True) for spec in teachers)]
 
 

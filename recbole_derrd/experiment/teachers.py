@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from logging import getLogger
-from typing import Callable
+from typing import Callable, Union
 
 from recbole.utils import set_color
 
@@ -17,6 +17,7 @@ from recbole_derrd.data.prepare import Data
 from recbole_derrd.distillers import Need
 from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.evaluation.latency import Latency
+from recbole_derrd.experiment.exports import refuse_partial_start
 from recbole_derrd.experiment.log import log_model, shown_metrics
 from recbole_derrd.model_cache.evaluated import evaluate_model
 from recbole_derrd.model_cache.results import TrainedModel
@@ -30,11 +31,13 @@ from recbole_derrd.teacher import (
     BuildSettings,
     Ensemble,
     EnsembleKnowledge,
+    ExportTeacher,
     RankWeighting,
     StoredKnowledge,
     Teacher,
     TeacherSpec,
     knowledge_folder,
+    read_exported,
     teacher_specs,
 )
 
@@ -61,20 +64,33 @@ def weighting_of(config: DistillConfig) -> RankWeighting:
     return RankWeighting(options.ensemble_weighting, options.ensemble_power)
 
 
-def teachers_of(config: DistillConfig, data: Data) -> list[Teacher]:
+#: A teacher that is a model, or one that comes as files.
+AnyTeacher = Union[Teacher, ExportTeacher]
+
+
+def teachers_of(config: DistillConfig, data: Data) -> list[AnyTeacher]:
     """Train, find or load the teachers of a run, one after another."""
     specs = teacher_specs(config)
     several = len(specs) > 1
     if several:
         _refuse_unfit(config, data, specs)
-    teachers = []
+    teachers: list[AnyTeacher] = []
     for number, spec in enumerate(specs, 1):
-        teachers.append(Teacher.of(config, data, spec, snapshots_wanted(config)))
+        teachers.append(_teacher_of(config, data, spec))
         log_model(teachers[-1].trained, f"Teacher {number} of {len(specs)}" if several else "Teacher")
         if several:
             # One at a time, its data too.
             teachers[-1].forget()
     return teachers
+
+
+def _teacher_of(config: DistillConfig, data: Data, spec: TeacherSpec) -> AnyTeacher:
+    if spec.export is None:
+        return Teacher.of(config, data, spec, snapshots_wanted(config))
+    teacher = ExportTeacher.of(config, data, spec)
+    if len(teacher_specs(config)) == 1:
+        refuse_partial_start(config, teacher)
+    return teacher
 
 
 def _refuse_unfit(config: DistillConfig, data: Data, specs: Sequence[TeacherSpec]) -> None:
@@ -83,7 +99,7 @@ def _refuse_unfit(config: DistillConfig, data: Data, specs: Sequence[TeacherSpec
     for number, spec in enumerate(specs, 1):
         try:
             with kept_random_state():
-                key = Teacher.check(config, data, spec)
+                key = Teacher.check(config, data, spec) if spec.export is None else read_exported(spec.export).digest
         except DistillError as error:
             raise type(error)(f"Teacher {number} of {len(specs)}: {error}") from error
         if key in known:
@@ -94,9 +110,9 @@ def _refuse_unfit(config: DistillConfig, data: Data, specs: Sequence[TeacherSpec
         known[key] = number
 
 
-def knowledge_of(config: DistillConfig, teachers: Teacher | Sequence[Teacher], data: Data) -> StoredKnowledge:
+def knowledge_of(config: DistillConfig, teachers: AnyTeacher | Sequence[AnyTeacher], data: Data) -> StoredKnowledge:
     """Return the knowledge of a run's teacher or teachers, kept under their cache keys."""
-    teachers = [teachers] if isinstance(teachers, Teacher) else list(teachers)
+    teachers = [teachers] if isinstance(teachers, (Teacher, ExportTeacher)) else list(teachers)
     options = config.run_options
     settings = BuildSettings(
         options.knowledge_batch_size,
@@ -111,6 +127,12 @@ def knowledge_of(config: DistillConfig, teachers: Teacher | Sequence[Teacher], d
         members.append(StoredKnowledge(folder, teacher, data.history, settings, weighting))
     if len(members) == 1:
         return members[0]
+    starter = _best(config, teachers, lambda teacher: _can_start(config, teacher))
+    if starter is None and config.run_options.warm_start != "none":
+        raise OptionError(
+            "warm_start needs a teacher whose scores are dot products of embeddings as wide as the student's, and that "
+            "knows all of this run's users and items: none of these is. Take warm_start out, or add such a teacher."
+        )
     ensemble = Ensemble(
         members,
         teachers[0].config,
@@ -118,19 +140,21 @@ def knowledge_of(config: DistillConfig, teachers: Teacher | Sequence[Teacher], d
         weighting,
         count=min(options.ensemble_top_n, data.history.n_items - 1),
         leader=_best(config, teachers, lambda teacher: bool(teacher.hints)),
-        starter=_best(config, teachers, lambda teacher: _can_start(config, teacher)),
+        starter=starter,
     )
     folder = knowledge_folder(config.cache_dir, ensemble.key, data.fingerprint.train)
     # The ensemble adds up rankings: there are no embeddings to search by.
     return EnsembleKnowledge(folder, ensemble, data.history, dataclasses.replace(settings, search="exact"))
 
 
-def _can_start(config: DistillConfig, teacher: Teacher) -> bool:
+def _can_start(config: DistillConfig, teacher: AnyTeacher) -> bool:
+    if isinstance(teacher, ExportTeacher):
+        return bool(teacher.hints) and not teacher.known and teacher.size >= (config["embedding_size"] or 0)
     adapter = adapter_class(model_class(teacher.config["model"]))
     return can_start(config["embedding_size"] or 0, adapter, teacher.config["embedding_size"])
 
 
-def _best(config: DistillConfig, teachers: Sequence[Teacher], able: Callable[[Teacher], bool]) -> int | None:
+def _best(config: DistillConfig, teachers: Sequence[AnyTeacher], able: Callable[[AnyTeacher], bool]) -> int | None:
     """Return which of the teachers that are able is the best on the validation split; None where none is."""
     metric, sign = config["valid_metric"].lower(), 1 if config["valid_metric_bigger"] else -1
     positions = [index for index, teacher in enumerate(teachers) if able(teacher)]
@@ -138,7 +162,7 @@ def _best(config: DistillConfig, teachers: Sequence[Teacher], able: Callable[[Te
 
 
 def evaluated(
-    config: DistillConfig, teachers: Sequence[Teacher], knowledge: StoredKnowledge, data: Data
+    config: DistillConfig, teachers: Sequence[AnyTeacher], knowledge: StoredKnowledge, data: Data
 ) -> TrainedModel:
     """Return what the teachers are together: the one teacher itself, or the ensemble, evaluated or found.
 

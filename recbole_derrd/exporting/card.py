@@ -55,6 +55,7 @@ def _embedding(request: Request, embeddings: Embeddings) -> dict[str, Any]:
     return {
         "size": embeddings.size,
         "bits": embeddings.bits,
+        **({} if embeddings.user_bits is None else {"user_bits": embeddings.user_bits}),
         "format": request.kind,
         "units": embeddings.units or None,
         "bytes_per_item": embeddings.bytes_a_row("item"),
@@ -134,6 +135,8 @@ def readme(card: dict[str, Any]) -> str:
 def _with_embeddings(card: dict[str, Any]) -> list[str]:
     embedding = card["embedding"]
     bits = "float32" if embedding["bits"] == 32 else f"{embedding['bits']} bits a dimension"
+    if embedding.get("user_bits", embedding["bits"]) != embedding["bits"]:
+        bits += " (the users' in float32)"
     lines = [
         f"The score of a user and an item is the **inner product** (no cosine) of two vectors of {embedding['size']} "
         f"dimensions, in {bits}: {embedding['bytes_per_item']} bytes an item ({embedding['format']}).",

@@ -39,6 +39,8 @@ _OF_THE_COMMAND = {
 }
 _QUIET = {"show_progress": False, "state": "ERROR", "log_wandb": False}
 _LONGEST = 10_000
+#: Ids that an error names.
+_NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +64,8 @@ class Trained:
     @property
     def tokens(self) -> tuple[list[str], list[str]]:
         """The own ids of users and items, without the padding."""
-        dataset = self.data.dataset
-        users, items = (dataset.field2id_token[field] for field in (dataset.uid_field, dataset.iid_field))
-        return [str(token) for token in users[1:]], [str(token) for token in items[1:]]
+        tokens = self.data.tokens
+        return tokens["user"], tokens["item"]
 
 
 def load_trained(request: Asked) -> Trained:
@@ -213,10 +214,28 @@ def _refuse_other_data(content: dict[str, Any], data: Data, checkpoint: Path) ->
     theirs = fingerprint_in(content)
     difference = theirs.difference(data.fingerprint) if theirs else None
     if difference:
+        absent = _absent(content["derrd"], data)
         raise DataError(
-            f"'{checkpoint}' was not trained on these data: {difference}. Give the data that it was trained on "
-            "(--data_path=FOLDER), and its --split_seed=N if its run had one."
+            f"'{checkpoint}' was not trained on these data: {difference}{absent}. Give the data that it "
+            "was trained on (--data_path=FOLDER), and its --split_seed=N if its run had one."
         )
+
+
+def _absent(ours: Any, data: Data) -> str:
+    """Return which ids of a checkpoint these data do not have, in words; nothing where it holds no ids."""
+    tokens = ours.get("tokens")
+    parts = []
+    for side, own in data.tokens.items():
+        theirs = tokens.get(side) if isinstance(tokens, dict) else None
+        if not isinstance(theirs, list) or not all(isinstance(token, str) for token in theirs):
+            continue
+        known = set(own)
+        missing = [token for token in theirs if token not in known]
+        if missing:
+            named = ", ".join(shown(token) for token in missing[:_NAMED])
+            more = f" and {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
+            parts.append(f"{len(missing):,} of its {len(theirs):,} {side}s are not in them: {named}{more}")
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def _refuse_other_sizes(model: Any, content: dict[str, Any], checkpoint: Path) -> None:

@@ -36,7 +36,7 @@ def export(request: Request) -> dict[str, Any]:
     with locked(request.out, "exports to this folder"):
         request.check_place()
         with building_folder(request.out, replace=request.force) as folder, write_errors_named(request.out):
-            return _write(folder, request, trained, embeddings)
+            return write_export(folder, request, trained, embeddings)
 
 
 def _check_without_embeddings(request: Request, name: str) -> None:
@@ -51,7 +51,8 @@ def _check_without_embeddings(request: Request, name: str) -> None:
         raise OptionError(f"{words}. Export its users' rankings: --top=100.")
 
 
-def _write(folder: Path, request: Request, trained: Trained, embeddings: Embeddings | None) -> dict[str, Any]:
+def write_export(folder: Path, request: Request, trained: Trained, embeddings: Embeddings | None) -> dict[str, Any]:
+    """Write every file of an export into a folder; return its card."""
     users, items = trained.tokens
     history = trained.data.history
     write_identities(folder, users, items)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from recbole_derrd.adapters import Adapter, EmbeddingAdapter
-from recbole_derrd.compression import compress
+from recbole_derrd.compression import Tables, compress
 from recbole_derrd.compression.tables import QuantizedTable
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.data.history import History
@@ -31,6 +31,8 @@ class Embeddings:
     units: dict[str, float]
     size: int
     bits: int
+    #: Bits of the users' vectors, where they have others than the items'.
+    user_bits: int | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -39,7 +41,8 @@ class Embeddings:
 
     def vectors(self, side: str) -> Vectors:
         """Return a side's vectors as they are served."""
-        return Vectors(self.arrays[side], self.size, self.bits, self.units.get(side, 1.0), self.counts[side])
+        bits = self.user_bits or self.bits if side == "user" else self.bits
+        return Vectors(self.arrays[side], self.size, bits, self.units.get(side, 1.0), self.counts[side])
 
     def bytes_a_row(self, side: str) -> int:
         """Return the bytes of one vector, its scale included."""
@@ -68,13 +71,20 @@ def embeddings_of(adapter: Adapter, bits: int, seed: int) -> Embeddings | None:
 
 
 def _in_few_bits(adapter: EmbeddingAdapter, bits: int, seed: int) -> Embeddings:
-    tables = compress(adapter, CompressOptions(method="quantized", bits=bits, users=True), seed)
+    return of_tables(compress(adapter, CompressOptions(method="quantized", bits=bits, users=True), seed), bits)
+
+
+def of_tables(tables: Tables, bits: int) -> Embeddings:
+    """Return quantised tables, of which the users' may be float32, as they are stored."""
     arrays, units = {}, {}
     for side, table in (("user", tables.users), ("item", tables.items)):
-        assert isinstance(table, QuantizedTable)
-        arrays[side] = {"codes": table.packed[1:].numpy(), "scales": table.scales[1:].numpy()}
-        units[side] = float(table.unit)
-    return Embeddings(arrays, units, tables.items.size, bits)
+        if isinstance(table, QuantizedTable):
+            arrays[side] = {"codes": table.packed[1:].numpy(), "scales": table.scales[1:].numpy()}
+            units[side] = float(table.unit)
+        else:
+            arrays[side] = {"embeddings": np.ascontiguousarray(table.rows()[1:].numpy(), np.float32)}
+    user_bits = None if "user" in units else 32
+    return Embeddings(arrays, units, tables.items.size, bits, user_bits)
 
 
 def scorer_of(adapter: Adapter, embeddings: Embeddings | None) -> Callable[[np.ndarray[Any, Any]], Any]:

@@ -64,12 +64,16 @@ def _gaps(record: RunRecord) -> dict[str, str]:
     return {title: percent((gaps or {}).get(record.valid_metric)) for title, gaps in found.items()}
 
 
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
 def _line(entry: ModelEntry, metrics: list[str], gap: str) -> list[str]:
     """Return a model's cells but for its title."""
     latency = entry.latency
     return [
         entry.model,
-        *(shown_metric(entry.test.get(metric, float("nan"))) for metric in metrics),
+        *(shown_metric(_number(entry.test.get(metric))) for metric in metrics),
         gap,
         "-" if entry.params is None else shown_size(entry.params, "").strip(),
         "-" if entry.bytes is None else shown_size(entry.bytes, "B"),

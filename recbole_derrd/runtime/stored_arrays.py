@@ -87,17 +87,6 @@ def read_array(path: Path) -> np.ndarray[Any, Any]:
     return array
 
 
-def member_array(file: IO[bytes], size: int) -> np.ndarray[Any, Any]:
-    """Read an array that is a part of an archive and ``size`` bytes long; see :func:`read_array`."""
-    header = Header(file, size)
-    content = file.read(size - header.start)
-    if file.read(1) or len(content) != size - header.start:
-        raise DamagedFileError("a part of it is not whole")
-    flat = np.frombuffer(content, header.dtype)
-    array: np.ndarray[Any, Any] = flat.reshape(header.shape, order="F" if header.fortran else "C").copy()
-    return array
-
-
 def checksum(path: Path) -> int:
     """Return the CRC-32 of a file."""
     found = 0

@@ -7,7 +7,7 @@
 ``item_ids.jsonl``      the same for items
 ``seen.indptr.npy``     int64 [users + 1]: user r has seen ``seen.items[indptr[r]:indptr[r + 1]]`` in training
 ``seen.items.npy``      int32: rows of items, ascending for each user
-``users.npy``           float32 [users, d], of an export in float32
+``users.npy``           float32 [users, d], of an export in float32, or in few bits for the items alone
 ``items.npy``           float32 [items, d]; score(u, i) = ⟨users[u], items[i]⟩
 ``items.codes.npy``     uint8 [items, ⌈d · bits / 8⌉], of an export in few bits (:mod:`recbole_derrd.serving.codes`)
 ``items.scales.npy``    float16 [items]; the same two for users
@@ -52,7 +52,9 @@ _CARD = fields(
                 "bits": whole(low=1, high=32),
                 "format": text(),
                 "units": nullable(mapping(number())),
-            }
+            },
+            # Where the users' vectors have other bits than the items'.
+            {"user_bits": whole(low=1, high=32)},
         ),
         "seen": flag,
         "score": anything,

@@ -81,7 +81,7 @@ class Recommender:
                 f"--format={READABLE[0]}."
             )
         try:
-            if kind not in FORMATS or bits not in BITS:
+            if kind not in FORMATS or not {bits, embedding.get("user_bits", bits)} <= set(BITS):
                 raise DamagedFileError(f"its vectors are {kind} in {bits} bits")
             sides = (("user", card["users"]), ("item", card["items"]))
             ids = {side: read_ids(place / ids_file(side), count, side) for side, count in sides}

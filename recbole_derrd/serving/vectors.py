@@ -69,7 +69,7 @@ def open_vectors(folder: Path, side: str, embedding: dict[str, Any], count: int)
     Raises:
         DamagedFileError: they are not what the card says.
     """
-    size, bits = embedding["size"], embedding["bits"]
+    size, bits = embedding["size"], embedding.get(f"{side}_bits", embedding["bits"])
     if embedding["format"] == "safetensors":
         arrays = read_safetensors(folder / f"{side}s.safetensors")
     elif bits == 32:

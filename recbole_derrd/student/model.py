@@ -81,7 +81,7 @@ class DistilledMixin:
         with self.adapter.shared():
             base = super().calculate_loss(interaction, *args, **kwargs)  # type: ignore[misc]
             batch = step_batch(self, interaction) if active else None
-            terms = [distiller.weight * distiller(batch) for distiller in active]
+            terms = [distiller.weight * distiller.term(batch) for distiller in active]
         bases = base if isinstance(base, tuple) else (base,)
         if self.base_weight != 1:
             # Computed even for a weight of 0: trainers of some models count on the term.

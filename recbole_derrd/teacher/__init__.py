@@ -3,6 +3,7 @@
 from recbole_derrd.teacher.array_builder import BuildSettings
 from recbole_derrd.teacher.ensemble import Ensemble, EnsembleKnowledge
 from recbole_derrd.teacher.ensemble_model import EnsembleModel
+from recbole_derrd.teacher.exported import Exported, ExportTeacher, read_exported
 from recbole_derrd.teacher.knowledge import Knowledge
 from recbole_derrd.teacher.rank_weighting import RankWeighting
 from recbole_derrd.teacher.source import GivenTeacher, NoTeacher, TeacherSource
@@ -15,6 +16,8 @@ __all__ = [
     "Ensemble",
     "EnsembleKnowledge",
     "EnsembleModel",
+    "ExportTeacher",
+    "Exported",
     "GivenTeacher",
     "Knowledge",
     "NoTeacher",
@@ -25,5 +28,6 @@ __all__ = [
     "TeacherSpec",
     "knowledge_folder",
     "only_spec",
+    "read_exported",
     "teacher_specs",
 ]

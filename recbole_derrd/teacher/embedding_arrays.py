@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from recbole_derrd.errors import DataError
+from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.runtime.processes import is_main_process, shard_range
 from recbole_derrd.teacher.array_builder import About, BuildSettings, create_shared, describe
 from recbole_derrd.teacher.array_checks import Expected, fault_of_embeddings
@@ -74,6 +74,7 @@ class Neighbours:
         components: principal components that distances are taken in, at most the embeddings' dimensions.
         embeddings: of all entities, the padding id's first [n, d].
         settings: whether to show a progress bar.
+        known: which entities have an embedding [n]; all of them if None. The others have no neighbours and are none.
     """
 
     side: str
@@ -82,6 +83,7 @@ class Neighbours:
     components: int
     embeddings: Array
     settings: BuildSettings
+    known: Array | None = None
 
     @property
     def name(self) -> str:
@@ -98,7 +100,13 @@ class Neighbours:
         """Compare all entities with all others, on the teacher's device."""
         device, progress = teacher.adapter.device, self.settings.progress(f"Nearest {self.side}s")
         file = create_shared(path, len(self.embeddings), self.count)
-        real = principal_components(torch.from_numpy(self.embeddings[1:]).to(device), self.components)
+        ids = torch.arange(1, len(self.embeddings)) if self.known is None else torch.from_numpy(self.known.nonzero()[0])
+        if len(ids) <= self.count:
+            raise OptionError(
+                f"The teacher knows {len(ids)} {self.side}s by embeddings, so that none has {self.count} others near "
+                "it. Ask for fewer neighbours, or take a teacher that knows more of them."
+            )
+        real = principal_components(torch.from_numpy(self.embeddings[ids.numpy()]).to(device), self.components)
         # Centring leaves the distances as they are and reduces their rounding errors.
         real = real - real.mean(dim=0)
         squares = real.square().sum(dim=1)
@@ -106,5 +114,9 @@ class Neighbours:
         start, stop = shard_range(len(real))
         for low in tqdm(range(start, stop, at_once), desc=progress, ncols=100, disable=not progress):
             found = nearest(real, low, min(low + at_once, stop), self.count, squares)
-            file.write(low + 1, (found + 1).to(torch.int32).cpu().numpy())
+            rows = ids[low : low + len(found)]
+            # From the first of them to the last: rows between are of entities that are not known.
+            block = torch.zeros(int(rows[-1] - rows[0]) + 1, self.count, dtype=torch.int32)
+            block[rows - rows[0]] = ids[found.cpu()].to(torch.int32)
+            file.write(int(rows[0]), block.numpy())
         return describe(file, components=self.components)

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable
 
+import numpy as np
+
 from recbole_derrd.data.history import History
 from recbole_derrd.errors import OptionError
 from recbole_derrd.teacher.array_builder import BuildSettings
 from recbole_derrd.teacher.ensemble_model import EnsembleAdapter, EnsembleModel
 from recbole_derrd.teacher.knowledge import Array
 from recbole_derrd.teacher.rank_weighting import RankWeighting
-from recbole_derrd.teacher.source import Load
+from recbole_derrd.teacher.source import Known, Load
 from recbole_derrd.teacher.stored_knowledge import StoredKnowledge
 
 
@@ -55,6 +57,21 @@ class Ensemble:
         """Hint layers of the teacher whose embeddings are used."""
         return () if self.leader is None else self.members[self.leader].teacher_hints
 
+    @property
+    def known(self) -> Known:
+        """Users and items that any of the teachers knows; a side of which one knows all is left out."""
+        found = {}
+        for side in ("user", "item"):
+            masks = [member.known(side) for member in self.members]
+            if all(mask is not None for mask in masks):
+                found[side] = np.logical_or.reduce(masks)  # type: ignore[arg-type]
+        return found
+
+    @property
+    def ranks_all(self) -> bool:
+        """Whether items in no ranking are ranked behind the others: not where a teacher does not know them."""
+        return all(member.known(side) is None for member in self.members for side in ("user", "item"))
+
     def model(self, *, among_candidates: bool = False) -> EnsembleModel:
         """Return the ensemble as a RecBole model."""
         model = EnsembleModel(
@@ -66,7 +83,9 @@ class Ensemble:
 
     def load(self) -> EnsembleAdapter:
         """Return the ensemble in its adapter."""
-        return EnsembleAdapter(self.model())
+        adapter = EnsembleAdapter(self.model())
+        adapter.ranks_all = self.ranks_all
+        return adapter
 
     def snapshots(self, count: int) -> contextlib.AbstractContextManager[Sequence[Load]]:
         """Give none: trajectories are each teacher's own."""
@@ -106,6 +125,12 @@ class EnsembleKnowledge(StoredKnowledge):
     def total_seconds(self) -> float:
         """Return how long building arrays took in this process, the teachers' own included."""
         return super().total_seconds() + sum(member.total_seconds() for member in self.members)
+
+    def known(self, side: str, *, by_embedding: bool = False) -> Array | None:
+        """Return whom any teacher knows, or the one whose embeddings are used; see :meth:`Knowledge.known`."""
+        if by_embedding:
+            return self.members[self.ensemble.leader or 0].known(side)
+        return super().known(side)
 
     def embeddings(self, side: str, hint: str | None = None) -> Array:
         """Return the embeddings of the best teacher that has any [n, d]; see :meth:`Knowledge.embeddings`."""

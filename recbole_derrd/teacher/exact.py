@@ -32,7 +32,7 @@ def hidden_entries(history: History, start: int, stop: int, device: torch.device
     return torch.from_numpy(rows).to(device), torch.from_numpy(items).to(device)
 
 
-def best_unseen(scores: Tensor, hidden: tuple[Tensor, Tensor], count: int) -> Tensor:
+def best_unseen(scores: Tensor, hidden: tuple[Tensor, Tensor], count: int, *, ranks_all: bool = True) -> Tensor:
     """Return each row's ``count`` best items without the hidden ones, best first; a row of too few ends in zeros.
 
     Apart from the search, only the hidden scores are touched: a pass over all scores costs as much as the search.
@@ -41,6 +41,7 @@ def best_unseen(scores: Tensor, hidden: tuple[Tensor, Tensor], count: int) -> Te
         scores: [n, n_items], contiguous float32; changed within and restored at the end. -inf is a valid score.
         hidden: rows and items to leave out; item 0 of every row is among them.
         count: at most n_items.
+        ranks_all: whether an item with -inf is ranked, behind all others, or left out as hidden ones are.
 
     Returns:
         Items [n, count], int32.
@@ -55,10 +56,11 @@ def best_unseen(scores: Tensor, hidden: tuple[Tensor, Tensor], count: int) -> Te
     if values[:, 0].isnan().any() or kept.isnan().any():
         raise DataError(DIVERGED)
     if (values[:, -1] == -torch.inf).any():
-        # The teacher may score an item -inf: lift those scores, so that -inf marks hidden items alone.
-        lifted = scores.clamp(min=torch.finfo(scores.dtype).min)
-        lifted[hidden] = -torch.inf
-        values, items = top_scores(lifted, count)
+        if ranks_all:
+            # The teacher may score an item -inf: lift those scores, so that -inf marks hidden items alone.
+            lifted = scores.clamp(min=torch.finfo(scores.dtype).min)
+            lifted[hidden] = -torch.inf
+            values, items = top_scores(lifted, count)
         items = items.masked_fill(values == -torch.inf, 0)
     # The scores may lie in the teacher's own memory.
     scores[hidden] = kept
@@ -93,4 +95,5 @@ class ExactSearch:
         """Return the rankings of users start .. stop - 1, scored at once [stop - start, count], int32."""
         users = torch.arange(start, stop, device=self.adapter.device)
         scores = self.adapter.score_all(users).float().contiguous()
-        return best_unseen(scores, hidden_entries(self.history, start, stop, scores.device), self.count)
+        hidden = hidden_entries(self.history, start, stop, scores.device)
+        return best_unseen(scores, hidden, self.count, ranks_all=self.adapter.ranks_all)

@@ -60,6 +60,17 @@ class Knowledge(QueryKnowledge, Protocol):
         """Hint layers that the teacher's embeddings can be read from, default first; empty where it has none."""
         ...
 
+    def known(self, side: str, *, by_embedding: bool = False) -> Array | None:
+        """Return which users or items the teacher ranks and scores [n], bool; None where it does all.
+
+        Rankings of the others are empty, and never hold them. The padding id is not known.
+
+        Args:
+            side: "user" or "item".
+            by_embedding: of which it has embeddings, instead; those of the others are zeros.
+        """
+        ...
+
     def embeddings(self, side: str, hint: str | None = None) -> Array:
         """Return the embeddings of all users or items at a hint layer [n, d], float32.
 

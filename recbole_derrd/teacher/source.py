@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
-from typing import Callable, Protocol
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Callable, Protocol
+
+import numpy as np
 
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.errors import OptionError
@@ -13,6 +16,9 @@ from recbole_derrd.runtime.randomness import kept_random_state
 
 #: Loads one snapshot of a teacher.
 Load = Callable[[], Adapter]
+#: Which users and items a teacher knows, by side: bool [n]; a side of which it knows all is left out.
+Known = Mapping[str, "np.ndarray[Any, Any]"]
+_ALL: Known = MappingProxyType({})
 
 
 class TeacherSource(Protocol):
@@ -21,6 +27,11 @@ class TeacherSource(Protocol):
     @property
     def hints(self) -> tuple[str, ...]:
         """Hint layers that its embeddings can be read from, default first."""
+        ...
+
+    @property
+    def known(self) -> Known:
+        """Which users and items it knows, by side; a side of which it knows all is left out."""
         ...
 
     def load(self) -> Adapter:
@@ -48,11 +59,13 @@ class GivenTeacher:
         load: returns the frozen teacher.
         hints: hint layers that its embeddings can be read from, default first.
         earlier: what loads each of its earlier snapshots, oldest first.
+        known: which users and items it knows, by side; a side of which it knows all is left out.
     """
 
     load: Load
     hints: tuple[str, ...] = ()
     earlier: tuple[Load, ...] = ()
+    known: Known = dataclasses.field(default_factory=dict)
 
     def snapshots(self, count: int) -> contextlib.AbstractContextManager[Sequence[Load]]:
         """Give the earlier snapshots, all of them."""
@@ -66,6 +79,7 @@ class NoTeacher:
     """What a run without distillers has in the place of a teacher."""
 
     hints: tuple[str, ...] = ()
+    known: Known = _ALL
 
     def load(self) -> Adapter:
         """Refuse.

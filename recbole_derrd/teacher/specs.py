@@ -9,6 +9,9 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.errors import CheckpointError, OptionError, shown
 from recbole_derrd.training.checkpoint import read_checkpoint
 
+#: What a teacher that comes as files is called in the place of a model.
+EXPORT = "Export"
+
 
 @dataclasses.dataclass(frozen=True)
 class TeacherSpec:
@@ -19,12 +22,19 @@ class TeacherSpec:
         settings: RecBole keys that differ from the student's.
         checkpoint: file of a trained teacher; if None, it is trained here or read from the cache.
         trusted: whether that file is accepted without proof that its model was trained on this run's split.
+        export: folder or file of its embeddings or rankings, which then are all that there is of it.
     """
 
     model: str | None
     settings: dict[str, Any]
     checkpoint: str | None
     trusted: bool = False
+    export: str | None = None
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether the run trains it, or finds it in the cache."""
+        return self.checkpoint is None and self.export is None
 
     def name(self, config: DistillConfig) -> str:
         """Return the RecBole model of this teacher.
@@ -32,13 +42,15 @@ class TeacherSpec:
         Raises:
             CheckpointError: the checkpoint holds another model than the user names.
         """
+        if self.export is not None:
+            return EXPORT
         if self.checkpoint is None:
             return self.model or str(config["model"])
         return self.checkpoint_model(config, read_checkpoint(self.checkpoint)["config"])
 
     def embedding_size(self, config: DistillConfig) -> int | None:
-        """Return the dimensions that are set for this teacher; None for a checkpoint, which has its own."""
-        if self.checkpoint is not None:
+        """Return the dimensions that are set for this teacher; None for one that is brought."""
+        if not self.trained_here:
             return None
         size: int | None = config.derived(self.name(config), self.settings, teacher=True)["embedding_size"]
         return size
@@ -67,6 +79,8 @@ class TeacherSpec:
 def teacher_specs(config: DistillConfig) -> list[TeacherSpec]:
     """Return the teachers that a configuration names, in its order; ``teacher`` holds for all that are trained here."""
     options = config.run_options
+    if options.teacher_export is not None:
+        return [TeacherSpec(None, {}, None, export=options.teacher_export)]
     if not options.teachers:
         return [
             TeacherSpec(options.teacher_model, options.teacher, options.teacher_checkpoint, options.teacher_trusted)
@@ -74,10 +88,10 @@ def teacher_specs(config: DistillConfig) -> list[TeacherSpec]:
     specs = []
     for given in options.teachers:
         own = {"model": given} if isinstance(given, str) else dict(given)
-        model, checkpoint = own.pop("model", None), own.pop("checkpoint", None)
+        model, checkpoint, export = (own.pop(key, None) for key in ("model", "checkpoint", "export"))
         trusted = bool(own.pop("trusted", options.teacher_trusted))
-        shared = {} if checkpoint else options.teacher
-        specs.append(TeacherSpec(model, {**shared, **own}, checkpoint, trusted))
+        shared = {} if checkpoint or export else options.teacher
+        specs.append(TeacherSpec(model, {**shared, **own}, checkpoint, trusted, export))
     return specs
 
 

@@ -82,6 +82,10 @@ class StoredKnowledge:
         """Whether the teacher is in memory."""
         return self._teacher.loaded
 
+    def known(self, side: str, *, by_embedding: bool = False) -> Array | None:
+        """Return which users or items the teacher knows; see :meth:`Knowledge.known`."""
+        return self._teacher.source.known.get(side)
+
     def forget_teacher(self) -> None:
         """Free the teacher's memory; it is loaded again if it is needed again."""
         self._teacher.forget()
@@ -99,7 +103,8 @@ class StoredKnowledge:
         layer = self._layer(hint)
         embeddings = self.embeddings(side, layer)
         width = min(components, embeddings.shape[1])
-        return self._arrays.open(Neighbours(side, layer, count, width, embeddings, self.settings))
+        known = self.known(side, by_embedding=True)
+        return self._arrays.open(Neighbours(side, layer, count, width, embeddings, self.settings, known))
 
     def _layer(self, hint: str | None) -> str | None:
         return hint or next(iter(self.teacher_hints), None)

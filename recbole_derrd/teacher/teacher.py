@@ -7,7 +7,8 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable
+from types import MappingProxyType
+from typing import Any, Callable, ClassVar
 
 from recbole.utils import dataset_arguments
 
@@ -25,6 +26,7 @@ from recbole_derrd.model_cache.same_split import proof_of_split
 from recbole_derrd.model_cache.train_or_find import find_trained, train_or_find
 from recbole_derrd.recbole_compat.models import model_class
 from recbole_derrd.teacher.checkpoint_settings import checkpoint_seed, checkpoint_settings
+from recbole_derrd.teacher.source import Known
 from recbole_derrd.teacher.specs import TeacherSpec, only_spec
 from recbole_derrd.training.checkpoint import read_checkpoint
 
@@ -40,6 +42,8 @@ class Teacher:
     trained: TrainedModel
     student_data: Data
     _data: Data | None = None
+    #: It was trained on these data, so it knows all of their users and items.
+    known: ClassVar[Known] = MappingProxyType({})
 
     @classmethod
     def of(

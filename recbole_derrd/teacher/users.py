@@ -42,7 +42,8 @@ class UserSearch:
         """Choose the chunks."""
         self.adapter, self.by_item, self.count = adapter, by_item, count
         scores = _CPU_SCORES if adapter.device.type == "cpu" else _SCORES
-        self._embeddings = isinstance(adapter, EmbeddingAdapter)
+        # A score of -inf, which is never ranked, is in no embedding.
+        self._embeddings = isinstance(adapter, EmbeddingAdapter) and adapter.ranks_all
         n_users, n_items = by_item.n_items, by_item.n_users
         #: Items that are ranked at once.
         self.chunk = chunk or max(_FEWEST_USERS, scores // n_users)

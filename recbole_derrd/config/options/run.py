@@ -32,6 +32,12 @@ class RunOptions(Options):
     teacher_checkpoint: str | None = option(
         None, "A trained teacher: our checkpoint or a stock RecBole .pth file.", kind=Text
     )
+    teacher_export: str | None = option(
+        None,
+        "A teacher that comes as files: a folder that 'recbole-derrd export' has written, or embeddings or rankings "
+        "with ids (Parquet, .npz, .csv), whatever has made them. In teachers: {export: FOLDER}.",
+        kind=Text,
+    )
     teacher_trusted: bool = option(
         False,
         "Take a brought teacher without proof that it has seen this run's split alone; the record says so. In "
@@ -39,8 +45,9 @@ class RunOptions(Options):
     )
     teachers: list[Any] = option(
         [],
-        "Several teachers, each a RecBole model, or its keys with model or checkpoint among them: [BPR, {model: "
-        "LightGCN, embedding_size: 64}, {checkpoint: x.pth}]; teacher holds for all that are trained.",
+        "Several teachers, each a RecBole model, or its keys with model, checkpoint or export among them: [BPR, "
+        "{model: LightGCN, embedding_size: 64}, {checkpoint: x.pth}, {export: FOLDER}]; teacher holds for all that are "
+        "trained.",
     )
     teacher_snapshots: int = option(
         4,
@@ -70,8 +77,8 @@ class RunOptions(Options):
     )
     store_bits: int = option(
         0,
-        "Bits a dimension in which the finished student's embeddings are stored as well, evaluated, and written beside "
-        "its checkpoint (.npz), for models of two embeddings; 0 stores nothing.",
+        "Bits a dimension (8, 4, 2 or 1) in which the finished student's embeddings are stored as well, evaluated, and "
+        "written as an export beside its checkpoint, for models of two embeddings; 0 stores nothing.",
         low=0,
         high=8,
     )
@@ -146,27 +153,18 @@ class RunOptions(Options):
                 )
 
     def _check_teachers(self) -> None:
+        if self.teacher_export is not None:
+            for key in ("teacher_model", "teacher_checkpoint", "teachers"):
+                if getattr(self, key):
+                    raise OptionError(f"teacher_export and {key} both name the teacher: take one of them out.")
         if not self.teachers:
             return
         for key in ("teacher_model", "teacher_checkpoint"):
             if getattr(self, key) is not None:
                 raise OptionError(f"{key} names one teacher and teachers several: take one of them out.")
         known: list[dict[str, Any]] = []
-        for index, entry in enumerate(self.teachers):
-            if not isinstance(entry, (str, dict)):
-                raise OptionError(
-                    f"Each of the teachers is a model's name or a dict of its keys, e.g. {{model: BPR, embedding_size: "
-                    f"64}}; number {index + 1} is {entry!r}."
-                )
-            own = {"model": entry} if isinstance(entry, str) else entry
-            for key in ("model", "checkpoint"):
-                if not isinstance(own.get(key, ""), str):
-                    raise OptionError(f"'{key}' of teacher number {index + 1} must be a text, but is {own[key]!r}.")
-            if not isinstance(own.get("trusted", False), bool) or ("trusted" in own and "checkpoint" not in own):
-                raise OptionError(
-                    f"'trusted' of teacher number {index + 1} stands beside a checkpoint and is True or False: a "
-                    "teacher that is trained here has seen this run's split."
-                )
+        for number, entry in enumerate(self.teachers, 1):
+            own = _checked_teacher(entry, number)
             if own in known:
                 raise OptionError(
                     f"The teacher {entry!r} is given twice. Take it out, or give it another seed and the run a "
@@ -190,3 +188,31 @@ class RunOptions(Options):
             parts = frozenset(FAST_EXACT if plain else FAST_EXACT + FAST_ROUNDED + FAST_DISTILLED)
         # A distilled student has no counterpart in stock RecBole.
         return parts.intersection(FAST_EXACT) if model in AMPLIFYING and not self.distillers else parts
+
+
+def _checked_teacher(entry: Any, number: int) -> dict[str, Any]:
+    """Return the keys of one of several teachers.
+
+    Raises:
+        OptionError: it is none.
+    """
+    if not isinstance(entry, (str, dict)):
+        raise OptionError(
+            f"Each of the teachers is a model's name or a dict of its keys, e.g. {{model: BPR, embedding_size: "
+            f"64}}; number {number} is {entry!r}."
+        )
+    own = {"model": entry} if isinstance(entry, str) else entry
+    for key in ("model", "checkpoint", "export"):
+        if not isinstance(own.get(key, ""), str):
+            raise OptionError(f"'{key}' of teacher number {number} must be a text, but is {own[key]!r}.")
+    if "export" in own and len(own) > 1:
+        others = ", ".join(str(key) for key in own if key != "export")
+        raise OptionError(
+            f"Teacher number {number} comes as files (export), which no other key changes: take out {others}."
+        )
+    if not isinstance(own.get("trusted", False), bool) or ("trusted" in own and "checkpoint" not in own):
+        raise OptionError(
+            f"'trusted' of teacher number {number} stands beside a checkpoint and is True or False: a "
+            "teacher that is trained here has seen this run's split."
+        )
+    return own
