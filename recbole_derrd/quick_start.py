@@ -215,6 +215,7 @@ def _train_student(config: DistillConfig, data: Data, knowledge: StoredKnowledge
             evaluation_settings(config),
             config.run_options.base_weight,
             config.run_options.warm_start,
+            *_added_settings(config),
             # Other methods read nothing of the snapshots, and the weighting of an ensemble is in its folder's name.
             [snapshots_wanted(config), repr(weighting_of(config))] if follows_teachers(config) else None,
         ),
@@ -224,6 +225,14 @@ def _train_student(config: DistillConfig, data: Data, knowledge: StoredKnowledge
     with locked(checkpoint, "trains this very student", checkpoint.with_suffix(".training.pth")) as waited:
         # The name holds every setting, so what the run before this one has just left need not be trained again.
         return _train_alone(config, data, knowledge, checkpoint, goes_on=waited or config.run_options.resume)
+
+
+def _added_settings(config: DistillConfig) -> list[Any]:
+    """Return the bits and the falling rate that a student is trained with, for its key; nothing where there are none."""
+    options = config.run_options
+    trained = [options.student_bits, options.user_bits, options.student_rotation]
+    falling = [] if options.learning_rate_end is None else [["learning_rate_end", options.learning_rate_end]]
+    return falling if options.student_bits == options.user_bits == 32 else [trained, *falling]
 
 
 def _train_alone(

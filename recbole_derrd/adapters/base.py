@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Callable, ClassVar
 
 import torch
@@ -33,6 +33,11 @@ class Adapter:
     takes_start: ClassVar[bool] = False
     #: Whether an item that it scores -inf is ranked, behind all others, or never.
     ranks_all: bool = True
+    #: The model's embedding tables of each side, by the names of their modules, where nothing else holds embeddings: a
+    #: student of such tables can be trained in few bits.
+    tables: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    #: Whether both sides' tables can be turned by one rotation without a change of any score.
+    rotates: ClassVar[bool] = False
     #: Whether :meth:`score` may use a faster way where there is one; equal within rounding.
     fused: bool = True
 

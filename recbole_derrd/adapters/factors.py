@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ class TwoTablesAdapter(FactorAdapter):
     """Two embedding tables as they are (BPR, LINE)."""
 
     takes_start = True
+    tables: ClassVar = {"user": ("user_embedding",), "item": ("item_embedding",)}
+    rotates = True
 
     def start_at(self, users: Tensor, items: Tensor) -> None:
         """Fill the tables."""

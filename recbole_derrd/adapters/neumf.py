@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from recbole.model.general_recommender import NeuMF
@@ -32,6 +32,9 @@ class NeuMFAdapter(Adapter):
     """NeuMF. Hint layers: the GMF embeddings, the MLP embeddings, or both end to end."""
 
     hints = ("gmf", "mlp", "concat")
+    tables: ClassVar = {
+        side: (f"{side}_mf_embedding", f"{side}_mlp_embedding") for side in ("user", "item")
+    }
 
     @classmethod
     def catalogue_at_once(cls, model: type[Any]) -> bool:

@@ -8,12 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from recbole_derrd.compression.packing import pack, packed_size, unpack
+from recbole_derrd.ops.packing import STEP_BYTES, pack, packed_size, unpack
 from recbole_derrd.compression.product import part_of_dimension, product_codes, product_rows
-from recbole_derrd.compression.quantize import best_steps, encode, levels
+from recbole_derrd.ops.quantize import best_steps, encode, levels
 
-#: Bytes of a row's step.
-SCALE_BYTES = 2
 #: Numbers of the rows that are packed, unpacked or decoded at once; bounds the memory of their single bits.
 _CHUNK_NUMBERS = 1 << 20
 
@@ -97,7 +95,7 @@ class QuantizedTable:
     @property
     def bytes_a_row(self) -> int:
         """The packed codes and the scale."""
-        return packed_size(self.size, self.bits) + SCALE_BYTES
+        return packed_size(self.size, self.bits) + STEP_BYTES
 
     @property
     def shared_bytes(self) -> int:

@@ -15,8 +15,14 @@ from recbole_derrd.adapters import EmbeddingAdapter, adapter_class, adapter_of
 def _arrays(model: Any) -> Iterator[tuple[int, int]]:
     """Yield (numbers, bytes) of each array that the model serves with; distillers and caches are none of them."""
     if adapter_class(type(model)).trainable:
+        # Of tables in few bits the codes count, each row's with its step.
+        few_bits = model.row_bytes() if hasattr(model, "row_bytes") else {}
         for name, parameter in model.named_parameters():
-            if not name.startswith("distillers."):
+            if name.startswith("distillers."):
+                continue
+            if name in few_bits:
+                yield (parameter.numel() if few_bits[name] else 0), len(parameter) * few_bits[name]
+            else:
                 yield parameter.numel(), parameter.numel() * parameter.element_size()
         return
     # Models without gradients keep what they learnt among RecBole's other parameters.
@@ -50,6 +56,8 @@ def bytes_per_item(model: Any) -> float:
     adapter = adapter_of(model)
     if not isinstance(adapter, EmbeddingAdapter):
         return model_bytes(model) / (adapter.n_items - 1)
+    if hasattr(model, "row_bytes") and model.row_bytes("item"):
+        return float(sum(model.row_bytes("item").values()))
     was_training = model.training
     model.eval()
     with adapter.shared():

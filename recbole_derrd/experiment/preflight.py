@@ -51,6 +51,7 @@ def check_run(config: DistillConfig) -> None:
         ("cache_dir", config.cache_dir),
     ):
         _refuse_unwritable(key, Path(folder))
+    _check_bits(config)
     if not options.distillers:
         if options.warm_start != "none":
             raise OptionError(
@@ -68,6 +69,18 @@ def check_run(config: DistillConfig) -> None:
     _check_start(config, specs, embedded=embedded)
     for name, spec in zip(names, models):
         _check_teacher(config, name, spec)
+
+
+def _check_bits(config: DistillConfig) -> None:
+    options = config.run_options
+    if options.student_bits == options.user_bits == 32:
+        return
+    if not adapter_class(model_class(config["model"])).tables:
+        able = sorted(name for name, adapter in ADAPTERS.items() if adapter.tables)
+        raise OptionError(
+            f"student_bits and user_bits cannot train {config['model']} in few bits, only {', '.join(able)}: a student "
+            "such as BPR learns from any teacher. Or store the finished student in few bits: store_bits."
+        )
 
 
 def _check_start(config: DistillConfig, specs: list[TeacherSpec], *, embedded: bool) -> None:

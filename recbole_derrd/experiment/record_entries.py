@@ -37,7 +37,10 @@ from recbole_derrd.runtime.processes import is_main_process
 from recbole_derrd.teacher import StoredKnowledge
 
 #: Options of a run that change its result and that few runs set.
-_SELDOM = ("warm_start", "distill_seed", "teacher_snapshots", "knowledge_search")
+_SELDOM = (
+    "warm_start", "student_bits", "user_bits", "student_rotation", "distill_seed", "teacher_snapshots",
+    "knowledge_search",
+)  # fmt: skip
 _USUAL = RunOptions()
 
 

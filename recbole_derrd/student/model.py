@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from logging import getLogger
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from recbole_derrd.adapters import Adapter, adapter_of
 from recbole_derrd.config.distill_config import DistillConfig
@@ -18,6 +19,14 @@ from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.recbole_compat.models import model_class
 from recbole_derrd.registry import method_class
 from recbole_derrd.runtime.randomness import kept_random_state
+from recbole_derrd.student.quantized import (
+    Bits,
+    load_plain_weights,
+    plain_weights,
+    quantize_student,
+    row_bytes,
+    table_steps,
+)
 from recbole_derrd.student.warm_start import warm_start
 from recbole_derrd.teacher import Knowledge
 
@@ -73,6 +82,10 @@ class DistilledMixin:
         The base loss comes last: NCL's trainer drops the last term of a tuple while it warms up, and that one is its
         own.
         """
+        with parametrize.cached():
+            return self._losses(interaction, *args, **kwargs)
+
+    def _losses(self, interaction: Any, *args: Any, **kwargs: Any) -> Any:
         active = self._active()
         if not active and (self.base_weight == 1 or not self.distillers):
             # A method may have a weight of 0 for a part of the training.
@@ -95,6 +108,22 @@ class DistilledMixin:
             self.loss_names = ["sum"]
             return sum(losses)
         return losses
+
+    def plain_weights(self) -> dict[str, Tensor]:
+        """Return the state under the names of the model's own class; of tables in few bits what the codes stand for."""
+        return plain_weights(self)  # type: ignore[arg-type]
+
+    def load_plain_weights(self, weights: Mapping[str, Tensor], steps: Mapping[str, Mapping[str, Any]]) -> None:
+        """Load :meth:`plain_weights`, and the steps that :meth:`table_steps` gave."""
+        load_plain_weights(self, weights, steps)  # type: ignore[arg-type]
+
+    def table_steps(self) -> dict[str, dict[str, Any]]:
+        """Return bits and steps of each table in few bits; empty in float32."""
+        return table_steps(self)  # type: ignore[arg-type]
+
+    def row_bytes(self, side: str | None = None) -> dict[str, int]:
+        """Return the bytes of a row of each parameter of the tables in few bits, of one side's if one is named."""
+        return row_bytes(self, None if side is None else self.adapter.tables.get(side, ()))  # type: ignore[arg-type]
 
     def sampling_state(self) -> dict[str, Tensor]:
         """Return the state of every distiller's generator."""
@@ -155,16 +184,20 @@ def build_student(config: DistillConfig, data: Data, knowledge: Knowledge) -> An
         OptionError: the student and the distillers do not fit.
     """
     student = build_model(config, data, distilled(model_class(config["model"])))
-    seed = config.run_options.distill_seed
+    options = config.run_options
+    seed = options.distill_seed
     seed = config["seed"] if seed is None else seed
     student.adapter.fused = "kernels" in config.fast
     # The student's random stream stays that of the plain model, whatever the distillers draw or read.
     with kept_random_state():
         methods = [
-            method_class(name)(options, knowledge, student.adapter, seed + index)
-            for index, (name, options) in enumerate(config.method_options.items())
+            method_class(name)(own, knowledge, student.adapter, seed + index)
+            for index, (name, own) in enumerate(config.method_options.items())
         ]
-        student.attach(methods, config.run_options.base_weight)
-        if config.run_options.warm_start == "svd":
+        student.attach(methods, options.base_weight)
+        if options.warm_start == "svd":
             warm_start(student.adapter, knowledge)
+        if options.student_bits < 32 or options.user_bits < 32:
+            bits = Bits(options.user_bits, options.student_bits, options.student_rotation)
+            quantize_student(student, student.adapter, bits, seed)
     return student

@@ -33,6 +33,8 @@ from recbole_derrd.training.resumption import (
 
 #: Parameters under this name belong to distillation and never reach the student's checkpoint.
 DISTILLERS = "distillers"
+#: Where the checkpoint of a student in few bits holds its tables' steps; stock RecBole does not read it.
+STEPS = "table_steps"
 
 
 class SavingMixin:
@@ -64,9 +66,10 @@ class SavingMixin:
         return sum(not name.startswith(DISTILLERS + ".") for name in names)
 
     def _stock_state(self, epoch: int) -> dict[str, Any]:
-        weights = {key: value for key, value in self.model.state_dict().items() if not key.startswith(DISTILLERS + ".")}
+        weights, steps = plain_weights(self.model), getattr(self.model, "table_steps", dict)()
         optimizer = self.optimizer.state_dict()
-        own = self._own_parameters()
+        # Of a student in few bits it belongs to other parameters than the weights in the file.
+        own = 0 if steps else self._own_parameters()
         optimizer = {
             "state": {key: value for key, value in optimizer["state"].items() if key < own},
             "param_groups": [
@@ -83,6 +86,7 @@ class SavingMixin:
             "other_parameter": self.model.other_parameter(),
             "optimizer": optimizer,
             **self.extra,
+            **({STEPS: steps} if steps else {}),
         }
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
@@ -217,14 +221,22 @@ class SavingMixin:
             ) from error
 
 
+def plain_weights(model: Any) -> dict[str, Any]:
+    """Return a model's weights under the names of its own class, without its distillers'."""
+    state = model.plain_weights() if hasattr(model, "plain_weights") else model.state_dict()
+    return {name: value for name, value in state.items() if not name.startswith(DISTILLERS + ".")}
+
+
 def load_weights(model: Any, checkpoint: dict[str, Any], source: str | Path) -> None:
     """Load a checkpoint's weights into a model, whether or not the model carries distillers.
 
     Raises:
         CheckpointError: the weights are of another shape or another model.
     """
-    own = {name: value for name, value in model.state_dict().items() if not name.startswith(DISTILLERS + ".")}
-    refuse_other_weights(own, checkpoint["state_dict"], type(model).__name__, source)
+    refuse_other_weights(plain_weights(model), checkpoint["state_dict"], type(model).__name__, source)
     values = fitting_values(model, checkpoint.get("other_parameter") or {}, source)
-    model.load_state_dict(checkpoint["state_dict"], strict=False)
+    if hasattr(model, "load_plain_weights"):
+        model.load_plain_weights(checkpoint["state_dict"], checkpoint.get(STEPS) or {})
+    else:
+        model.load_state_dict(checkpoint["state_dict"], strict=False)
     model.load_other_parameter(values)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 
 class _RowGradients:
@@ -84,5 +85,6 @@ def takes_rows(optimizer: Any) -> bool:
 def give_rows(model: nn.Module) -> None:
     """Let the embeddings of a model give their gradients by rows."""
     for module in model.modules():
-        if isinstance(module, nn.Embedding) and not module.scale_grad_by_freq:
+        # A table that is computed of its parameters takes its gradients whole.
+        if isinstance(module, nn.Embedding) and not module.scale_grad_by_freq and not is_parametrized(module):
             module.sparse = True

@@ -16,6 +16,7 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.trainer import Trainer
 from recbole.utils import get_trainer, set_color
+from torch.nn.utils import parametrize
 from torch.utils.tensorboard import SummaryWriter
 
 from recbole_derrd.adapters import adapter_of
@@ -213,6 +214,7 @@ class TrainerMixin(SavingMixin):
         if hasattr(self.model, "begin_epoch"):
             self.model.begin_epoch(epoch_idx)
         self._epoch = epoch_idx
+        self._set_learning_rate(epoch_idx)
         self._log_progress(epoch_idx)
         self._bar.epoch(epoch_idx)
         losses = super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
@@ -224,6 +226,16 @@ class TrainerMixin(SavingMixin):
             return losses
         means = mean_of_all(list(losses) if isinstance(losses, tuple) else [losses])
         return tuple(means) if isinstance(losses, tuple) else means[0]
+
+    def _set_learning_rate(self, epoch: int) -> None:
+        """Let a distilled student's learning rate fall to learning_rate_end: rate · (end / rate)^(epoch / (epochs − 1))."""
+        end = getattr(getattr(self.config, "run_options", None), "learning_rate_end", None)
+        if end is None or not hasattr(self.model, "distillers"):
+            return
+        begin, way = self.config["learning_rate"], min(1.0, epoch / max(1, self.epochs - 1))
+        for optimizer in self._optimizers().values():
+            for group in optimizer.param_groups:
+                group["lr"] = begin * (end / begin) ** way
 
     def _full_sort_batch_eval(self, batched_data: Any) -> Any:
         """Score a batch's catalogue, at once where RecBole would go pair by pair, or its candidates alone."""
@@ -352,7 +364,8 @@ class TrainerMixin(SavingMixin):
         if not self._fitting:
             # It opens itself again if it is written to.
             self.tensorboard.close()
-        with self._scorer.shared():
+        # A table in few bits is decoded once.
+        with self._scorer.shared(), parametrize.cached():
             if shared or not is_distributed():
                 return measure()
             # RecBole's sampled candidates are drawn from a random stream: one process draws and judges for all.

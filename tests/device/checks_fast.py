@@ -15,7 +15,7 @@ import recbole_derrd.ops.experts as experts_module
 import recbole_derrd.ops.full_softmax as catalogue
 from device.plan import Bench, Check, FailedError, equal, relative_error, within
 from recbole_derrd.compression import compress
-from recbole_derrd.compression.packing import pack, unpack
+from recbole_derrd.ops.packing import pack, unpack
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.distillers.de import gumbel_noise, mixed_experts, reconstruction_errors
 from recbole_derrd.distillers.hetcomp import overall_relation_loss

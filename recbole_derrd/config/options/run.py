@@ -75,6 +75,26 @@ class RunOptions(Options):
         "LightGCN).",
         choices=("none", "svd"),
     )
+    student_bits: int = option(
+        32,
+        "Bits a dimension of the distilled student's items while it is trained: every loss sees what the codes stand "
+        "for, and the finished student is stored in them; 32 is float32, the ordinary training.",
+        choices=(1, 2, 3, 4, 8, 32),
+    )
+    user_bits: int = option(32, "The same of its users.", choices=(1, 2, 3, 4, 8, 32))
+    student_rotation: str = option(
+        "learned",
+        "How the tables of a student in few bits are turned before its training begins: learned is the rotation that "
+        "loses least when the start is quantised; for models whose score is the dot product of two tables.",
+        choices=("learned", "random", "none"),
+    )
+    learning_rate_end: float | None = option(
+        None,
+        "Learning rate of the distilled student's last epoch, to which it falls by one factor an epoch; RecBole's "
+        "constant learning_rate if none.",
+        above=0,
+        kind=(float, int, type(None)),
+    )
     store_bits: int = option(
         0,
         "Bits a dimension (8, 4, 2 or 1) in which the finished student's embeddings are stored as well, evaluated, and "

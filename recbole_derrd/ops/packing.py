@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+#: Bytes of a row's step, a float16.
+STEP_BYTES = 2
+
 
 def packed_size(size: int, bits: int) -> int:
     """Return the bytes of a row of ``size`` codes: ⌈size · bits / 8⌉."""

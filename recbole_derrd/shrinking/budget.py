@@ -1,0 +1,104 @@
+"""What may be spent on an item, and the ways to spend it: dimensions, and bits of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from recbole_derrd.errors import OptionError
+from recbole_derrd.ops.packing import STEP_BYTES, packed_size
+
+#: Bits that a student can be trained in, fewest first.
+BITS = (1, 2, 4, 8)
+#: With fewer dimensions no split of a budget was ever the best.
+_FEWEST_DIMENSIONS = 4
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Dimensions and bits of each, of a student's items; and bits of its users."""
+
+    size: int
+    bits: int
+    user_bits: int = 32
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of an item's codes, without the step's two."""
+        return packed_size(self.size, self.bits)
+
+    @property
+    def user_bytes(self) -> int:
+        """Bytes of a user, with the step's two where there is one."""
+        return 4 * self.size if self.user_bits == 32 else packed_size(self.size, self.user_bits) + STEP_BYTES
+
+    def total(self, n_users: int, n_items: int) -> int:
+        """Return the bytes of so many users and items, steps included."""
+        return n_users * self.user_bytes + n_items * (self.item_bytes + STEP_BYTES)
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        users = "" if self.user_bits == 32 else f", users in {self.user_bits} bits"
+        return f"{self.size} dimensions in {self.bits} bit{'' if self.bits == 1 else 's'}{users}"
+
+
+def splits_of_bytes(item_bytes: int, most: int) -> list[Split]:
+    """Return the ways to spend so many bytes on an item's codes, fewest bits first.
+
+    Args:
+        item_bytes: bytes of an item's codes.
+        most: the most dimensions that the student may have (the teacher's: more hold nothing that it knows).
+
+    Raises:
+        OptionError: there is none.
+    """
+    found = [Split(min(8 * item_bytes // bits, most), bits) for bits in BITS]
+    # Held to the teacher's dimensions, fewer bits would leave bytes unused that more bits can take.
+    kept = [split for split in found if split.size >= _FEWEST_DIMENSIONS and 2 * split.item_bytes > item_bytes]
+    if not kept:
+        raise OptionError(
+            f"{item_bytes} bytes an item are {'too few' if item_bytes < _FEWEST_DIMENSIONS else 'too many'} for a "
+            f"teacher of {most} dimensions: give from 1 to {most} (a byte is 8 dimensions of one bit)."
+        )
+    return kept
+
+
+def splits_of_total(total: int, n_users: int, n_items: int, most: int) -> list[Split]:
+    """Return the ways to spend so many bytes on all users and items together, the users in 8 bits, fewest bits first.
+
+    Args:
+        total: bytes of the whole.
+        n_users: users, the padding included.
+        n_items: items, the padding included.
+        most: the most dimensions.
+
+    Raises:
+        OptionError: there is none.
+    """
+    found = []
+    for bits in BITS:
+        fitting = (Split(size, bits, 8) for size in range(most, _FEWEST_DIMENSIONS - 1, -1))
+        first = next((split for split in fitting if split.total(n_users, n_items) <= total), None)
+        if first is not None:
+            found.append(first)
+    if not found:
+        least = Split(_FEWEST_DIMENSIONS, BITS[0], 8).total(n_users, n_items)
+        raise OptionError(
+            f"{total:,} bytes are too few for {n_users - 1:,} users and {n_items - 1:,} items: the smallest student "
+            f"takes {least:,}."
+        )
+    return found
+
+
+def read_size(text: str) -> int:
+    """Return the bytes of a size as one writes it: 1MB, 250 kB, 4096.
+
+    Raises:
+        OptionError: it is none.
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kMG]?B)?\s*", text, re.IGNORECASE)
+    unit = _UNITS.get((match[2] or "").upper()) if match else None
+    if match is None or unit is None or not float(match[1]):
+        raise OptionError(f"--size cannot be '{text}'. Write bytes with a unit, e.g. 1MB or 250kB.")
+    return int(float(match[1]) * unit)

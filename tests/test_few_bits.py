@@ -1,0 +1,192 @@
+"""A student that is trained in few bits: what each part of a run sees of it, what is saved, and that it goes on exactly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+import torch
+from torch.nn.utils import parametrize
+
+from recbole_derrd.adapters import adapter_class
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.data.prepare import prepare_data
+from recbole_derrd.errors import OptionError
+from recbole_derrd.evaluation.size import bytes_per_item, model_bytes, parameter_count
+from recbole_derrd.experiment.preflight import check_run
+from recbole_derrd.model_cache.building import load_model
+from recbole_derrd.quick_start import knowledge_of, run_recbole_derrd
+from recbole_derrd.student.model import build_student
+from recbole_derrd.student.quantized import quantized_tables
+from recbole_derrd.teacher import Teacher
+from recbole_derrd.training.checkpoint import read_checkpoint
+from recbole_derrd.training.trainer import trainer_for
+
+Settings = Callable[..., dict[str, Any]]
+RRD = {"rrd_k": 5, "rrd_l": 5, "rrd_top_n": 20}
+
+
+def keys_of(tiny_settings: Settings, model: str = "BPR", **more: Any) -> dict[str, Any]:
+    given = {"distillers": ["rrd"], "student_bits": 2, "latency_users": 0, "compare_student": False, **RRD, **more}
+    return tiny_settings(model, **given)
+
+
+def built(keys: dict[str, Any], model: str = "BPR") -> tuple[Any, Any, DistillConfig]:
+    config = DistillConfig(model, "tiny", config_dict=keys)
+    check_run(config)
+    data = prepare_data(config)
+    knowledge = knowledge_of(config, [Teacher.of(config, data)], data)
+    return build_student(config, prepare_data(config), knowledge), data, config
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+def test_every_reader_of_the_items_sees_codes(tiny_settings: Settings, bits: int) -> None:
+    student, _, _ = built(keys_of(tiny_settings, student_bits=bits))
+    table = student.item_embedding.weight
+    for row in table[1:]:
+        assert len(row.unique()) <= 2**bits
+    users, items = torch.tensor([1, 2]), torch.tensor([[3, 4], [5, 6]])
+    assert torch.equal(student.adapter.item_embeddings(), table)
+    wanted = student.user_embedding.weight[users] @ table.T
+    torch.testing.assert_close(student.adapter.score_all(users), wanted)
+    torch.testing.assert_close(student.adapter.score(users, items), wanted.gather(1, items))
+    assert torch.equal(student.get_item_embedding(items[0]), table[items[0]])
+    # The users' table is as RecBole drew it, up to a rotation.
+    assert len(student.user_embedding.weight[1].unique()) == student.embedding_size
+
+
+def test_float32_is_the_ordinary_student_to_the_bit(tiny_settings: Settings) -> None:
+    one = run_recbole_derrd("BPR", "tiny", config_dict=keys_of(tiny_settings, student_bits=32, user_bits=32))
+    keys = keys_of(tiny_settings)
+    del keys["student_bits"]
+    other = run_recbole_derrd("BPR", "tiny", config_dict=keys)
+    first, second = (read_checkpoint(record["checkpoints"]["student"]) for record in (one, other))
+    assert one["checkpoints"]["student"] == other["checkpoints"]["student"]
+    for name, value in first["state_dict"].items():
+        assert torch.equal(value, second["state_dict"][name])
+    assert "table_steps" not in first
+
+
+@pytest.mark.parametrize("model", ["BPR", "NeuMF", "LINE"])
+def test_the_saved_student_is_the_models_own_with_the_same_metrics(tiny_settings: Settings, model: str) -> None:
+    keys = keys_of(tiny_settings, model, student_bits=2, user_bits=4)
+    record = run_recbole_derrd(model, "tiny", config_dict=keys)
+    path = Path(record["checkpoints"]["student"])
+    config = DistillConfig(model, "tiny", config_dict={**keys, "distillers": [], "student_bits": 32, "user_bits": 32})
+    data = prepare_data(config)
+    plain = load_model(config, data, path)
+    assert not any(parametrize.is_parametrized(module) for module in plain.modules())
+    trainer = trainer_for(config, plain, plain=True)
+    trainer.eval_collector.data_collect(data.train)
+    test = trainer.evaluate(data.test, load_best_model=False)
+    assert dict(test) == record["distilled"]["test"]
+    for side, bits in (("user", 4), ("item", 2)):
+        for name, table in plain.named_parameters():
+            if name in [f"{table}.weight" for table in adapter_class(type(plain)).tables[side]]:
+                assert all(len(row.unique()) <= 2**bits for row in table)
+
+
+def test_bytes_are_those_of_codes_and_steps(tiny_settings: Settings) -> None:
+    student, _, _ = built(keys_of(tiny_settings, embedding_size=10, student_bits=3, user_bits=8))
+    users, items = student.n_users, student.n_items
+    # 30 bits are 4 bytes, and 2 of the step.
+    assert bytes_per_item(student) == 4 + 2
+    assert model_bytes(student) == items * (4 + 2) + users * (10 + 2)
+    assert parameter_count(student) == 10 * (users + items)
+
+
+@pytest.mark.parametrize("bits", [1, 4])
+def test_codes_and_steps_come_back_from_the_checkpoint_exactly(tiny_settings: Settings, bits: int) -> None:
+    keys = keys_of(tiny_settings, student_bits=bits, user_bits=bits, epochs=3)
+    record = run_recbole_derrd("BPR", "tiny", config_dict=keys)
+    content = read_checkpoint(record["checkpoints"]["student"])
+    student, _, config = built(keys)
+    trainer = trainer_for(config, student)
+    trainer.load_best(record["checkpoints"]["student"])
+    for name in ("user_embedding", "item_embedding"):
+        assert torch.equal(student.get_submodule(name).weight, content["state_dict"][f"{name}.weight"])
+        assert content["table_steps"][name]["bits"] == bits
+    for name, quantizer in quantized_tables(student):
+        assert torch.equal(quantizer.steps(), content["table_steps"][name]["steps"])
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(tiny_settings: Settings, tmp_path: Path) -> None:
+    keys = keys_of(tiny_settings, epochs=6, eval_step=1, checkpoint_step=1, stopping_step=20)
+    whole = run_recbole_derrd("BPR", "tiny", config_dict={**keys, "checkpoint_dir": str(tmp_path / "whole")})
+
+    class Killed(Exception):
+        pass
+
+    keys = {**keys, "checkpoint_dir": str(tmp_path / "parts")}
+    from recbole_derrd.training.checkpointing import SavingMixin
+
+    saved, real = [], SavingMixin.save_training
+
+    def save_and_die(self: Any, epoch: int) -> None:
+        real(self, epoch)
+        saved.append(epoch)
+        if "distilled" in str(self.tensorboard.log_dir) and epoch == 2:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SavingMixin, "save_training", save_and_die)
+        with pytest.raises(Killed):
+            run_recbole_derrd("BPR", "tiny", config_dict=keys)
+    parts = run_recbole_derrd("BPR", "tiny", config_dict={**keys, "resume": True})
+    first, second = (read_checkpoint(record["checkpoints"]["student"]) for record in (whole, parts))
+    for name, value in first["state_dict"].items():
+        assert torch.equal(value, second["state_dict"][name])
+    assert whole["distilled"]["test"] == parts["distilled"]["test"]
+
+
+def test_a_warm_start_is_turned_and_its_scores_stay(tiny_settings: Settings) -> None:
+    """In 8 bits a start's scores are those of float32; the tables themselves are turned."""
+    more = {"teacher": {"embedding_size": 8, "epochs": 3}, "embedding_size": 6, "warm_start": "svd"}
+    plain, _, _ = built(keys_of(tiny_settings, student_bits=32, **more))
+    coded, _, _ = built(keys_of(tiny_settings, student_bits=8, **more))
+    unturned, _, _ = built(keys_of(tiny_settings, student_bits=8, student_rotation="none", **more))
+    users = torch.arange(1, plain.n_users)
+    wanted = plain.adapter.score_all(users)[:, 1:]
+    for student in (coded, unturned):
+        torch.testing.assert_close(student.adapter.score_all(users)[:, 1:], wanted, rtol=0.05, atol=0.02)
+    torch.testing.assert_close(unturned.user_embedding.weight, plain.user_embedding.weight)
+    assert (coded.user_embedding.weight - plain.user_embedding.weight)[1:].abs().max() > 0.01
+
+
+def test_a_learned_rotation_begins_nearer_than_none(tiny_settings: Settings) -> None:
+    more = {"teacher": {"embedding_size": 8, "epochs": 3}, "embedding_size": 6, "warm_start": "svd", "student_bits": 1}
+    plain, _, _ = built(keys_of(tiny_settings, **{**more, "student_bits": 32}))
+    users = torch.arange(1, plain.n_users)
+    wanted = plain.adapter.score_all(users)[:, 1:].detach()
+    errors = {}
+    for rotation in ("learned", "none"):
+        student, _, _ = built(keys_of(tiny_settings, student_rotation=rotation, **more))
+        errors[rotation] = float((student.adapter.score_all(users)[:, 1:].detach() - wanted).square().sum())
+    assert errors["learned"] < errors["none"]
+
+
+def test_every_loss_trains_the_latent_rows_and_the_steps(tiny_settings: Settings) -> None:
+    student, data, _ = built(keys_of(tiny_settings, distillers=["de", "rrd", "listwise"]))
+    student.begin_epoch(0)
+    batch = next(iter(data.train)).to(student.device)
+    losses = student.calculate_loss(batch)
+    (name, quantizer), = quantized_tables(student)
+    latent = student.get_parameter(f"{name}.parametrizations.weight.original")
+    for loss in losses:
+        rows, steps = torch.autograd.grad(loss, [latent, quantizer.log_ratios], retain_graph=True)
+        assert rows.abs().sum() > 0 and steps.abs().sum() > 0
+
+
+def test_models_without_tables_of_their_own_are_refused(tiny_settings: Settings) -> None:
+    config = DistillConfig("MultiVAE", "tiny", config_dict=keys_of(tiny_settings, "MultiVAE"))
+    with pytest.raises(OptionError, match="cannot train MultiVAE in few bits, only BPR, LINE, NeuMF"):
+        check_run(config)
+
+
+def test_the_record_says_in_how_many_bits(tiny_settings: Settings) -> None:
+    record = run_recbole_derrd("BPR", "tiny", config_dict=keys_of(tiny_settings, embedding_size=8, student_bits=4))
+    assert record["distilled"]["bytes_per_item"] == 6
+    assert record["options"]["student_bits"] == 4
+    assert json.loads(Path(record["path"]).read_text())["options"]["student_bits"] == 4
