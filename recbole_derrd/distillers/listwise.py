@@ -15,6 +15,13 @@ With ``listwise_items`` both softmaxes run over K items of each user alone, whic
 the teacher's K best, or the student's own K best, found again in each epoch. Published code takes these from all items,
 training items among them (``listwise_observed: True``), and counts a user once for each row of the batch.
 
+``listwise_labels: w`` adds the paper's hard targets: the user's training items I_u, each a right answer of its own, in
+a softmax over the whole catalogue at temperature 1,
+
+    L = sum_u [ H(softmax(t_u / T), softmax(s_u / T)) - w sum_{i in I_u} log softmax(s_u)_i ]
+
+With ``base_weight: 0`` it takes the place of the student's own loss, and each step sees all items.
+
 Paper and this: Hinton et al. multiply by T^2, so that the gradients' size does not depend on T. Here the sum is **not**
 multiplied by T^2, as in ListNet; the gradient by a logit is (p - q) / T.
 """
@@ -71,11 +78,22 @@ class ListwiseOptions(Options):
         "0 is the whole catalogue. The student's softmax is over the catalogue either way.",
         low=0,
     )
+    labels: float = option(
+        0.0,
+        "Weight of the user's training items beside the teacher's softmax: the cross-entropy of each in a softmax over "
+        "the whole catalogue; 0 leaves them to the student's own loss.",
+        low=0,
+    )
     sample: float = share_of_users()
 
     def __post_init__(self) -> None:
         """Check the options against each other."""
         super().__post_init__()
+        if self.labels and self.items != "all":
+            raise OptionError(
+                f"listwise_labels needs the whole catalogue, and listwise_items: {self.items} looks at some items: take "
+                "one of them out."
+            )
         if self.observed and self.top_n:
             raise OptionError(
                 "listwise_observed needs the whole catalogue, and the teacher's rankings hold unobserved items only: "
@@ -100,6 +118,16 @@ def listwise_loss(student: Tensor, targets: Tensor, temperature: float) -> Tenso
         Cross-entropy of each user [n]; at best the entropy of the teacher's softmax, ln m where all logits are equal.
     """
     return -(targets * (student / temperature).log_softmax(dim=1)).sum(dim=1)
+
+
+def label_loss(student: Tensor, labels: tuple[Tensor, Tensor]) -> Tensor:
+    """Return - sum log softmax(s)_i over the labels.
+
+    Args:
+        student: logits s [n, m]; -1e30 or less for items that take no part.
+        labels: rows and items.
+    """
+    return -student.log_softmax(dim=1)[labels].sum()
 
 
 def target_probabilities(teacher: Tensor, temperature: float) -> Tensor:
@@ -231,9 +259,19 @@ class ListwiseDistillation(Distiller[ListwiseOptions]):
         rows = torch.arange(len(users), device=users.device).repeat_interleave(len(unknown))
         return torch.cat([hidden[0], rows]), torch.cat([hidden[1], unknown.repeat(len(users))])
 
+    def _labels(self, users: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return rows and items of these users' training items, if they are right answers of themselves."""
+        if not self.options.labels:
+            return None
+        rows, items = hidden_pairs(users, self._indptr, self._seen)
+        return rows[len(users) :], items[len(users) :]
+
     @torch.no_grad()
     def _targets(self, users: Tensor) -> Targets:
-        """Return the teacher's softmax of these users."""
+        """Return the teacher's softmax of these users, and their labels."""
+        return self._soft_targets(users)._replace(labels=self._labels(users))
+
+    def _soft_targets(self, users: Tensor) -> Targets:
         temperature, hidden = self.options.temperature, self._hidden(users)
         if self.rankings is not None and self.ranking_scores is not None:
             items, scores = self.rankings[users].long(), self.ranking_scores[users]
@@ -251,12 +289,17 @@ class ListwiseDistillation(Distiller[ListwiseOptions]):
         scores = self.student.score_all(users)
         with torch.autocast(device_type=scores.device.type, enabled=False):
             scores = scores.float()
-            mass, items, hidden = self._targets(users)
+            mass, items, hidden, labels = self._targets(users)
             if items is not None:
                 # Places of a ranking that is too short hold item 0, with probability 0.
                 mass = torch.zeros_like(scores).scatter_add_(1, items, mass)
-            scores = scores.index_put(hidden, scores.new_tensor(LOWEST))
-            return listwise_loss(scores, mass, self.options.temperature).sum()
+            own = scores.index_put(hidden, scores.new_tensor(LOWEST))
+            total = listwise_loss(own, mass, self.options.temperature).sum()
+            if labels is None:
+                return total
+            padding = torch.zeros(scores.shape[1], dtype=torch.bool, device=scores.device)
+            padding[0] = True
+            return total + self.options.labels * label_loss(scores.masked_fill(padding, LOWEST), labels)
 
     def _sum(self, users: Tensor) -> Tensor:
         if not self.student.fused:
@@ -264,7 +307,7 @@ class ListwiseDistillation(Distiller[ListwiseOptions]):
 
         def by_embeddings(own: Tensor, every: Tensor) -> Tensor:
             targets = lambda low, high: self._targets(users[low:high])  # noqa: E731
-            return cross_entropy_sum(own, every, targets, self.options.temperature)
+            return cross_entropy_sum(own, every, targets, self.options.temperature, self.options.labels)
 
         return full_softmax_sum(self.student, users, self._readable, by_embeddings)
 

@@ -39,11 +39,13 @@ class Targets(NamedTuple):
         mass: q, [n, n_items] over the catalogue, or [n, N] of the listed items.
         items: the listed items [n, N], int64; None for the whole catalogue.
         hidden: rows and items that take no part, the padding item among them.
+        labels: rows and items that are right answers of themselves; none where there are none.
     """
 
     mass: Tensor
     items: Tensor | None
     hidden: tuple[Tensor, Tensor]
+    labels: tuple[Tensor, Tensor] | None = None
 
 
 #: Gives the targets of users start .. stop - 1 of those in question.
@@ -117,7 +119,33 @@ def product_sum(users: Tensor, items: Tensor, block: Block) -> Tensor:
     return total
 
 
-def cross_entropy_sum(users: Tensor, items: Tensor, source: Source, temperature: float) -> Tensor:
+def label_sum(scores: Tensor, labels: tuple[Tensor, Tensor], temperature: float) -> tuple[Tensor, Tensor]:
+    """Return - sum log softmax(T s)_i over the labels, float64, and its gradient by the scores s.
+
+    The softmax is over the whole catalogue without the padding item. Readable twin: ``label_loss`` in
+    ``distillers/listwise.py``.
+
+    Args:
+        scores: logits divided by T, s [n, n_items]; left as they are.
+        labels: rows and items.
+        temperature: T.
+    """
+    rows, items = labels
+    logits = scores * temperature
+    logits[:, 0] = LOWEST
+    logits -= logits.amax(dim=1, keepdim=True)
+    counts = rows.bincount(minlength=len(scores)).to(scores.dtype).unsqueeze(1)
+    chosen = logits[rows, items].sum(dtype=torch.float64)
+    sums = logits.exp_().sum(dim=1, keepdim=True)
+    part = (counts * sums.log()).sum(dtype=torch.float64) - chosen
+    gradient = logits.mul_(temperature * counts / sums)
+    gradient.index_put_((rows, items), gradient.new_tensor(-temperature), accumulate=True)
+    return part, gradient
+
+
+def cross_entropy_sum(
+    users: Tensor, items: Tensor, source: Source, temperature: float, label_weight: float = 0.0
+) -> Tensor:
     """Return sum_u H(q_u, softmax(<x_u, y> / T)): what ``listwise_loss`` gives for these embeddings' products, summed.
 
     Differentiable once, by both embeddings.
@@ -125,12 +153,14 @@ def cross_entropy_sum(users: Tensor, items: Tensor, source: Source, temperature:
     Args:
         users: the users' embeddings x [n, d].
         items: all items' embeddings y [n_items, d].
-        source: gives the teacher's softmax of a block of these users.
+        source: gives the teacher's softmax of a block of these users, and their labels.
         temperature: T.
+        label_weight: what :func:`label_sum` of the labels is added with.
     """
 
     def block(start: int, stop: int, scores: Tensor) -> tuple[Tensor, Tensor]:
         targets = source(start, stop)
+        labelled = None if targets.labels is None else label_sum(scores, targets.labels, temperature)
         scores[targets.hidden] = LOWEST
         scores -= scores.amax(dim=1, keepdim=True)
         if targets.items is None:
@@ -144,6 +174,9 @@ def cross_entropy_sum(users: Tensor, items: Tensor, source: Source, temperature:
             gradient -= targets.mass
         else:
             gradient.scatter_add_(1, targets.items, -targets.mass)
+        if labelled is not None:
+            part += label_weight * labelled[0]
+            gradient.add_(labelled[1], alpha=label_weight)
         return part, gradient
 
     return product_sum(users / temperature, items, block)

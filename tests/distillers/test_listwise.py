@@ -19,11 +19,14 @@ from recbole_derrd.adapters import Adapter
 from recbole_derrd.distillers import StepBatch
 from recbole_derrd.distillers.listwise import ListwiseDistillation, ListwiseOptions, listwise_loss, target_probabilities
 from recbole_derrd.errors import DataError, OptionError
-from recbole_derrd.ops.full_softmax import LOWEST, Targets, cross_entropy_sum, sum_by_blocks
+from recbole_derrd.ops.full_softmax import LOWEST, Targets, cross_entropy_sum, label_sum, sum_by_blocks
 from recbole_derrd.teacher import GivenTeacher, StoredKnowledge
 from recbole_derrd.testing import LossContract, TinyAdapter, TinyModel, World, make_world, some_rows, step
 
 T = 0.7
+CATALOGUE: list[dict[str, Any]] = [
+    {}, {"observed": True}, {"top_n": 6}, {"labels": 0.4}, {"labels": 2.0, "top_n": 6}, {"labels": 0.4, "observed": True},
+]  # fmt: skip
 
 
 def normal(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
@@ -65,6 +68,10 @@ def naive_forward(distiller: ListwiseDistillation, world: World, batch: StepBatc
         masses = naive_softmax([float(teacher[row, item]) for item in listed], T)
         for item, mass in zip(listed, masses):
             total -= mass * math.log(math.exp(float(student[row, item]) / T) / normaliser)
+        if options.labels:
+            powers = {item: math.exp(float(student[row, item])) for item in range(1, world.history.n_items)}
+            for item in world.seen(user):
+                total -= options.labels * math.log(powers[item] / sum(powers.values()))
     return total / batch.rows
 
 
@@ -118,7 +125,7 @@ class TestListwise(LossContract):
         assert loss.tolist() == pytest.approx(expected)
 
     @pytest.mark.parametrize("fused", [True, False])
-    @pytest.mark.parametrize("options", [{}, {"observed": True}, {"top_n": 6}, {"top_n": 500}])
+    @pytest.mark.parametrize("options", [*CATALOGUE, {"top_n": 500}])
     def test_reference_forward(self, world: World, options: dict[str, Any], fused: bool) -> None:
         """Prevents a padding item in the normaliser, and training items hidden in another user's row."""
         distiller = build(world, fused=fused, **options)
@@ -209,7 +216,7 @@ class TestListwise(LossContract):
             optimizer.step()
         assert shared() > before + 12
 
-    @pytest.mark.parametrize("options", [{}, {"observed": True}, {"top_n": 6}])
+    @pytest.mark.parametrize("options", CATALOGUE)
     @pytest.mark.parametrize("block", [1, 50, 1 << 20])
     def test_reference_fused_gradients(
         self, world: World, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], block: int
@@ -226,7 +233,7 @@ class TestListwise(LossContract):
         for one, other in zip(*found):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
-    @pytest.mark.parametrize("options", [{}, {"observed": True}, {"top_n": 6}])
+    @pytest.mark.parametrize("options", CATALOGUE)
     def test_reference_models_without_vectors(
         self, world: World, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
     ) -> None:
@@ -254,7 +261,8 @@ class TestListwise(LossContract):
         assert torch.autograd.gradcheck(lambda s: listwise_loss(s, mass, T), (normal(3, 5, seed=4).requires_grad_(),))
 
     @pytest.mark.parametrize("listed", [False, True])
-    def test_gradcheck_blocks(self, monkeypatch: pytest.MonkeyPatch, listed: bool) -> None:
+    @pytest.mark.parametrize("labelled", [False, True])
+    def test_gradcheck_blocks(self, monkeypatch: pytest.MonkeyPatch, listed: bool, labelled: bool) -> None:
         monkeypatch.setattr(catalogue_module, "_BLOCK_SCORES", 14)
         monkeypatch.setattr(catalogue_module, "_FEWEST_USERS", 2)
         masses = target_probabilities(normal(5, 3 if listed else 7, seed=3), T)
@@ -266,10 +274,44 @@ class TestListwise(LossContract):
         def source(start: int, stop: int) -> Targets:
             rows = torch.arange(stop - start)
             picked = None if items is None else items[start:stop]
-            return Targets(masses[start:stop], picked, (rows, torch.zeros_like(rows)))
+            # Row r of the catalogue has the labels 1 .. r: none, one, several.
+            label_rows = torch.cat([torch.full((row,), row - start) for row in range(start, stop)])
+            label_items = torch.cat([torch.arange(1, row + 1) for row in range(start, stop)])
+            labels = (label_rows, label_items) if labelled else None
+            return Targets(masses[start:stop], picked, (rows, torch.zeros_like(rows)), labels)
 
         embeddings = (normal(5, 2, seed=1).requires_grad_(), normal(7, 2, seed=2).requires_grad_())
-        assert torch.autograd.gradcheck(lambda *both: cross_entropy_sum(*both, source, T), embeddings)
+        assert torch.autograd.gradcheck(lambda *both: cross_entropy_sum(*both, source, T, 0.3), embeddings)
+
+    def test_golden_labels(self) -> None:
+        """Three items of logits 0, ln 2, ln 5 in a catalogue with the padding: shares 1/8, 2/8, 5/8."""
+        scores = torch.tensor([[9.0, 0.0, math.log(2), math.log(5)]], dtype=torch.float64) / T
+        labels = (torch.tensor([0, 0]), torch.tensor([3, 1]))
+        part, gradient = label_sum(scores.clone(), labels, T)
+        assert part.item() == pytest.approx(-math.log(5 / 8) - math.log(1 / 8))
+        wanted = [0.0, 2 / 8 - 1, 4 / 8, 10 / 8 - 1]
+        assert gradient[0].tolist() == pytest.approx([T * one for one in wanted])
+
+    def test_optimisation_labels_alone_are_learnt(self, world: World) -> None:
+        """With a teacher that knows nothing, the training items end above all others."""
+        users = torch.arange(1, world.history.n_users)
+        with torch.no_grad():
+            for weight in world.teacher.model.parameters():
+                weight.zero_()
+        distiller = build(world, labels=1.0)
+        optimizer = torch.optim.Adam(world.student.model.parameters(), lr=0.05)
+        for _ in range(150):
+            optimizer.zero_grad()
+            distiller(step(users.tolist(), [], [], rows=12)).backward()
+            optimizer.step()
+        with torch.no_grad():
+            scores = world.student.score_all(users)
+        hits = total = 0
+        for row, user in enumerate(users.tolist()):
+            seen = world.seen(user)
+            best = set((scores[row, 1:].topk(len(seen)).indices + 1).tolist())
+            hits, total = hits + len(best & set(seen)), total + len(seen)
+        assert hits > 0.6 * total
 
     def test_optimisation_one_block_in_memory_at_a_time(self) -> None:
         weight = torch.ones(3, requires_grad=True)
@@ -410,6 +452,10 @@ class TestListwise(LossContract):
 
 
 class TestOptionsAndData:
+    def test_labels_need_the_whole_catalogue(self) -> None:
+        with pytest.raises(OptionError, match="listwise_labels needs the whole catalogue"):
+            ListwiseOptions(labels=0.1, items="teacher")
+
     """What is refused, in a sentence; what is drawn."""
 
     def test_observed_items_are_in_no_list(self) -> None:
