@@ -228,7 +228,7 @@ def _train_student(config: DistillConfig, data: Data, knowledge: StoredKnowledge
 
 
 def _added_settings(config: DistillConfig) -> list[Any]:
-    """Return the bits and the falling rate that a student is trained with, for its key; nothing where there are none."""
+    """Return the bits and the falling rate that a student is trained with, for its key; nothing where none are."""
     options = config.run_options
     trained = [options.student_bits, options.user_bits, options.student_rotation]
     falling = [] if options.learning_rate_end is None else [["learning_rate_end", options.learning_rate_end]]

@@ -13,12 +13,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recbole_derrd.compression import tables as tables_module
-from recbole_derrd.ops.packing import pack, packed_size, unpack
 from recbole_derrd.compression.product import part_of_dimension, product_codes, product_rows
-from recbole_derrd.ops.quantize import best_steps, encode, levels, squared_errors
-from recbole_derrd.ops.rotation import random_rotation
 from recbole_derrd.compression.tables import PlainTable, ProductTable, QuantizedTable
 from recbole_derrd.errors import OptionError
+from recbole_derrd.ops.packing import pack, packed_size, unpack
+from recbole_derrd.ops.quantize import best_steps, encode, levels, squared_errors
+from recbole_derrd.ops.rotation import random_rotation
 
 ALL_BITS = range(1, 9)
 

@@ -112,7 +112,7 @@ def test_rounding_of_stored_steps_is_passed_straight_through() -> None:
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_training_through_the_quantiser_beats_quantising_what_was_trained(bits: int) -> None:
-    """Scores of two factors are to be met, the items' in few bits: trained codes come nearer than the best untrained."""
+    """Scores of two factors are to be met, the items in few bits: trained codes come nearer than untrained ones."""
     generator = torch.Generator().manual_seed(3)
     users, items = torch.randn(60, 8, generator=generator), torch.randn(40, 8, generator=generator)
     wanted = users @ items.T

@@ -32,9 +32,7 @@ class NeuMFAdapter(Adapter):
     """NeuMF. Hint layers: the GMF embeddings, the MLP embeddings, or both end to end."""
 
     hints = ("gmf", "mlp", "concat")
-    tables: ClassVar = {
-        side: (f"{side}_mf_embedding", f"{side}_mlp_embedding") for side in ("user", "item")
-    }
+    tables: ClassVar = {side: (f"{side}_mf_embedding", f"{side}_mlp_embedding") for side in ("user", "item")}
 
     @classmethod
     def catalogue_at_once(cls, model: type[Any]) -> bool:

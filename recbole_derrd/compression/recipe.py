@@ -9,10 +9,10 @@ from torch import Tensor
 
 from recbole_derrd.adapters import Adapter, EmbeddingAdapter
 from recbole_derrd.compression.product import faiss_or_refuse
-from recbole_derrd.ops.rotation import random_rotation
 from recbole_derrd.compression.tables import PlainTable, ProductTable, QuantizedTable, Table
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.errors import DataError, OptionError
+from recbole_derrd.ops.rotation import random_rotation
 from recbole_derrd.ops.svd import score_factors
 from recbole_derrd.teacher.exact import DIVERGED
 

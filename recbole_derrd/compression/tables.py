@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from recbole_derrd.ops.packing import STEP_BYTES, pack, packed_size, unpack
 from recbole_derrd.compression.product import part_of_dimension, product_codes, product_rows
+from recbole_derrd.ops.packing import STEP_BYTES, pack, packed_size, unpack
 from recbole_derrd.ops.quantize import best_steps, encode, levels
 
 #: Numbers of the rows that are packed, unpacked or decoded at once; bounds the memory of their single bits.

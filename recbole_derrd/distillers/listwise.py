@@ -80,8 +80,8 @@ class ListwiseOptions(Options):
     )
     labels: float = option(
         0.0,
-        "Weight of the user's training items beside the teacher's softmax: the cross-entropy of each in a softmax over "
-        "the whole catalogue; 0 leaves them to the student's own loss.",
+        "Weight of the user's training items beside the teacher's softmax: the cross-entropy of each in a softmax "
+        "over the whole catalogue; 0 leaves them to the student's own loss.",
         low=0,
     )
     sample: float = share_of_users()

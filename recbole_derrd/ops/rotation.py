@@ -33,8 +33,8 @@ def random_rotation(size: int, seed: int) -> Tensor:
 def learned_rotation(rows: Tensor, bits: int, seed: int, rounds: int = _ROUNDS) -> Tensor:
     r"""Return the rotation R [d, d] for which rows of unit length lose little when they are quantised.
 
-    Iterative quantisation ("Iterative Quantization: A Procrustean Approach to Learning Binary Codes", Gong and Lazebnik,
-    CVPR 2011, section 3), for any number of bits: with X the rows at unit length, each round takes
+    Iterative quantisation ("Iterative Quantization: A Procrustean Approach to Learning Binary Codes", Gong and
+    Lazebnik, CVPR 2011, section 3), for any number of bits: with X the rows at unit length, each round takes
 
         B = Q(X R),      R = argmin ||X R - B||² = U Vᵀ   for the singular value decomposition Xᵀ B = U Σ Vᵀ
 

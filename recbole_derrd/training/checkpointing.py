@@ -66,7 +66,8 @@ class SavingMixin:
         return sum(not name.startswith(DISTILLERS + ".") for name in names)
 
     def _stock_state(self, epoch: int) -> dict[str, Any]:
-        weights, steps = plain_weights(self.model), getattr(self.model, "table_steps", dict)()
+        weights = plain_weights(self.model)
+        steps: dict[str, Any] = self.model.table_steps() if hasattr(self.model, "table_steps") else {}
         optimizer = self.optimizer.state_dict()
         # Of a student in few bits it belongs to other parameters than the weights in the file.
         own = 0 if steps else self._own_parameters()

@@ -228,7 +228,7 @@ class TrainerMixin(SavingMixin):
         return tuple(means) if isinstance(losses, tuple) else means[0]
 
     def _set_learning_rate(self, epoch: int) -> None:
-        """Let a distilled student's learning rate fall to learning_rate_end: rate · (end / rate)^(epoch / (epochs − 1))."""
+        """Let a distilled student's rate fall to learning_rate_end: rate · (end / rate)^(epoch / (epochs − 1))."""
         end = getattr(getattr(self.config, "run_options", None), "learning_rate_end", None)
         if end is None or not hasattr(self.model, "distillers"):
             return

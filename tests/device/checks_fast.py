@@ -15,7 +15,6 @@ import recbole_derrd.ops.experts as experts_module
 import recbole_derrd.ops.full_softmax as catalogue
 from device.plan import Bench, Check, FailedError, equal, relative_error, within
 from recbole_derrd.compression import compress
-from recbole_derrd.ops.packing import pack, unpack
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.distillers.de import gumbel_noise, mixed_experts, reconstruction_errors
 from recbole_derrd.distillers.hetcomp import overall_relation_loss
@@ -27,6 +26,7 @@ from recbole_derrd.evaluation.latency import measure_latency
 from recbole_derrd.ops.experts import expert_error_sum
 from recbole_derrd.ops.full_softmax import LOWEST, Targets, cross_entropy_sum, hidden_pairs
 from recbole_derrd.ops.listed_scores import distinct_positions
+from recbole_derrd.ops.packing import pack, unpack
 from recbole_derrd.ops.propagation import layer_mean, propagate, to_csr
 from recbole_derrd.ops.sampling import allowed_items, exclusion_keys, sample_subsets
 from recbole_derrd.ops.svd import score_factors

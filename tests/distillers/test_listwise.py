@@ -25,7 +25,8 @@ from recbole_derrd.testing import LossContract, TinyAdapter, TinyModel, World, m
 
 T = 0.7
 CATALOGUE: list[dict[str, Any]] = [
-    {}, {"observed": True}, {"top_n": 6}, {"labels": 0.4}, {"labels": 2.0, "top_n": 6}, {"labels": 0.4, "observed": True},
+    {}, {"observed": True}, {"top_n": 6},
+    {"labels": 0.4}, {"labels": 2.0, "top_n": 6}, {"labels": 0.4, "observed": True},
 ]  # fmt: skip
 
 

@@ -78,10 +78,11 @@ class RunOptions(Options):
     student_bits: int = option(
         32,
         "Bits a dimension of the distilled student's items while it is trained: every loss sees what the codes stand "
-        "for, and the finished student is stored in them; 32 is float32, the ordinary training.",
-        choices=(1, 2, 3, 4, 8, 32),
+        "for: 8, 4, 2 or 1; 32 is float32, the ordinary training.",
+        low=1,
+        high=32,
     )
-    user_bits: int = option(32, "The same of its users.", choices=(1, 2, 3, 4, 8, 32))
+    user_bits: int = option(32, "The same of its users.", low=1, high=32)
     student_rotation: str = option(
         "learned",
         "How the tables of a student in few bits are turned before its training begins: learned is the rotation that "
@@ -162,6 +163,11 @@ class RunOptions(Options):
     def __post_init__(self) -> None:
         """Check the parts of ``fast``."""
         super().__post_init__()
+        for key in ("student_bits", "user_bits"):
+            if getattr(self, key) not in (1, 2, 4, 8, 32):
+                raise OptionError(
+                    f"Option '{key}' must be 8, 4, 2 or 1, or 32 for float32, but is {getattr(self, key)}."
+                )
         self._check_teachers()
         parts = [self.fast] if isinstance(self.fast, str) else self.fast
         known = ("auto", "all", "none") if isinstance(self.fast, str) else FAST_EXACT + FAST_ROUNDED + FAST_DISTILLED
