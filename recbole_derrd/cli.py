@@ -154,7 +154,7 @@ def export(arguments: Sequence[str]) -> int:
         Path(given.names[0]),
         Path(options["out"]),
         kind=options["format"] or "npy",
-        bits=_whole("bits", options["bits"], 32),
+        bits=None if options["bits"] is None else _whole("bits", options["bits"], 32),
         top=_whole("top", options["top"], 0),
         keep_seen=options["keep_seen"],
         force=options["force"],
@@ -210,6 +210,28 @@ def evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
+def shrink(arguments: Sequence[str]) -> int:
+    """Make the best student of so many bytes, and say what it is compared with."""
+    given = read_arguments("shrink", arguments)
+    options = given.options
+    whole = None if options["bytes"] is None else _whole("bytes", options["bytes"], 0)
+    times = None if options["times"] is None else _number("times", options["times"])
+    from recbole_derrd.shrinking import Budget
+    from recbole_derrd.shrinking import shrink as shrunk
+
+    outcome = shrunk(
+        given.names[0],
+        Budget(whole, options["size"], times),
+        options["out"],
+        given.settings,
+        compare_student=not options["without_plain"],
+        tell=lambda sentence: print_out(f"{sentence}\n"),
+        command=shlex.join(["recbole-derrd", "shrink", *arguments]),
+    )
+    print_out(outcome.summary())
+    return 0
+
+
 def recommend(arguments: Sequence[str]) -> int:
     """Write users' rankings from an export, without torch, or from a checkpoint."""
     given = read_arguments("recommend", arguments)
@@ -252,6 +274,12 @@ def _lists_of_checkpoint(file: Path, given: Given, k: int) -> tuple[list[str], I
     options = given.options
     source = Source(file, "recommend", options["model"], tuple(given.settings))
     return recommended(source, options["users"], k, keep_seen=options["keep_seen"])
+
+
+def _number(option: str, value: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
+        raise DistillError(f"--{option} must be a number, but is '{value}'.")
+    return float(value)
 
 
 def _whole(option: str, value: str | None, default: int) -> int:
@@ -306,7 +334,8 @@ def _answer(arguments: list[str]) -> int:
     # Looked up by name at each call.
     commands: dict[str, Callable[[Sequence[str]], int]] = {
         "run": run, "compress": compress, "benchmark": benchmark, "report": report, "convert": convert,
-        "export": export, "evaluate": evaluate, "recommend": recommend, "doctor": doctor, "help": show_help,
+        "export": export, "evaluate": evaluate, "recommend": recommend, "shrink": shrink,
+        "doctor": doctor, "help": show_help,
     }  # fmt: skip
     try:
         if any(argument in ("-h", "--help") for argument in rest):

@@ -19,9 +19,10 @@ _EXAMPLES = {
     "export": "saved/BPR.pth --out=export",
     "evaluate": "saved/BPR.pth",
     "recommend": "export --users=all",
+    "shrink": "saved/BPR.pth --bytes=20",
 }
 #: Commands of one name.
-_ALONE = ("benchmark", "convert", "export", "recommend")
+_ALONE = ("benchmark", "convert", "export", "recommend", "shrink")
 
 
 class Given(NamedTuple):

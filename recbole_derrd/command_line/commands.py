@@ -71,6 +71,13 @@ COMMANDS = {
         names="CHECKPOINT",
         settings=True,
     ),
+    "shrink": Command(
+        "make the best student of so many bytes that learns from a trained model, and an export of it to serve",
+        "recbole-derrd shrink CHECKPOINT --bytes=N|--size=1MB|--times=40 [--out=FOLDER] [--without-plain]\n"
+        "                            [--data_path=FOLDER] [--key=value ...]",
+        names="CHECKPOINT",
+        settings=True,
+    ),
     "recommend": Command(
         "write users' top-N rankings from an export, with numpy alone, or from a checkpoint",
         "recbole-derrd recommend EXPORT|CHECKPOINT --users=FILE|all|ID,ID [--k=10] [--out=FILE.csv] [--keep-seen]\n"
@@ -108,7 +115,11 @@ OPTIONS: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
     "export": (
         (("--out",), "FOLDER", "the folder to write, which must not exist"),
         (("--format",), "npy|safetensors|parquet", "how embeddings are written (parquet: rankings too); npy if none"),
-        (("--bits",), "8|4|2|1", "quantise the embeddings to so many bits a dimension; float32 if none"),
+        (
+            ("--bits",),
+            "8|4|2|1",
+            "quantise the embeddings to so many bits a dimension; if none, as the model was trained",
+        ),
         (("--top",), "N", "write each user's N best items as well, to top.csv"),
         (("--index",), "faiss|usearch", "write a search index of the items as well, by inner product"),
         (("--keep-seen",), "", "leave a user's training items in these rankings"),
@@ -121,6 +132,13 @@ OPTIONS: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
         (("--records",), "FOLDER", "where the records are written, one JSON file a checkpoint; records if none"),
         (("--trusted",), "", "evaluate also a checkpoint whose file says that it was trained on another split"),
         (("--model",), "CLASS", "package.module.Class of a model of your own, if the checkpoints are of one"),
+    ),
+    "shrink": (
+        (("--bytes",), "N", "bytes of an item's codes; users stay float32"),
+        (("--size",), "SIZE", "bytes of all users and items together, e.g. 1MB or 250kB; users are in 8 bits"),
+        (("--times",), "N", "how many times smaller than the given model the whole shall be"),
+        (("--out",), "FOLDER", "an export of the student is written there, to be served"),
+        (("--without-plain",), "", "leave out the student without a teacher, which takes a training of its own"),
     ),
     "recommend": (
         (("--users",), "FILE|all|ID,ID", "a file with one id a line, all users there are, or ids with commas"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,6 +90,33 @@ def compress(teacher: EmbeddingAdapter, options: CompressOptions, seed: int) -> 
         rotation = random_rotation(items.shape[1], seed)
         users, items = users @ rotation, items @ rotation
     return Tables(_stored(users, options, seed) if options.users else PlainTable(users), _stored(items, options, seed))
+
+
+@torch.no_grad()
+def trained_tables(student: EmbeddingAdapter, steps: Mapping[str, Mapping[str, Any]]) -> Tables:
+    """Return the tables of a student that was trained in few bits: its own codes and steps, exactly.
+
+    Args:
+        student: the student.
+        steps: bits and steps of its tables by their modules' names, as its checkpoint holds them.
+
+    Raises:
+        DataError: they do not fit its tables.
+    """
+    sides: list[Table] = []
+    for side in ("user", "item"):
+        (name,) = student.tables[side]
+        rows, known = _plain(student.embeddings(side)), steps.get(name)
+        if known is None:
+            sides.append(PlainTable(rows))
+            continue
+        bits, own = known.get("bits"), known.get("steps")
+        fits = isinstance(own, Tensor) and own.shape == (len(rows),) and bool((own.isfinite() & (own > 0)).all())
+        if not fits or type(bits) is not int or not 1 <= bits <= 8:
+            raise DataError(f"The steps of '{name}' in the checkpoint do not fit its table. Train the student again.")
+        assert isinstance(own, Tensor)
+        sides.append(QuantizedTable.with_steps(rows, own.float().cpu(), bits))
+    return Tables(*sides)
 
 
 def _plain(embeddings: Tensor) -> Tensor:

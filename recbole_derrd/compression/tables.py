@@ -11,6 +11,7 @@ from torch import Tensor
 from recbole_derrd.compression.product import part_of_dimension, product_codes, product_rows
 from recbole_derrd.ops.packing import STEP_BYTES, pack, packed_size, unpack
 from recbole_derrd.ops.quantize import best_steps, encode, levels
+from recbole_derrd.ops.straight_through import unit_of
 
 #: Numbers of the rows that are packed, unpacked or decoded at once; bounds the memory of their single bits.
 _CHUNK_NUMBERS = 1 << 20
@@ -81,8 +82,12 @@ class QuantizedTable:
     @classmethod
     def of(cls, embeddings: Tensor, bits: int) -> QuantizedTable:
         """Quantise embeddings [n, d] to ``bits`` bits a dimension."""
-        steps = best_steps(embeddings, bits)
-        unit = steps.max().clamp(min=torch.finfo(torch.float32).tiny).reshape(1)
+        return cls.with_steps(embeddings, best_steps(embeddings, bits), bits)
+
+    @classmethod
+    def with_steps(cls, embeddings: Tensor, steps: Tensor, bits: int) -> QuantizedTable:
+        """Code embeddings [n, d] with given steps [n]; of a student in few bits, with its own, nothing is lost."""
+        unit = unit_of(steps)
         scales = (steps / unit).half()
         # Coded with the steps as they are stored, so that their rounding is not an error on top.
         stored = scales.float() * unit

@@ -80,8 +80,8 @@ class ListwiseOptions(Options):
     )
     labels: float = option(
         0.0,
-        "Weight of the user's training items beside the teacher's softmax: the cross-entropy of each in a softmax "
-        "over the whole catalogue; 0 leaves them to the student's own loss.",
+        "Weight of the user's training items beside the teacher's softmax, each one's cross-entropy over the whole "
+        "catalogue; 0 leaves them to the student's own loss.",
         low=0,
     )
     sample: float = share_of_users()
@@ -91,8 +91,8 @@ class ListwiseOptions(Options):
         super().__post_init__()
         if self.labels and self.items != "all":
             raise OptionError(
-                f"listwise_labels needs the whole catalogue, and listwise_items: {self.items} looks at some items: take "
-                "one of them out."
+                f"listwise_labels needs the whole catalogue, and listwise_items: {self.items} looks at some items: "
+                "take one of them out."
             )
         if self.observed and self.top_n:
             raise OptionError(

@@ -136,7 +136,8 @@ def _with_embeddings(card: dict[str, Any]) -> list[str]:
     embedding = card["embedding"]
     bits = "float32" if embedding["bits"] == 32 else f"{embedding['bits']} bits a dimension"
     if embedding.get("user_bits", embedding["bits"]) != embedding["bits"]:
-        bits += " (the users' in float32)"
+        other = embedding["user_bits"]
+        bits += f" (the users' in {'float32' if other == 32 else f'{other} bits'})"
     lines = [
         f"The score of a user and an item is the **inner product** (no cosine) of two vectors of {embedding['size']} "
         f"dimensions, in {bits}: {embedding['bytes_per_item']} bytes an item ({embedding['format']}).",

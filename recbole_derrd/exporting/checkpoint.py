@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from recbole_derrd.exporting.request import Asked
 from recbole_derrd.model_cache.building import build_model, freeze
 from recbole_derrd.teacher.checkpoint_settings import checkpoint_settings, loads_a_file
 from recbole_derrd.training.checkpoint import read_checkpoint
-from recbole_derrd.training.checkpointing import load_weights
+from recbole_derrd.training.checkpointing import STEPS, load_weights
 
 #: Settings of the data, their split and an evaluation. Columns of vectors that a data set preloads are left out.
 _OF_THE_DATA = (
@@ -36,6 +37,7 @@ _OF_THE_COMMAND = {
     "export": ("out", "format", "bits", "top", "index", "keep-seen", "force", "model"),
     "evaluate": ("split", "records", "trusted", "model"),
     "recommend": ("users", "k", "out", "keep-seen", "model"),
+    "shrink": ("bytes", "size", "times", "out", "compare_student"),
 }
 _QUIET = {"show_progress": False, "state": "ERROR", "log_wandb": False}
 _LONGEST = 10_000
@@ -60,6 +62,13 @@ class Trained:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             return None
         return [name[:200] for name in names]
+
+    @property
+    def table_steps(self) -> dict[str, dict[str, Any]]:
+        """Bits and steps of the tables of a student that was trained in few bits; empty in float32."""
+        found = self.content.get(STEPS)
+        known = isinstance(found, dict) and all(isinstance(one, dict) for one in found.values())
+        return found if known else {}  # type: ignore[return-value]
 
     @property
     def tokens(self) -> tuple[list[str], list[str]]:
@@ -97,6 +106,19 @@ def described_by(request: Asked) -> tuple[DistillConfig, dict[str, Any]]:
     config = _config_of(request, content)
     _refuse_missing_data(config, request)
     return config, content
+
+
+def of_the_data(settings: Iterable[str]) -> tuple[str, ...]:
+    """Return those of some settings ``--key=value`` that are of the data and their evaluation."""
+    known = {*_OF_THE_DATA, *_OF_THE_USER}
+    return tuple(setting for setting in settings if setting.partition("=")[0].lstrip("-") in known)
+
+
+def run_settings(trained: Trained) -> dict[str, Any]:
+    """Return the settings of a run on a checkpoint's data and split: all but those of its model."""
+    config = trained.config
+    own = {key: config[key] for key in _OF_THE_DATA if trained.content["config"].get(key) is not None}
+    return {"dataset": config["dataset"], **_data_path({"data_path": config["data_path"]}, config["dataset"]), **own}
 
 
 def _config_of(request: Asked, content: dict[str, Any]) -> DistillConfig:

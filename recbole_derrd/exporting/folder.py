@@ -30,7 +30,7 @@ def export(request: Request) -> dict[str, Any]:
     request.check()
     with deprecations_hidden():
         trained = load_trained(request)
-    embeddings = embeddings_of(trained.adapter, request.bits, trained.config["seed"])
+    embeddings = embeddings_of(trained.adapter, request.wanted_bits, trained.config["seed"], trained.table_steps)
     if embeddings is None:
         _check_without_embeddings(request, trained.adapter.name)
     with locked(request.out, "exports to this folder"):
@@ -41,7 +41,7 @@ def export(request: Request) -> dict[str, Any]:
 
 def _check_without_embeddings(request: Request, name: str) -> None:
     words = f"The score of {name} is no inner product of two embeddings, so it has none to export"
-    if request.bits != 32:
+    if request.bits not in (None, 32):
         raise OptionError(
             f"{words} in {request.bits} bits. Take out --bits, and export its users' rankings: --top=100."
         )

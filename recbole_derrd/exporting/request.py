@@ -37,7 +37,7 @@ class Request:
         checkpoint: the model's file.
         out: the folder to write.
         kind: how the vectors are written: npy, safetensors or parquet.
-        bits: bits of a dimension, 32 for float32.
+        bits: bits of a dimension, 32 for float32; if none those that the model was trained in.
         top: length of the users' rankings; 0 for none.
         keep_seen: leave the users' training items in the rankings.
         force: replace an export that lies at ``out``.
@@ -50,7 +50,7 @@ class Request:
     checkpoint: Path
     out: Path
     kind: str = "npy"
-    bits: int = 32
+    bits: int | None = None
     top: int = 0
     keep_seen: bool = False
     force: bool = False
@@ -61,6 +61,11 @@ class Request:
 
     doing: ClassVar[str] = "export"
 
+    @property
+    def wanted_bits(self) -> int | None:
+        """Bits of a dimension, which Parquet and an index have no choice of; None for those of the training."""
+        return 32 if self.kind == "parquet" or self.index is not None else self.bits
+
     def check(self) -> None:
         """Refuse what cannot be written.
 
@@ -69,14 +74,14 @@ class Request:
         """
         if self.kind not in FORMATS:
             raise OptionError(f"--format cannot be '{self.kind}'.{did_you_mean(self.kind, FORMATS)}")
-        if self.bits not in BITS:
+        if self.bits is not None and self.bits not in BITS:
             raise OptionError(f"--bits must be 8, 4, 2 or 1, or 32 for float32, but is {self.bits}.")
-        if self.kind == "parquet" and self.bits != 32:
+        if self.kind == "parquet" and self.bits not in (None, 32):
             raise OptionError("Codes of few bits are written as npy or safetensors: take out --format or --bits.")
         if self.kind == "parquet":
             refuse_without_pyarrow()
         if self.index is not None:
-            check_index(self.index, self.bits)
+            check_index(self.index, self.bits or 32)
         if not 0 <= self.top <= 1_000_000:
             raise OptionError(f"--top, the length of the rankings, must be 1 to 1000000, but is {self.top}.")
         self.check_place()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 from recbole_derrd.adapters import Adapter, EmbeddingAdapter
 from recbole_derrd.compression import Tables, compress
+from recbole_derrd.compression.recipe import trained_tables
 from recbole_derrd.compression.tables import QuantizedTable
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.data.history import History
@@ -50,16 +51,27 @@ class Embeddings:
 
 
 @torch.no_grad()
-def embeddings_of(adapter: Adapter, bits: int, seed: int) -> Embeddings | None:
+def embeddings_of(
+    adapter: Adapter, bits: int | None, seed: int, steps: Mapping[str, Mapping[str, Any]] | None = None
+) -> Embeddings | None:
     """Return the embeddings of which a model's score is the inner product; None where it is made otherwise.
 
     Of graph models they are the propagated ones; weights and biases of a score are parts of the vectors.
+
+    Args:
+        adapter: the model.
+        bits: bits a dimension; if none those that the model was trained in, which is float32 for most.
+        seed: seed of the rotation of few bits.
+        steps: of a model that was trained in few bits, its tables' steps: its own codes are given.
 
     Raises:
         DataError: they hold what is no finite number.
     """
     if not isinstance(adapter, EmbeddingAdapter):
         return None
+    if steps and bits in (None, _item_bits(adapter, steps)):
+        return of_tables(trained_tables(adapter, steps), _item_bits(adapter, steps))
+    bits = bits or 32
     if bits != 32:
         return _in_few_bits(adapter, bits, seed)
     with adapter.shared():
@@ -68,6 +80,12 @@ def embeddings_of(adapter: Adapter, bits: int, seed: int) -> Embeddings | None:
         raise DataError(_DIVERGED)
     arrays = {side: {"embeddings": np.ascontiguousarray(table, np.float32)} for side, table in sides.items()}
     return Embeddings(arrays, {}, int(sides["item"].shape[1]), bits)
+
+
+def _item_bits(adapter: EmbeddingAdapter, steps: Mapping[str, Mapping[str, Any]]) -> int:
+    """Return the bits that a model's items were trained in."""
+    bits = steps.get(adapter.tables["item"][0], {}).get("bits", 32) if adapter.tables else 32
+    return bits if type(bits) is int else 32
 
 
 def _in_few_bits(adapter: EmbeddingAdapter, bits: int, seed: int) -> Embeddings:
@@ -83,8 +101,8 @@ def of_tables(tables: Tables, bits: int) -> Embeddings:
             units[side] = float(table.unit)
         else:
             arrays[side] = {"embeddings": np.ascontiguousarray(table.rows()[1:].numpy(), np.float32)}
-    user_bits = None if "user" in units else 32
-    return Embeddings(arrays, units, tables.items.size, bits, user_bits)
+    user_bits = tables.users.bits if isinstance(tables.users, QuantizedTable) else 32
+    return Embeddings(arrays, units, tables.items.size, bits, None if user_bits == bits else user_bits)
 
 
 def scorer_of(adapter: Adapter, embeddings: Embeddings | None) -> Callable[[np.ndarray[Any, Any]], Any]:
