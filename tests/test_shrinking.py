@@ -1,0 +1,181 @@
+"""Shrinking: the ways to spend a budget, the plans, and a whole one from a checkpoint to what is served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recbole_derrd.cli import main
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.errors import OptionError
+from recbole_derrd.quick_start import run_recbole_derrd
+from recbole_derrd.serving import Recommender
+from recbole_derrd.shrinking import Budget, shrink
+from recbole_derrd.shrinking.budget import Split, read_size, splits_of_bytes, splits_of_total
+from recbole_derrd.shrinking.plan import Sizes, coded_settings, wide_settings
+from recbole_derrd.training.checkpoint import read_checkpoint
+
+# -- budgets
+
+
+@given(item_bytes=st.integers(1, 256), most=st.integers(8, 256))
+def test_no_split_takes_more_than_its_bytes_or_leaves_half_of_them(item_bytes: int, most: int) -> None:
+    try:
+        splits = splits_of_bytes(item_bytes, most)
+    except OptionError:
+        assert item_bytes > most or 8 * item_bytes < 4
+        return
+    for split in splits:
+        assert item_bytes / 2 < split.item_bytes <= item_bytes and 4 <= split.size <= most
+    assert [split.bits for split in splits] == sorted({split.bits for split in splits})
+
+
+def test_splits_by_hand() -> None:
+    assert splits_of_bytes(10, 200) == [Split(80, 1), Split(40, 2), Split(20, 4), Split(10, 8)]
+    # One bit of 64 dimensions would leave more than half of 20 bytes.
+    assert splits_of_bytes(20, 64) == [Split(64, 2), Split(40, 4), Split(20, 8)]
+    assert splits_of_bytes(2, 200) == [Split(16, 1), Split(8, 2), Split(4, 4)]
+
+
+@given(users=st.integers(2, 500), items=st.integers(2, 500), most=st.integers(4, 64), share=st.floats(0.01, 1.2))
+def test_splits_of_a_whole_fit_and_one_dimension_more_would_not(
+    users: int, items: int, most: int, share: float
+) -> None:
+    total = int(share * 4 * most * (users + items))
+    try:
+        splits = splits_of_total(total, users, items, most)
+    except OptionError:
+        assert Split(4, 1, 8).total(users, items) > total
+        return
+    for split in splits:
+        assert split.total(users, items) <= total
+        assert split.size == most or Split(split.size + 1, split.bits, 8).total(users, items) > total
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1MB", 10**6), ("250kB", 250_000), ("1.5 mb", 1_500_000), ("4096", 4096), ("2GB", 2 * 10**9)]
+)
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert read_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-1MB", "1TB", "0", "1e6", "nan"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="--size cannot be"):
+        read_size(text)
+
+
+@pytest.mark.parametrize("given_budget", [{}, {"item_bytes": 8, "times": 2.0}, {"size": "1MB", "times": 2.0}])
+def test_one_budget_is_given(given_budget: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="one of --bytes"):
+        Budget(**given_budget).check()
+
+
+# -- plans
+
+
+@given(
+    users=st.integers(10, 10**6), items=st.integers(40, 10**6), per_user=st.floats(2, 200),
+    teacher=st.one_of(st.none(), st.integers(4, 512)),
+)  # fmt: skip
+def test_plans_are_options_that_a_run_takes(users: int, items: int, per_user: float, teacher: int | None) -> None:
+    sizes = Sizes(users, items, int(users * per_user), teacher)
+    wide = wide_settings(sizes)
+    assert wide["embedding_size"] <= (teacher or 128) and wide["embedding_size"] <= min(users, items)
+    assert wide.get("ir_rrd_k", 40) + wide.get("ir_rrd_l", 40) <= items
+    coded = coded_settings(sizes, Split(8, 1))
+    steps = sizes.interactions / coded["train_batch_size"]
+    # All users pass by once an epoch, some 512 a step.
+    assert steps <= users / 512 + 1
+    assert 0 < coded["listwise_sample"] <= 1
+    for plan in (wide, {**coded, "embedding_size": 8}):
+        DistillConfig("BPR", "ml-100k", config_dict={**plan, "teacher": {"embedding_size": 512}})
+
+
+# -- a whole shrinking
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> tuple[Path, list[str]]:
+    """A model of 16 dimensions on the tiny data, and settings under which shrinking it is quick."""
+    folder = tmp_path_factory.mktemp("shrinking")
+    keys = {
+        "data_path": str(tiny_data), "checkpoint_dir": str(folder / "teacher"), "record_dir": str(folder / "records"),
+        "distillers": [], "embedding_size": 16, "epochs": 30, "train_batch_size": 128, "latency_users": 0,
+        "metrics": ["NDCG", "Recall"], "topk": [5], "valid_metric": "NDCG@5", "show_progress": False,
+    }  # fmt: skip
+    record = run_recbole_derrd("BPR", "tiny", config_dict=keys)
+    own = [f"--{key}={folder / key}" for key in ("checkpoint_dir", "record_dir")]
+    return Path(record["checkpoints"]["student"]), [*own, f"--data_path={tiny_data}", "--epochs=3"]
+
+
+def test_a_model_is_shrunk_and_served(trained: tuple[Path, list[str]], tmp_path: Path) -> None:
+    checkpoint, settings = trained
+    said: list[str] = []
+    outcome = shrink(checkpoint, Budget(item_bytes=2), tmp_path / "small", settings, tell=said.append)
+    assert outcome.shrunk.item_bytes == 2 + 2
+    assert [row.name.split(":")[0] for row in outcome.rows] == [
+        "Teacher", "Student alone, 2 dimensions in 8 bits", "Teacher, untrained", "Wide student", "Shrunk",
+    ]  # fmt: skip
+    assert any("trained:" in choice for choice in outcome.choices) and all(choice in said for choice in outcome.choices)
+    # What is served are the student's own codes.
+    content = read_checkpoint(outcome.checkpoint)
+    served = Recommender.load(tmp_path / "small")
+    items = content["state_dict"]["item_embedding.weight"][1:]
+    users = content["state_dict"]["user_embedding.weight"][1:]
+    steps = content["table_steps"]["item_embedding"]
+    assert len(items[0].unique()) <= 2 ** steps["bits"]
+    wanted = (users @ items.T).numpy()
+    for row, user in enumerate(served.user_ids[:5]):
+        _, scores = zip(*served.recommend(user, k=5, exclude_seen=False))
+        np.testing.assert_allclose(sorted(scores, reverse=True), np.sort(wanted[row])[::-1][:5], rtol=1e-5)
+    assert "Shrunk" in outcome.table() and "bytes an item" in outcome.table()
+
+
+def test_the_command_shrinks_to_a_size_of_the_whole(
+    trained: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, settings = trained
+    arguments = ["shrink", str(checkpoint), "--times=6", f"--out={tmp_path / 'small'}", "--without-plain", *settings]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "Shrunk" in said and f"Export:  {tmp_path / 'small'}" in said and "Student alone" not in said
+    content = read_checkpoint(checkpoint)["state_dict"]
+    whole = sum(4 * table.numel() for table in content.values() if isinstance(table, torch.Tensor))
+    assert sum(file.stat().st_size for file in (tmp_path / "small").glob("*s.*.npy") if "seen" not in file.name) < whole
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--bytes=8", "--times=2"], "one of --bytes"),
+        ([], "one of --bytes"),
+        (["--bytes=0"], "--bytes must be a whole number"),
+        (["--bytes=400"], "too many for"),
+        (["--size=nothing"], "--size cannot be"),
+        (["--size=90"], "too few for"),
+        (["--times=1"], "above 1"),
+        (["--times=much"], "--times must be a number"),
+        (["--bytes=2", "--out=."], "--out must name a new folder"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_trained(
+    trained: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    checkpoint, settings = trained
+    assert main(["shrink", str(checkpoint), *arguments, *settings]) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err and "Traceback" not in captured.err
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.pth").write_text("no model")
+    assert main(["shrink", str(tmp_path / "text.pth"), "--bytes=8"]) == 2
+    assert main(["shrink", str(tmp_path / "absent.pth"), "--bytes=8"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
