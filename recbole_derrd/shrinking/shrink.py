@@ -116,7 +116,8 @@ class _Shrinking:
         self.choices: list[str] = []
         with deprecations_hidden(), _quiet():
             self.teacher = load_trained(Source(checkpoint, "shrink", settings=of_the_data(settings)))
-        self.common = {**run_settings(self.teacher), "compare_student": False}
+        # Budgets share their wide student, and an interrupted shrinking goes on where it was.
+        self.common = {**run_settings(self.teacher), "compare_student": False, "resume": True}
         config = self.teacher.config
         self.metric = str(config["valid_metric"]).lower()
         self.sign = 1 if bigger_is_better(self.metric) else -1
@@ -165,7 +166,7 @@ class _Shrinking:
         """Train a student by a plan, over which the user's settings go."""
         self.tell(f"{what}: learns by {' + '.join(plan['distillers']) or 'RecBole alone'}.")
         own = {"teacher_checkpoint": str(teacher)} if plan["distillers"] else {}
-        with deprecations_hidden():
+        with deprecations_hidden(), _expected_left_out():
             return run_recbole_derrd(
                 model="BPR", config_dict={**self.common, **plan, **own}, command_line=self.settings, show_result=False
             )
@@ -267,3 +268,22 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         root.setLevel(level)
+
+
+#: How warnings begin that say nothing new here: the plan asks for it.
+_EXPECTED = ("Nothing to resume", "The teacher is a BPR of the student's own size")
+
+
+@contextlib.contextmanager
+def _expected_left_out() -> Iterator[None]:
+    """Leave out warnings of what a plan asks for knowingly."""
+
+    def surprising(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(_EXPECTED)
+
+    root = getLogger()
+    root.addFilter(surprising)
+    try:
+        yield
+    finally:
+        root.removeFilter(surprising)
