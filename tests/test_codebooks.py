@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from recbole_derrd.compression import codebook_table
 from recbole_derrd.compression.additive import additive_rows, local_search_codes, residual_codes
-from recbole_derrd.compression.codebook_table import Coder, CodebookTable
+from recbole_derrd.compression.codebook_table import CodebookTable, Coder
 from recbole_derrd.compression.product import part_of_dimension, product_codes, product_rotation
 from recbole_derrd.errors import OptionError
 
@@ -136,9 +136,7 @@ def test_another_seed_makes_other_codebooks(kind: str) -> None:
     pytest.importorskip("faiss")
     rows = drawn(600, 8)
     coders = {"pq": product_codes, "lsq": local_search_codes}
-    books = [
-        residual_codes(rows, 1, 2, seed)[1] if kind == "rq" else coders[kind](rows, 2, seed)[1] for seed in (1, 2)
-    ]
+    books = [residual_codes(rows, 1, 2, seed)[1] if kind == "rq" else coders[kind](rows, 2, seed)[1] for seed in (1, 2)]
     assert not torch.equal(*books)
 
 

@@ -12,10 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recbole_derrd.compression import tables as tables_module
+from recbole_derrd.compression.tables import PlainTable, QuantizedTable
 from recbole_derrd.ops.packing import pack, packed_size, unpack
 from recbole_derrd.ops.quantize import best_steps, encode, levels, squared_errors
 from recbole_derrd.ops.rotation import random_rotation
-from recbole_derrd.compression.tables import PlainTable, QuantizedTable
 
 ALL_BITS = range(1, 9)
 

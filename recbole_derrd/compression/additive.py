@@ -1,4 +1,4 @@
-"""Codes of several codewords that are added up, with faiss: residual quantisation and local search, whole or by parts."""
+"""Codes of several codewords that are added up, with faiss: residual quantisation and local search."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ def local_search_codes(rows: Tensor, levels: int, seed: int) -> tuple[Tensor, Te
 
 
 def _coded(rows: Tensor, parts: int, levels: int, quantizer: Any) -> tuple[Tensor, Tensor]:
+    # Sums of several threads come in any order, and their rounding makes other codebooks.
     faiss_or_refuse().omp_set_num_threads(1)
     owner = part_of_dimension(rows.shape[1], parts)
     codes = torch.zeros(len(rows), levels, parts, dtype=torch.uint8)

@@ -72,7 +72,7 @@ def product_codes(rows: Tensor, parts: int, seed: int) -> tuple[Tensor, Tensor]:
 def product_rotation(rows: Tensor, parts: int, seed: int) -> Tensor:
     r"""Return the rotation R [d, d] after which product quantisation loses little: optimised product quantisation.
 
-    "Optimized Product Quantization" (Ge, He, Ke and Sun, TPAMI 2014, section 3.1, the non-parametric solution) by faiss:
+    "Optimized Product Quantization" (Ge, He, Ke and Sun, TPAMI 2014, the non-parametric solution) by faiss:
     codes of X R, and R = argmin ||X R − decoded||, take turns. It begins with a random rotation of ours, because faiss
     draws its own from one seed.
 

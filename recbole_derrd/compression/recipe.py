@@ -11,8 +11,8 @@ from torch import Tensor
 
 from recbole_derrd.adapters import Adapter, EmbeddingAdapter
 from recbole_derrd.compression.additive import local_search_codes, residual_codes
+from recbole_derrd.compression.codebook_table import CodebookTable, Coder
 from recbole_derrd.compression.product import faiss_or_refuse, product_codes, product_rotation
-from recbole_derrd.compression.codebook_table import Coder, CodebookTable
 from recbole_derrd.compression.tables import LloydMaxTable, PlainTable, QuantizedTable, Table
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.errors import DataError, OptionError

@@ -166,6 +166,13 @@ def _compression(config: DistillConfig, tables: Tables, seconds: float) -> Compr
     )
 
 
+def _rotation_name(options: CompressOptions) -> str:
+    """Name a rotation that is not the method's own."""
+    if options.method == "svd" or options.rotation is None:
+        return ""
+    return "unrotated" if options.turned == "none" else options.turned
+
+
 def recipe_name(options: CompressOptions) -> str:
     """Return a recipe in a word, for the record's name: "svd20", "svd160-4bit-random", "8bit", "svd160-pq80-users"."""
     parts = [
@@ -173,7 +180,7 @@ def recipe_name(options: CompressOptions) -> str:
         f"{options.bits}bit" if options.method == "quantized" else "",
         "lloyd_max" if options.levels == "lloyd_max" else "",
         f"{options.codebooks}{options.bytes}" if options.method == "product" else "",
-        {"none": "unrotated", None: ""}.get(options.rotation, str(options.rotation)) if options.method != "svd" else "",
+        _rotation_name(options),
         "users" if options.users else "",
     ]
     return "-".join(part for part in parts if part)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 #: Scales that a row's search begins with, in root mean squares of the row, and rounds of each.
-_BEGINNINGS = (0.4, 0.55, 0.7, 0.85, 1.0, 1.15, 1.3)
+_BEGINNINGS = (0.4, 0.6, 0.8, 1.0, 1.2, 1.5, 1.9)
 _ROUNDS = 4
 
 

@@ -35,7 +35,7 @@ class CompressOptions(Options):
     )
     rotation: str | bool | None = option(
         None,
-        "How the embeddings are turned before they are coded: learned, random or none. If nothing is given, learned for "
+        "How the embeddings are turned before they are coded: learned, random or none. If none is given, learned for "
         "quantized, opq and prq, random for pq, and none for rq and lsq, which need none. True is random, False none.",
         choices=("learned", "random", "none"),
         kind=(str, bool, type(None)),
@@ -83,8 +83,8 @@ class CompressOptions(Options):
     def _check_levels(self) -> None:
         if self.levels == "lloyd_max" and not (self.method == "quantized" and 2 <= self.bits <= 4):
             raise OptionError(
-                "compress_levels: lloyd_max is for compress_method: quantized with compress_bits 2 to 4. One bit has the "
-                "same levels either way; take it out, or change the bits."
+                "compress_levels: lloyd_max is for compress_method: quantized with compress_bits 2 to 4. One bit has "
+                "the same levels either way; take it out, or change the bits."
             )
 
     def _check_codebooks(self) -> None:
