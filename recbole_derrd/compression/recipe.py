@@ -139,9 +139,9 @@ def _turned(users: Tensor, items: Tensor, options: CompressOptions, seed: int) -
 def storing_recipe(bits: int, *, users: bool) -> CompressOptions:
     """Return how a finished model is stored in few bits.
 
-    With one or two bits a learned rotation is worth its seconds; with more it gains nothing (docs/compression.md).
+    With one bit a learned rotation is worth its seconds; with more it gains nothing sure (docs/compression.md).
     """
-    rotation = "learned" if bits <= 2 else "random"
+    rotation = "learned" if bits == 1 else "random"
     return CompressOptions(method="quantized", bits=bits, users=users, rotation=rotation)
 
 
