@@ -91,6 +91,39 @@ def test_bytes_are_those_of_the_stored_tables(prepared: Any) -> None:
     assert model_bytes(product) == 4 * 8 * users + 2 * items + 4 * 8 * (items - 1)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "quantized", "bits": 8, "rotation": "learned"},
+        {"method": "quantized", "bits": 8, "rotation": "none"},
+        {"method": "product", "bytes": 3},
+        {"method": "product", "bytes": 3, "rotation": "none"},
+        {"method": "product", "bytes": 3, "codebooks": "opq"},
+        {"method": "product", "bytes": 6, "codebooks": "prq"},
+        {"method": "product", "bytes": 3, "codebooks": "rq"},
+        {"method": "product", "bytes": 2, "codebooks": "lsq"},
+    ],
+    ids=str,
+)
+def test_every_rotation_leaves_the_scores(prepared: Any, options: dict[str, Any]) -> None:
+    """Users stay float32, so that with 8 bits, or a codeword for each of 40 items, hardly anything is lost."""
+    if options["method"] == "product":
+        pytest.importorskip("faiss")
+    wanted, found = dense_scores(prepared[2])[1:, 1:], dense_scores(compressed(prepared, **options))[1:, 1:]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0.02 * float(wanted.abs().max()))
+    same = dense_scores(compressed(prepared, **options))[1:, 1:]
+    assert torch.equal(found, same)
+
+
+def test_a_learned_rotation_loses_less_than_a_random_one(prepared: Any) -> None:
+    wanted = dense_scores(prepared[2])[1:, 1:]
+    lost = [
+        float((dense_scores(compressed(prepared, method="quantized", bits=1, rotation=one))[1:, 1:] - wanted).norm())
+        for one in ("learned", "random")
+    ]
+    assert lost[0] < 0.95 * lost[1]
+
+
 def test_the_padding_items_vector_changes_nothing(prepared: Any) -> None:
     before = compressed(prepared, method="quantized", size=3, bits=2)
     with torch.no_grad():
@@ -119,11 +152,45 @@ def test_a_class_that_names_its_adapter_is_not_in_the_table() -> None:
         ({"method": "quantized", "bits": 16}, "1 to 8, or 32"),
         ({"method": "quantised", "bits": 4}, "Did you mean 'quantized'"),
         ({"method": "svd", "size": 0}, "at least 1"),
+        ({"method": "svd", "size": 2, "codebooks": "rq"}, "compress_codebooks belongs to compress_method: product"),
+        ({"method": "quantized", "bits": 1, "levels": "lloyd_max"}, "bits 2 to 4"),
+        ({"method": "quantized", "bits": 5, "levels": "lloyd_max"}, "bits 2 to 4"),
+        ({"method": "product", "bytes": 4, "levels": "lloyd_max"}, "bits 2 to 4"),
+        ({"method": "quantized", "bits": 4, "levels": "lloyd-max"}, "Did you mean 'lloyd_max'"),
+        ({"method": "quantized", "bits": 4, "rotation": "learnt"}, "Did you mean 'learned'"),
+        ({"method": "product", "bytes": 4, "rotation": "learned"}, "compress_codebooks: opq"),
+        ({"method": "product", "bytes": 4, "codebooks": "opq", "rotation": "none"}, "learns its rotation"),
+        ({"method": "product", "bytes": 4, "codebooks": "rq", "rotation": True}, "whole vectors"),
+        ({"method": "product", "bytes": 4, "codebooks": "lsq", "rotation": "learned"}, "whole vectors"),
+        ({"method": "product", "bytes": 5, "codebooks": "prq"}, "no multiple of compress_part_bytes = 2"),
+        ({"method": "product", "bytes": 4, "codebooks": "rq", "part_bytes": 4}, "belongs to compress_codebooks: prq"),
     ],
 )
 def test_recipes_that_make_no_sense_are_refused(keys: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=words):
         CompressOptions(**keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "turned"),
+    [
+        ({"method": "svd", "size": 2}, "none"),
+        ({"method": "quantized", "bits": 4}, "learned"),
+        ({"method": "quantized", "bits": 4, "rotation": True}, "random"),
+        ({"method": "quantized", "bits": 4, "rotation": False}, "none"),
+        ({"method": "product", "bytes": 4}, "random"),
+        ({"method": "product", "bytes": 4, "rotation": "none"}, "none"),
+        ({"method": "product", "bytes": 4, "codebooks": "opq"}, "learned"),
+        ({"method": "product", "bytes": 4, "codebooks": "prq"}, "learned"),
+        ({"method": "product", "bytes": 4, "codebooks": "prq", "rotation": "random"}, "random"),
+        ({"method": "product", "bytes": 4, "codebooks": "rq"}, "none"),
+        ({"method": "product", "bytes": 4, "codebooks": "lsq"}, "none"),
+    ],
+)
+def test_the_rotation_is_the_methods_unless_given(keys: dict[str, Any], turned: str) -> None:
+    options = CompressOptions(**keys)
+    assert options.turned == turned
+    assert CompressOptions.from_keys(options.to_keys()) == options
 
 
 def test_options_are_known_to_the_configuration(tiny_settings: Settings) -> None:
@@ -172,7 +239,9 @@ def test_what_cannot_be_compressed_is_refused(
         ({"method": "svd", "size": 20}, "svd20"),
         ({"method": "quantized", "size": 160, "bits": 4}, "svd160-4bit"),
         ({"method": "quantized", "bits": 8, "rotation": False, "users": True}, "8bit-unrotated-users"),
+        ({"method": "quantized", "bits": 2, "levels": "lloyd_max", "rotation": True}, "2bit-lloyd_max-random"),
         ({"method": "product", "bytes": 20}, "pq20"),
+        ({"method": "product", "bytes": 20, "codebooks": "prq", "size": 80}, "svd80-prq20"),
     ],
 )
 def test_a_recipes_name_tells_it(keys: dict[str, Any], name: str) -> None:
@@ -200,7 +269,8 @@ def test_a_run_writes_an_ordinary_record(tiny_settings: Settings, tmp_path: Path
     assert record["teacher"]["found"] and record["distilled"]["bytes_per_item"] == 2 + 2
     compression = record["compression"]
     assert compression["bytes_per_item"] == compression["bytes_per_user"] == 4 and compression["size"] == 12
-    assert compression["bits"] == 1 and compression["svd"] and compression["rotation"] and compression["seed"] == 2020
+    assert compression["bits"] == 1 and compression["svd"] and compression["seed"] == 2020
+    assert compression["rotation"] == "learned" and compression["levels"] == "uniform"
     written = json.loads(Path(record["path"]).read_text(encoding="utf-8"))
     assert written["schema"] == record["schema"] and written["compression"] == compression
     assert Path(record["path"]).name.startswith("BPR-tiny-svd12-1bit-users-seed2020-")
@@ -230,10 +300,17 @@ def test_any_teacher_of_two_vectors_can_be_compressed(tiny_settings: Settings, t
         assert record["distilled"]["test"][metric] == pytest.approx(value, abs=0.1)
 
 
-def test_product_quantisation_of_a_teacher(tiny_settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("codebooks", ["pq", "opq", "rq", "lsq", "prq"])
+def test_codebooks_of_a_teacher(tiny_settings: Settings, tmp_path: Path, codebooks: str) -> None:
     pytest.importorskip("faiss")
     more = {"record_dir": str(tmp_path / "records"), "latency_users": 0, "compress_method": "product"}
-    record = run_compressed("BPR", "tiny", config_dict=tiny_settings("BPR", compress_bytes=3, **more))
-    # 40 items have a centre each: nothing is lost, and the codebook is as large as the table.
-    assert record["distilled"]["test"] == record["teacher"]["test"]
-    assert record["compression"]["bytes_per_item"] == 3 and record["compression"]["codebook_bytes"] == 40 * 8 * 4
+    more.update({"compress_codebooks": codebooks, "compress_bytes": 2, "compress_size": 6})
+    record = run_compressed("BPR", "tiny", config_dict=tiny_settings("BPR", **more))
+    # 40 items have a codeword each: only what the SVD leaves out is lost.
+    for metric, value in record["teacher"]["test"].items():
+        assert record["distilled"]["test"][metric] == pytest.approx(value, abs=0.15)
+    compression = record["compression"]
+    levels, centres = (1, 40) if codebooks in ("pq", "opq") else (2, 256)
+    assert compression["codebook_bytes"] == levels * centres * 6 * 4 and compression["codebooks"] == codebooks
+    assert compression["bytes_per_item"] == 2 and record["distilled"]["bytes_per_item"] == 2
+    assert Path(record["path"]).name.startswith(f"BPR-tiny-svd6-{codebooks}2-seed2020-")

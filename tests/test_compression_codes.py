@@ -1,9 +1,8 @@
-"""Rotation, steps, packing and product quantisation: against slow references, by invariants, and by hand."""
+"""Rotation, steps and packing: against slow references, by invariants, and by hand."""
 
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recbole_derrd.compression import tables as tables_module
-from recbole_derrd.compression.product import part_of_dimension, product_codes, product_rows
-from recbole_derrd.compression.tables import PlainTable, ProductTable, QuantizedTable
-from recbole_derrd.errors import OptionError
+from recbole_derrd.compression.tables import PlainTable, QuantizedTable
 from recbole_derrd.ops.packing import pack, packed_size, unpack
 from recbole_derrd.ops.quantize import best_steps, encode, levels, squared_errors
 from recbole_derrd.ops.rotation import random_rotation
@@ -178,47 +175,6 @@ def test_rows_of_zeros_and_rows_by_their_ids(monkeypatch: pytest.MonkeyPatch) ->
     chunked = QuantizedTable.of(embeddings, 3)
     assert torch.equal(chunked.packed, whole.packed) and torch.equal(chunked.rows(), whole.rows())
     assert torch.equal(PlainTable(embeddings).rows(ids), embeddings[ids])
-
-
-# -- product quantisation
-
-
-def test_parts_are_neighbours_and_as_equal_as_can_be() -> None:
-    assert part_of_dimension(7, 3).tolist() == [0, 0, 0, 1, 1, 2, 2]
-    assert part_of_dimension(200, 80).bincount().unique().tolist() == [2, 3]
-
-
-def test_product_codes_are_the_nearest_centres_and_few_rows_are_exact() -> None:
-    pytest.importorskip("faiss")
-    rows = drawn(400, 7)
-    codes, centres = product_codes(rows, 3, seed=1)
-    assert codes.shape == (400, 3) and codes.dtype == torch.uint8 and centres.shape == (256, 7)
-    owner = part_of_dimension(7, 3)
-    found = product_rows(codes, centres, owner)
-    for row, code, vector in list(zip(rows, codes.tolist(), found))[::20]:
-        for part in range(3):
-            columns = owner == part
-            distances = [float((row[columns] - centre).square().sum()) for centre in centres[:, columns]]
-            assert distances[code[part]] == pytest.approx(min(distances), abs=1e-5)
-            assert torch.equal(vector[columns], centres[code[part], columns])
-    again, same = product_codes(rows, 3, seed=1)
-    assert torch.equal(codes, again) and torch.equal(centres, same)
-    table = ProductTable.of(rows[:41], 3, seed=0)
-    torch.testing.assert_close(table.rows()[1:], rows[1:41])
-    assert table.bytes_a_row == 3 and table.shared_bytes == 40 * 7 * 4 and table.rows().shape == (41, 7)
-
-
-def test_more_bytes_are_better() -> None:
-    pytest.importorskip("faiss")
-    rows = drawn(600, 12)
-    errors = [float((ProductTable.of(rows, parts, 0).rows()[1:] - rows[1:]).square().mean()) for parts in (1, 3, 6, 12)]
-    assert errors == sorted(errors, reverse=True)
-
-
-def test_without_faiss_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(OptionError, match=r"pip install 'recbole_derrd\[ann\]'"):
-        product_codes(drawn(5, 4), 2, 0)
 
 
 def test_memory_is_bounded_by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,7 @@ def test_few_bits_are_compressions(bits: int, kind: str, trained: Any, tmp_path:
     request = Request(trained("LightGCN"), tmp_path / "out", kind, bits, top=5)
     card = export(request)
     own = load_trained(request)
-    recipe = CompressOptions(method="quantized", bits=bits, users=True)
+    recipe = CompressOptions(method="quantized", bits=bits, users=True, rotation="learned" if bits == 1 else "random")
     tables = compress(own.adapter, recipe, own.config["seed"])  # type: ignore[arg-type]
     served = Recommender.load(tmp_path / "out")
     for vectors, table in ((served._user_vectors, tables.users), (served._item_vectors, tables.items)):

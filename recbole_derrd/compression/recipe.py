@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter, EmbeddingAdapter
-from recbole_derrd.compression.product import faiss_or_refuse
-from recbole_derrd.compression.tables import PlainTable, ProductTable, QuantizedTable, Table
+from recbole_derrd.compression.additive import local_search_codes, residual_codes
+from recbole_derrd.compression.codebook_table import CodebookTable, Coder
+from recbole_derrd.compression.product import faiss_or_refuse, product_codes, product_rotation
+from recbole_derrd.compression.tables import LloydMaxTable, PlainTable, QuantizedTable, Table
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.errors import DataError, OptionError
-from recbole_derrd.ops.rotation import random_rotation
+from recbole_derrd.ops.rotation import learned_rotation, random_rotation
 from recbole_derrd.ops.svd import score_factors
 from recbole_derrd.teacher.exact import DIVERGED
 
@@ -86,9 +88,7 @@ def compress(teacher: EmbeddingAdapter, options: CompressOptions, seed: int) -> 
         users, items = score_factors(users, items, options.size)
         # A row of zeros comes out of it as rounding errors.
         users[0], items[0] = 0, 0
-    if options.rotation and options.method != "svd":
-        rotation = random_rotation(items.shape[1], seed)
-        users, items = users @ rotation, items @ rotation
+    users, items = _turned(users, items, options, seed)
     return Tables(_stored(users, options, seed) if options.users else PlainTable(users), _stored(items, options, seed))
 
 
@@ -119,6 +119,38 @@ def trained_tables(student: EmbeddingAdapter, steps: Mapping[str, Mapping[str, A
     return Tables(*sides)
 
 
+def _turned(users: Tensor, items: Tensor, options: CompressOptions, seed: int) -> tuple[Tensor, Tensor]:
+    """Turn both sides by one rotation, which leaves every score as it is."""
+    if options.turned == "none":
+        return users, items
+    if options.turned == "random":
+        rotation = random_rotation(items.shape[1], seed)
+    elif options.method == "product":
+        # The search is for parts of one size.
+        parts = _parts(options)
+        missing = -items.shape[1] % parts
+        users, items = (torch.nn.functional.pad(rows, (0, missing)) for rows in (users, items))
+        rotation = product_rotation(items[1:], parts, seed)
+    else:
+        rotation = learned_rotation(items, options.bits, seed)
+    return users @ rotation, items @ rotation
+
+
+def storing_recipe(bits: int, *, users: bool) -> CompressOptions:
+    """Return how a finished model is stored in few bits.
+
+    With one bit a learned rotation is worth its seconds; with more it gains nothing sure (docs/compression.md).
+    """
+    rotation = "learned" if bits == 1 else "random"
+    return CompressOptions(method="quantized", bits=bits, users=users, rotation=rotation)
+
+
+def _parts(options: CompressOptions) -> int:
+    """Return the parts that codebooks cut a vector into."""
+    given = options.bytes or 1
+    return {"rq": 1, "lsq": 1, "prq": given // options.part_bytes}.get(options.codebooks, given)
+
+
 def _plain(embeddings: Tensor) -> Tensor:
     embeddings = embeddings.detach().float().cpu().clone()
     if not bool(embeddings.isfinite().all()):
@@ -129,8 +161,20 @@ def _plain(embeddings: Tensor) -> Tensor:
 
 
 def _stored(embeddings: Tensor, options: CompressOptions, seed: int) -> Table:
+    if options.levels == "lloyd_max":
+        return LloydMaxTable.of(embeddings, options.bits)
     if options.method == "quantized":
         return QuantizedTable.of(embeddings, options.bits)
     if options.method == "product":
-        return ProductTable.of(embeddings, options.bytes or 1, seed)
+        return CodebookTable.of(embeddings, _coder(options, seed))
     return PlainTable(embeddings)
+
+
+def _coder(options: CompressOptions, seed: int) -> Coder:
+    """Return what makes codes and codebooks of rows."""
+    parts, given = _parts(options), options.bytes or 1
+    if options.codebooks == "lsq":
+        return lambda rows: local_search_codes(rows, given, seed)
+    if options.codebooks in ("rq", "prq"):
+        return lambda rows: residual_codes(rows, parts, given // parts, seed)
+    return lambda rows: product_codes(rows, parts, seed)

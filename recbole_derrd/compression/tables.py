@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from recbole_derrd.compression.product import part_of_dimension, product_codes, product_rows
+from recbole_derrd.ops.lloyd_max import best_scales, encode_nearest, gaussian_levels
 from recbole_derrd.ops.packing import STEP_BYTES, pack, packed_size, unpack
 from recbole_derrd.ops.quantize import best_steps, encode, levels
 from recbole_derrd.ops.straight_through import unit_of
@@ -124,40 +124,53 @@ class QuantizedTable:
 
 
 @dataclasses.dataclass(frozen=True)
-class ProductTable:
-    """One byte a part of the vector, and the parts' centres."""
+class LloydMaxTable:
+    """Packed codes of ``levels`` [2^bits], which all rows share, and a float16 scale a row in units of ``unit`` [1]."""
 
-    codes: Tensor
-    centres: Tensor
+    packed: Tensor
+    scales: Tensor
+    unit: Tensor
+    levels: Tensor
+    size: int
 
     @classmethod
-    def of(cls, embeddings: Tensor, parts: int, seed: int) -> ProductTable:
-        """Quantise embeddings [n, d], of which the padding row is no example, in ``parts`` parts."""
-        codes, centres = product_codes(embeddings[1:], parts, seed)
-        return cls(torch.cat([codes.new_zeros(1, parts), codes]), centres)
+    def of(cls, embeddings: Tensor, bits: int) -> LloydMaxTable:
+        """Quantise embeddings [n, d] to ``bits`` bits a dimension."""
+        values = gaussian_levels(bits)
+        chunk = max(1, _CHUNK_NUMBERS // embeddings.shape[1])
+        best = torch.cat([best_scales(rows, values) for rows in embeddings.split(chunk)])
+        unit = best.max().clamp(min=torch.finfo(torch.float32).tiny).reshape(1)
+        scales = (best / unit).half()
+        stored = scales.float() * unit
+        packed = [
+            pack(encode_nearest(rows, own, values), bits)
+            for rows, own in zip(embeddings.split(chunk), stored.split(chunk))
+        ]
+        return cls(torch.cat(packed), scales, unit, values, int(embeddings.shape[1]))
 
     @property
-    def size(self) -> int:
-        """Dimensions of a vector."""
-        return int(self.centres.shape[1])
+    def bits(self) -> int:
+        """Bits a dimension."""
+        return (len(self.levels) - 1).bit_length()
 
     @property
     def bytes_a_row(self) -> int:
-        """One a part."""
-        return int(self.codes.shape[1])
+        """The packed codes and the scale."""
+        return packed_size(self.size, self.bits) + STEP_BYTES
 
     @property
     def shared_bytes(self) -> int:
-        """The centres."""
-        return 4 * self.centres.numel()
+        """The unit and the levels."""
+        return 4 + 4 * len(self.levels)
 
     def arrays(self) -> dict[str, Tensor]:
-        """Return codes and centres."""
-        return {"codes": self.codes, "centres": self.centres}
+        """Return codes, scales, unit and levels."""
+        return {"packed": self.packed, "scales": self.scales, "unit": self.unit, "levels": self.levels}
 
     def rows(self, ids: Tensor | None = None) -> Tensor:
-        """Look rows up."""
-        codes = self.codes if ids is None else self.codes[ids]
-        owner = part_of_dimension(self.size, self.codes.shape[1])
+        """Decode rows."""
+        packed, scales = (self.packed, self.scales) if ids is None else (self.packed[ids], self.scales[ids])
+        stored = (scales.float() * self.unit).unsqueeze(1)
         chunk = max(1, _CHUNK_NUMBERS // self.size)
-        return torch.cat([product_rows(part, self.centres, owner) for part in codes.split(chunk)])
+        codes = (unpack(part, self.bits, self.size).long() for part in packed.split(chunk))
+        return torch.cat([self.levels[part] * own for part, own in zip(codes, stored.split(chunk))])

@@ -119,8 +119,8 @@ def _of_the_run(
 ) -> RunRecord:
     """Return the record of a teacher's configuration as that of the run, whose seed and candidates may be others."""
     options, compression = config.compress_options, _compression(config, tables, seconds)
-    # Without a random rotation or codebook all seeds have one model.
-    drawn = compression.rotation or options.method == "product"
+    # Without a rotation or codebook that is drawn all seeds have one model.
+    drawn = options.turned != "none" or options.method == "product"
     made = [teacher_key, sorted(options.to_keys().items()), _seed(config) if drawn else None]
     return dataclasses.replace(
         record,
@@ -154,7 +154,9 @@ def _compression(config: DistillConfig, tables: Tables, seconds: float) -> Compr
         method=options.method,
         size=tables.items.size,
         bits=options.bits if options.method == "quantized" else None,
-        rotation=options.rotation and options.method != "svd",
+        rotation=options.turned,
+        levels=options.levels if options.method == "quantized" else None,
+        codebooks=options.codebooks if options.method == "product" else None,
         svd=options.size is not None,
         seed=_seed(config),
         bytes_per_item=tables.items.bytes_a_row,
@@ -164,13 +166,21 @@ def _compression(config: DistillConfig, tables: Tables, seconds: float) -> Compr
     )
 
 
+def _rotation_name(options: CompressOptions) -> str:
+    """Name a rotation that is not the method's own."""
+    if options.method == "svd" or options.rotation is None:
+        return ""
+    return "unrotated" if options.turned == "none" else options.turned
+
+
 def recipe_name(options: CompressOptions) -> str:
-    """Return a recipe in a word, for the record's name: "svd20", "svd160-4bit", "8bit", "svd160-pq80-users"."""
+    """Return a recipe in a word, for the record's name: "svd20", "svd160-4bit-random", "8bit", "svd160-pq80-users"."""
     parts = [
         f"svd{options.size}" if options.size is not None else "",
         f"{options.bits}bit" if options.method == "quantized" else "",
-        f"pq{options.bytes}" if options.method == "product" else "",
-        "unrotated" if options.method != "svd" and not options.rotation else "",
+        "lloyd_max" if options.levels == "lloyd_max" else "",
+        f"{options.codebooks}{options.bytes}" if options.method == "product" else "",
+        _rotation_name(options),
         "users" if options.users else "",
     ]
     return "-".join(part for part in parts if part)

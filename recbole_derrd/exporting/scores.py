@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from recbole_derrd.adapters import Adapter, EmbeddingAdapter
-from recbole_derrd.compression import Tables, compress
+from recbole_derrd.compression import Tables, compress, storing_recipe
 from recbole_derrd.compression.recipe import trained_tables
 from recbole_derrd.compression.tables import QuantizedTable
-from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.data.history import History
 from recbole_derrd.errors import DataError
 from recbole_derrd.serving.ranking import best
@@ -89,7 +88,7 @@ def _item_bits(adapter: EmbeddingAdapter, steps: Mapping[str, Mapping[str, Any]]
 
 
 def _in_few_bits(adapter: EmbeddingAdapter, bits: int, seed: int) -> Embeddings:
-    return of_tables(compress(adapter, CompressOptions(method="quantized", bits=bits, users=True), seed), bits)
+    return of_tables(compress(adapter, storing_recipe(bits, users=True), seed), bits)
 
 
 def of_tables(tables: Tables, bits: int) -> Embeddings:

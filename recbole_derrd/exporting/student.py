@@ -10,9 +10,8 @@ from typing import Any
 from recbole.utils import set_color
 
 from recbole_derrd.adapters import EmbeddingAdapter, adapter_class
-from recbole_derrd.compression import compress, evaluate_tables
+from recbole_derrd.compression import compress, evaluate_tables, storing_recipe
 from recbole_derrd.config.distill_config import DistillConfig
-from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.data.prepare import Data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.evaluation.latency import measure_latency
@@ -61,7 +60,7 @@ def export_student(config: DistillConfig, data: Data, student: Any, checkpoint: 
         checkpoint: the student's checkpoint, whose name the folder takes.
     """
     options, started = config.run_options, time.perf_counter()
-    recipe = CompressOptions(method="quantized", bits=options.store_bits, users=options.store_users)
+    recipe = storing_recipe(options.store_bits, users=options.store_users)
     adapter = student.adapter
     assert isinstance(adapter, EmbeddingAdapter)
     student.eval()

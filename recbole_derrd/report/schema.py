@@ -147,7 +147,10 @@ class Compression(Declared):
     method: str | None = known(_TEXT)
     size: int | None = known(_COUNT)
     bits: int | None = known(whole(high=64))
-    rotation: bool | None = known(flag)
+    #: learned, random or none; records from before there was a choice have a flag, whose True is random.
+    rotation: bool | str | None = known(either(flag, _TEXT))
+    levels: str | None = known(_TEXT)
+    codebooks: str | None = known(_TEXT)
     svd: bool | None = known(flag)
     seed: int | None = known(_SEED)
     bytes_per_item: float | None = known(_COST)
