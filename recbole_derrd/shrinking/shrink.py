@@ -196,7 +196,7 @@ class _Shrinking:
             kept = min(split.size, size)
             begun = time.perf_counter()
             options = CompressOptions(
-                method="quantized", size=kept if kept < size else None, bits=split.bits, users=False, rotation=True
+                method="quantized", size=kept if kept < size else None, bits=split.bits, users=False, rotation="learned"
             )
             tables = compress(adapter, options, model.config["seed"])
             seconds = time.perf_counter() - begun
