@@ -159,6 +159,7 @@ class _Experts(DistillationExperts):
 
 class _Directions(Distiller[CPDOptions]):
     """The sum of 1 - cos(P(h_s), h_t) over a batch's entities."""
+
     def __init__(self, options: CPDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         super().__init__(options, knowledge, student, seed)
         self.hints = HintEmbeddings(student, knowledge, student.layer(options.hint), options.teacher_hint)

@@ -272,9 +272,11 @@ class DistillationExperts(Distiller[DEOptions]):
     def work(self) -> Work:
         """Return the work of an entity in the experts of all hint layers."""
         experts = self.options.num_experts
-        each = [
-            experts_work(*bank["user"].sizes, experts, bank["user"].first.shape[1] // experts) for bank in self.banks
-        ]
+        each = []
+        for bank in self.banks:
+            student_size, teacher_size = bank["user"].sizes
+            hidden = bank["user"].first.shape[1] // experts
+            each.append(experts_work(student_size, teacher_size, experts, hidden))
         return Work(sum(one.entity for one in each), sum(one.step for one in each))
 
     def _error_sum(self, bank: Any, student: Tensor, teacher: Tensor) -> Tensor:

@@ -77,7 +77,9 @@ class IRRRDOptions(Options):
         choices=(AUTO,),
         kind=(int, str),
     )
-    sample: float | str = share("a batch's distinct users whose items are ranked (the item side has ir_rrd_max_items)", auto=True)
+    sample: float | str = share(
+        "a batch's distinct users whose items are ranked (the item side has ir_rrd_max_items)", auto=True
+    )
 
     def __post_init__(self) -> None:
         """Check the options against each other."""

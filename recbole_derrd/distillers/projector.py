@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from recbole_derrd.distillers.hint_embeddings import HintEmbeddings
 from recbole_derrd.distillers.subsampling import DRAWN, NUMBER, Work, epoch_seed, of_parameters
 
-
 #: Operations on each number between the layers and on each that they end in, forward and backward.
 _PASSES = 6
 

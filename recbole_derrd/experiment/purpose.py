@@ -8,8 +8,8 @@ from recbole.utils import InputType, ModelType
 
 from recbole_derrd.config.distill_config import WHOLE_USER_MODELS, DistillConfig, model_settings
 from recbole_derrd.config.options.evaluation import left_out
-from recbole_derrd.config.options.schema import AUTO
 from recbole_derrd.config.options.recbole_keys import SET_BY_RECBOLE
+from recbole_derrd.config.options.schema import AUTO
 from recbole_derrd.config.settings import candidate_count
 from recbole_derrd.data.prepare import Data
 from recbole_derrd.distillers import Need

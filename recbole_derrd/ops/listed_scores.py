@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-
 #: Numbers that are gathered at once: 1 MB of float32.
 _GATHERED = 1 << 18
 

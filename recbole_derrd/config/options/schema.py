@@ -46,18 +46,19 @@ def option(
 AUTO = "auto"
 
 
-def share(what: str, *, auto: bool) -> Any:
+def share(what: str, *, auto: bool, default: float | str | None = None) -> Any:
     """Declare the share of some part of a batch that a method looks at.
 
     Args:
         what: the part, as the sentence of the documentation names it.
-        auto: whether the share is found from the sizes by default; else it is 1, the full sum.
+        auto: whether the share may be found from the sizes.
+        default: the share where the user says none; found from the sizes, or the full sum, if None.
     """
     meaning = f"Share of {what}, drawn again in each step; below 1 is faster, with the same term on average."
     if not auto:
         return option(1.0, meaning, above=0, high=1)
     meaning += " auto finds it from the sizes, so that the term costs a few times the student's own step at most; 1 is "
-    return option(AUTO, meaning + "the full sum.", above=0, high=1, choices=(AUTO,), kind=(float, str))
+    return option(AUTO if default is None else default, meaning + "the full sum.", above=0, high=1, choices=(AUTO,), kind=(float, str))
 
 
 def share_of_users(*, auto: bool = False) -> Any:
