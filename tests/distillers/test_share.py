@@ -143,3 +143,20 @@ def test_a_seed_of_each_epoch_is_one_that_generators_take() -> None:
         seeds = [epoch_seed(seed, epoch) for epoch in (-1, 0, 1, 2, 10_000)]
         assert len(set(seeds)) == 5 and all(0 <= one < 2**63 for one in seeds)
         torch.Generator().manual_seed(max(seeds))
+
+
+def test_the_items_of_ir_rrd_are_as_many_as_they_may_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subsampling, "FEWEST", 4)
+    monkeypatch.setattr(subsampling, "MULTIPLE", 0.0)
+    kind, world = method_class("ir_rrd"), make_world(tmp_path, some_rows(30, 61, 9), 61)
+    batch = step(users=[*range(1, 13)], positives=[*range(1, 13)], negatives=[*range(13, 25)], rows=12)
+    ranked = {}
+    for most in ("auto", 5, 0):
+        options = kind.options_class(**{**kind.test_settings, "max_items": most})
+        built: Any = kind(options, world.knowledge, world.student, 7)
+        built.begin_epoch(0)
+        own = built.item_side.forward
+        counted = ranked.setdefault(most, [])
+        monkeypatch.setattr(built.item_side, "forward", lambda one, own=own, to=counted: to.append(one) or own(one))
+        built(batch)
+    assert [len(ranked[most][0].users) for most in ("auto", 5)] == [4, 5] and len(ranked[0][0].users) > 20
