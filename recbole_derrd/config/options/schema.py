@@ -58,7 +58,14 @@ def share(what: str, *, auto: bool, default: float | str | None = None) -> Any:
     if not auto:
         return option(1.0, meaning, above=0, high=1)
     meaning += " auto finds it from the sizes, so that the term costs a few times the student's own step at most; 1 is "
-    return option(AUTO if default is None else default, meaning + "the full sum.", above=0, high=1, choices=(AUTO,), kind=(float, str))
+    return option(
+        AUTO if default is None else default,
+        meaning + "the full sum.",
+        above=0,
+        high=1,
+        choices=(AUTO,),
+        kind=(float, str),
+    )
 
 
 def share_of_users(*, auto: bool = False) -> Any:
