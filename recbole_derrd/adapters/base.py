@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.listed_scores import distinct_positions, listed_products
+from recbole_derrd.runtime.randomness import kept_random_state
 
 #: Lists this share of the catalogue long are scored against all of it: cheaper than finding their distinct items.
 _WHOLE_CATALOGUE = 0.25
@@ -60,6 +61,21 @@ class Adapter:
     def device(self) -> torch.device:
         """Where the model computes."""
         return torch.device(self.model.device)
+
+    def parameter_count(self) -> int:
+        """Return how many parameters the model trains; those of distillers that are attached to it are not its own."""
+        named = self.model.named_parameters()
+        return sum(one.numel() for name, one in named if one.requires_grad and not name.startswith("distillers."))
+
+    def propagated_numbers(self) -> int:
+        """Return how many numbers a step gathers in propagations over a graph, forward and backward."""
+        return 0
+
+    def logit_work(self) -> int:
+        """Return the multiply-adds of one logit: of a network, the parameters that are no table of users or items."""
+        tables = (self.n_users, self.n_items)
+        own = (one for name, one in self.model.named_parameters() if not name.startswith("distillers."))
+        return sum(one.numel() for one in own if not one.dim() or one.shape[0] not in tables)
 
     def user_embeddings(self, users: Tensor | None = None, hint: str | None = None) -> Tensor:
         """Return the users' embeddings [n, d]; of all users where none are named."""
@@ -151,6 +167,16 @@ class EmbeddingAdapter(Adapter):
     """A model whose logit is the dot product of a user vector and an item vector."""
 
     hints: ClassVar[tuple[str, ...]] = ("embedding",)
+    _width: int | None = None
+
+    @torch.no_grad()
+    def logit_work(self) -> int:
+        """Return the multiply-adds of one logit: the width of the embeddings."""
+        if self._width is None:
+            # A propagation may draw.
+            with kept_random_state():
+                self._width = self.item_embeddings(torch.ones(1, dtype=torch.int64, device=self.device)).shape[1]
+        return self._width
 
     def _users(self, users: Tensor | None, layer: str) -> Tensor:
         raise NotImplementedError

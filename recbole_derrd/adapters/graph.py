@@ -17,6 +17,12 @@ class GraphAdapter(EmbeddingAdapter):
 
     hints = ("final", "ego")
 
+    def propagated_numbers(self) -> int:
+        """Return how many numbers a step gathers: of each edge, both ways, in each layer, forward and backward."""
+        interactions = getattr(self.model, "interaction_matrix", None)
+        edges = 0 if interactions is None else 2 * int(interactions.nnz)
+        return 2 * edges * self.logit_work() * int(getattr(self.model, "n_layers", 1))
+
     def _arguments(self) -> tuple[Any, ...]:
         return ()
 

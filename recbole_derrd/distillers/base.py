@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Mapping
-from typing import Any, ClassVar, Generic, TypeVar
+from logging import getLogger
+from typing import Any, Callable, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options import Options
+from recbole_derrd.config.options.schema import AUTO
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.preconditions import Requirement
+from recbole_derrd.distillers.subsampling import Work, automatic_share, student_step
 from recbole_derrd.teacher import Knowledge
 
 #: The options of a method.
@@ -54,6 +57,11 @@ class StepBatch:
         assert ids[0] is not None
         return cls(ids[0], ids[1], ids[2], rows)
 
+    @property
+    def entities(self) -> int:
+        """How many users and items there are; an item that is positive and negative counts twice."""
+        return sum(len(ids) for ids in (self.users, self.positives, self.negatives) if ids is not None)
+
 
 class Distiller(nn.Module, Generic[OptionsT]):
     """One distillation term.
@@ -88,6 +96,10 @@ class Distiller(nn.Module, Generic[OptionsT]):
         self.generator = torch.Generator(device=student.device).manual_seed(seed)
         self._left_out: Tensor | None = None
         self._known: dict[str, Tensor | None] = {}
+        #: Whose share a method takes that is a part of another; None for its own.
+        self.share_of: Callable[[int, int], float] | None = None
+        #: The share that ``auto`` has found for the first batch, None before it and where a share is given.
+        self.found_share: float | None = None
 
     @classmethod
     def defaults_for(cls, student: str) -> dict[str, Any]:
@@ -161,6 +173,35 @@ class Distiller(nn.Module, Generic[OptionsT]):
     def taught(self, users: Tensor) -> Tensor:
         """Return those of a batch's users who are not left out of the term."""
         return users if self._left_out is None else users[~self._left_out[users]]
+
+    def work(self) -> Work:
+        """Return the term's arithmetic by sizes alone, which ``sample: auto`` is found from."""
+        raise NotImplementedError(f"{self.name} does not state its work: its sample cannot be auto.")
+
+    def step_work(self, rows: int) -> float:
+        """Return the work of the student's own step on so many rows."""
+        return student_step(self.student.parameter_count(), rows, self.student.propagated_numbers())
+
+    def share(self, entities: int, rows: int) -> float:
+        """Return the share of a batch that the term looks at: the option ``sample``, or what ``auto`` finds.
+
+        Args:
+            entities: users, or users and items, of the batch.
+            rows: of the batch.
+        """
+        if self.share_of is not None:
+            return self.share_of(entities, rows)
+        given = getattr(self.options, "sample", 1.0)
+        if given != AUTO:
+            return float(given)
+        found = automatic_share(self.work(), entities, self.step_work(rows))
+        if self.found_share is None:
+            self.found_share = found
+            getLogger().info(
+                f"{self.name} looks at {found:.1%} of a batch, {round(found * entities):,} of {entities:,}, in each "
+                f"step ({self.options.prefix}sample: auto; 1 is the full sum)."
+            )
+        return found
 
     @property
     def weight(self) -> float:

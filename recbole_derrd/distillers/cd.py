@@ -38,7 +38,7 @@ from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.negative_sampling import NegativeSampler
 from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved, short_users
 from recbole_derrd.distillers.student_view import STUDENT_DIVERGED, eval_mode, student_rankings
-from recbole_derrd.distillers.subsampling import epoch_seed, subsample
+from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work, subsample
 from recbole_derrd.errors import DataError, OptionError, TrainingError
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
@@ -67,7 +67,7 @@ class CDOptions(Options):
         "does, and ranks nothing.",
         low=0,
     )
-    sample: float = share_of_users()
+    sample: float | str = share_of_users(auto=True)
 
     def __post_init__(self) -> None:
         """Check the options against each other."""
@@ -225,11 +225,16 @@ class CollaborativeDistillation(Distiller[CDOptions]):
 
         return draw
 
+    def work(self) -> Work:
+        """Return the work of a user's drawn items."""
+        return Work(listed_work(self.student, self.options.n_distill, passes=16))
+
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' L_CD divided by the batch's rows, in float32."""
         if self.items is None or self.labels is None:
             raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        users, scale = subsample(self.taught(batch.users), self.options.sample, self.generator)
+        users = self.taught(batch.users)
+        users, scale = subsample(users, self.share(len(users), batch.rows), self.generator)
         scores = self.student.score(users, self.items.index_select(0, users).long())
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             labels = self.labels.index_select(0, users)

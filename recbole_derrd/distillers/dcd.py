@@ -41,9 +41,9 @@ from recbole_derrd.config.options.schema import Options, option, share_of_users
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved
-from recbole_derrd.distillers.rrd import relaxed_ranking_loss
+from recbole_derrd.distillers.rrd import PASSES, relaxed_ranking_loss
 from recbole_derrd.distillers.student_view import STUDENT_DIVERGED, eval_mode
-from recbole_derrd.distillers.subsampling import epoch_seed, subsample
+from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work, subsample
 from recbole_derrd.errors import OptionError, TrainingError
 from recbole_derrd.ops.top_k import top_scores
 from recbole_derrd.teacher import Knowledge
@@ -73,7 +73,7 @@ class DCDOptions(Options):
         "(unobserved), as the teacher's ranking does.",
         choices=("all", "unobserved"),
     )
-    sample: float = share_of_users()
+    sample: float | str = share_of_users(auto=True)
 
     def __post_init__(self) -> None:
         """Check the options against each other."""
@@ -217,6 +217,10 @@ class DualCorrectionDistillation(Distiller[DCDOptions]):
             scores[hidden_entries(self.knowledge.history, start, stop, device)] = -torch.inf
         return ranks_of(scores, self.rankings[start:stop].long().to(device), depth).cpu()
 
+    def work(self) -> Work:
+        """Return the work of a user's 2 K items."""
+        return Work(listed_work(self.student, 2 * self.options.k, PASSES))
+
     def forward(self, batch: StepBatch) -> Tensor:
         """Return L_DCD of the batch divided by its rows.
 
@@ -224,7 +228,8 @@ class DualCorrectionDistillation(Distiller[DCDOptions]):
         """
         if self.items is None:
             raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        users, scale = subsample(batch.users, self.options.sample, self.generator)
+        users = batch.users
+        users, scale = subsample(users, self.share(len(users), batch.rows), self.generator)
         items = self.items.index_select(0, users).long()
         scores = self.student.score(users, items)
         held = None if self.all_full else items > 0

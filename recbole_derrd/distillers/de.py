@@ -30,11 +30,20 @@ from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import option, share_of_entities
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.hint_embeddings import HintEmbeddings, HintOptions
-from recbole_derrd.distillers.subsampling import epoch_seed, subsampled_entities
+from recbole_derrd.distillers.subsampling import (
+    DRAWN,
+    NUMBER,
+    Work,
+    epoch_seed,
+    of_parameters,
+    subsampled_entities,
+)
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.experts import expert_error_sum
 from recbole_derrd.teacher import Knowledge
 
+#: Operations on each hidden unit, forward and backward.
+_HIDDEN_PASSES = 8
 #: Groups of users by activity, of equal size.
 _GROUPS = 5
 
@@ -67,7 +76,7 @@ class DEOptions(HintOptions):
         "Reconstruction error: squared L2 (authors' code) or L2 (the paper's text).",
         choices=("squared", "l2"),
     )
-    sample: float = share_of_entities()
+    sample: float | str = share_of_entities(auto=True)
     hint: str | None = option(
         None,
         "Student's hint layer, several joined by '+'; the model's first if none (see the table of models).",
@@ -166,6 +175,15 @@ def reconstruction_errors(teacher: Tensor, reconstructed: Tensor, norm: str = "s
     return (teacher - reconstructed).square().sum(dim=1)
 
 
+def experts_work(student_size: int, teacher_size: int, experts: int, hidden: int) -> Work:
+    """Return the work of M two-layer experts for an entity, and of the optimizer's steps on those of both sides."""
+    units, sizes = experts * hidden, student_size + teacher_size
+    parameters = units * (sizes + 1) + 2 * experts * (teacher_size + 1)
+    # Forward, and backward by the layers' inputs and by their weights.
+    entity = 3 * units * sizes + NUMBER * (_HIDDEN_PASSES * units + 2 * sizes) + DRAWN * experts
+    return Work(entity, of_parameters(2 * parameters))
+
+
 class ExpertBank(nn.Module):
     """M experts and their selection network, for the users or the items of one hint layer.
 
@@ -180,6 +198,7 @@ class ExpertBank(nn.Module):
         """Draw the weights as torch.nn.Linear draws those of its layers."""
         super().__init__()
         experts = options.num_experts
+        self.sizes = (student_size, teacher_size)
         # Equal sizes are self-distillation, where the authors' code halves the hidden layer.
         default = student_size // 2 if student_size == teacher_size else (student_size + teacher_size) // 2
         hidden = options.hidden_size or max(default, 1)
@@ -250,6 +269,16 @@ class DistillationExperts(Distiller[DEOptions]):
         options = self.options
         self.tau = temperature(epoch, options.temperature_start, options.temperature_end, options.temperature_epochs)
 
+    def work(self) -> Work:
+        """Return the work of an entity in the experts of all hint layers."""
+        experts = self.options.num_experts
+        each = []
+        for bank in self.banks:
+            student_size, teacher_size = bank["user"].sizes
+            hidden = bank["user"].first.shape[1] // experts
+            each.append(experts_work(student_size, teacher_size, experts, hidden))
+        return Work(sum(one.entity for one in each), sum(one.step for one in each))
+
     def _error_sum(self, bank: Any, student: Tensor, teacher: Tensor) -> Tensor:
         tau, noise = 1.0, None
         if self.options.gating == "gumbel":
@@ -281,7 +310,8 @@ class DistillationExperts(Distiller[DEOptions]):
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return L_DE of the batch divided by its rows; float32 under mixed precision as well."""
-        entities = subsampled_entities("DE", batch, self.options.sample, self.generator)
+        share = self.share(batch.entities, batch.rows)
+        entities = subsampled_entities("DE", batch, share, self.generator)
         total = torch.zeros((), device=self.student.device)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             for hints, banks in zip(self.hints, self.banks):

@@ -41,7 +41,7 @@ from recbole_derrd.distillers.de import reconstruction_errors
 from recbole_derrd.distillers.hint_embeddings import SIDES, HintEmbeddings, HintOptions
 from recbole_derrd.distillers.nkd import direction_errors
 from recbole_derrd.distillers.projector import projectors_of
-from recbole_derrd.distillers.subsampling import subsampled_entities
+from recbole_derrd.distillers.subsampling import Work, subsampled_entities
 from recbole_derrd.ops.listed_scores import distinct_positions
 from recbole_derrd.teacher import Knowledge
 
@@ -75,7 +75,7 @@ class FreqDOptions(HintOptions):
         None, "Hidden units of such a network; the teacher's size if none.", low=1, kind=(int, type(None))
     )
     dropout: float = option(0.2, "Dropout before each of its layers.", low=0, high=0.9)
-    sample: float = share_of_entities()
+    sample: float | str = share_of_entities(auto=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +176,12 @@ class FrequencyDistillation(Distiller[FreqDOptions]):
         self.projectors: Any = projectors_of(self.hints, options, seed, lambda _, teacher: teacher)
         self.to(student.device)
 
+    def work(self) -> Work:
+        """Return the work of an entity: its own map and, as a symmetric graph has two ends, those of 2 K neighbours."""
+        networks = self.projectors["user"].work()
+        touched = 1 + 2 * self.options.neighbours
+        return Work(touched * networks.entity, networks.step)
+
     def _errors(self, side: str, ids: Tensor) -> Tensor:
         """Return the errors of distinct entities."""
         targets, graph = self.hints.targets[side], self.graphs[side]
@@ -204,7 +210,8 @@ class FrequencyDistillation(Distiller[FreqDOptions]):
         """Return L_FreqD of the batch divided by its rows; float32 under mixed precision as well."""
         total = torch.zeros((), device=self.student.device)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
-            for side, ids, weight in subsampled_entities("FreqD", batch, self.options.sample, self.generator):
+            share = self.share(batch.entities, batch.rows)
+            for side, ids, weight in subsampled_entities("FreqD", batch, share, self.generator):
                 # An item that is positive and negative counts twice, with one row of the graph.
                 distinct, places = distinct_positions(ids, len(self.hints.targets[side]))
                 total = total + weight * self._errors(side, distinct).index_select(0, places).sum()

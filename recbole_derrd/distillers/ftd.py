@@ -26,7 +26,7 @@ from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import option, share_of_entities
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.hint_embeddings import HintEmbeddings, HintOptions
-from recbole_derrd.distillers.subsampling import distinct_entities, subsample
+from recbole_derrd.distillers.subsampling import NUMBER, Work, distinct_entities, subsample
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.topology import gram_distance
 from recbole_derrd.teacher import Knowledge
@@ -39,7 +39,7 @@ class FTDOptions(HintOptions):
     prefix: ClassVar[str] = "ftd_"
 
     weight: float = option(0.001, "Weight of the term in the loss (lambda).", low=0)
-    sample: float = share_of_entities()
+    sample: float | str = share_of_entities(auto=True)
 
 
 def unit_rows(embeddings: Tensor) -> Tensor:
@@ -128,10 +128,17 @@ class FullTopologyDistillation(Distiller[FTDOptions]):
         super().__init__(options, knowledge, student, seed)
         hints = HintEmbeddings(student, knowledge, student.layer(options.hint), options.teacher_hint)
         self.topology = TopologyEmbeddings("FTD", hints)
+        self.sizes = hints.sizes()["user"]
+
+    def work(self) -> Work:
+        """Return the work of an entity: its part of the products of sizes, and embeddings at length 1."""
+        student, teacher = self.sizes
+        return Work(teacher * teacher + 3 * student * (student + teacher) + 4 * NUMBER * (student + teacher))
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return L_FTD of the batch divided by its rows; float32 under mixed precision as well."""
-        users, items, whole = self.topology.draw(batch, self.options.sample, self.generator)
+        share = self.share(batch.entities, batch.rows)
+        users, items, whole = self.topology.draw(batch, share, self.generator)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             student, teacher = map(unit_rows, self.topology.stacked(users, items))
             distance = gram_distance if self.student.fused else topology_loss

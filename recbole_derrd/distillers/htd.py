@@ -32,12 +32,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options.schema import option
+from recbole_derrd.config.options.schema import option, share
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.de import DEOptions, DistillationExperts
 from recbole_derrd.distillers.ftd import TopologyEmbeddings, unit_rows
 from recbole_derrd.distillers.hint_embeddings import SIDES, HintOptions
-from recbole_derrd.distillers.subsampling import distinct_entities, subsample
+from recbole_derrd.distillers.subsampling import Work, distinct_entities, subsample
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.topology import grouped_distance
 from recbole_derrd.teacher import Knowledge
@@ -77,12 +77,8 @@ class HTDOptions(HintOptions):
         kind=(int, type(None)),
     )
     # A hundredth made a student on ml-100k worse: rare large gradients of a row slow down what Adam does with others.
-    sample: float = option(
-        0.1,
-        "Share of a batch's distinct users and items that the assignment (GA) learns from, drawn again in each step; "
-        "below 1 is faster, with the same term on average.",
-        above=0,
-        high=1,
+    sample: float | str = share(
+        "a batch's distinct users and items that the assignment (GA) learns from", auto=True, default=0.1
     )
 
     def __post_init__(self) -> None:
@@ -218,6 +214,10 @@ class HierarchicalTopologyDistillation(Distiller[HTDOptions]):
         """Set the epoch's temperature."""
         self.assignment.begin_epoch(epoch)
 
+    def work(self) -> Work:
+        """Return the work of an entity in the assignment (GA), beside a topology of all entities."""
+        return self.assignment.work()
+
     def _topology_sum(self, users: Tensor, items: Tensor) -> Tensor:
         per_side, n_groups = self.options.num_groups, 2 * self.options.num_groups
         groups = torch.cat([self.assignment.groups("user", users), per_side + self.assignment.groups("item", items)])
@@ -230,10 +230,11 @@ class HierarchicalTopologyDistillation(Distiller[HTDOptions]):
         within = grouped_distance if blocks else grouped_loss
         return within(student[chosen], teacher[chosen], groups[chosen], weights) + prototype_loss(*entities, *means)
 
-    def _assignment_sum(self, users: Tensor, items: Tensor) -> Tensor:
+    def _assignment_sum(self, users: Tensor, items: Tensor, rows: int) -> Tensor:
+        share = self.share(len(users) + len(items), rows)
         total = torch.zeros((), device=self.student.device)
         for side, ids in zip(SIDES, (users, items)):
-            drawn, scale = subsample(ids, self.options.sample, self.generator)
+            drawn, scale = subsample(ids, share, self.generator)
             total = total + scale * self.assignment.error_sum(side, drawn)
         return total
 
@@ -251,5 +252,5 @@ class HierarchicalTopologyDistillation(Distiller[HTDOptions]):
         """Return L_HTD of the batch divided by its rows; float32 under mixed precision as well."""
         alpha, entities = self.options.alpha, distinct_entities("HTD", batch)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
-            total = alpha * self._topology_sum(*entities) + (1 - alpha) * self._assignment_sum(*entities)
+            total = alpha * self._topology_sum(*entities) + (1 - alpha) * self._assignment_sum(*entities, batch.rows)
         return total / batch.rows

@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options.schema import Options, option
+from recbole_derrd.config.options.schema import AUTO, Options, option, share
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved
-from recbole_derrd.distillers.rrd import RelaxedRankingDistillation, RRDOptions, relaxed_ranking_loss
-from recbole_derrd.distillers.subsampling import subsample
+from recbole_derrd.distillers.rrd import PASSES, RelaxedRankingDistillation, RRDOptions, relaxed_ranking_loss
+from recbole_derrd.distillers.subsampling import Work, automatic_share, listed_work, subsample
 from recbole_derrd.errors import OptionError
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.users import swapped
@@ -68,18 +68,17 @@ class IRRRDOptions(Options):
         "Interesting items and users: drawn again in each epoch, or always the first of the ranking.",
         choices=("sampled", "topk"),
     )
-    max_items: int = option(
-        0,
+    max_items: int | str = option(
+        AUTO,
         "Items of a step whose users are ranked at most, drawn again in each step: faster, with the same term on "
-        "average; 0 is all items that the batch's users have drawn.",
+        "average. auto takes as many as cost what ir_rrd_sample: auto allows; 0 is all items that the batch's users "
+        "have drawn.",
         low=0,
+        choices=(AUTO,),
+        kind=(int, str),
     )
-    sample: float = option(
-        1.0,
-        "Share of a batch's distinct users whose items are ranked, drawn again in each step; below 1 is faster, with "
-        "the same term on average. The item side has ir_rrd_max_items.",
-        above=0,
-        high=1,
+    sample: float | str = share(
+        "a batch's distinct users whose items are ranked (the item side has ir_rrd_max_items)", auto=True
     )
 
     def __post_init__(self) -> None:
@@ -151,7 +150,7 @@ class ItemSideRankingDistillation(Distiller[IRRRDOptions]):
         """
         super().__init__(options, knowledge, student, seed)
         self.check(options, knowledge.history)
-        shared: dict[str, Any] = {"interesting": options.interesting}
+        shared: dict[str, Any] = {"interesting": options.interesting, "sample": 1.0}
         of_users = RRDOptions(k=options.k, l=options.l, top_n=options.top_n, decay=options.decay, **shared)
         self.user_side = RelaxedRankingDistillation(of_users, knowledge, student, seed)
         self.item_side: RelaxedRankingDistillation | None = None
@@ -204,26 +203,39 @@ class ItemSideRankingDistillation(Distiller[IRRRDOptions]):
         if self.item_side is not None:
             self.item_side.begin_epoch(epoch)
 
+    def work(self) -> Work:
+        """Return the work of a user's K + L items, doubled where half of the term is the items'."""
+        options = self.options
+        both = 1 if self.item_side is None else 2
+        return Work(both * listed_work(self.student, options.k + options.l, PASSES))
+
+    def _item_share(self, items: int, rows: int) -> float:
+        """Return the share of these items whose users are ranked."""
+        options = self.options
+        if options.max_items == AUTO:
+            users = listed_work(self.student, options.item_k + options.item_l, PASSES)
+            return automatic_share(Work(2 * users), items, self.step_work(rows))
+        return min(1.0, int(options.max_items) / items) if options.max_items else 1.0
+
     def forward(self, batch: StepBatch) -> Tensor:
         """Return L_IR-RRD of the batch divided by its rows, in float32."""
         present = batch.users
-        users, scale = subsample(present, self.options.sample, self.generator)
+        users, scale = subsample(present, self.share(len(present), batch.rows), self.generator)
         loss: Tensor = scale * self.user_side(StepBatch(users, None, None, batch.rows))
         if self.item_side is None:
             return loss
         items = self.items_of(present)
         if not len(items):
             return loss
-        limit = self.options.max_items
-        share = min(1.0, limit / len(items)) if limit else 1.0
-        items, scale = subsample(items, share, self.generator)
+        items, scale = subsample(items, self._item_share(len(items), batch.rows), self.generator)
         item_loss = self.item_side(StepBatch(items, None, None, batch.rows))
         loss = loss + self.options.item_weight * scale * item_loss
         return loss
 
     def items_of(self, users: Tensor) -> Tensor:
         """Return the distinct items that these users have drawn and that the teacher ranks users for."""
-        assert self.user_side.items is not None
+        if self.user_side.items is None:
+            raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
         present = torch.zeros(self.knowledge.n_items, dtype=torch.bool, device=self.student.device)
         present[self.user_side.items.index_select(0, users).long().reshape(-1)] = True
         return (present & self.ranked).nonzero().squeeze(1)

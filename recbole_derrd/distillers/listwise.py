@@ -42,7 +42,7 @@ from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.full_catalogue import full_softmax_sum
 from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved, short_users
 from recbole_derrd.distillers.student_view import eval_mode, student_rankings
-from recbole_derrd.distillers.subsampling import subsample
+from recbole_derrd.distillers.subsampling import Work, catalogue_work, listed_work, subsample
 from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.ops.full_softmax import (
     LOWEST,
@@ -84,7 +84,7 @@ class ListwiseOptions(Options):
         "catalogue; 0 leaves them to the student's own loss.",
         low=0,
     )
-    sample: float = share_of_users()
+    sample: float | str = share_of_users(auto=True)
 
     def __post_init__(self) -> None:
         """Check the options against each other."""
@@ -104,6 +104,10 @@ class ListwiseOptions(Options):
                 f"listwise_top_n is for softmaxes over the whole catalogue. With listwise_items: {self.items} set "
                 "listwise_k instead."
             )
+
+
+#: Operations on each score of the catalogue, half of them on the teacher's.
+_PASSES = 24
 
 
 def listwise_loss(student: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -311,8 +315,17 @@ class ListwiseDistillation(Distiller[ListwiseOptions]):
 
         return full_softmax_sum(self.student, users, self._readable, by_embeddings)
 
+    def work(self) -> Work:
+        """Return the work of a user's softmaxes: over K items, or over the catalogue."""
+        options = self.options
+        if options.items != "all":
+            return Work(listed_work(self.student, options.k, passes=16))
+        of_teacher = 0 if self.embeddings is None else self.embeddings[1].shape[1]
+        return Work(catalogue_work(self.student, of_teacher, _PASSES if of_teacher else _PASSES // 2))
+
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' summed cross-entropy divided by the batch's rows, in float32."""
-        users, scale = subsample(self.taught(batch.users), self.options.sample, self.generator)
+        users = self.taught(batch.users)
+        users, scale = subsample(users, self.share(len(users), batch.rows), self.generator)
         total = self._sum(users) if self.options.items == "all" else self._over_items(users)
         return scale * total / batch.rows

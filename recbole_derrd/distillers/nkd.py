@@ -35,7 +35,7 @@ from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.hint_embeddings import SIDES, HintEmbeddings, HintOptions
 from recbole_derrd.distillers.projector import projectors_of
-from recbole_derrd.distillers.subsampling import subsampled_entities
+from recbole_derrd.distillers.subsampling import DRAWN, NUMBER, Work, subsampled_entities
 from recbole_derrd.errors import OptionError
 from recbole_derrd.teacher import Knowledge
 
@@ -65,7 +65,7 @@ class NKDOptions(HintOptions):
         None, "Hidden units of such a network; half the teacher's size if none.", low=1, kind=(int, type(None))
     )
     dropout: float = option(0.1, "Dropout before each of its layers.", low=0, high=0.9)
-    sample: float = share_of_entities()
+    sample: float | str = share_of_entities(auto=True)
 
 
 def mixed(own: Tensor, neighbours: Tensor, share: Tensor) -> Tensor:
@@ -144,6 +144,11 @@ class NeighbourhoodDistillation(Distiller[NKDOptions]):
                     f"{count - 1} others. Lower it, or use more data."
                 )
 
+    def work(self) -> Work:
+        """Return the work of an entity, its mixtures with a neighbour drawn on both sides."""
+        networks, numbers = self.projectors["user"].work(), sum(self.projectors["user"].sizes)
+        return Work(networks.entity + (DRAWN + 8 * NUMBER) * numbers, networks.step)
+
     def _error_sum(self, side: str, ids: Tensor) -> Tensor:
         options, targets = self.options, self.hints.targets[side]
         others = self.neighbours[side].index_select(0, ids)
@@ -163,6 +168,7 @@ class NeighbourhoodDistillation(Distiller[NKDOptions]):
         """Return L_NKD of the batch divided by its rows; float32 under mixed precision as well."""
         total = torch.zeros((), device=self.student.device)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
-            for side, ids, weight in subsampled_entities("NKD", batch, self.options.sample, self.generator):
+            share = self.share(batch.entities, batch.rows)
+            for side, ids, weight in subsampled_entities("NKD", batch, share, self.generator):
                 total = total + weight * self._error_sum(side, ids)
         return total / batch.rows

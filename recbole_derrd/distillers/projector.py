@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from recbole_derrd.distillers.hint_embeddings import HintEmbeddings
-from recbole_derrd.distillers.subsampling import epoch_seed
+from recbole_derrd.distillers.subsampling import DRAWN, NUMBER, Work, epoch_seed, of_parameters
+
+#: Operations on each number between the layers and on each that they end in, forward and backward.
+_PASSES = 6
 
 
 def _whole(values: Tensor) -> Tensor:
@@ -50,6 +53,15 @@ def dropped(values: Tensor, share: float, generator: torch.Generator) -> Tensor:
     return values * kept / (1 - share)
 
 
+def networks_work(student_size: int, teacher_size: int, networks: int, hidden: int, dropout: bool) -> Work:
+    """Return the work of E two-layer networks for an embedding, and of the optimizer's steps on those of both sides."""
+    units, inputs = networks * hidden, networks * student_size
+    products = 3 * (units * (student_size + teacher_size))
+    drawn = DRAWN * (units + inputs) if dropout else 0
+    parameters = units * (student_size + teacher_size + 1) + networks * teacher_size
+    return Work(products + drawn + NUMBER * _PASSES * (units + inputs + teacher_size), of_parameters(2 * parameters))
+
+
 class MeanProjector(nn.Module):
     """E networks of two layers, for the users or the items, with dropout before each layer.
 
@@ -79,8 +91,14 @@ class MeanProjector(nn.Module):
             return nn.Parameter(torch.empty(num_experts, *shape).uniform_(-bound, bound, generator=generator))
 
         self.dropout = dropout
+        self.sizes = (student_size, teacher_size)
         self.first, self.first_bias = uniform(student_size, student_size, hidden), uniform(student_size, hidden)
         self.second, self.second_bias = uniform(hidden, hidden, teacher_size), uniform(hidden, teacher_size)
+
+    def work(self) -> Work:
+        """Return the work of one embedding."""
+        networks, _, hidden = self.first.shape
+        return networks_work(*self.sizes, networks, hidden, bool(self.dropout))
 
     def forward(self, embeddings: Tensor, generator: torch.Generator) -> Tensor:
         """Return embeddings of the teacher's width [n, d_t] for the student's [n, d_s]."""

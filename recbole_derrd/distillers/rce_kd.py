@@ -40,7 +40,7 @@ from recbole_derrd.config.options.schema import Options, option, share_of_users
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.listwise import cross_entropy
 from recbole_derrd.distillers.student_view import eval_mode, student_rankings
-from recbole_derrd.distillers.subsampling import epoch_seed, subsample
+from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work, subsample
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.sampling import sample_weighted_positions
 from recbole_derrd.teacher import Knowledge
@@ -72,7 +72,7 @@ class RCEKDOptions(Options):
         "on, exp((min(n_p, 50) + 1) / T), or the first ones, exp(-p / T).",
         choices=("teacher", "rank"),
     )
-    sample: float = share_of_users()
+    sample: float | str = share_of_users(auto=True)
 
     def __post_init__(self) -> None:
         """Check the options against each other."""
@@ -212,11 +212,17 @@ class RejuvenatedCrossEntropy(Distiller[RCEKDOptions]):
         left = best.masked_fill(in_drawn | contained(best, own), 0)
         return torch.cat([own, drawn, left], dim=1), in_drawn.sum(dim=1)
 
+    def work(self) -> Work:
+        """Return the work of a user's three sets of items."""
+        k, every = self.best.shape[1], self.knowledge.n_items - 1
+        return Work(listed_work(self.student, 2 * k + min(self.options.l, every), passes=24))
+
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' loss divided by the batch's rows, in float32."""
         if self.items is None or self.logits is None or self.mixing is None:
             raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        users, scale = subsample(batch.users, self.options.sample, self.generator)
+        users = batch.users
+        users, scale = subsample(users, self.share(len(users), batch.rows), self.generator)
         items = self.items.index_select(0, users).long()
         scores = self.student.score(users, items)
         with torch.autocast(device_type=self.student.device.type, enabled=False):

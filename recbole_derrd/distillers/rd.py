@@ -39,7 +39,7 @@ from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.negative_sampling import NegativeSampler
 from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved, short_rankings
-from recbole_derrd.distillers.subsampling import epoch_seed, subsample
+from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work, subsample
 from recbole_derrd.teacher import Knowledge
 
 
@@ -64,7 +64,7 @@ class RDOptions(Options):
     normalise: bool = option(
         True, "Whether a user's hybrid weights are made to sum to 1 (the paper), or left as they are (the code)."
     )
-    sample: float = share_of_users()
+    sample: float | str = share_of_users(auto=True)
 
 
 def weighted_positive_loss(scores: Tensor, weights: Tensor) -> Tensor:
@@ -196,9 +196,15 @@ class RankingDistillation(Distiller[RDOptions]):
         ranks = estimated_ranks(scores.detach(), negatives, self.knowledge.history.n_items - 1)
         return hybrid_weights(self.position, dynamic_weights(ranks, self.options.mu), self.options.normalise)
 
+    def work(self) -> Work:
+        """Return the work of a user's K items and of those that estimate their ranks."""
+        options = self.options
+        return Work(listed_work(self.student, options.k + options.negatives, passes=32))
+
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' L_RD divided by the batch's rows, in float32."""
-        users, scale = subsample(self.taught(batch.users), self.options.sample, self.generator)
+        users = self.taught(batch.users)
+        users, scale = subsample(users, self.share(len(users), batch.rows), self.generator)
         scores = self.student.score(users, self.rankings.index_select(0, users).long())
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             scores = scores.float()

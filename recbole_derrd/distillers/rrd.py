@@ -28,11 +28,11 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options.schema import Options, option
+from recbole_derrd.config.options.schema import Options, option, share
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved, short_users
-from recbole_derrd.distillers.subsampling import epoch_seed, subsample
+from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work, subsample
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.full_softmax import LOWEST
 from recbole_derrd.ops.sampling import exclusion_keys, sample_outside, sample_top_positions
@@ -62,13 +62,7 @@ class RRDOptions(Options):
         "Order of the uninteresting items: ignored (relaxed), or the teacher's as well (full, the paper's ablation).",
         choices=("relaxed", "full"),
     )
-    sample: float = option(
-        1.0,
-        "Share of a batch's distinct users whose rankings are ranked, drawn again in each step; below 1 is faster, "
-        "with the same term on average.",
-        above=0,
-        high=1,
-    )
+    sample: float | str = share("a batch's distinct users whose rankings are ranked", auto=True)
 
     def __post_init__(self) -> None:
         """Check the options against each other."""
@@ -80,6 +74,8 @@ class RRDOptions(Options):
             )
 
 
+#: Operations of the loss on each item; logarithms of sums are slow ones.
+PASSES = 64
 #: Entries of the rankings that are drawn from at once; bounds the memory of drawing to some 20 MB.
 _DRAWN_AT_ONCE = 1 << 19
 #: Excluded (user, item) pairs up to which they are kept from epoch to epoch (64 MB) instead of being sorted again.
@@ -229,6 +225,11 @@ class RelaxedRankingDistillation(Distiller[RRDOptions]):
         items[1:, k:] = uninteresting.gather(1, scores.argsort(dim=1, descending=True)).to(torch.int32)
         return items
 
+    def work(self) -> Work:
+        """Return the work of a user's K + L items."""
+        options = self.options
+        return Work(listed_work(self.student, options.k + options.l, PASSES))
+
     def forward(self, batch: StepBatch) -> Tensor:
         """Return L_RRD of the batch divided by its rows.
 
@@ -236,7 +237,8 @@ class RelaxedRankingDistillation(Distiller[RRDOptions]):
         """
         if self.items is None:
             raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        users, scale = subsample(batch.users, self.options.sample, self.generator)
+        users = batch.users
+        users, scale = subsample(users, self.share(len(users), batch.rows), self.generator)
         items = self.items.index_select(0, users).long()
         scores = self.student.score(users, items)
         held = items > 0 if self.has_gaps else None

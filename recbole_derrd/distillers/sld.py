@@ -18,7 +18,7 @@ later code has as a comment; what it runs is the Plackett-Luce likelihood of the
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.listwise import listwise_loss
 from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved, short_users
 from recbole_derrd.distillers.rrd import RelaxedRankingDistillation, RRDOptions
-from recbole_derrd.distillers.subsampling import subsample
+from recbole_derrd.distillers.subsampling import Work, listed_work, subsample
 from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.ops.full_softmax import LOWEST
 from recbole_derrd.teacher import Knowledge
@@ -51,7 +51,7 @@ class SLDOptions(Options):
     student_share: float = option(
         0.0, "Share of the student's own logits in the soft labels (w); 0 is the teacher alone.", low=0, high=0.99
     )
-    sample: float = share_of_users()
+    sample: float | str = share_of_users(auto=True)
 
     def __post_init__(self) -> None:
         """Check the options against each other."""
@@ -102,9 +102,9 @@ class SoftLabelDistillation(Distiller[SLDOptions]):
         self.check(options, knowledge.history)
         # A ranking of one item has no order, and none has no softmax.
         self.leave_out(short_users(knowledge.history, min(2, options.k + options.l)))
-        same = {key: getattr(options, key) for key in ("k", "l", "top_n", "decay")}
+        same: dict[str, Any] = {key: getattr(options, key) for key in ("k", "l", "top_n", "decay")}
         # Only its draws are wanted.
-        self.drawing = RelaxedRankingDistillation(RRDOptions(**same), knowledge, student, seed)
+        self.drawing = RelaxedRankingDistillation(RRDOptions(sample=1.0, **same), knowledge, student, seed)
         #: The teacher's logits of each user's drawn items [n_users, K + L], drawn again in each epoch.
         self.logits: Tensor | None = None
 
@@ -130,11 +130,17 @@ class SoftLabelDistillation(Distiller[SLDOptions]):
             raise DataError("The teacher's scores hold NaN or inf; train the teacher again with a lower learning_rate.")
         self.logits = logits.to(self.student.device)
 
+    def work(self) -> Work:
+        """Return the work of a user's K + L items."""
+        options = self.options
+        return Work(listed_work(self.student, options.k + options.l, passes=16))
+
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' L_SLD divided by the batch's rows, in float32."""
         if self.drawing.items is None or self.logits is None:
             raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        users, scale = subsample(self.taught(batch.users), self.options.sample, self.generator)
+        users = self.taught(batch.users)
+        users, scale = subsample(users, self.share(len(users), batch.rows), self.generator)
         items = self.drawing.items.index_select(0, users).long()
         scores = self.student.score(users, items)
         with torch.autocast(device_type=self.student.device.type, enabled=False):

@@ -2,11 +2,111 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from recbole_derrd.distillers.base import StepBatch
+from recbole_derrd.adapters import Adapter, RowAdapter
 from recbole_derrd.errors import OptionError
+
+if TYPE_CHECKING:
+    from recbole_derrd.distillers.base import StepBatch
+
+#: A term with ``auto`` has at most this multiple of the student's own step in arithmetic.
+MULTIPLE = 3.0
+#: ... unless that is fewer entities than these, of which a term would hardly be the one of the batch on average.
+FEWEST = 16
+
+# What is not a product of matrices is counted in the multiply-adds that take as long on one thread, 39 to a nanosecond:
+# what was fitted to CiteULike's steps is a constant everywhere, so that a share depends on sizes alone.
+#: A number that one operation reads and writes.
+NUMBER = 16
+#: A random number.
+DRAWN = 128
+#: An item of a user's list: found, its embedding gathered, its gradient brought back.
+LISTED = 640
+#: A parameter in the optimizer's step.
+_PARAMETER = 32
+#: A row of a batch: its loading, its negative item, forward and backward.
+_ROW = 1 << 15
+#: What a step calls, whatever its sizes.
+_CALLS = 1 << 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """The arithmetic of a term, in multiply-adds of a matrix product.
+
+    Attributes:
+        entity: of each user or item that it looks at.
+        step: of each step, whatever the share.
+    """
+
+    entity: float
+    step: float = 0.0
+
+
+def listed_work(student: Adapter, items: int, passes: int = 0) -> float:
+    """Return the work of one user's listed items: their logits, and a loss of some operations on each.
+
+    Args:
+        student: the student; of models that score whole rows a list costs a row.
+        items: in the list.
+        passes: operations of the loss on each item.
+    """
+    if isinstance(student, RowAdapter):
+        return 3.0 * student.parameter_count() + NUMBER * passes * items
+    return items * (3.0 * student.logit_work() + LISTED + NUMBER * passes)
+
+
+def catalogue_work(student: Adapter, teacher_size: int, passes: int) -> float:
+    """Return the work of one user's softmax over the catalogue, of which the student's scores have a gradient.
+
+    Args:
+        student: the student.
+        teacher_size: multiply-adds of a logit of the teacher's, 0 where it is on disk.
+        passes: operations on each score.
+    """
+    if isinstance(student, RowAdapter):
+        return listed_work(student, 0) + student.n_items * (teacher_size + NUMBER * passes)
+    return student.n_items * (3.0 * student.logit_work() + teacher_size + NUMBER * passes)
+
+
+def of_parameters(count: int) -> float:
+    """Return the work of the optimizer's step on so many parameters."""
+    return float(_PARAMETER * count)
+
+
+def student_step(parameters: int, rows: int, propagated: int = 0) -> float:
+    """Return the work of the student's own step.
+
+    Args:
+        parameters: the student's.
+        rows: of the batch.
+        propagated: numbers that a graph model gathers in its propagations, both ways.
+    """
+    return of_parameters(parameters) + _ROW * rows + NUMBER * propagated + _CALLS
+
+
+def automatic_share(work: Work, entities: int, step: float) -> float:
+    """Return the largest share of a batch whose term costs at most ``MULTIPLE`` of the student's own step.
+
+    Args:
+        work: of the term.
+        entities: users, or users and items, of the batch.
+        step: work of the student's own step.
+
+    Returns:
+        Above 0, at most 1; of at least ``FEWEST`` entities where there are as many.
+
+    Example:
+        >>> automatic_share(Work(entity=1000.0, step=0.0), entities=100, step=15_000.0)
+        0.45
+    """
+    affordable = (MULTIPLE * step - work.step) / work.entity
+    return min(1.0, max(affordable, FEWEST) / max(entities, 1))
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -39,7 +39,7 @@ from recbole_derrd.config.options.schema import Options, option, share_of_users
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved
-from recbole_derrd.distillers.subsampling import epoch_seed, subsample
+from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work, subsample
 from recbole_derrd.errors import OptionError
 from recbole_derrd.teacher import Knowledge
 
@@ -60,7 +60,7 @@ class UnKDOptions(Options):
     decay: float = option(
         20.0, "Position p of a group's part is drawn with probability proportional to exp(-p / decay) (T).", above=0
     )
-    sample: float = share_of_users()
+    sample: float | str = share_of_users(auto=True)
 
     def __post_init__(self) -> None:
         """Check the options against each other."""
@@ -229,6 +229,11 @@ class UnbiasedDistillation(Distiller[UnKDOptions]):
         }
         return {"popularity_groups": groups}
 
+    def work(self) -> Work:
+        """Return the work of a user's pairs of items."""
+        options = self.options
+        return Work(listed_work(self.student, 2 * options.groups * options.pairs, passes=8))
+
     def forward(self, batch: StepBatch) -> Tensor:
         """Return L_UnKD of the batch divided by its rows.
 
@@ -236,7 +241,8 @@ class UnbiasedDistillation(Distiller[UnKDOptions]):
         """
         if self.items is None:
             raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        users, scale = subsample(batch.users, self.options.sample, self.generator)
+        users = batch.users
+        users, scale = subsample(users, self.share(len(users), batch.rows), self.generator)
         items = self.items.index_select(0, users).long()
         scores = self.student.score(users, items)
         half = items.shape[1] // 2

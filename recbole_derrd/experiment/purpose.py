@@ -9,6 +9,7 @@ from recbole.utils import InputType, ModelType
 from recbole_derrd.config.distill_config import WHOLE_USER_MODELS, DistillConfig, model_settings
 from recbole_derrd.config.options.evaluation import left_out
 from recbole_derrd.config.options.recbole_keys import SET_BY_RECBOLE
+from recbole_derrd.config.options.schema import AUTO
 from recbole_derrd.config.settings import candidate_count
 from recbole_derrd.data.prepare import Data
 from recbole_derrd.distillers import Need
@@ -205,7 +206,7 @@ def _tiny_shares(config: DistillConfig, data: Data) -> list[str]:
         f"{options.prefix}sample = {share} is less than one user of a batch, so {name} looks at one alone and learns "
         f"next to nothing: set it to {1 / users:.1g} at the very least."
         for name, options in config.method_options.items()
-        if (share := getattr(options, "sample", 1.0)) * users < 1
+        if (share := getattr(options, "sample", AUTO)) != AUTO and share * users < 1
     ]
 
 

@@ -200,8 +200,15 @@ def benchmark_entry(config: DistillConfig) -> BenchmarkEntry | None:
 
 
 def _diagnostics(model: Any, data: Data) -> dict[str, dict[str, Any]]:
-    found = {one.name: one.diagnostics(data.history.lengths) for one in getattr(model, "distillers", ())}
+    found = {
+        one.name: {**one.diagnostics(data.history.lengths), **_share(one)} for one in getattr(model, "distillers", ())
+    }
     return {method: entry for method, entry in found.items() if entry}
+
+
+def _share(distiller: Any) -> dict[str, float]:
+    """Return the share of a batch that ``sample: auto`` has found."""
+    return {} if distiller.found_share is None else {"share": round(distiller.found_share, 6)}
 
 
 def _cost(knowledge: StoredKnowledge | None, product: TrainResult, seconds: float) -> Cost:

@@ -42,18 +42,26 @@ METHODS: dict[str, list[str]] = {
 }  # fmt: skip
 
 
+_CLOCK = time.perf_counter
+
+
 def settings(given: argparse.Namespace, size: int, distillers: list[str], fast: str, temporary: str) -> dict[str, Any]:
     """Settings of one variant."""
     return {
         "data_path": given.data_path, "load_col": {"inter": ["user_id", "item_id"]}, "embedding_size": size,
         "train_batch_size": 1024, "distillers": distillers, "checkpoint_dir": temporary, "show_progress": False,
         "de_temperature_start": given.temperature, "cpd_temperature_start": given.temperature,
-        "htd_temperature_start": given.temperature,
-        "cpd_sample": given.de_sample, "gpu_id": given.gpu_id, "fast": fast, "n_layers": 2,
-        "de_sample": given.de_sample, "listwise_top_n": given.listwise_top_n,
-        "ir_rrd_max_items": given.ir_rrd_max_items, "rd_start_epoch": 0,
+        "htd_temperature_start": given.temperature, "gpu_id": given.gpu_id, "fast": fast, "n_layers": 2,
+        "listwise_top_n": given.listwise_top_n, "rd_start_epoch": 0, **shares(given),
         "benchmark_filename": ["train", "valid", "test"] if given.benchmark_filename else None,
     }  # fmt: skip
+
+
+def shares(given: argparse.Namespace) -> dict[str, Any]:
+    """Return the share of a batch that every method looks at, where it is not the default."""
+    if given.sample is None:
+        return {}
+    return {f"{name}_sample": given.sample for names in METHODS.values() for name in names} | {"ir_rrd_max_items": 0}
 
 
 def knowledge_of_untrained(
@@ -127,11 +135,11 @@ def measure(
 
 def timed(work: Any) -> float:
     """Return the seconds that this takes."""
-    started = time.perf_counter()
+    started = _CLOCK()
     work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return _CLOCK() - started
 
 
 def rows_of(model: str, times: dict[str, list[float]]) -> list[list[Any]]:
@@ -181,14 +189,16 @@ def main() -> None:
     parser.add_argument(
         "--temperature", type=float, default=1.0, help="DE's and CPD's first temperature; small is late"
     )
-    parser.add_argument(
-        "--de_sample", type=float, default=1.0, help="share of a batch's entities that DE and CPD look at"
-    )
+    parser.add_argument("--sample", type=float, help="share of a batch that every method looks at; default: its own")
     parser.add_argument("--methods", default=",".join(METHODS), help="which students with distillation to measure")
     parser.add_argument("--listwise_top_n", type=int, default=0, help="the teacher's list that listwise reads")
-    parser.add_argument("--ir_rrd_max_items", type=int, default=0, help="items a step of IR-RRD")
     parser.add_argument("--gpu_id", default="")
+    parser.add_argument(
+        "--cpu", action="store_true", help="CPU seconds of the process, which a busy machine disturbs less"
+    )
     given = parser.parse_args()
+    global _CLOCK
+    _CLOCK = time.process_time if given.cpu else time.perf_counter
     warnings.filterwarnings("ignore")
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)

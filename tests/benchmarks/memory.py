@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--student_size", type=int, default=20)
     parser.add_argument("--teacher_size", type=int, default=200)
     given = parser.parse_args()
-    given.temperature, given.de_sample, given.gpu_id = 1.0, 1.0, ""
+    given.temperature, given.sample, given.listwise_top_n, given.gpu_id = 1.0, 1.0, 0, ""
     processes = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as temporary:
         if given.data_path is None:

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, strategies
 from scipy import stats
 
-from recbole_derrd.distillers.de import DEOptions
+from recbole_derrd.distillers import Need, subsampling
+from recbole_derrd.distillers.de import DEOptions, experts_work
+from recbole_derrd.distillers.projector import networks_work
 from recbole_derrd.distillers.rrd import RRDOptions
-from recbole_derrd.distillers.subsampling import epoch_seed, subsample
+from recbole_derrd.distillers.subsampling import (
+    FEWEST,
+    MULTIPLE,
+    Work,
+    automatic_share,
+    epoch_seed,
+    student_step,
+    subsample,
+)
 from recbole_derrd.errors import OptionError
+from recbole_derrd.registry import METHODS, method_class
+from recbole_derrd.testing.world import TEACHERS, make_world, some_rows, step
 
 
 @pytest.mark.parametrize(
@@ -44,9 +59,82 @@ def test_nothing_to_choose_draws_nothing(size: int, share: float) -> None:
 @pytest.mark.parametrize("options", [DEOptions, RRDOptions])
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
 def test_limits(options: type[DEOptions] | type[RRDOptions], share: float) -> None:
-    assert options().sample == 1
+    assert options().sample == "auto" and options(sample=1).sample == 1
     with pytest.raises(OptionError, match="sample"):
         options(sample=share)
+
+
+def test_a_share_is_a_number_or_auto() -> None:
+    with pytest.raises(OptionError, match="a number or one of: auto"):
+        DEOptions(sample="automatic")
+
+
+_AMOUNTS = strategies.floats(1, 1e12)
+
+
+@given(_AMOUNTS, strategies.floats(0, 1e12), strategies.integers(0, 10**6), _AMOUNTS)
+def test_invariant_an_automatic_share_keeps_within_its_multiple(
+    entity: float, fixed: float, entities: int, step: float
+) -> None:
+    """A share, of at least the fewest entities, that costs no more than it may: neither more nor less than that."""
+    share = automatic_share(Work(entity, fixed), entities, step)
+    looked_at, cost = share * entities, fixed + share * entities * entity
+    assert 0 < share <= 1 and looked_at >= min(FEWEST, entities) * (1 - 1e-9)
+    assert cost <= MULTIPLE * step * (1 + 1e-9) or looked_at <= FEWEST * (1 + 1e-9)
+    assert share == 1 or cost >= MULTIPLE * step * (1 - 1e-9)
+
+
+def test_work_grows_with_every_size() -> None:
+    sizes = (20, 200, 30, 110)
+    of_experts, of_networks = experts_work(*sizes), networks_work(*sizes, dropout=False)
+    for index in range(4):
+        doubled = [size * (1 + (place == index)) for place, size in enumerate(sizes)]
+        for more, less in (
+            (experts_work(*doubled), of_experts),
+            (networks_work(*doubled, dropout=False), of_networks),
+        ):
+            assert more.entity > less.entity and more.step > less.step
+    # Three products of each layer, in multiply-adds.
+    assert 3 * 3300 * 220 < of_experts.entity < 1.5 * 3 * 3300 * 220
+    assert networks_work(*sizes, dropout=True).entity > of_networks.entity
+    assert student_step(1000, 10) < student_step(2000, 10) < student_step(2000, 20) < student_step(2000, 20, 5)
+
+
+_WITH_SHARES = [name for name in METHODS if hasattr(method_class(name).options_class(), "sample")]
+
+
+@pytest.mark.parametrize("name", _WITH_SHARES)
+def test_every_method_takes_the_share_that_auto_finds(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same loss as with that share given, of which each method's own test shows that it is unbiased."""
+    monkeypatch.setattr(subsampling, "FEWEST", 4)
+    monkeypatch.setattr(subsampling, "MULTIPLE", 0.0)
+    caplog.set_level("INFO")
+    kind = method_class(name)
+    world = make_world(tmp_path, some_rows(30, 61, 9), 61, teachers=TEACHERS if Need.TRAJECTORY in kind.needs else None)
+    batch = step(users=[*range(1, 13)], positives=[*range(1, 13)], negatives=[*range(13, 25)], rows=12)
+
+    def losses(share: float | str) -> tuple[Any, list[float]]:
+        built = kind(kind.options_class(**{**kind.test_settings, "sample": share}), world.knowledge, world.student, 7)
+        built.begin_epoch(0)
+        return built, [built(batch).item() for _ in range(3)]
+
+    # HTD alone has a share of its own.
+    assert kind.options_class().sample == (0.1 if name == "htd" else "auto")
+    built, found = losses("auto")
+    assert 0 < built.found_share < 1 and "sample: auto" in caplog.text
+    assert found == losses(built.found_share)[1] != losses(1.0)[1]
+    assert caplog.text.count("sample: auto") == 1
+
+
+def test_students_say_what_they_cost(tmp_path: Path) -> None:
+    """A distiller that is attached is not the student's own."""
+    student = make_world(tmp_path, some_rows(12, 41, 10), 41).student
+    own = sum(one.numel() for one in student.model.parameters())
+    student.model.distillers = torch.nn.Linear(3, 5)
+    assert student.parameter_count() == own and student.propagated_numbers() == 0
+    assert student.logit_work() == student.item_embeddings(torch.tensor([1])).shape[1]
 
 
 def test_a_seed_of_each_epoch_is_one_that_generators_take() -> None:
@@ -55,3 +143,20 @@ def test_a_seed_of_each_epoch_is_one_that_generators_take() -> None:
         seeds = [epoch_seed(seed, epoch) for epoch in (-1, 0, 1, 2, 10_000)]
         assert len(set(seeds)) == 5 and all(0 <= one < 2**63 for one in seeds)
         torch.Generator().manual_seed(max(seeds))
+
+
+def test_the_items_of_ir_rrd_are_as_many_as_they_may_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subsampling, "FEWEST", 4)
+    monkeypatch.setattr(subsampling, "MULTIPLE", 0.0)
+    kind, world = method_class("ir_rrd"), make_world(tmp_path, some_rows(30, 61, 9), 61)
+    batch = step(users=[*range(1, 13)], positives=[*range(1, 13)], negatives=[*range(13, 25)], rows=12)
+    ranked = {}
+    for most in ("auto", 5, 0):
+        options = kind.options_class(**{**kind.test_settings, "max_items": most})
+        built: Any = kind(options, world.knowledge, world.student, 7)
+        built.begin_epoch(0)
+        own = built.item_side.forward
+        counted = ranked.setdefault(most, [])
+        monkeypatch.setattr(built.item_side, "forward", lambda one, own=own, to=counted: to.append(one) or own(one))
+        built(batch)
+    assert [len(ranked[most][0].users) for most in ("auto", 5)] == [4, 5] and len(ranked[0][0].users) > 20

@@ -42,26 +42,40 @@ def option(
     )
 
 
-def share_of_users() -> Any:
-    """Declare the share of a batch's users that a method looks at."""
+#: The share of a batch that a method finds itself, see ``Distiller.share``.
+AUTO = "auto"
+
+
+def share(what: str, *, auto: bool, default: float | str | None = None) -> Any:
+    """Declare the share of some part of a batch that a method looks at.
+
+    Args:
+        what: the part, as the sentence of the documentation names it.
+        auto: whether the share may be found from the sizes.
+        default: the share where the user says none; found from the sizes, or the full sum, if None.
+    """
+    meaning = f"Share of {what}, drawn again in each step; below 1 is faster, with the same term on average."
+    if not auto:
+        return option(1.0, meaning, above=0, high=1)
+    meaning += " auto finds it from the sizes, so that the term costs a few times the student's own step at most; 1 is "
     return option(
-        1.0,
-        "Share of a batch's distinct users that the term looks at, drawn again in each step; below 1 is faster, with "
-        "the same term on average.",
+        AUTO if default is None else default,
+        meaning + "the full sum.",
         above=0,
         high=1,
+        choices=(AUTO,),
+        kind=(float, str),
     )
 
 
-def share_of_entities() -> Any:
-    """Declare the share of a batch's users and items that a method looks at."""
-    return option(
-        1.0,
-        "Share of a batch's distinct users and items that the term looks at, drawn again in each step; below 1 is "
-        "faster, with the same term on average.",
-        above=0,
-        high=1,
-    )
+def share_of_users(*, auto: bool = False) -> Any:
+    """Declare the share of a batch's users that a method looks at; ``auto`` is for methods that state their work."""
+    return share("a batch's distinct users that the term looks at", auto=auto)
+
+
+def share_of_entities(*, auto: bool = False) -> Any:
+    """Declare the share of a batch's users and items that a method looks at; ``auto`` as for users."""
+    return share("a batch's distinct users and items that the term looks at", auto=auto)
 
 
 def _typed(name: str, value: Any, kinds: tuple[type, ...]) -> Any:
@@ -106,7 +120,7 @@ class Options:
         if limits["choices"] is not None and isinstance(value, str) and value not in limits["choices"]:
             raise OptionError(
                 f"Option '{name}' cannot be '{value}'.{did_you_mean(value, limits['choices'])}"
-                f" It is one of: {', '.join(limits['choices'])}."
+                f" It is {'a number or ' if float in limits['kinds'] else ''}one of: {', '.join(limits['choices'])}."
             )
         return value
 

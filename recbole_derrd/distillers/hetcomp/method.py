@@ -24,7 +24,7 @@ from recbole_derrd.distillers.hetcomp.partition import (
 )
 from recbole_derrd.distillers.hetcomp.rank_fusion import fused_history, fused_rankings
 from recbole_derrd.distillers.student_view import eval_mode, student_rankings
-from recbole_derrd.distillers.subsampling import subsample
+from recbole_derrd.distillers.subsampling import Work, catalogue_work, listed_work, subsample
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.full_softmax import hidden_pairs
 from recbole_derrd.runtime.processes import gather_rows, shard_range
@@ -248,8 +248,15 @@ class HeterogeneousDistillation(Distiller[HetCompOptions]):
 
         return full_softmax_sum(self.student, users, self._readable, by_embeddings)
 
+    def work(self) -> Work:
+        """Return the work of a user's softmaxes: over the catalogue, or over what stands for it."""
+        options = self.options
+        listed = listed_work(self.student, options.observed + options.k + options.remainder, passes=64)
+        return Work(listed if options.remainder else listed + catalogue_work(self.student, 0, passes=12))
+
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' summed L_O or L_F divided by the batch's rows, in float32."""
         self._catch_up()
-        users, scale = subsample(batch.users, self.options.sample, self.generator)
+        users = batch.users
+        users, scale = subsample(users, self.share(len(users), batch.rows), self.generator)
         return scale * self._sum(users) / batch.rows

@@ -52,7 +52,7 @@ class HetCompOptions(Options):
         "them, exactly.",
         low=0,
     )
-    sample: float = share_of_users()
+    sample: float | str = share_of_users(auto=True)
 
     def __post_init__(self) -> None:
         """Check the options against each other."""
