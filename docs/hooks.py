@@ -60,9 +60,7 @@ def rewritten(text: str, page: str) -> str:
 
 def math(source: str, language: str, css_class: str, options: Any, md: Any, **kwargs: Any) -> str:
     """Return a fence of LaTeX as MathML, which every current browser shows without a script."""
-    # A blank line is a new formula.
-    formulas = [part for part in re.split(r"\n\s*\n", source.strip()) if part]
-    return f'<div class="formula">{"".join(convert(one, display="block") for one in formulas)}</div>'
+    return f'<div class="formula">{convert(source.strip(), display="block")}</div>'
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:

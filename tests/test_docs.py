@@ -118,7 +118,9 @@ def test_the_formula_on_a_page_is_that_of_the_file(name: str) -> None:
     of_file = {line.strip() for line in head.splitlines()}
     part = re.search(r"^## Formula\n(.*?)^## ", page_of(name), re.MULTILINE | re.DOTALL)
     assert part
-    blocks = re.findall(r"^```\n(.*?)^```$", part[1], re.MULTILINE | re.DOTALL)
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", part[1], re.MULTILINE | re.DOTALL)
+    assert "math" in {language for language, _ in fences}, "a page shows its formula as LaTeX as well"
+    blocks = [block for language, block in fences if not language]
     lines = [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
     assert lines
     assert [line for line in lines if line not in of_file] == []
