@@ -64,6 +64,8 @@ DOCS_REQUIREMENTS = [
     "mkdocstrings[python]>=0.26,<2",
     # Formulas become MathML when the site is built, so that no page needs a script.
     "latex2mathml>=3.77,<4",
+    # Formats the signatures of the API page.
+    "ruff>=0.17,<0.18",
 ]
 
 
