@@ -47,7 +47,7 @@ def test_a_kind_of_test_that_is_missing_fails(folder: Path) -> None:
 @pytest.mark.slow
 def test_its_run(folder: Path) -> None:
     """Two epochs instead of all."""
-    short = ("--epochs=2", "--teacher={embedding_size: 8}", "--compare_student=False", "--latency_users=0")
+    short = ("--epochs=2", "--teacher={embedding_size: 8}", "--compare_student=False", "--latency_users=0", "--verbose")
     found = ended(folder, "-m", "recbole_derrd", "--config_files=own_method.yaml", *short)
     assert found.returncode == 0, found.stderr[-3000:]
     (record,) = (json.loads(path.read_text(encoding="utf-8")) for path in (folder / "records").glob("*.json"))
