@@ -59,6 +59,15 @@ TEST_REQUIREMENTS = [
     "matplotlib>=3.7,<4",
 ]
 
+DOCS_REQUIREMENTS = [
+    "mkdocs-material>=9.5,<10",
+    "mkdocstrings[python]>=0.26,<2",
+    # Formulas become MathML when the site is built, so that no page needs a script.
+    "latex2mathml>=3.77,<4",
+    # Formats the signatures of the API page.
+    "ruff>=0.17,<0.18",
+]
+
 
 def read_version() -> str:
     """The package's version, read as text because importing the package may need its requirements."""
@@ -155,6 +164,8 @@ setup(
     install_requires=REQUIREMENTS,
     extras_require={
         "test": TEST_REQUIREMENTS,
+        # The documentation as a site (mkdocs build).
+        "docs": DOCS_REQUIREMENTS,
         # Approximate search of the teacher's lists (knowledge_search: faiss).
         "ann": ["faiss-cpu>=1.8,<2"],
         # Exports as Parquet (recbole-derrd export --format=parquet).

@@ -93,6 +93,7 @@ def report(arguments: Sequence[str]) -> int:
     """Make a report of records: printed, or written where ``--out`` says; HTML of one beside its records."""
     given = read_arguments("report", arguments)
     from recbole_derrd.report.document import FORMATS, html_beside, report_of, write_report
+    from recbole_derrd.report.plots import PLOTS_NEED, can_plot
     from recbole_derrd.report.titles import SPLITS
 
     options, places = given.options, [Path(name) for name in given.names]
@@ -111,6 +112,8 @@ def report(arguments: Sequence[str]) -> int:
     )
     if out is not None or kind == "html":
         write_report(text, out or html_beside(places[0]))
+        if kind == "html" and not can_plot():
+            print(f"It has no plots. {PLOTS_NEED}", file=sys.stderr)
     else:
         print_out(text)
     return 0

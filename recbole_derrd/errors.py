@@ -40,7 +40,12 @@ def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?", or a list of what is known where nothing is alike."""
+    """Return " Did you mean 'x'?", or a list of what is known where nothing is alike.
+
+    Example:
+        >>> did_you_mean("rdd", ["de", "rrd"])
+        " Did you mean 'rrd'?"
+    """
     known = sorted(set(known))
     match = nearest(word, known)
     return f" Did you mean '{match}'?" if match else f" Known are: {', '.join(known)}."

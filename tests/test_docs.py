@@ -118,7 +118,9 @@ def test_the_formula_on_a_page_is_that_of_the_file(name: str) -> None:
     of_file = {line.strip() for line in head.splitlines()}
     part = re.search(r"^## Formula\n(.*?)^## ", page_of(name), re.MULTILINE | re.DOTALL)
     assert part
-    blocks = re.findall(r"^```\n(.*?)^```$", part[1], re.MULTILINE | re.DOTALL)
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", part[1], re.MULTILINE | re.DOTALL)
+    assert "math" in {language for language, _ in fences}, "a page shows its formula as LaTeX as well"
+    blocks = [block for language, block in fences if not language]
     lines = [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
     assert lines
     assert [line for line in lines if line not in of_file] == []
@@ -178,3 +180,43 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         assert linked.exists(), target
         if anchor:
             assert anchor in anchors_of(linked), f"{target}#{anchor}"
+
+
+class _Nav(yaml.SafeLoader):
+    """MkDocs' settings as plain YAML: what a tag of Python would make is left out."""
+
+
+_Nav.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix, node: None)
+
+
+def pages_in(nav: Any) -> list[str]:
+    if isinstance(nav, str):
+        return [nav]
+    return [page for part in (nav.values() if isinstance(nav, dict) else nav) for page in pages_in(part)]
+
+
+def test_the_site_has_every_page_once() -> None:
+    """What `mkdocs build --strict` finds too, without mkdocs."""
+    settings = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader=_Nav)
+    own = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    # Three pages are made of files that lie outside docs/ (docs/hooks.py).
+    assert sorted(pages_in(settings["nav"])) == sorted({*own, "examples.md", "changes.md", "contributing.md"})
+
+
+def test_the_site_is_built_with_the_extra() -> None:
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    extra = re.search(r"^DOCS_REQUIREMENTS = \[\n(.*?)^\]", setup, re.MULTILINE | re.DOTALL)
+    listed = (ROOT / ".ci" / "docs.txt").read_text(encoding="utf-8").splitlines()
+    assert extra
+    assert re.findall(r'"(.*?)",', extra[1]) == [line for line in listed if not line.startswith("#")]
+
+
+def test_the_readme_is_short() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 100
+
+
+def test_every_paper_of_a_method_is_in_the_references() -> None:
+    text = (ROOT / "docs" / "references.bib").read_text(encoding="utf-8").replace("\\_", "_")
+    named = {name for note in re.findall(r"note *= \{(.*?)\}", text) for name in re.findall(r"\b[a-z_]+\b", note)}
+    assert set(METHODS) <= named

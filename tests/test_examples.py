@@ -47,9 +47,26 @@ def test_a_kind_of_test_that_is_missing_fails(folder: Path) -> None:
 @pytest.mark.slow
 def test_its_run(folder: Path) -> None:
     """Two epochs instead of all."""
-    short = ("--epochs=2", "--teacher={embedding_size: 8}", "--compare_student=False", "--latency_users=0")
+    short = ("--epochs=2", "--teacher={embedding_size: 8}", "--compare_student=False", "--latency_users=0", "--verbose")
     found = ended(folder, "-m", "recbole_derrd", "--config_files=own_method.yaml", *short)
     assert found.returncode == 0, found.stderr[-3000:]
     (record,) = (json.loads(path.read_text(encoding="utf-8")) for path in (folder / "records").glob("*.json"))
     assert record["distillers"] == ["own_method.HingeDistillation"] and record["dataset"] == "ml-100k"
     assert "hinge: 0." in found.stderr + found.stdout and "Record: records/" in found.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "shown"), [("first_distillation", "| DE-RRD | BPR | 1 |"), ("own_data", "[Recommended(item=")]
+)
+def test_a_notebook_in_its_small_form(folder: Path, name: str, shown: str) -> None:
+    found = ended(folder, f"{name}.py", "--small")
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert shown in found.stdout
+
+
+@pytest.mark.parametrize("name", ["first_distillation", "own_data"])
+def test_a_notebook_has_cells_of_text_and_of_code(name: str) -> None:
+    lines = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8").splitlines()
+    cells = [line for line in lines if line.startswith("# %%")]
+    assert set(cells) == {"# %%", "# %% [markdown]"} and len(cells) > 6

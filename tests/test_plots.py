@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from synthetic_records import groups_of, made, synthetic, written
 
 from recbole_derrd.cli import main
-from recbole_derrd.report.plots import figures_of, front
+from recbole_derrd.report.plots import caption_of, figures_of, front, with_unit
 
 
 @pytest.mark.slow
@@ -61,3 +61,28 @@ def test_the_front_is_the_best_within_each_cost(drawn: list[tuple[float, float]]
     for cost, _ in drawn:
         within = best(quality for other, quality in drawn if other <= cost)
         assert [quality for other, quality in line if other <= cost][-1] == within
+
+
+def test_ticks_have_their_unit_and_captions_are_words(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (group,) = groups_of(synthetic())
+    units = {"bytes": "B", "bytes_per_item": "B", "latency_ms": "ms"}
+    for name, figure in figures_of(group):
+        caption = caption_of(group, name)
+        assert len(caption.split()) > 10 and caption.endswith(".") and name not in caption
+        cost = name.partition("-against-")[2]
+        if cost:
+            figure.canvas.draw()
+            labels = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+            assert labels and all(re.fullmatch(rf"[\d.]+ [kMG]?{units[cost]}", label) for label in labels)
+            assert not any(re.search("[kMG]ms", label) for label in labels)
+    assert [with_unit(value, "B") for value in (22, 2e4, 5e6, 1e9)] == ["22 B", "20 kB", "5 MB", "1 GB"]
+    assert [with_unit(value, "ms") for value in (0.022, 5000)] == ["0.022 ms", "5000 ms"]
+
+
+def test_colours_differ_in_grey_print(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from recbole_derrd.report.plots import _colours
+
+    grey = [0.299 * red + 0.587 * green + 0.114 * blue for red, green, blue, _ in _colours(8)]
+    assert grey == sorted(grey) and min(b - a for a, b in zip(grey, grey[1:])) > 0.03 and grey[-1] < 0.75

@@ -123,7 +123,28 @@ def test_html_is_one_file_that_needs_nothing_else(tmp_path: Path) -> None:
     assert report_of(folder, "html") == text, "the same records give the same file"
 
 
-def test_without_matplotlib_there_are_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_html_hides_columns_of_detail_until_they_are_asked_for(tmp_path: Path) -> None:
+    records = synthetic()
+    few = report_of(written(tmp_path / "few", records), "html")
+    for record in records:
+        for role in ("teacher", "student", "distilled"):
+            score = record[role]["test"]["ndcg@10"]
+            record[role]["test"].update({f"hit@{place}": score for place in (1, 5, 10, 20, 50)})
+    many = report_of(written(tmp_path / "many", records), "html")
+    hidden = [set(re.findall("<th class=detail>([^<]+)</th>", text)) for text in (few, many)]
+    assert hidden[0] == {"parameters"} and {"hit@20", "hit@50"} < hidden[1] and "ndcg@10" not in hidden[1]
+    for text in (few, many):
+        assert '<input type="checkbox" id="all" />' in text and "position: sticky" in text
+        for row in re.findall("<tr>(.*?)</tr>", text):
+            cells = len(re.findall("<t[hd]", row))
+            assert cells > 3
+    body = re.search("<tbody>(.*?)</tbody>", many, re.DOTALL)
+    assert body and body[1].count("class=detail") == len(hidden[1]) * body[1].count("<tr>")
+
+
+def test_without_matplotlib_there_are_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = written(tmp_path / "records", synthetic())
     for module in ("recbole_derrd.report.html", "recbole_derrd.report.plots"):
         monkeypatch.setattr(f"{module}.can_plot", lambda: False)
@@ -131,6 +152,8 @@ def test_without_matplotlib_there_are_tables(tmp_path: Path, monkeypatch: pytest
     assert "<svg" not in text and "recbole_derrd[plots]" in text and "0.4011" in text
     with pytest.raises(OptionError, match=r"recbole_derrd\[plots\]"):
         report_of(folder, "md", plots=tmp_path / "plots")
+    assert main(["report", str(folder), "--format=html"]) == 0
+    assert "pip install 'recbole_derrd[plots]'" in capsys.readouterr().err
 
 
 def test_several_folders_are_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,7 @@ def test_each_search_finds_the_best(search: str, tiny_settings: Settings, tmp_pa
     assert tuning.best_params["learning_rate"] in (0.001, 0.1)
 
 
-def test_the_readme_names_the_extra_and_setup_has_it() -> None:
+def test_the_page_names_the_extra_and_setup_has_it() -> None:
     root = Path(__file__).resolve().parent.parent
-    assert 'pip install "recbole_derrd[tune]"' in (root / "README.md").read_text(encoding="utf-8")
+    assert 'pip install "recbole_derrd[tune]"' in (root / "docs" / "how-to" / "tune.md").read_text(encoding="utf-8")
     assert re.search(r'"tune": \["hyperopt>=0\.2\.5,<0\.2\.6"\]', (root / "setup.py").read_text(encoding="utf-8"))

@@ -95,6 +95,12 @@ def relaxed_ranking_loss(interesting: Tensor, uninteresting: Tensor, held: Tenso
 
     Returns:
         Loss of each user [n]; 0 at best, ln((K + L)! / L!) where all logits are equal.
+
+    Example:
+        >>> equal = torch.zeros(1, 2)
+        >>> loss = relaxed_ranking_loss(equal, equal)  # ln(4! / 2!)
+        >>> round(loss.exp().item(), 3)
+        12.0
     """
     k = interesting.shape[1]
     if held is not None:

@@ -11,7 +11,12 @@ STEP_BYTES = 2
 
 
 def packed_size(size: int, bits: int) -> int:
-    """Return the bytes of a row of ``size`` codes: ⌈size · bits / 8⌉."""
+    """Return the bytes of a row of ``size`` codes: ⌈size · bits / 8⌉.
+
+    Example:
+        >>> packed_size(80, 4)
+        40
+    """
     return -(-size * bits // 8)
 
 
@@ -24,6 +29,10 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
     Returns:
         uint8 [n, ⌈d · bits / 8⌉]; the last byte is filled up with 0.
+
+    Example:
+        >>> pack(torch.tensor([[1, 2, 3]], dtype=torch.uint8), bits=4).tolist()  # 1 + 16 * 2, 3
+        [[33, 3]]
     """
     rows, size = codes.shape
     stream = np.unpackbits(codes.cpu().numpy()[:, :, np.newaxis], axis=2, count=bits, bitorder="little")

@@ -23,6 +23,12 @@ def score_factors(users: Tensor, items: Tensor, size: int) -> tuple[Tensor, Tens
 
     Returns:
         A [n_users, k] and B [n_items, k].
+
+    Example:
+        >>> users, items = torch.eye(3), torch.diag(torch.tensor([4.0, 1.0, 0.0]))
+        >>> a, b = score_factors(users, items, 2)
+        >>> torch.allclose(a @ b.T, users @ items.T, atol=1e-5)
+        True
     """
     q_users, r_users = torch.linalg.qr(users)
     q_items, r_items = torch.linalg.qr(items)

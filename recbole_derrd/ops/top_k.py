@@ -27,6 +27,11 @@ def top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Returns:
         Values [n, count], those of ``torch.topk``, and indices [n, count], int64, distinct within a row; of equal
         scores any may be taken.
+
+    Example:
+        >>> values, places = top_scores(torch.tensor([[0.1, 0.9, 0.5]]), 2)
+        >>> places.tolist()
+        [[1, 2]]
     """
     width = scores.shape[1]
     if scores.device.type != "cpu" or width < max(_LONG, _TIMES_WANTED * count):

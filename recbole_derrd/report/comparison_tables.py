@@ -23,6 +23,9 @@ from recbole_derrd.report.significance import MIN_PAIRS
 from recbole_derrd.report.table import BEST, SECOND, Cell, Table
 from recbole_derrd.report.titles import SPLITS
 
+#: Metrics that fit beside the rest of a table on a narrow page.
+_FEW = 4
+
 
 def spread(values: list[float]) -> str:
     """Write mean ± sample standard deviation, the mean alone of one value."""
@@ -61,7 +64,14 @@ def results_table(group: Group) -> Table:
     ]
     warned = Counter(words for record in group.records for words in record.warnings)
     notes += [f"{count} of {len(group.records)} runs: {words}" for words, count in warned.items()]
-    return Table(group.title, head, [_result(group, row, marked) for row in rows], notes)
+    return Table(group.title, head, [_result(group, row, marked) for row in rows], notes, details=_details(group, head))
+
+
+def _details(group: Group, head: list[str]) -> frozenset[int]:
+    """Return the columns that a narrow page can do without: the number of parameters, and most of many metrics."""
+    shown = {*group.metrics[:2], group.headline}
+    many = [metric for metric in group.metrics if metric not in shown] if len(group.metrics) > _FEW else []
+    return frozenset(place for place, name in enumerate(head) if name in {*many, "parameters"})
 
 
 def _and_fewer(rows: list[Row]) -> str:

@@ -62,7 +62,7 @@ def report_of(
     if kind == "html":
         return html_report(f"Report of {', '.join(map(str, among))}", groups, tables, warnings)
     drawn = _plots(groups, plots, "svg" if kind == "md" else "pdf") if plots is not None else [[] for _ in groups]
-    named = [[_link(path, beside) for path in paths] for paths in drawn]
+    named = [[(_link(path, beside), caption) for path, caption in files] for files in drawn]
     return (_markdown if kind == "md" else _latex)(groups, tables, named, warnings)
 
 
@@ -83,7 +83,7 @@ def _told_apart(tables: list[list[Table]]) -> list[list[Table]]:
     return [[dataclasses.replace(table, title=next(titles)) for table in own] for own in tables]
 
 
-def _plots(groups: list[Group], folder: Path, kind: str) -> list[list[Path]]:
+def _plots(groups: list[Group], folder: Path, kind: str) -> list[list[tuple[Path, str]]]:
     need_plots()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,26 +100,32 @@ def _figures_prefix(group: Group, place: int, count: int) -> str:
     return (f"{place + 1}-" if count > 1 else "") + ("" if group.split == "test" else f"{group.split}-")
 
 
-def _markdown(groups: list[Group], tables: list[list[Table]], drawn: list[list[str]], warnings: list[str]) -> str:
+def _markdown(
+    groups: list[Group], tables: list[list[Table]], drawn: list[list[tuple[str, str]]], warnings: list[str]
+) -> str:
     parts = list(map(as_md, warnings))
-    for own, paths in zip(tables, drawn):
+    for own, files in zip(tables, drawn):
         parts += map(table_as_md, own)
-        parts += [f"![{Path(path).stem}]({quote(path, errors='surrogateescape')})" for path in paths]
+        for path, caption in files:
+            words = as_md(caption)
+            parts += [f"![{words}]({quote(path, errors='surrogateescape')})", words]
     for heading, lines in provenance(record for group in groups for record in group.records):
         parts.append(f"{heading}:\n\n{fenced(lines)}")
     return "\n\n".join(parts) + "\n"
 
 
-def _latex(groups: list[Group], tables: list[list[Table]], drawn: list[list[str]], warnings: list[str]) -> str:
+def _latex(
+    groups: list[Group], tables: list[list[Table]], drawn: list[list[tuple[str, str]]], warnings: list[str]
+) -> str:
     parts = [r"% Needs \usepackage{booktabs,graphicx}."]
     parts += [f"% {printable(warning)}" for warning in warnings]
-    for own, paths in zip(tables, drawn):
+    for own, files in zip(tables, drawn):
         parts += map(table_as_tex, own)
         parts += [
             "\\begin{figure}\n\\centering\n"
-            f"\\includegraphics[width=\\columnwidth]{{{path}}}\n\\caption{{{as_tex(Path(path).stem)}}}"
+            f"\\includegraphics[width=\\columnwidth]{{{path}}}\n\\caption{{{as_tex(caption)}}}"
             "\n\\end{figure}"
-            for path in paths
+            for path, caption in files
         ]
     for heading, lines in provenance(record for group in groups for record in group.records):
         parts.append("\n".join([f"% {heading}:", *(f"%   {printable(line)}" for line in lines)]))

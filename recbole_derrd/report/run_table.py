@@ -13,7 +13,12 @@ _SHOWN = 6
 
 
 def shown_size(count: float, unit: str) -> str:
-    """Return a count with a prefix, e.g. 1.23 MB."""
+    """Return a count with a prefix.
+
+    Example:
+        >>> shown_size(1_280_000, "B"), shown_size(22, "B")
+        ('1.28 MB', '22 B')
+    """
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= factor:
             return f"{count / factor:.2f} {prefix}{unit}"

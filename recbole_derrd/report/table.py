@@ -27,6 +27,8 @@ class Table:
     notes: list[str]
     #: Columns of words, at the left; the others are numbers.
     words: int = 2
+    #: Columns that a narrow page hides until they are asked for.
+    details: frozenset[int] = frozenset()
 
 
 # -- Markdown
@@ -85,9 +87,12 @@ def table_as_html(table: Table) -> str:
     def field(column: int, cell: Cell) -> str:
         text = as_html(cell.text)
         text = {BEST: f"<b>{text}</b>", SECOND: f"<u>{text}</u>"}.get(cell.mark, text)
-        return f"<td{' class=word' if column < table.words else ''}>{text}</td>"
+        return f"<td{marked(column)}>{text}</td>"
 
-    head = "".join(f"<th>{as_html(name)}</th>" for name in table.head)
+    def marked(column: int) -> str:
+        return " class=word" if column < table.words else " class=detail" if column in table.details else ""
+
+    head = "".join(f"<th{marked(column)}>{as_html(name)}</th>" for column, name in enumerate(table.head))
     body = "\n".join("<tr>" + "".join(field(*pair) for pair in enumerate(row)) + "</tr>" for row in table.rows)
     notes = "\n".join(f"<p class=note>{as_html(note)}</p>" for note in table.notes)
     return (

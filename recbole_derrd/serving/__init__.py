@@ -1,9 +1,12 @@
 """Recommendations from an exported model, with numpy alone: no torch, no pandas, no RecBole.
 
-Example:
-    >>> from recbole_derrd.serving import Recommender
-    >>> model = Recommender.load("export")
-    >>> for item, score in model.recommend("196", k=10): ...
+Example, with the folder that ``recbole-derrd export`` has written::
+
+    from recbole_derrd.serving import Recommender
+
+    model = Recommender.load("export")
+    for item, score in model.recommend("196", k=10):
+        print(item, score)
 """
 
 from __future__ import annotations

@@ -43,6 +43,11 @@ def decode(
         unit: of the table.
         bits: 8, 4, 2 or 1.
         size: dimensions.
+
+    Example:
+        >>> codes = np.array([[0xF0]], dtype=np.uint8)  # the codes 0 and 15
+        >>> decode(codes, np.array([1.0], dtype=np.float16), unit=0.1, bits=4, size=2).round(2).tolist()
+        [[-0.75, 0.75]]
     """
     steps = scales.astype(np.float32) * np.float32(unit)
     levels = _levels(bits)[codes].reshape(len(codes), -1)[:, :size]

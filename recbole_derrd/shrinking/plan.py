@@ -56,6 +56,7 @@ def wide_settings(sizes: Sizes) -> dict[str, Any]:
         "epochs": 24 if starts else 200,
         "eval_step": 2 if starts else 5,
         "stopping_step": 3,
+        "checkpoint_step": 1,
         "learning_rate": 0.002 if many else 0.001,
         "weight_decay": 1e-6,
         "train_batch_size": 4 * _ROWS_A_STEP if many else _ROWS_A_STEP,
@@ -101,4 +102,5 @@ def coded_settings(sizes: Sizes, split: Split) -> dict[str, Any]:
         "epochs": 12,
         "eval_step": 1,
         "stopping_step": 12,
+        "checkpoint_step": 1,
     }

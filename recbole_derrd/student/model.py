@@ -165,6 +165,7 @@ def distilled(model: type[Any]) -> type[Any]:
     """Return the distilled student class of a RecBole model class, made once per class.
 
     Example:
+        >>> from recbole.model.general_recommender import BPR
         >>> distilled(BPR).__name__
         'DistilledBPR'
     """
