@@ -100,7 +100,7 @@ def test_a_batch_of_new_ones_alone_has_no_term(name: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", [name for name in TAUGHT if Need.EMBEDDINGS in method_class(name).needs])
 def test_known_items_of_new_users_still_teach(name: str, tmp_path: Path) -> None:
-    assert made(name, tmp_path).term(step(users=[2, 5], positives=[7, 9], negatives=[40], rows=4)).item() > 0
+    assert made(name, tmp_path).term(step(users=[2, 5], positives=[7, 9, 11], negatives=[40], rows=4)).item() > 0
 
 
 def test_rankings_hold_nothing_that_is_new(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_the_quick_start_is_found_from_anywhere(
     given: list[str] = []
     monkeypatch.setattr(
         "recbole_derrd.quick_start.run_recbole_derrd",
-        lambda config_file_list, **_: given.extend(config_file_list) or {"path": ""},
+        lambda config_file_list, **_: given.extend(config_file_list) or {},
     )
     monkeypatch.setattr("logging.Logger.isEnabledFor", lambda *_: True)
     assert main(arguments) == 0
