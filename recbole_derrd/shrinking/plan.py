@@ -53,7 +53,7 @@ def wide_settings(sizes: Sizes) -> dict[str, Any]:
         "distillers": ["ir_rrd", "listwise"],
         # From the teacher's own best approximation few epochs do; from chance more are needed.
         "warm_start": "svd" if starts else "none",
-        "epochs": 24 if starts else 200,
+        "epochs": 12 if starts else 200,
         "eval_step": 2 if starts else 5,
         "stopping_step": 3,
         "checkpoint_step": 1,
@@ -99,8 +99,8 @@ def coded_settings(sizes: Sizes, split: Split) -> dict[str, Any]:
         "learning_rate_end": 0.001 if split.bits == 1 else 0.0003,
         "weight_decay": 0.0,
         "train_batch_size": rows,
-        "epochs": 12,
-        "eval_step": 1,
-        "stopping_step": 12,
+        "epochs": 30,
+        "eval_step": 2,
+        "stopping_step": 30,
         "checkpoint_step": 1,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import re
 import time
 from collections.abc import Iterable, Iterator
 from logging import getLogger
@@ -166,7 +167,7 @@ class _Shrinking:
         """Train a student by a plan, over which the user's settings go."""
         self.tell(f"{what}: learns by {' + '.join(plan['distillers']) or 'RecBole alone'}.")
         own = {"teacher_checkpoint": str(teacher)} if plan["distillers"] else {}
-        with deprecations_hidden(), _expected_left_out():
+        with deprecations_hidden(), _repetitions_left_out():
             return run_recbole_derrd(
                 model="BPR", config_dict={**self.common, **plan, **own}, command_line=self.settings, show_result=False
             )
@@ -272,18 +273,24 @@ def _quiet() -> Iterator[None]:
 
 #: How warnings begin that say nothing new here: the plan asks for it.
 _EXPECTED = ("Nothing to resume", "The teacher is a BPR of the student's own size")
+#: Lines of a run that each of a shrinking's runs would repeat.
+_REPEATED = ("Data:", "Teacher:")
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
 
 
 @contextlib.contextmanager
-def _expected_left_out() -> Iterator[None]:
-    """Leave out warnings of what a plan asks for knowingly."""
+def _repetitions_left_out() -> Iterator[None]:
+    """Leave out warnings of what a plan asks for knowingly, and on the console what each run would repeat."""
 
-    def surprising(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(_EXPECTED)
+    def new(record: logging.LogRecord) -> bool:
+        words = _COLOUR.sub("", record.getMessage())
+        if words.startswith(_REPEATED):
+            record.shown = False
+        return not words.startswith(_EXPECTED)
 
     root = getLogger()
-    root.addFilter(surprising)
+    root.addFilter(new)
     try:
         yield
     finally:
-        root.removeFilter(surprising)
+        root.removeFilter(new)
