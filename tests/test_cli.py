@@ -194,6 +194,7 @@ OF_COMMANDS = {
         *(f"--{name}" for name in ("out", "format", "bits", "top", "index", "keep-seen", "force")),
     ],
     "evaluate": ["CHECKPOINT", *(f"--{name}" for name in ("split", "records", "trusted", "model"))],
+    "shrink": ["CHECKPOINT", *(f"--{name}" for name in ("bytes", "size", "times", "out", "without-plain"))],
     "recommend": ["EXPORT|CHECKPOINT", *(f"--{name}" for name in ("users", "k", "out", "keep-seen", "model"))],
     "doctor": ["tested ranges"],
     "help": ["package.module.Class", *METHODS],
@@ -394,6 +395,7 @@ def test_help_of_a_command_does_not_wait_for_torch(command: str) -> None:
         ("recommend", ["e", "--users=a,b", "--k=3"], ["e"], {"users": "a,b", "k": "3"}, []),
         ("recommend", ["e", "--users=a", "--data_path", "d"], ["e"], {"model": None}, ["--data_path=d"]),
         ("evaluate", ["a", "--split=test", "b", "--topk=[1, 2]"], ["a", "b"], {"split": "test"}, ["--topk=[1, 2]"]),
+        ("shrink", ["a.pth", "--bytes=9", "--seed=1"], ["a.pth"], {"bytes": "9", "size": None}, ["--seed=1"]),
         ("help", [], [], {}, []),
     ],
     ids=str,
@@ -431,7 +433,7 @@ def test_what_is_read(
         (
             [""],
             "Unknown command ''. Known are: benchmark, compress, convert, doctor, evaluate, export, help, recommend, "
-            "report, run.",
+            "report, run, shrink.",
         ),
         (["Report"], "Did you mean 'report'?"),
         (["rep"], "Unknown command 'rep'. Did you mean 'report'?"),
