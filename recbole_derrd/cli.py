@@ -27,8 +27,6 @@ from recbole_derrd.command_line.streams import (
     output_is_full,
     print_out,
 )
-from recbole_derrd.config.settings import file_names, read_settings
-from recbole_derrd.config.shipped import shipped_file
 from recbole_derrd.errors import DistillError, did_you_mean
 from recbole_derrd.runtime.machine_errors import sentence_of
 
@@ -47,6 +45,10 @@ def compress(arguments: Sequence[str]) -> int:
 
 
 def _experiment(command: str, arguments: Sequence[str]) -> int:
+    # Read where they are used, for what serves exports needs numpy alone.
+    from recbole_derrd.config.settings import file_names, read_settings
+    from recbole_derrd.config.shipped import shipped_file
+
     given = read_arguments(command, arguments)
     files = [name for text in given.options["config_files"] or [] for name in file_names(text)]
     named = {key: given.options[key] or [] for key in ("model", "dataset")}
@@ -227,6 +229,7 @@ def shrink(arguments: Sequence[str]) -> int:
         Budget(whole, options["size"], times),
         options["out"],
         given.settings,
+        force=options["force"],
         compare_student=not options["without_plain"],
         tell=lambda sentence: print_out(f"{sentence}\n"),
         command=shlex.join(["recbole-derrd", "shrink", *arguments]),

@@ -21,6 +21,8 @@ _EXAMPLES = {
     "recommend": "export --users=all",
     "shrink": "saved/BPR.pth --bytes=20",
 }
+#: Commands that read checkpoints, and the names of files beside them that are none.
+_CHECKPOINTS, _TRAINING = ("evaluate", "export", "recommend", "shrink"), ".training.pth"
 #: Commands of one name.
 _ALONE = ("benchmark", "convert", "export", "recommend", "shrink")
 
@@ -68,6 +70,9 @@ def read_arguments(name: str, arguments: Sequence[str]) -> Given:
     names = options.pop("names", [])
     if name in _EXAMPLES and not names:
         raise DistillError(f"'{name}' needs a name: recbole-derrd {name} {_EXAMPLES[name]}")
+    if name in _CHECKPOINTS:
+        # A pattern (saved/*.pth) finds what a training goes on from as well.
+        names = [one for one in names if not one.endswith(_TRAINING)] or names
     if name in _ALONE and len(names) > 1:
         raise DistillError(f"'{name}' needs one name: recbole-derrd {name} {_EXAMPLES[name]}")
     return Given(names, options, settings)

@@ -73,7 +73,7 @@ COMMANDS = {
     ),
     "shrink": Command(
         "make the best student of so many bytes that learns from a trained model, and an export of it to serve",
-        "recbole-derrd shrink CHECKPOINT --bytes=N|--size=1MB|--times=40 [--out=FOLDER] [--without-plain]\n"
+        "recbole-derrd shrink CHECKPOINT --bytes=N|--size=1MB|--times=40 [--out=FOLDER] [--force] [--without-plain]\n"
         "                            [--data_path=FOLDER] [--key=value ...]",
         names="CHECKPOINT",
         settings=True,
@@ -134,10 +134,11 @@ OPTIONS: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
         (("--model",), "CLASS", "package.module.Class of a model of your own, if the checkpoints are of one"),
     ),
     "shrink": (
-        (("--bytes",), "N", "bytes of an item's codes; users stay float32"),
+        (("--bytes",), "N", "bytes of an item's codes, and 2 more for its scale; users stay float32"),
         (("--size",), "SIZE", "bytes of all users and items together, e.g. 1MB or 250kB; users are in 8 bits"),
         (("--times",), "N", "how many times smaller than the given model the whole shall be"),
         (("--out",), "FOLDER", "an export of the student is written there, to be served"),
+        (("--force",), "", "replace an export of that name"),
         (("--without-plain",), "", "leave out the student without a teacher, which takes a training of its own"),
     ),
     "recommend": (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -55,10 +58,26 @@ def learned_rotation(rows: Tensor, bits: int, seed: int, rounds: int = _ROUNDS) 
         generator = torch.Generator().manual_seed(seed)
         known = known[torch.randperm(len(known), generator=generator)[:_MOST_ROWS]]
     unit = rows[known] / norms[known].unsqueeze(1)
+    with _one_thread():
+        return _alternated(unit, rotation, bits, rounds)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Bind torch to one thread: the tables are small, and threads would wait for each other at each of many steps."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _alternated(unit: Tensor, rotation: Tensor, bits: int, rounds: int) -> Tensor:
     for _ in range(rounds):
         turned = unit @ rotation
         steps = best_steps(turned, bits)
-        coded = levels(encode(turned, steps, bits), bits).to(rows.dtype) * steps.unsqueeze(1)
+        coded = levels(encode(turned, steps, bits), bits).to(unit.dtype) * steps.unsqueeze(1)
         left, _, right = torch.linalg.svd((unit.T @ coded).double())
-        rotation = (left @ right).to(rows.dtype)
+        rotation = (left @ right).to(unit.dtype)
     return rotation

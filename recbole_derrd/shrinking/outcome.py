@@ -64,7 +64,7 @@ class Outcome:
     def table(self) -> str:
         """Return the table, the metric that chose first."""
         names = [self.metric, *(name for name in self.shrunk.test if name != self.metric)][:4]
-        titles = ["", *names, "bytes an item", "size", "one user (ms)", "seconds"]
+        titles = ["", f"{self.metric}, validation", *names, "bytes an item", "size", "one user (ms)", "seconds"]
         table: str = tabulate([_cells(row, names) for row in self.rows], titles, disable_numparse=True)
         return table
 
@@ -86,6 +86,7 @@ class Outcome:
 def _cells(row: Row, names: Sequence[str]) -> list[str]:
     return [
         row.name,
+        shown_metric(row.valid.get(names[0], float("nan"))),
         *(shown_metric(row.test.get(name, float("nan"))) for name in names),
         "-" if row.item_bytes is None else f"{row.item_bytes:.0f}",
         "-" if row.total_bytes is None else shown_size(row.total_bytes, "B"),

@@ -81,6 +81,7 @@ def shrink(
     out: str | Path | None = None,
     settings: Iterable[str] = (),
     *,
+    force: bool = False,
     compare_student: bool = True,
     tell: Callable[[str], None] | None = None,
     command: str = "",
@@ -92,6 +93,7 @@ def shrink(
         budget: the bytes.
         out: folder of an export of the student; none is written if none.
         settings: ``--key=value`` over the checkpoint's settings and over the plan's.
+        force: replace an export that lies at ``out``.
         compare_student: also train a student of these bytes without a teacher, for the table.
         tell: takes a sentence for each choice and step; the log if none.
         command: the command line, for the export's card.
@@ -103,7 +105,7 @@ def shrink(
         DistillError: something the user can mend.
     """
     budget.check()
-    request = None if out is None else Request(Path(), Path(out), command=command)
+    request = None if out is None else Request(Path(), Path(out), force=force, command=command)
     if request is not None:
         request.check_place()
     return _Shrinking(Path(checkpoint), tuple(settings), tell or getLogger().info).run(budget, request, compare_student)
