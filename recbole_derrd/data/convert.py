@@ -168,7 +168,7 @@ def told(converted: Converted, source: Source) -> str:
     settings = ["--model=BPR", f"--dataset={folder.name}"]
     if folder.parent != Path("dataset"):
         settings.append(f"--data_path={folder.parent}")
-    settings += ["--distillers=[de, rrd]", "--embedding_size=16", "--teacher={embedding_size: 128}"]
+    settings += ["--distillers=[rrd]", "--embedding_size=16", "--teacher={embedding_size: 128}"]
     lines.append(f"Next: recbole-derrd {' '.join(map(shlex.quote, settings))}")
     return "\n".join(lines) + "\n"
 
