@@ -185,7 +185,7 @@ def test_a_poor_environment_is_enough(tmp_path: Path, arguments: str) -> None:
 @pytest.mark.parametrize(("name", "code"), [("TERM", 143), ("INT", 130)])
 def test_a_stopped_run_leaves_nothing_half_written(tmp_path: Path, arguments: str, name: str, code: int) -> None:
     kept = [argument for argument in arguments.split() if not argument.startswith("--epochs=")]
-    kept += ["--epochs=100000", "--stopping_step=100000", *(["--nproc=2"] if name == "TERM" else [])]
+    kept += ["--epochs=100000", "--stopping_step=100000", "--verbose", *(["--nproc=2"] if name == "TERM" else [])]
     process = subprocess.Popen(
         [sys.executable, "-m", "recbole_derrd", "run", *kept],
         # A background job of a shell inherits an ignored SIGINT.
