@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 import shlex
 import signal
 import sys
@@ -14,7 +13,13 @@ from pathlib import Path
 from typing import Any, Callable
 
 from recbole_derrd import __version__
-from recbole_derrd.command_line.arguments import Given, read_arguments, unknown_command
+from recbole_derrd.command_line.arguments import (
+    Given,
+    plain_number,
+    read_arguments,
+    unknown_command,
+    whole_number,
+)
 from recbole_derrd.command_line.commands import COMMANDS
 from recbole_derrd.command_line.help_pages import command_help, general_help, help_of
 from recbole_derrd.command_line.signals import stopped_by_signals
@@ -159,8 +164,8 @@ def export(arguments: Sequence[str]) -> int:
         Path(given.names[0]),
         Path(options["out"]),
         kind=options["format"] or "npy",
-        bits=None if options["bits"] is None else _whole("bits", options["bits"], 32),
-        top=_whole("top", options["top"], 0),
+        bits=None if options["bits"] is None else whole_number("bits", options["bits"], 32),
+        top=whole_number("top", options["top"], 0),
         keep_seen=options["keep_seen"],
         force=options["force"],
         model=options["model"],
@@ -219,8 +224,8 @@ def shrink(arguments: Sequence[str]) -> int:
     """Make the best student of so many bytes, and say what it is compared with."""
     given = read_arguments("shrink", arguments)
     options = given.options
-    whole = None if options["bytes"] is None else _whole("bytes", options["bytes"], 0)
-    times = None if options["times"] is None else _number("times", options["times"])
+    whole = None if options["bytes"] is None else whole_number("bytes", options["bytes"], 0)
+    times = None if options["times"] is None else plain_number("times", options["times"])
     from recbole_derrd.shrinking import Budget
     from recbole_derrd.shrinking import shrink as shrunk
 
@@ -244,7 +249,7 @@ def recommend(arguments: Sequence[str]) -> int:
     options = given.options
     if options["users"] is None:
         raise DistillError("Whose rankings? Write --users=FILE (one id a line), --users=ID,ID or --users=all.")
-    k = _whole("k", options["k"], 10)
+    k = whole_number("k", options["k"], 10)
     out = None if options["out"] is None else Path(options["out"])
     source = Path(given.names[0])
     lists = _lists_of_checkpoint if source.is_file() else _lists_of_export
@@ -280,20 +285,6 @@ def _lists_of_checkpoint(file: Path, given: Given, k: int) -> tuple[list[str], I
     options = given.options
     source = Source(file, "recommend", options["model"], tuple(given.settings))
     return recommended(source, options["users"], k, keep_seen=options["keep_seen"])
-
-
-def _number(option: str, value: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
-        raise DistillError(f"--{option} must be a number, but is '{value}'.")
-    return float(value)
-
-
-def _whole(option: str, value: str | None, default: int) -> int:
-    if value is None:
-        return default
-    if not re.fullmatch(r"[0-9]{1,9}", value) or int(value) == 0:
-        raise DistillError(f"--{option} must be a whole number from 1 on, but is '{value}'.")
-    return int(value)
 
 
 def doctor(arguments: Sequence[str]) -> int:

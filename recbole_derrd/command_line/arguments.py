@@ -152,3 +152,27 @@ def _unreadable(name: str, argument: str) -> DistillError:
     if argument.endswith((".yaml", ".yml")):
         hint = " Several config files are one value: --config_files='A.yaml B.yaml'."
     return DistillError(f"Cannot read the argument '{argument}'. Options are given as --key=value.{hint}")
+
+
+def plain_number(option: str, value: str) -> float:
+    """Return the number that an option was given.
+
+    Raises:
+        DistillError: it is none.
+    """
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
+        raise DistillError(f"--{option} must be a number, but is '{value}'.")
+    return float(value)
+
+
+def whole_number(option: str, value: str | None, default: int) -> int:
+    """Return the whole number from 1 on that an option was given, or the default.
+
+    Raises:
+        DistillError: it is none.
+    """
+    if value is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,9}", value) or int(value) == 0:
+        raise DistillError(f"--{option} must be a whole number from 1 on, but is '{value}'.")
+    return int(value)
