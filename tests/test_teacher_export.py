@@ -392,7 +392,8 @@ def test_an_export_teaches_on_ml_100k(tmp_path: Path) -> None:
               "latency_users": 0, "show_progress": False, "state": "WARNING"}  # fmt: skip
     wide = run_recbole_derrd("BPR", "ml-100k", config_dict={**common, "distillers": [], "embedding_size": 64})
     export(Request(Path(wide["checkpoints"]["student"]), tmp_path / "export", bits=4))
-    narrow = {**common, "distillers": ["de", "rrd"], "embedding_size": 8, "teacher_export": str(tmp_path / "export")}
+    full = {"distillers": ["de", "rrd"], "de_sample": 1, "rrd_sample": 1}
+    narrow = {**common, **full, "embedding_size": 8, "teacher_export": str(tmp_path / "export")}
     record = run_recbole_derrd("BPR", "ml-100k", config_dict=narrow)
     teacher, student, distilled = (record[role]["test"]["ndcg@10"] for role in ("teacher", "student", "distilled"))
     assert teacher > distilled > student + 0.01
