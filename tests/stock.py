@@ -63,7 +63,7 @@ def stock_checkpoint(
     with patch.object(sys, "argv", sys.argv[:1]):
         config = stock_config(model=model, dataset=dataset, config_dict=settings)
     train, valid, _ = _stock_data(config)
-    built = _stock_model(config, train)
+    built = stock_model(config, train)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, built)
     file.parent.mkdir(parents=True, exist_ok=True)
     trainer.saved_model_file = str(file)
@@ -80,7 +80,7 @@ def stock_metrics(file: Path, split: str) -> tuple[dict[str, float], Any]:
     content = torch.load(file, weights_only=False)
     config = content["config"]
     train, valid, test = _stock_data(config)
-    model = _stock_model(config, train)
+    model = stock_model(config, train)
     model.load_state_dict(content["state_dict"])
     model.load_other_parameter(content.get("other_parameter"))
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
@@ -93,7 +93,8 @@ def _stock_data(config: Config) -> Any:
     return data_preparation(config, create_dataset(config))
 
 
-def _stock_model(config: Config, train: Any) -> Any:
+def stock_model(config: Config, train: Any) -> Any:
+    """Build the model of a configuration as RecBole does."""
     init_seed(config["seed"], config["reproducibility"])
     # RecBole fills a dok_matrix by a method that newer scipy lacks.
     fill = getattr(dok_matrix, "_update", lambda self, entries: self._dict.update(entries))

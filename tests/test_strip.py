@@ -9,7 +9,7 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 import torch
-from stock import ring_rows, settings_on, stock_checkpoint, write_rows
+from stock import ring_rows, settings_on, stock_checkpoint, stock_model, write_rows
 
 from recbole_derrd.cli import main
 from recbole_derrd.errors import CheckpointError, OptionError
@@ -45,14 +45,14 @@ def stock_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 def loaded(file: Path) -> tuple[Any, Any]:
     """What stock RecBole makes of a file, as its load_data_and_model does, and its evaluation."""
     from recbole.data import create_dataset, data_preparation
-    from recbole.utils import get_model, get_trainer, init_seed
+    from recbole.utils import get_trainer, init_seed
 
     content = torch.load(file)
     config = content["config"]
     init_seed(config["seed"], config["reproducibility"])
     dataset = create_dataset(config)
     train, valid, test = data_preparation(config, dataset)
-    model = get_model(config["model"])(config, train.dataset).to(config["device"])
+    model = stock_model(config, train)
     model.load_state_dict(content["state_dict"])
     model.load_other_parameter(content.get("other_parameter"))
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
