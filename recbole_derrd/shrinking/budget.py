@@ -10,7 +10,7 @@ from recbole_derrd.ops.packing import STEP_BYTES, packed_size
 
 #: Bits that a student can be trained in, fewest first.
 BITS = (1, 2, 4, 8)
-#: With fewer dimensions no split of a budget was ever the best.
+#: Splits of fewer dimensions are not looked at.
 _FEWEST_DIMENSIONS = 4
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
