@@ -17,7 +17,7 @@ from recbole_derrd.config.options import Options
 from recbole_derrd.config.options.schema import AUTO
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.preconditions import Requirement
-from recbole_derrd.distillers.subsampling import Work, automatic_share, student_step
+from recbole_derrd.distillers.subsampling import Work, automatic_share, student_step, subsample
 from recbole_derrd.teacher import Knowledge
 
 #: The options of a method.
@@ -181,6 +181,20 @@ class Distiller(nn.Module, Generic[OptionsT]):
     def step_work(self, rows: int) -> float:
         """Return the work of the student's own step on so many rows."""
         return student_step(self.student.parameter_count(), rows, self.student.propagated_numbers())
+
+    def drawn_scores(self, drawn: Tensor | None, batch: StepBatch) -> tuple[Tensor, Tensor, float]:
+        """Return the drawn items [n, K] of the users that the term looks at, their logits, and the factor of the sum.
+
+        Args:
+            drawn: items of every user [n_users, K], as the epoch has drawn them.
+            batch: the step's entities.
+        """
+        if drawn is None:
+            raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
+        users = batch.users
+        users, scale = subsample(users, self.share(len(users), batch.rows), self.generator)
+        items = drawn.index_select(0, users).long()
+        return items, self.student.score(users, items), scale
 
     def share(self, entities: int, rows: int) -> float:
         """Return the share of a batch that the term looks at: the option ``sample``, or what ``auto`` finds.

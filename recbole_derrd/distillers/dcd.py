@@ -43,7 +43,7 @@ from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved
 from recbole_derrd.distillers.rrd import PASSES, relaxed_ranking_loss
 from recbole_derrd.distillers.student_view import STUDENT_DIVERGED, eval_mode
-from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work, subsample
+from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work
 from recbole_derrd.errors import OptionError, TrainingError
 from recbole_derrd.ops.top_k import top_scores
 from recbole_derrd.teacher import Knowledge
@@ -226,12 +226,7 @@ class DualCorrectionDistillation(Distiller[DCDOptions]):
 
         Under mixed precision the scores come as the student gives them; the loss is float32.
         """
-        if self.items is None:
-            raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        users = batch.users
-        users, scale = subsample(users, self.share(len(users), batch.rows), self.generator)
-        items = self.items.index_select(0, users).long()
-        scores = self.student.score(users, items)
+        items, scores, scale = self.drawn_scores(self.items, batch)
         held = None if self.all_full else items > 0
         k = self.options.k
         with torch.autocast(device_type=self.student.device.type, enabled=False):

@@ -32,7 +32,7 @@ from recbole_derrd.config.options.schema import Options, option, share
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved, short_users
-from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work, subsample
+from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.full_softmax import LOWEST
 from recbole_derrd.ops.sampling import exclusion_keys, sample_outside, sample_top_positions
@@ -241,12 +241,7 @@ class RelaxedRankingDistillation(Distiller[RRDOptions]):
 
         Under mixed precision the scores come as the student gives them; the loss is float32.
         """
-        if self.items is None:
-            raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        users = batch.users
-        users, scale = subsample(users, self.share(len(users), batch.rows), self.generator)
-        items = self.items.index_select(0, users).long()
-        scores = self.student.score(users, items)
+        items, scores, scale = self.drawn_scores(self.items, batch)
         held = items > 0 if self.has_gaps else None
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             scores = scores.float()

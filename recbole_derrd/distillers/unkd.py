@@ -39,7 +39,7 @@ from recbole_derrd.config.options.schema import Options, option, share_of_users
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved
-from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work, subsample
+from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work
 from recbole_derrd.errors import OptionError
 from recbole_derrd.teacher import Knowledge
 
@@ -239,12 +239,7 @@ class UnbiasedDistillation(Distiller[UnKDOptions]):
 
         Under mixed precision the scores come as the student gives them; the loss is float32.
         """
-        if self.items is None:
-            raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        users = batch.users
-        users, scale = subsample(users, self.share(len(users), batch.rows), self.generator)
-        items = self.items.index_select(0, users).long()
-        scores = self.student.score(users, items)
+        items, scores, scale = self.drawn_scores(self.items, batch)
         half = items.shape[1] // 2
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             scores = scores.float()
