@@ -81,6 +81,30 @@ def test_a_finished_run_is_not_trained_on(tiny_settings: Settings, tmp_path: Pat
     assert (tmp_path / "a.pth").read_bytes() == best and second.evaluate(data.test) == test
 
 
+def test_a_run_that_goes_on_without_a_validation_keeps_its_best_weights(
+    tiny_settings: Settings, tmp_path: Path
+) -> None:
+    """Three epochs, validated after the second: what is left of a run killed in the third has nothing to compare."""
+    settings = tiny_settings("BPR", **{**SMALL, "checkpoint_step": 1, "epochs": 3, "eval_step": 2})
+    whole, data = make(settings, "BPR", tmp_path / "whole.pth")
+    whole.fit(data.train, data.valid)
+
+    def kill(_: int, __: float) -> None:
+        raise KilledError
+
+    first, data = make(settings, "BPR", tmp_path / "part.pth")
+    with pytest.raises(KilledError):
+        first.fit(data.train, data.valid, callback_fn=kill)
+    second, data = make(settings, "BPR", tmp_path / "part.pth")
+    second.resume_checkpoint(second.training_file)
+    second.fit(data.train, data.valid)
+    for trainer in (whole, second):
+        trainer.load_best()
+    assert second.evaluate(data.test, load_best_model=False) == whole.evaluate(data.test, load_best_model=False)
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[key], value), key
+
+
 def test_a_training_checkpoint_of_another_run_is_refused(tiny_settings: Settings, tmp_path: Path) -> None:
     first, data = make(tiny_settings("BPR", **SMALL, checkpoint_step=1), "BPR", tmp_path / "a.pth")
     first.fit(data.train, data.valid)

@@ -146,7 +146,7 @@ class TrainerMixin(SavingMixin):
             result = super().fit(train_data, valid_data, verbose, saved, show_progress, after_validation)  # type: ignore[misc]
         if self._pending is not None and self.best_valid_result is None:
             self.best_valid_result = self._pending["best_valid_result"]
-        if saved and not self._validations and self.train_loss_dict:
+        if saved and not self.valid_scores and self.train_loss_dict:
             # RaCT's pretraining stages validate nothing and keep a file only every save_step epochs.
             self._save_checkpoint(max(self.train_loss_dict), verbose=False)
         self._after_training()
