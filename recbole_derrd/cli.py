@@ -226,14 +226,21 @@ def shrink(arguments: Sequence[str]) -> int:
     options = given.options
     whole = None if options["bytes"] is None else whole_number("bytes", options["bytes"], 0)
     times = None if options["times"] is None else plain_number("times", options["times"])
+    from recbole_derrd.config.settings import file_names
     from recbole_derrd.shrinking import Budget
     from recbole_derrd.shrinking import shrink as shrunk
 
+    files = options["config_files"]
+    if given.names and files is not None:
+        raise DistillError(
+            "shrink takes a checkpoint or --config_files, not both: the checkpoint has its own settings."
+        )
     outcome = shrunk(
-        given.names[0],
+        given.names[0] if given.names else None,
         Budget(whole, options["size"], times),
         options["out"],
         given.settings,
+        config_file_list=None if files is None else file_names(files),
         force=options["force"],
         compare_student=not options["without_plain"],
         tell=lambda sentence: print_out(f"{sentence}\n"),

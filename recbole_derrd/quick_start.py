@@ -14,8 +14,7 @@ from recbole.utils import set_color
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.evaluation import left_out
 from recbole_derrd.config.settings import config_files
-from recbole_derrd.data.prepare import Data, prepare_data
-from recbole_derrd.distillers import Need
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment import purpose
 from recbole_derrd.experiment.exports import notes_of
@@ -26,33 +25,22 @@ from recbole_derrd.experiment.log import (
     log_model,
     own_log,
     own_threads,
-    shown_metrics,
 )
 from recbole_derrd.experiment.preflight import check_data, check_run
 from recbole_derrd.experiment.record_entries import record_of
+from recbole_derrd.experiment.refine import refined_teacher
+from recbole_derrd.experiment.student import train_student
 from recbole_derrd.experiment.teachers import (
     evaluated,
-    follows_teachers,
     knowledge_of,
-    snapshots_wanted,
     teachers_of,
-    weighting_of,
 )
 from recbole_derrd.exporting.student import check_export, export_student
-from recbole_derrd.model_cache.keys import cache_key, evaluation_settings
-from recbole_derrd.model_cache.named_files import with_contents
-from recbole_derrd.model_cache.results import TrainResult, split_metrics
 from recbole_derrd.model_cache.train_or_find import find_trained, train_or_find
-from recbole_derrd.registry import method_class
 from recbole_derrd.report import run_table
 from recbole_derrd.report.writing import write_record
-from recbole_derrd.runtime.console import PRINTED, SHOWN, where_no_bar
-from recbole_derrd.runtime.files import remove_file
-from recbole_derrd.runtime.locks import locked
+from recbole_derrd.runtime.console import PRINTED, SHOWN
 from recbole_derrd.runtime.processes import broadcast, is_main_process, rendezvous, start
-from recbole_derrd.student.model import build_student
-from recbole_derrd.teacher import NoTeacher, StoredKnowledge
-from recbole_derrd.training.trainer import trainer_for
 
 
 def run_recbole_derrd(
@@ -143,20 +131,22 @@ def _run(config: DistillConfig, given: list[str], show_result: bool) -> dict[str
         plain = find_trained(own, data.fingerprint) or train_or_find(own, role="student")
         log_model(plain, "Student alone")
 
-    knowledge = knowledge_of(config, teachers, data) if teachers else None
+    refined = refined_teacher(config, data, teachers) if options.teacher_refine and teachers else None
     taught = [teacher.trained for teacher in teachers]
-    if knowledge is not None and len(teachers) > 1:
-        taught.insert(0, evaluated(config, teachers, knowledge, data))
+    if len(teachers) > 1:
+        taught.insert(0, evaluated(config, teachers, knowledge_of(config, teachers, data), data))
+    knowledge = knowledge_of(config, refined or teachers, data) if teachers else None
     notes.add(notes_of(teachers))
     if taught:
         notes.add(purpose.of_models(config, taught[0], plain))
-    product = _train_student(config, data, knowledge)
+    product = train_student(config, data, knowledge)
     if knowledge is not None:
         knowledge.forget_teacher()
     stored = None
     if options.store_bits:
         stored = export_student(config, data, product.model, Path(product.trainer.saved_model_file))
-    record = record_of(config, data, taught, plain, knowledge, product, time.perf_counter() - started, stored, notes)
+    seconds = time.perf_counter() - started
+    record = record_of(config, data, taught, plain, knowledge, product, seconds, stored, notes, refined=refined)
     name = "-".join([config["model"], config["dataset"], *(options.distillers or ["plain"]), f"seed{config['seed']}"])
     name = name.replace("/", "_")
     path = broadcast(write_record(record, Path(options.record_dir), name) if is_main_process() else None)
@@ -193,85 +183,3 @@ def objective_function(
         "best_valid_result": valid,
         "test_result": record["distilled"]["test"],
     }
-
-
-def _train_student(config: DistillConfig, data: Data, knowledge: StoredKnowledge | None) -> TrainResult:
-    """Train the distilled student, alone on its files: another run of this very student waits meanwhile."""
-    if knowledge is None:
-        knowledge = StoredKnowledge(Path(), NoTeacher(), data.history)
-    methods = "-".join(config.run_options.distillers) or "plain"
-    method_settings = [
-        (name, sorted(with_contents(name, options.to_keys(), config["data_path"]).items()))
-        for name, options in config.method_options.items()
-    ]
-    key = cache_key(
-        config,
-        data.fingerprint,
-        (
-            knowledge.folder.name,
-            knowledge.settings.search,
-            method_settings,
-            config.run_options.distill_seed,
-            evaluation_settings(config),
-            config.run_options.base_weight,
-            config.run_options.warm_start,
-            *_added_settings(config),
-            # Other methods read nothing of the snapshots, and the weighting of an ensemble is in its folder's name.
-            [snapshots_wanted(config), repr(weighting_of(config))] if follows_teachers(config) else None,
-        ),
-    )
-    name = f"{config['model']}-{config['dataset']}-{methods}-{key}.pth".replace("/", "_")
-    checkpoint = Path(config["checkpoint_dir"]) / name
-    with locked(checkpoint, "trains this very student", checkpoint.with_suffix(".training.pth")) as waited:
-        # The name holds every setting, so what the run before this one has just left need not be trained again.
-        return _train_alone(config, data, knowledge, checkpoint, goes_on=waited or config.run_options.resume)
-
-
-def _added_settings(config: DistillConfig) -> list[Any]:
-    """Return the bits and the falling rate that a student is trained with, for its key; nothing where none are."""
-    options = config.run_options
-    trained = [options.student_bits, options.user_bits, options.student_rotation]
-    falling = [] if options.learning_rate_end is None else [["learning_rate_end", options.learning_rate_end]]
-    return falling if options.student_bits == options.user_bits == 32 else [trained, *falling]
-
-
-def _train_alone(
-    config: DistillConfig, data: Data, knowledge: StoredKnowledge, checkpoint: Path, *, goes_on: bool
-) -> TrainResult:
-    model = build_student(config, data, knowledge)
-    if not any(Need.SCORES in method_class(name).needs for name in config.method_options):
-        # All that is asked of it is on disk by now.
-        knowledge.forget_teacher()
-    logger = getLogger()
-    methods = " + ".join(config.run_options.distillers)
-    what = (
-        ("Distilling", f" {methods} into {config['model']}")
-        if methods
-        else ("Training", f" {config['model']} without distillation")
-    )
-    logger.info(set_color(what[0], "yellow") + what[1], extra=where_no_bar(config["show_progress"]))
-    logger.info(model)
-    trainer = trainer_for(config, model, checkpoint=checkpoint, role="distilled")
-    trainer.extra["derrd"] = {**data.seen, "distillers": config.run_options.distillers, "tokens": data.tokens}
-    if not goes_on:
-        # Were it left, a run killed before its own first one would be resumed from an earlier run's end.
-        if is_main_process():
-            remove_file(trainer.training_file)
-    elif trainer.training_file.exists():
-        trainer.resume_checkpoint(trainer.training_file)
-    elif config.run_options.resume:
-        logger.warning(
-            f"Nothing to resume: there is no '{trainer.training_file}' (other settings have another name). "
-            "Starting anew."
-        )
-    started = time.perf_counter() - sum(trainer.epoch_seconds)
-    _, valid = trainer.fit(data.train, data.valid, saved=True, show_progress=config["show_progress"])
-    seconds = time.perf_counter() - started
-    trainer.load_best()
-    if valid is None:
-        valid = trainer.evaluate(data.valid, load_best_model=False)
-    test = trainer.evaluate(data.test, load_best_model=False, show_progress=config["show_progress"])
-    of_valid, of_test = split_metrics(config, valid), split_metrics(config, test)
-    done = f": {len(trainer.epoch_seconds)} epochs in {seconds:.0f} s, test {shown_metrics(of_test)}"
-    logger.info(set_color("Distilled student" if methods else "Student", "yellow") + done, extra=SHOWN)
-    return TrainResult(trainer, model, of_valid, of_test, seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 from recbole_derrd.cli import main
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.errors import OptionError
+from recbole_derrd.experiment.refine import Sizes, refining
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.serving import Recommender
 from recbole_derrd.shrinking import Budget, shrink
 from recbole_derrd.shrinking.budget import Split, read_size, splits_of_bytes, splits_of_total
-from recbole_derrd.shrinking.plan import Sizes, coded_settings, wide_settings
+from recbole_derrd.shrinking.plan import coded_settings
 from recbole_derrd.training.checkpoint import read_checkpoint
 
 # -- budgets
@@ -86,15 +88,15 @@ def test_one_budget_is_given(given_budget: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_plans_are_options_that_a_run_takes(users: int, items: int, per_user: float, teacher: int | None) -> None:
     sizes = Sizes(users, items, int(users * per_user), teacher)
-    wide = wide_settings(sizes)
-    assert wide["embedding_size"] <= (teacher or 128) and wide["embedding_size"] <= min(users, items)
-    assert wide.get("ir_rrd_k", 40) + wide.get("ir_rrd_l", 40) <= items
+    refined = refining(sizes)
+    assert refined["embedding_size"] <= min(teacher or 128, 256, users, items)
+    assert refined.get("ir_rrd_k", 40) + refined.get("ir_rrd_l", 40) <= items
     coded = coded_settings(sizes, Split(8, 1))
     steps = sizes.interactions / coded["train_batch_size"]
     # All users pass by once an epoch, some 512 a step.
     assert steps <= users / 512 + 1
     assert 0 < coded["listwise_sample"] <= 1
-    for plan in (wide, {**coded, "embedding_size": 8}):
+    for plan in (refined, {**coded, "embedding_size": 8}):
         DistillConfig("BPR", "ml-100k", config_dict={**plan, "teacher": {"embedding_size": 512}})
 
 
@@ -121,7 +123,7 @@ def test_a_model_is_shrunk_and_served(trained: tuple[Path, list[str]], tmp_path:
     outcome = shrink(checkpoint, Budget(item_bytes=2), tmp_path / "small", settings, tell=said.append)
     assert outcome.shrunk.item_bytes == 2 + 2
     assert [row.name.split(":")[0] for row in outcome.rows] == [
-        "Teacher", "Student alone, 2 dimensions in 8 bits", "Teacher, untrained", "Wide student", "Shrunk",
+        "Teacher", "Student alone, 2 dimensions in 8 bits", "Teacher, untrained", "Refined teacher", "Shrunk",
     ]  # fmt: skip
     assert any("trained:" in choice for choice in outcome.choices) and all(choice in said for choice in outcome.choices)
     # What is served are the student's own codes.
@@ -149,6 +151,37 @@ def test_the_command_shrinks_to_a_size_of_the_whole(
     content = read_checkpoint(checkpoint)["state_dict"]
     whole = sum(4 * table.numel() for table in content.values() if isinstance(table, torch.Tensor))
     assert sum(file.stat().st_size for file in (tmp_path / "small").glob("*s.*.npy") if "seen" not in file.name) < whole
+
+
+def test_the_teachers_of_a_runs_settings_are_shrunk(
+    trained: tuple[Path, list[str]], tmp_path: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a config file: a teacher that is trained first, by the settings of the file and not by those of the plan."""
+    _, settings = trained
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "model: NeuMF\ndataset: tiny\nteacher_model: LightGCN\nteacher: {embedding_size: 16, n_layers: 1}\n"
+        "learning_rate: 0.03\ndistillers: [de]\nmetrics: [NDCG]\ntopk: [5]\nvalid_metric: NDCG@5\nlatency_users: 0\n"
+        "show_progress: False\n"
+    )
+    own = [one for one in settings if not one.startswith("--record_dir")]
+    arguments = [
+        "shrink",
+        f"--config_files={file}",
+        "--bytes=2",
+        "--without-plain",
+        f"--record_dir={tmp_path / 'r'}",
+        *own,
+    ]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "Refined teacher" in said and "Shrunk" in said
+    (record,) = [json.loads(path.read_text()) for path in sorted(records.glob("*.json"))][-1:]
+    assert record["teacher"]["model"] == "LightGCN" and record["teacher"]["settings"]["learning_rate"] == 0.03
+    assert main(["shrink", f"--config_files={file}", "saved/BPR.pth", "--bytes=2"]) == 2
+    file.write_text("model: BPR\ndataset: tiny\n")
+    assert main(["shrink", f"--config_files={file}", f"--data_path={tiny_data}", "--bytes=2"]) == 2
+    assert "Which model?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,8 @@ def read_arguments(name: str, arguments: Sequence[str]) -> Given:
         raise _unreadable(name, unread[0])
     options = vars(found)
     names = options.pop("names", [])
-    if name in _EXAMPLES and not names:
+    by_settings = options.get("config_files") or any(one.startswith("--teacher") for one in settings)
+    if name in _EXAMPLES and not names and not by_settings:
         raise DistillError(f"'{name}' needs a name: recbole-derrd {name} {_EXAMPLES[name]}")
     if name in _CHECKPOINTS:
         # A pattern (saved/*.pth) finds what a training goes on from as well.

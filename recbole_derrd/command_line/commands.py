@@ -74,7 +74,8 @@ COMMANDS = {
     "shrink": Command(
         "make the best student of so many bytes that learns from a trained model, and an export of it to serve",
         "recbole-derrd shrink CHECKPOINT --bytes=N|--size=1MB|--times=40 [--out=FOLDER] [--force] [--without-plain]\n"
-        "                            [--data_path=FOLDER] [--key=value ...]",
+        "                            [--data_path=FOLDER] [--key=value ...]\n"
+        "       recbole-derrd shrink --config_files=FILES --bytes=N [the same]   (the teachers of a run's settings)",
         names="CHECKPOINT",
         settings=True,
     ),
@@ -139,6 +140,7 @@ OPTIONS: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
         (("--times",), "N", "how many times smaller than the given model the whole shall be"),
         (("--out",), "FOLDER", "an export of the student is written there, to be served"),
         (("--force",), "", "replace an export of that name"),
+        (("--config_files",), "FILES", "YAML files of a run, whose teacher or teachers are shrunk; no checkpoint then"),
         (("--without-plain",), "", "leave out the student without a teacher, which takes a training of its own"),
     ),
     "recommend": (

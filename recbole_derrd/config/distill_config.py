@@ -203,6 +203,10 @@ class DistillConfig(Config):
             if "model" in teacher:
                 raise OptionError("The teacher's model is not a key of 'teacher': write teacher_model: NAME.")
             self._refuse_in_teacher(teacher, " in 'teacher'")
+        refining = self.external_config_dict.get("teacher_refine")
+        if isinstance(refining, dict):
+            self._refuse_unread(refining, " in 'teacher_refine'")
+            self._refuse_others(refining, " in 'teacher_refine'")
         teachers = self.external_config_dict.get("teachers")
         for index, one in enumerate(teachers if isinstance(teachers, list) else ()):
             if isinstance(one, dict):
@@ -216,6 +220,11 @@ class DistillConfig(Config):
         for key in teacher:
             if key in self.parameters["Distillation"]:
                 raise OptionError(f"'{key}'{place} is an option of the run, not of a teacher: take it out there.")
+        self._refuse_others(teacher, place)
+
+    def _refuse_others(self, teacher: Mapping[str, Any], place: str) -> None:
+        """Refuse what must be one for all models of a run."""
+        for key in teacher:
             if key in NOT_THE_TEACHERS and teacher[key] != self.external_config_dict.get(key, teacher):
                 raise OptionError(
                     f"'{key}' must be the same for teacher and student, or they could not be compared: set it for the "

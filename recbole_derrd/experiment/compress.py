@@ -24,6 +24,7 @@ from recbole_derrd.experiment import purpose
 from recbole_derrd.experiment.log import Notes, deprecations_hidden, log_data, log_model, own_log, own_threads
 from recbole_derrd.experiment.preflight import check_run
 from recbole_derrd.experiment.record_entries import benchmark_entry, candidates_given, record_of
+from recbole_derrd.experiment.refine import refined_teacher
 from recbole_derrd.model_cache.named_files import named_files
 from recbole_derrd.recbole_compat.models import missing_package, model_class
 from recbole_derrd.report import run_table
@@ -71,13 +72,14 @@ def run_compressed(
     if spec.export is not None:
         raise OptionError("compress takes a teacher that is a model: name it by teacher_model or teacher_checkpoint.")
     name = spec.name(config)
-    adapter = adapter_class(model_class(name))
-    # Where a model's embeddings can be set, they are its embeddings; elsewhere they are seen once it is there.
-    size = spec.embedding_size(config) if adapter.takes_start else None
-    check_recipe(config.compress_options, adapter, name, size)
     lacking = None if spec.checkpoint else missing_package(name)
     if lacking:
         raise OptionError(lacking)
+    if not config.run_options.teacher_refine:
+        adapter = adapter_class(model_class(name))
+        # Where a model's embeddings can be set, they are its embeddings; elsewhere they are seen once it is there.
+        size = spec.embedding_size(config) if adapter.takes_start else None
+        check_recipe(config.compress_options, adapter, name, size)
     if rendezvous(config) is not None:
         raise OptionError("A teacher is compressed by one process: take out nproc and world_size.")
     with own_log(config) as log, own_threads(config.run_options.threads, 1), deprecations_hidden():
@@ -93,16 +95,20 @@ def _run(config: DistillConfig, given: list[str], result: dict[str, Any]) -> dic
     log_data(config, data)
     teacher = Teacher.of(config, data)
     log_model(teacher.trained, "Teacher")
-    adapter = teacher.load()
+    refined = refined_teacher(config, data, [teacher]) if config.run_options.teacher_refine else None
+    source = refined or teacher
+    check_recipe(options, adapter_class(model_class(source.config["model"])), source.config["model"], None)
+    adapter = source.load()
     assert isinstance(adapter, EmbeddingAdapter)
     begun = time.perf_counter()
     tables = compress(adapter, options, _seed(config))
     seconds = time.perf_counter() - begun
-    product = evaluate_tables(teacher.config, data, tables, role="compressed", seconds=seconds)
+    product = evaluate_tables(source.config, data, tables, role="compressed", seconds=seconds)
+    whole = time.perf_counter() - started
     record = record_of(
-        teacher.config, data, [teacher.trained], None, None, product, time.perf_counter() - started, warnings=notes
+        source.config, data, [teacher.trained], None, None, product, whole, warnings=notes, refined=refined
     )
-    record = _of_the_run(record, config, teacher.trained.key, data, tables, seconds)
+    record = _of_the_run(record, config, source.trained.key, data, tables, seconds)
     label = "-".join([record.model, record.dataset, recipe_name(options), f"seed{config['seed']}"])
     path = write_record(record, Path(config.run_options.record_dir), label.replace("/", "_"))
     getLogger().info(

@@ -52,12 +52,19 @@ def check_run(config: DistillConfig) -> None:
     ):
         _refuse_unwritable(key, Path(folder))
     _check_bits(config)
+    if options.teacher_refine:
+        _check_refining(config)
     if not options.distillers:
         if options.warm_start != "none":
             raise OptionError(
                 "warm_start needs a teacher, and a run without distillers has none. Add distillers, or set "
                 "warm_start: none."
             )
+        return
+    if options.teacher_refine:
+        # The refined teacher teaches; of the first one its own training asks, in a check of its own.
+        check_roles(config["model"], ["BPR"], list(options.distillers))
+        check_hints(config, ["BPR"])
         return
     specs = teacher_specs(config)
     exported = check_exports(config, specs)
@@ -83,13 +90,30 @@ def _check_bits(config: DistillConfig) -> None:
         )
 
 
+def _check_refining(config: DistillConfig) -> None:
+    if not config.run_options.distillers and config.compress_options.method == "none":
+        raise OptionError(
+            "teacher_refine trains a teacher on, and a run without distillers has none. Add distillers, or take it out."
+        )
+    following = [name for name in config.method_options if Need.TRAJECTORY in method_class(name).needs]
+    if following:
+        raise OptionError(
+            f"{following[0]} follows the training of its teachers, which a refined one has not passed through: take "
+            "out teacher_refine, or use another method."
+        )
+    _refuse_start_of(config["model"], config.run_options.warm_start)
+
+
+def _refuse_start_of(student: str, start: str) -> None:
+    if start != "none" and not adapter_class(model_class(student)).takes_start:
+        able = sorted(name for name, adapter in ADAPTERS.items() if adapter.takes_start)
+        raise OptionError(f"warm_start cannot set the embeddings of {student}, only those of {', '.join(able)}.")
+
+
 def _check_start(config: DistillConfig, specs: list[TeacherSpec], *, embedded: bool) -> None:
     if config.run_options.warm_start == "none":
         return
-    student = config["model"]
-    if not adapter_class(model_class(student)).takes_start:
-        able = sorted(name for name, adapter in ADAPTERS.items() if adapter.takes_start)
-        raise OptionError(f"warm_start cannot set the embeddings of {student}, only those of {', '.join(able)}.")
+    _refuse_start_of(config["model"], config.run_options.warm_start)
     if embedded:
         return
     wanted, sizes = config["embedding_size"], []

@@ -34,12 +34,12 @@ from recbole_derrd.report.schema import (
     StoredEntry,
 )
 from recbole_derrd.runtime.processes import is_main_process
-from recbole_derrd.teacher import StoredKnowledge
+from recbole_derrd.teacher import StoredKnowledge, Teacher
 
 #: Options of a run that change its result and that few runs set.
 _SELDOM = (
-    "warm_start", "student_bits", "user_bits", "student_rotation", "distill_seed", "teacher_snapshots",
-    "knowledge_search",
+    "warm_start", "teacher_refine", "student_bits", "user_bits", "student_rotation", "distill_seed",
+    "teacher_snapshots", "knowledge_search",
 )  # fmt: skip
 _USUAL = RunOptions()
 
@@ -54,6 +54,8 @@ def record_of(
     seconds: float,
     stored: StoredEntry | None = None,
     warnings: Sequence[str] = (),
+    *,
+    refined: Teacher | None = None,
 ) -> RunRecord:
     """Return the record of a run: every number that its tables and plots are made from.
 
@@ -67,6 +69,7 @@ def record_of(
         seconds: how long the run took.
         stored: that student in few bits.
         warnings: what the settings ask for in vain.
+        refined: the teacher trained on, which has taught in the place of the first.
     """
     teacher = taught[0] if taught else None
     if stored is not None:
@@ -75,6 +78,7 @@ def record_of(
         _of_the_settings(config, data, _distilled_entry(config, product)),
         teacher=_model_entry(teacher) if teacher else None,
         teachers=[_model_entry(one) for one in taught[1:]],
+        refined=_model_entry(refined.trained) if refined else None,
         student=_model_entry(plain) if plain else None,
         stored=stored,
         gap_recovered=_gaps(teacher, plain, product.test),

@@ -114,10 +114,9 @@ def of_the_data(settings: Iterable[str]) -> tuple[str, ...]:
     return tuple(setting for setting in settings if setting.partition("=")[0].lstrip("-") in known)
 
 
-def run_settings(trained: Trained) -> dict[str, Any]:
+def run_settings(config: DistillConfig, content: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a run on a checkpoint's data and split: all but those of its model."""
-    config = trained.config
-    own = {key: config[key] for key in _OF_THE_DATA if trained.content["config"].get(key) is not None}
+    own = {key: config[key] for key in _OF_THE_DATA if content["config"].get(key) is not None}
     return {"dataset": config["dataset"], **_data_path({"data_path": config["data_path"]}, config["dataset"]), **own}
 
 

@@ -59,6 +59,7 @@ class _Adding:
             self._evaluated()
             return
         teacher, student = self._teacher(), self._student()
+        self._refined()
         row = self._distilled(teacher)
         row.student = student.key if student else None
         row.teacher = teacher.key if teacher else None
@@ -80,6 +81,14 @@ class _Adding:
         row = self._row(one, _hash("teacher", one.model, self._settings(one)), label, "teacher")
         self._put(one, row)
         return row
+
+    def _refined(self) -> None:
+        """Add the teacher trained on; gaps are those to the teacher itself."""
+        one = self.record.refined
+        if one is not None:
+            self._put(
+                one, self._row(one, _hash("refined", one.model, self._settings(one)), "Refined teacher", "teacher")
+            )
 
     def _student(self) -> Row | None:
         one = self.record.student

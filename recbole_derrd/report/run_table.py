@@ -44,6 +44,7 @@ def _titled(record: RunRecord) -> dict[str, ModelEntry]:
     titled = {
         **{f"Teacher {place}": one for place, one in enumerate(record.teachers, 1)},
         teacher: record.teacher,
+        "Refined teacher": record.refined,
         "Student alone": record.student,
         _made(record): record.distilled,
         _stored(record): record.stored,

@@ -14,25 +14,39 @@ from typing import Any, Callable
 
 from recbole_derrd.adapters import EmbeddingAdapter
 from recbole_derrd.compression import compress, evaluate_tables
+from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.compress import CompressOptions
+from recbole_derrd.config.settings import config_files, read_command_line, read_settings
+from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import OptionError
-from recbole_derrd.evaluation.latency import measure_latency
 from recbole_derrd.evaluation.metrics import bigger_is_better
-from recbole_derrd.evaluation.size import bytes_per_item, model_bytes
-from recbole_derrd.experiment.log import deprecations_hidden
+from recbole_derrd.evaluation.size import model_bytes
+from recbole_derrd.experiment.log import deprecations_hidden, log_data, own_log, own_threads
+from recbole_derrd.experiment.preflight import check_run
+from recbole_derrd.experiment.refine import Sizes, dimensions_of, refined_teacher, who_teaches
+from recbole_derrd.experiment.teachers import AnyTeacher, evaluated, knowledge_of, teachers_of
 from recbole_derrd.exporting import Request, export
-from recbole_derrd.exporting.checkpoint import Trained, load_trained, of_the_data, run_settings
-from recbole_derrd.exporting.evaluate import Evaluation, evaluate_checkpoints
+from recbole_derrd.exporting.checkpoint import described_by, of_the_data, run_settings
 from recbole_derrd.exporting.request import Source
-from recbole_derrd.model_cache.results import TrainResult
+from recbole_derrd.model_cache.results import TrainedModel, TrainResult
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.runtime.randomness import kept_random_state
 from recbole_derrd.shrinking.budget import Split, read_size, splits_of_bytes, splits_of_total
 from recbole_derrd.shrinking.outcome import Outcome, Row
-from recbole_derrd.shrinking.plan import Sizes, coded_settings, wide_settings
+from recbole_derrd.shrinking.plan import coded_settings
 
 #: Splits of the budget that are trained; which, their untrained codes say on the validation split.
 _TRAINED = 2
+#: Settings of a training that a user may give, which hold for the refined teacher too.
+_OF_A_TRAINING = (
+    "epochs",
+    "learning_rate",
+    "train_batch_size",
+    "eval_step",
+    "stopping_step",
+    "weight_decay",
+    "learner",
+)
 #: Splits whose untrained codes come within this share of the best are worth a training.
 _NEAR = 0.97
 
@@ -76,11 +90,12 @@ class Budget:
 
 
 def shrink(
-    checkpoint: str | Path,
+    checkpoint: str | Path | None,
     budget: Budget,
     out: str | Path | None = None,
     settings: Iterable[str] = (),
     *,
+    config_file_list: Iterable[str | Path] | None = None,
     force: bool = False,
     compare_student: bool = True,
     tell: Callable[[str], None] | None = None,
@@ -89,10 +104,12 @@ def shrink(
     """Make the best student of so many bytes that learns from a trained model.
 
     Args:
-        checkpoint: the model: ours or stock RecBole's.
+        checkpoint: the model: ours or stock RecBole's; if None, the settings name the teacher or teachers, as those of
+            a run do.
         budget: the bytes.
         out: folder of an export of the student; none is written if none.
         settings: ``--key=value`` over the checkpoint's settings and over the plan's.
+        config_file_list: YAML files under these settings.
         force: replace an export that lies at ``out``.
         compare_student: also train a student of these bytes without a teacher, for the table.
         tell: takes a sentence for each choice and step; the log if none.
@@ -108,71 +125,105 @@ def shrink(
     request = None if out is None else Request(Path(), Path(out), force=force, command=command)
     if request is not None:
         request.check_place()
-    return _Shrinking(Path(checkpoint), tuple(settings), tell or getLogger().info).run(budget, request, compare_student)
+    files, given = config_files(config_file_list), tuple(settings)
+    common = _of_the_file(Path(checkpoint), given) if checkpoint is not None else _of_the_settings(files, given)
+    return _Shrinking(common, files, given, tell or getLogger().info).run(budget, request, compare_student)
+
+
+def _of_the_file(checkpoint: Path, settings: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings of a run on a checkpoint's data, which it teaches."""
+    with deprecations_hidden(), _quiet():
+        config, content = described_by(Source(checkpoint, "shrink", settings=of_the_data(settings)))
+    return {**run_settings(config, content), "teacher_checkpoint": str(checkpoint)}
+
+
+def _of_the_settings(files: list[str | Path], settings: tuple[str, ...]) -> dict[str, Any]:
+    """Return who teaches: the teachers that the settings of a run name; its student is another one here."""
+    named = {setting.partition("=")[0].lstrip("-") for setting in settings}
+    given = {**{key: None for key in named}, **{key: None for file in files for key in read_settings(file)}}
+    if not {"teacher", "teacher_model", "teacher_checkpoint", "teacher_export", "teachers"} & set(given):
+        raise OptionError(
+            "Which model? Name a checkpoint (recbole-derrd shrink saved/BPR.pth --bytes=20), or a teacher in the "
+            "settings: teacher_model, teacher, teachers, teacher_checkpoint or teacher_export."
+        )
+    return who_teaches(DistillConfig(None, None, files, {}, settings))
 
 
 class _Shrinking:
     """One shrinking: what its steps share."""
 
-    def __init__(self, checkpoint: Path, settings: tuple[str, ...], tell: Callable[[str], None]) -> None:
-        self.checkpoint, self.settings, self._tell = checkpoint, settings, tell
+    def __init__(
+        self,
+        common: dict[str, Any],
+        files: list[str | Path],
+        settings: tuple[str, ...],
+        tell: Callable[[str], None],
+    ) -> None:
+        self.files, self.settings, self._tell = files, settings, tell
         self.choices: list[str] = []
-        with deprecations_hidden(), _quiet():
-            self.teacher = load_trained(Source(checkpoint, "shrink", settings=of_the_data(settings)))
-        # Budgets share their wide student, and an interrupted shrinking goes on where it was.
-        self.common = {**run_settings(self.teacher), "compare_student": False, "resume": True}
-        config = self.teacher.config
-        self.metric = str(config["valid_metric"]).lower()
+        # Budgets share the refined teacher, and an interrupted shrinking goes on where it was.
+        self.common = {**common, "compare_student": False, "resume": True, "teacher_refine": self._refining()}
+        methods = {"distillers": ["listwise"], "warm_start": "none"}
+        self.config = DistillConfig("BPR", None, files, {**self.common, **methods}, settings)
+        check_run(self.config)
+        self.metric = str(self.config["valid_metric"]).lower()
         self.sign = 1 if bigger_is_better(self.metric) else -1
 
-    def run(self, budget: Budget, request: Request | None, compare_student: bool) -> Outcome:
-        adapter, history = self.teacher.adapter, self.teacher.data.history
-        embedded = isinstance(adapter, EmbeddingAdapter)
-        size = int(adapter.item_embeddings().shape[1]) if embedded else None
-        sizes = Sizes(history.n_users - 1, history.n_items - 1, len(history.items), size)
-        splits = budget.splits(history.n_users, history.n_items, model_bytes(adapter.model), sizes.wide)
-        rows = [self._evaluated("Teacher", self.teacher)]
-        self.tell(
-            f"Teacher: {adapter.name} of {size or '-'} dimensions, {self.metric} {rows[0].test[self.metric]:.4f}."
-        )
-        if compare_student:
-            rows.append(self._plain(splits))
-        if embedded:
-            rows.append(self._untrained("Teacher, untrained", self.teacher, splits)[0][0])
+    def _refining(self) -> bool | dict[str, Any]:
+        """Return the user's settings of a training, which go over both plans."""
+        given = read_command_line(self.settings)
+        return {key: given[key] for key in _OF_A_TRAINING if key in given} or True
 
-        wide = self._run(wide_settings(sizes), self.checkpoint, f"A wide student of {sizes.wide} dimensions in float32")
-        student = self._loaded(wide)
-        found = self._untrained("Wide student, untrained", student, splits)
+    def run(self, budget: Budget, request: Request | None, compare_student: bool) -> Outcome:
+        config = self.config
+        threads = own_threads(config.run_options.threads, 1)
+        with own_log(config), threads, deprecations_hidden(), _warnings_left_out():
+            data = prepare_data(config)
+            log_data(config, data)
+            teachers = teachers_of(config, data)
+            knowledge = knowledge_of(config, teachers, data)
+            trained = evaluated(config, teachers, knowledge, data)
+            sizes = Sizes.of(data, dimensions_of(teachers))
+            history = data.history
+            splits = budget.splits(history.n_users, history.n_items, trained.bytes, sizes.refined)
+            rows = [_of_trained("Teacher", trained)]
+            if len(teachers) == 1 and sizes.teacher is not None:
+                rows.append(self._untrained("Teacher, untrained", teachers[0], data, splits)[0][0])
+            refined = refined_teacher(config, data, teachers)
+            found = self._untrained("Refined teacher, untrained", refined, data, splits)
+            rows.append(_of_trained("Refined teacher", refined.trained))
+        if compare_student:
+            rows.insert(1, self._plain(splits))
         best = found[0][0].valid[self.metric]
         worth = [split for row, split in found if self._near(row.valid[self.metric], best)][:_TRAINED]
         named = " and ".join(map(str, worth))
         self.choose(
-            f"Of {len(splits)} ways to spend the bytes, trained: {named}. Such codes of the wide student, untrained, "
-            "are the best on the validation split."
+            f"Of {len(splits)} ways to spend the bytes, trained: {named}. Such codes of the refined teacher, "
+            "untrained, are the best on the validation split."
         )
-        records = []
-        for split in worth:
-            record = self._run(coded_settings(sizes, split), Path(wide["checkpoints"]["student"]), f"{split}")
-            records.append((record, split))
+        records = [(self._run(coded_settings(sizes, split), f"{split}"), split) for split in worth]
         record, split = max(records, key=lambda one: self.sign * one[0]["distilled"]["valid"][self.metric])
         if len(records) > 1:
             self.choose(f"{split}: the best of the trained ones on the validation split.")
         path = Path(record["checkpoints"]["student"])
-        seconds = sum(one["distilled"]["seconds"] for one in (wide, *(found for found, _ in records)))
-        rows += [self._of_record("Wide student", wide, None), self._of_record(f"Shrunk: {split}", record, seconds)]
+        seconds = refined.trained.seconds + sum(one["distilled"]["seconds"] for one, _ in records)
+        rows.append(_of_entry(f"Shrunk: {split}", record["distilled"], seconds))
         place = self._exported(request, path)
         return Outcome(tuple(rows), path, place, Path(record["path"]), tuple(self.choices), self.metric)
 
     # -- the steps
 
-    def _run(self, plan: dict[str, Any], teacher: Path, what: str) -> dict[str, Any]:
+    def _run(self, plan: dict[str, Any], what: str) -> dict[str, Any]:
         """Train a student by a plan, over which the user's settings go."""
-        self.tell(f"{what}: learns by {' + '.join(plan['distillers']) or 'RecBole alone'}.")
-        own = {"teacher_checkpoint": str(teacher)} if plan["distillers"] else {}
-        with deprecations_hidden(), _repetitions_left_out():
-            return run_recbole_derrd(
-                model="BPR", config_dict={**self.common, **plan, **own}, command_line=self.settings, show_result=False
-            )
+        learns = f"learns by {' + '.join(plan['distillers'])}" if plan["distillers"] else "RecBole alone"
+        self.tell(f"{what}: {learns}.")
+        settings = {
+            **self.common,
+            **plan,
+            "teacher_refine": self.common["teacher_refine"] if plan["distillers"] else False,
+        }
+        with deprecations_hidden(), _warnings_left_out(), _lines_left_out():
+            return run_recbole_derrd("BPR", None, self.files, settings, self.settings, show_result=False)
 
     def _plain(self, splits: list[Split]) -> Row:
         """Train a student of these bytes as RecBole does; its embeddings are put into 8 bits afterwards."""
@@ -182,16 +233,13 @@ class _Shrinking:
             "stopping_step": 3, "train_batch_size": 1024, "learning_rate": 0.001, "fast": "all",
             "store_users": split.user_bits < 32,
         }  # fmt: skip
-        record = self._run(plan, self.checkpoint, f"A student of {split.item_bytes} dimensions without a teacher")
-        stored = record["stored"]
-        return Row(
-            f"Student alone, {split.item_bytes} dimensions in 8 bits", stored["test"], stored["valid"],
-            stored["bytes_per_item"], stored["bytes"], _p50(stored), record["distilled"]["seconds"],
-        )  # fmt: skip
+        record = self._run(plan, f"A student of {split.item_bytes} dimensions without a teacher")
+        name = f"Student alone, {split.item_bytes} dimensions in 8 bits"
+        return _of_entry(name, record["stored"], record["distilled"]["seconds"])
 
-    def _untrained(self, name: str, model: Trained, splits: list[Split]) -> list[tuple[Row, Split]]:
+    def _untrained(self, name: str, teacher: AnyTeacher, data: Data, splits: list[Split]) -> list[tuple[Row, Split]]:
         """Return a model's codes without any training, one row a split, the best first."""
-        adapter = model.adapter
+        adapter = teacher.load()
         assert isinstance(adapter, EmbeddingAdapter)
         size = int(adapter.item_embeddings().shape[1])
         found = []
@@ -201,44 +249,19 @@ class _Shrinking:
             options = CompressOptions(
                 method="quantized", size=kept if kept < size else None, bits=split.bits, users=False, rotation="learned"
             )
-            tables = compress(adapter, options, model.config["seed"])
+            tables = compress(adapter, options, self.config["seed"])
             seconds = time.perf_counter() - begun
             with _quiet(), kept_random_state():
-                result = evaluate_tables(model.config, model.data, tables, role="compressed", seconds=seconds)
-            found.append((self._of_tables(f"{name}: {split}", result, tables.items.bytes_a_row), split))
+                result = evaluate_tables(teacher.config, data, tables, role="compressed", seconds=seconds)
+            found.append((_of_tables(f"{name}: {split}", result, tables.items.bytes_a_row), split))
         return sorted(found, key=lambda one: -self.sign * one[0].valid[self.metric])
-
-    def _loaded(self, record: dict[str, Any]) -> Trained:
-        own = Source(Path(record["checkpoints"]["student"]), "shrink", settings=self._of_the_data())
-        with deprecations_hidden(), _quiet():
-            return load_trained(own)
 
     def _exported(self, request: Request | None, path: Path) -> Path | None:
         if request is None:
             return None
         with _quiet():
-            export(dataclasses.replace(request, checkpoint=path, settings=self._of_the_data()))
+            export(dataclasses.replace(request, checkpoint=path, settings=of_the_data(self.settings)))
         return request.out
-
-    # -- rows
-
-    def _evaluated(self, name: str, trained: Trained) -> Row:
-        with _quiet():
-            (record,) = evaluate_checkpoints(Evaluation((self.checkpoint,), settings=self._of_the_data()))
-        entry, model = record.distilled, trained.adapter.model
-        latency = measure_latency(model, 200, seed=trained.config["seed"])
-        milliseconds = None if latency is None else latency.p50_ms
-        return Row(name, entry.test, entry.valid or {}, bytes_per_item(model), model_bytes(model), milliseconds, None)
-
-    def _of_tables(self, name: str, result: TrainResult, item_bytes: int) -> Row:
-        return Row(name, result.test, result.valid, item_bytes, model_bytes(result.model), None, result.seconds)
-
-    def _of_record(self, name: str, record: dict[str, Any], seconds: float | None) -> Row:
-        entry = record["distilled"]
-        return Row(
-            name, entry["test"], entry["valid"], entry["bytes_per_item"], entry["bytes"], _p50(entry),
-            entry["seconds"] if seconds is None else seconds,
-        )  # fmt: skip
 
     # -- words
 
@@ -252,13 +275,22 @@ class _Shrinking:
     def _near(self, value: float, best: float) -> bool:
         return value >= _NEAR * best if self.sign > 0 else value <= best / _NEAR
 
-    def _of_the_data(self) -> tuple[str, ...]:
-        return of_the_data(self.settings)
+
+def _of_trained(name: str, trained: TrainedModel) -> Row:
+    milliseconds = None if trained.latency is None else trained.latency.p50_ms
+    return Row(
+        name, trained.test, trained.valid, trained.bytes_per_item, trained.bytes, milliseconds, trained.seconds or None
+    )
 
 
-def _p50(entry: dict[str, Any]) -> float | None:
+def _of_tables(name: str, result: TrainResult, item_bytes: int) -> Row:
+    return Row(name, result.test, result.valid, item_bytes, model_bytes(result.model), None, result.seconds)
+
+
+def _of_entry(name: str, entry: dict[str, Any], seconds: float) -> Row:
     latency = entry.get("latency")
-    return latency["p50_ms"] if latency else None
+    milliseconds = latency["p50_ms"] if latency else None
+    return Row(name, entry["test"], entry["valid"], entry["bytes_per_item"], entry["bytes"], milliseconds, seconds)
 
 
 @contextlib.contextmanager
@@ -276,19 +308,16 @@ def _quiet() -> Iterator[None]:
 #: How warnings begin that say nothing new here: the plan asks for it.
 _EXPECTED = ("Nothing to resume", "The teacher is a BPR of the student's own size")
 #: Lines of a run that each of a shrinking's runs would repeat.
-_REPEATED = ("Data:", "Teacher:")
+_REPEATED = ("Data:", "Teacher:", "Refining", "Refined teacher:")
 _COLOUR = re.compile("\x1b\\[[0-9;]*m")
 
 
 @contextlib.contextmanager
-def _repetitions_left_out() -> Iterator[None]:
-    """Leave out warnings of what a plan asks for knowingly, and on the console what each run would repeat."""
+def _warnings_left_out() -> Iterator[None]:
+    """Leave out warnings of what a plan asks for knowingly."""
 
     def new(record: logging.LogRecord) -> bool:
-        words = _COLOUR.sub("", record.getMessage())
-        if words.startswith(_REPEATED):
-            record.shown = False
-        return not words.startswith(_EXPECTED)
+        return not _COLOUR.sub("", record.getMessage()).startswith(_EXPECTED)
 
     root = getLogger()
     root.addFilter(new)
@@ -296,3 +325,20 @@ def _repetitions_left_out() -> Iterator[None]:
         yield
     finally:
         root.removeFilter(new)
+
+
+@contextlib.contextmanager
+def _lines_left_out() -> Iterator[None]:
+    """Leave out on the console what each run would repeat; the log files have it."""
+
+    def mark(record: logging.LogRecord) -> bool:
+        if _COLOUR.sub("", record.getMessage()).startswith(_REPEATED):
+            record.shown = False
+        return True
+
+    root = getLogger()
+    root.addFilter(mark)
+    try:
+        yield
+    finally:
+        root.removeFilter(mark)

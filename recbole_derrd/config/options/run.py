@@ -49,6 +49,12 @@ class RunOptions(Options):
         "{model: LightGCN, embedding_size: 64}, {checkpoint: x.pth}, {export: FOLDER}]; teacher holds for all that are "
         "trained.",
     )
+    teacher_refine: bool | dict[str, Any] = option(
+        False,
+        "Train the teacher on before it teaches: a BPR of its own size learns from it by ir_rrd and listwise, is often "
+        "better, and teaches in its place; the table has both. True, or settings of that training: {epochs: 20}.",
+        kind=(bool, dict),
+    )
     teacher_snapshots: int = option(
         4,
         "Snapshots of each teacher whose rankings are kept for methods that follow its training, at equal shares of "

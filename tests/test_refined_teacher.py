@@ -1,0 +1,164 @@
+"""teacher_refine: the teacher trained on, which then teaches in its place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.errors import OptionError
+from recbole_derrd.experiment.compress import run_compressed
+from recbole_derrd.experiment.refine import Sizes, refined_config, refining, who_teaches
+from recbole_derrd.quick_start import run_recbole_derrd
+from recbole_derrd.report.document import report_of
+from recbole_derrd.report.run_table import run_table
+from recbole_derrd.report.schema import RunRecord
+from recbole_derrd.training.checkpoint import read_checkpoint
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("refined")
+    return {
+        "model": "BPR", "dataset": "tiny", "data_path": str(tiny_data), "checkpoint_dir": str(folder / "saved"),
+        "record_dir": str(folder / "records"), "distillers": ["rrd"], "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 10,
+        "teacher": {"embedding_size": 16, "epochs": 15}, "embedding_size": 4, "epochs": 4, "train_batch_size": 128,
+        "latency_users": 0, "metrics": ["NDCG", "Recall"], "topk": [5], "valid_metric": "NDCG@5",
+        "show_progress": False, "teacher_refine": {"epochs": 3, "learning_rate": 0.05}, "learning_rate": 0.02,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def record(keys: dict[str, Any]) -> dict[str, Any]:
+    return run_recbole_derrd(config_dict=keys, show_result=False)
+
+
+def _items(record: dict[str, Any]) -> torch.Tensor:
+    weights: torch.Tensor = read_checkpoint(record["checkpoints"]["student"])["state_dict"]["item_embedding.weight"]
+    return weights
+
+
+def test_the_refined_teacher_teaches_and_the_first_stays_the_reference(
+    keys: dict[str, Any], record: dict[str, Any]
+) -> None:
+    refined, teacher = record["refined"], record["teacher"]
+    assert refined["settings"]["embedding_size"] == 16 and refined["epochs"] == 3
+    assert refined["key"] != teacher["key"] and refined["test"] != teacher["test"]
+    metric = record["valid_metric"]
+    gap = record["gap_recovered"][metric]
+    if gap is not None:
+        whole = teacher["test"][metric] - record["student"]["test"][metric]
+        assert gap == pytest.approx((record["distilled"]["test"][metric] - record["student"]["test"][metric]) / whole)
+    # Another student than without it, from the same teacher.
+    plainly = run_recbole_derrd(config_dict={**keys, "teacher_refine": False}, show_result=False)
+    assert plainly["teacher"]["key"] == teacher["key"] and plainly["refined"] is None
+    assert not torch.equal(_items(plainly), _items(record))
+    assert record["options"]["teacher_refine"] == keys["teacher_refine"] and "teacher_refine" not in plainly["options"]
+
+
+def test_tables_and_reports_have_both(record: dict[str, Any], keys: dict[str, Any]) -> None:
+    table = run_table(RunRecord.from_json({key: value for key, value in record.items() if key not in ("path", "log")}))
+    assert [line.split("  ")[0] for line in table.splitlines()][3:7] == [
+        "Teacher", "Refined teacher", "Student alone", "Distilled student",
+    ]  # fmt: skip
+    assert "Refined teacher" in report_of(Path(record["path"]), "md")
+
+
+def test_it_is_trained_once_and_found_again(keys: dict[str, Any], record: dict[str, Any]) -> None:
+    again = run_recbole_derrd(config_dict={**keys, "rrd_weight": 0.5, "learning_rate": 0.01}, show_result=False)
+    # The teacher inherits the learning rate, so it is another one, and so is what it becomes.
+    assert not again["refined"]["found"]
+    fixed = {**keys, "rrd_weight": 0.5}
+    found = run_recbole_derrd(config_dict=fixed, show_result=False)
+    assert found["refined"]["found"] and found["refined"]["key"] == record["refined"]["key"]
+    assert found["refined"]["test"] == record["refined"]["test"]
+    folders = [path.name for path in Path(keys["checkpoint_dir"], "cache").glob("Refined-*")]
+    assert len(folders) == 2
+
+
+def test_a_refining_that_was_killed_goes_on(keys: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
+    from recbole_derrd.training import trainer
+
+    own = {**keys, "checkpoint_dir": str(tmp_path / "saved"), "compare_student": False}
+    whole = run_recbole_derrd(config_dict=own, show_result=False)
+    other = {**own, "checkpoint_dir": str(tmp_path / "other"), "resume": True}
+    real, seen = trainer.TrainerMixin._train_epoch, []
+
+    def killed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(self.model, "distillers", None) and len(seen) == 2:
+            raise KeyboardInterrupt
+        if getattr(self.model, "distillers", None):
+            seen.append(1)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(trainer.TrainerMixin, "_train_epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_recbole_derrd(config_dict=other, show_result=False)
+    monkeypatch.setattr(trainer.TrainerMixin, "_train_epoch", real)
+    went_on = run_recbole_derrd(config_dict=other, show_result=False)
+    assert went_on["refined"]["test"] == whole["refined"]["test"]
+    assert went_on["distilled"]["test"] == whole["distilled"]["test"]
+
+
+def test_its_codes_are_a_baseline(keys: dict[str, Any], record: dict[str, Any]) -> None:
+    own = {"compress_method": "quantized", "compress_bits": 8}
+    coded = run_compressed(config_dict={**keys, **own}, show_result=False)
+    plainly = run_compressed(config_dict={**keys, **own, "teacher_refine": False}, show_result=False)
+    assert coded["refined"]["key"] == record["refined"]["key"] and coded["teacher"]["key"] == record["teacher"]["key"]
+    assert coded["distilled"]["key"] != plainly["distilled"]["key"]
+    assert coded["distilled"]["test"] != plainly["distilled"]["test"]
+
+
+def test_a_teacher_without_embeddings_and_several_are_trained_on(keys: dict[str, Any], tmp_path: Path) -> None:
+    own = {**keys, "compare_student": False, "checkpoint_dir": str(tmp_path / "saved")}
+    one = run_recbole_derrd(
+        config_dict={**own, "teacher_model": "NeuMF", "teacher": {"mf_embedding_size": 8, "mlp_embedding_size": 8}},
+        show_result=False,
+    )
+    assert one["teacher"]["model"] == "NeuMF" and one["refined"]["model"] == "BPR"
+    several = run_recbole_derrd(
+        config_dict={**own, "teacher": {}, "teachers": [{"embedding_size": 8}, "LightGCN"]}, show_result=False
+    )
+    assert len(several["teachers"]) == 2 and several["refined"]["model"] == "BPR"
+
+
+def test_its_students_file_is_an_ordinary_checkpoint(record: dict[str, Any], keys: dict[str, Any]) -> None:
+    (folder,) = [
+        path
+        for path in Path(keys["checkpoint_dir"], "cache").glob("Refined-*")
+        if json.loads((path / "result.json").read_text())["key"] == record["refined"]["key"]
+    ]
+    content = read_checkpoint(folder / "model.pth")
+    assert content["state_dict"]["item_embedding.weight"].shape[1] == 16
+
+
+def test_who_teaches_is_the_same_for_another_student(keys: dict[str, Any]) -> None:
+    """The student's own settings, which a teacher inherits, are those of the first student."""
+    config = DistillConfig(config_dict={**keys, "weight_decay": 0.001})
+    own = refined_config(config, Sizes(100, 200, 1000, 16))
+    assert own["embedding_size"] == 16 and own["learning_rate"] == 0.05
+    assert own["weight_decay"] == refining(Sizes(100, 200, 1000, 16))["weight_decay"]
+    teacher = who_teaches(config)["teacher"]
+    assert teacher["learning_rate"] == 0.02 and teacher["weight_decay"] == 0.001 and teacher["embedding_size"] == 16
+    assert "metrics" not in teacher and "distillers" not in teacher
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"distillers": []}, "without distillers has none"),
+        ({"distillers": ["hetcomp"]}, "follows the training of its teachers"),
+        ({"teacher_refine": {"epoch": 3}}, "epochs"),
+        ({"teacher_refine": {"metrics": ["MRR"]}}, "must be the same"),
+        ({"teacher_refine": "yes please"}, "must be bool or dict"),
+        ({"teacher_refine": True, "warm_start": "svd", "embedding_size": 24}, "at least the student's 24"),
+    ],
+)
+def test_what_cannot_be_is_refused(keys: dict[str, Any], settings: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=words):
+        run_recbole_derrd(config_dict={**keys, "record_dir": str(tmp_path), **settings}, show_result=False)
+    assert not list(tmp_path.glob("*.json"))
