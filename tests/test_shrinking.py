@@ -165,15 +165,9 @@ def test_the_teachers_of_a_runs_settings_are_shrunk(
         "show_progress: False\n"
     )
     own = [one for one in settings if not one.startswith("--record_dir")]
-    arguments = [
-        "shrink",
-        f"--config_files={file}",
-        "--bytes=2",
-        "--without-plain",
-        f"--record_dir={tmp_path / 'r'}",
-        *own,
-    ]
-    assert main(arguments) == 0
+    records = tmp_path / "r"
+    arguments = [f"--config_files={file}", "--bytes=2", "--without-plain", f"--record_dir={records}", *own]
+    assert main(["shrink", *arguments]) == 0
     said = capsys.readouterr().out
     assert "Refined teacher" in said and "Shrunk" in said
     (record,) = [json.loads(path.read_text()) for path in sorted(records.glob("*.json"))][-1:]
