@@ -96,6 +96,26 @@ def benchmark(arguments: Sequence[str]) -> int:
     return run_benchmark(plan, ["-m", "recbole_derrd", "benchmark", file, *given.settings])
 
 
+def frontier(arguments: Sequence[str]) -> int:
+    """Run what is left of a frontier, and show quality against bytes."""
+    given = read_arguments("frontier", arguments)
+    (file,) = given.names
+    picture, also = given.options["plot"], given.options["also"]
+    from recbole_derrd.report.frontier_pages import KINDS, frontier_page, refuse_picture
+
+    if picture is not None:
+        refuse_picture(Path(picture), KINDS)
+    from recbole_derrd.benchmark.frontier import read_frontier
+    from recbole_derrd.benchmark.runner import run_benchmark
+
+    plan = read_frontier(file, given.settings)
+    code = run_benchmark(plan, ["-m", "recbole_derrd", "frontier", file, *given.settings])
+    if not plan.options.dry:
+        places = [plan.record_dir, *([Path(also)] if also else [])]
+        print_out(frontier_page(places, Path(picture) if picture else plan.record_dir / "frontier.svg"))
+    return code
+
+
 def report(arguments: Sequence[str]) -> int:
     """Make a report of records: printed, or written where ``--out`` says; HTML of one beside its records."""
     given = read_arguments("report", arguments)
@@ -338,7 +358,7 @@ def _answer(arguments: list[str]) -> int:
     # Looked up by name at each call.
     commands: dict[str, Callable[[Sequence[str]], int]] = {
         "run": run, "compress": compress, "benchmark": benchmark, "report": report, "convert": convert,
-        "export": export, "evaluate": evaluate, "recommend": recommend, "shrink": shrink,
+        "export": export, "evaluate": evaluate, "recommend": recommend, "shrink": shrink, "frontier": frontier,
         "doctor": doctor, "help": show_help,
     }  # fmt: skip
     try:

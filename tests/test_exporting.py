@@ -159,7 +159,9 @@ def test_the_card_and_the_readme_tell_of_it(trained: Any, tmp_path: Path) -> Non
     assert card["metrics"]["valid"]["ndcg@5"] == pytest.approx(
         float(read_checkpoint(trained("LightGCN"))["best_valid_score"])
     )
-    assert card["command"].startswith("recbole-derrd export") and card["versions"]["torch"] == torch.__version__
+    assert card["command"].startswith("recbole-derrd export")
+    # A build's own name (+cpu, +cu130) is not a part of the version that is installed.
+    assert torch.__version__.startswith(card["versions"]["torch"])
     assert {path.name for path in out.iterdir()} == {*card["files"], "card.json"}
     text = (out / "README.md").read_text(encoding="utf-8")
     for words in ("# LightGCN on ring", "**inner product**", "4 bits", "top.csv", "--bits 4", "Recommender.load"):

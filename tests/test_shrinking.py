@@ -27,14 +27,14 @@ from recbole_derrd.training.checkpoint import read_checkpoint
 
 
 @given(item_bytes=st.integers(1, 256), most=st.integers(8, 256))
-def test_no_split_takes_more_than_its_bytes_or_leaves_half_of_them(item_bytes: int, most: int) -> None:
+def test_no_split_takes_more_than_its_bytes_or_leaves_more_than_a_quarter_of_them(item_bytes: int, most: int) -> None:
     try:
         splits = splits_of_bytes(item_bytes, most)
     except OptionError:
         assert item_bytes > most or 8 * item_bytes < 4
         return
     for split in splits:
-        assert item_bytes / 2 < split.item_bytes <= item_bytes and 4 <= split.size <= most
+        assert 3 * item_bytes <= 4 * split.item_bytes <= 4 * item_bytes and 4 <= split.size <= most
     assert [split.bits for split in splits] == sorted({split.bits for split in splits})
 
 

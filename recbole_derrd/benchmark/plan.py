@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from recbole_derrd.config.options.benchmark import BenchmarkOptions
 from recbole_derrd.config.settings import file_names, read_command_line, read_settings
@@ -33,6 +33,10 @@ _RENAMED = {"cells": "experiments", "ours": "proposed"}
 
 #: Settings that the benchmark gives to its experiments.
 _GIVEN = {"seed": "write seeds: [...]", "record_dir": "write it beside 'base'", "benchmark": "take it out"}
+
+
+#: The options of a benchmark, or of one kind of them.
+Known = TypeVar("Known", bound=BenchmarkOptions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +79,23 @@ def read_plan(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
         OptionError: what is wrong with it and what to do.
     """
     file = found_config(file)
-    options, over = _options(file, read_command_line(arguments))
+    return plan_of(file, *read_options(file, arguments, BenchmarkOptions))
+
+
+def plan_of(file: Path, options: BenchmarkOptions, over: Mapping[str, Any]) -> Plan:
+    """Return the plan of a benchmark file.
+
+    Args:
+        file: the file.
+        options: what it says.
+        over: settings of the command line, over those of every experiment.
+
+    Raises:
+        OptionError: what is wrong and what to do.
+    """
     name = options.name or file.stem
     record_dir = Path(options.record_dir or Path("records") / name)
-    # The command line's data are those of all experiments.
-    base = {**_under(options, file), **options.base, **{key: over[key] for key in ("data_path",) if key in over}}
+    base = base_settings(file, options, over)
     for where, settings in (("'base'", options.base), ("the command line", over)):
         _refuse_given(where, settings)
     seeds = _seeds(options)
@@ -107,9 +123,19 @@ def read_plan(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
     return Plan(name, record_dir, options, experiments)
 
 
-def _options(file: Path, given: Mapping[str, Any]) -> tuple[BenchmarkOptions, dict[str, Any]]:
-    """Return the benchmark's own keys, and the settings of the command line that go over those of every experiment."""
-    content, known = read_settings(file), BenchmarkOptions.keys()
+def base_settings(file: Path, options: BenchmarkOptions, over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings under every experiment; the command line's data are those of all of them."""
+    return {**_under(options, file), **options.base, **{key: over[key] for key in ("data_path",) if key in over}}
+
+
+def read_options(file: Path, arguments: Iterable[str], kind: type[Known]) -> tuple[Known, dict[str, Any]]:
+    """Return the benchmark's own keys, and the settings of the command line that go over those of every experiment.
+
+    Raises:
+        OptionError: a key that there is not.
+    """
+    given = read_command_line(arguments)
+    content, known = read_settings(file), kind.keys()
     for key in (*content, *given):
         if key in _RENAMED:
             raise OptionError(f"'{key}' is called '{_RENAMED[key]}' now.")
@@ -121,7 +147,7 @@ def _options(file: Path, given: Mapping[str, Any]) -> tuple[BenchmarkOptions, di
             )
     # A key without a value is a key left out.
     content = {key: value for key, value in content.items() if value is not None}
-    options = BenchmarkOptions.from_keys({**content, **{key: given[key] for key in known if key in given}})
+    options = kind.from_keys({**content, **{key: given[key] for key in known if key in given}})
     return options, {key: value for key, value in given.items() if key not in known}
 
 

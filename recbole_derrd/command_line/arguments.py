@@ -14,6 +14,7 @@ from recbole_derrd.registry import METHODS
 
 _EXAMPLES = {
     "benchmark": "benchmark/quick",
+    "frontier": "frontier/quick",
     "report": "records/",
     "convert": "interactions.csv --user=COL --item=COL --out=dataset/NAME",
     "export": "saved/BPR.pth --out=export",
@@ -24,7 +25,7 @@ _EXAMPLES = {
 #: Commands that read checkpoints, and the names of files beside them that are none.
 _CHECKPOINTS, _TRAINING = ("evaluate", "export", "recommend", "shrink"), ".training.pth"
 #: Commands of one name.
-_ALONE = ("benchmark", "convert", "export", "recommend", "shrink")
+_ALONE = ("benchmark", "frontier", "convert", "export", "recommend", "shrink")
 
 
 class Given(NamedTuple):

@@ -42,6 +42,13 @@ COMMANDS = {
         names="FILE",
         settings=True,
     ),
+    "frontier": Command(
+        "quality against bytes an item: train students in few bits and their rivals, then a table and a picture",
+        "recbole-derrd frontier FILE [--plot=FILE] [--also=RECORDS] [--jobs=N] [--dry=True] [--only=[NAME, ...]]\n"
+        "                              [--key=value ...]",
+        names="FILE",
+        settings=True,
+    ),
     "report": Command(
         "make tables, tests and plots from folders and files of records; html is one file with everything in it",
         "recbole-derrd report RECORDS [RECORDS ...] [--format=md|tex|html] [--out=FILE] [--plots=FOLDER]\n"
@@ -134,6 +141,10 @@ OPTIONS: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
         (("--trusted",), "", "evaluate also a checkpoint whose file says that it was trained on another split"),
         (("--model",), "CLASS", "package.module.Class of a model of your own, if the checkpoints are of one"),
     ),
+    "frontier": (
+        (("--plot",), "FILE", "where the picture is written (.svg, .png or .pdf); frontier.svg by the records if none"),
+        (("--also",), "RECORDS", "a folder or file of further records of the same data, for table and picture"),
+    ),
     "shrink": (
         (("--bytes",), "N", "bytes of an item's codes, and 2 more for its scale; users stay float32"),
         (("--size",), "SIZE", "bytes of all users and items together, e.g. 1MB or 250kB; users are in 8 bits"),
@@ -176,7 +187,7 @@ OPTIONS: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
     ),
 }
 _NAMES = {
-    "FILE": "the benchmark file (YAML), or the name of one that comes with the package: benchmark/quick",
+    "FILE": "the file (YAML), or the name of one that comes with the package: benchmark/quick, frontier/quick",
     "TABLE": "the file of interactions, one a row",
     "RECORDS": "folders of records, with their sub-folders, and files: .json, or .jsonl with one a line",
     "CHECKPOINT": "the .pth file that a training of RecBole or of this plugin has saved",

@@ -95,7 +95,8 @@ def _strongest(product: Any, start: int, count: int) -> tuple[Array, Array]:
 
 def _candidates(rows: Array, ties: Array, count: int) -> Array:
     """Return which entries are at least the largest power of two that ``count`` of their row are: few of many."""
-    levels = np.frexp(np.arange(ties.max(initial=0) + 1))[1].astype(np.int8)[ties]
+    exponents: Array = np.frexp(np.arange(int(ties.max(initial=0)) + 1))[1].astype(np.int8)
+    levels = exponents[ties]
     width = int(levels.max(initial=0)) + 1
     of_levels = np.bincount(rows * width + levels, minlength=(int(rows.max(initial=0)) + 1) * width).reshape(-1, width)
     least = (of_levels[:, ::-1].cumsum(axis=1)[:, ::-1] >= count).sum(axis=1) - 1

@@ -113,7 +113,8 @@ def scorer_of(adapter: Adapter, embeddings: Embeddings | None) -> Callable[[np.n
     @torch.no_grad()
     def of_model(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         scores = adapter.score_all(torch.from_numpy(rows + 1).to(adapter.device))
-        return scores.float().cpu().numpy()[:, 1:].copy()
+        found: np.ndarray[Any, Any] = scores.float().cpu().numpy()[:, 1:].copy()
+        return found
 
     return of_model
 

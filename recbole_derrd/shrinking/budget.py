@@ -37,6 +37,11 @@ class Split:
         """Return the bytes of so many users and items, steps included."""
         return n_users * self.user_bytes + n_items * (self.item_bytes + STEP_BYTES)
 
+    @property
+    def dimensions_and_bits(self) -> str:
+        """Dimensions and bits as tables write them: "80 x 1 bit"."""
+        return f"{self.size} x {self.bits} bit{'' if self.bits == 1 else 's'}"
+
     def __str__(self) -> str:
         """Say it in words."""
         users = "" if self.user_bits == 32 else f", users in {self.user_bits} bits"
@@ -55,7 +60,7 @@ def splits_of_bytes(item_bytes: int, most: int) -> list[Split]:
     """
     found = [Split(min(8 * item_bytes // bits, most), bits) for bits in BITS]
     # Held to the teacher's dimensions, fewer bits would leave bytes unused that more bits can take.
-    kept = [split for split in found if split.size >= _FEWEST_DIMENSIONS and 2 * split.item_bytes > item_bytes]
+    kept = [split for split in found if split.size >= _FEWEST_DIMENSIONS and 4 * split.item_bytes >= 3 * item_bytes]
     if not kept:
         raise OptionError(
             f"{item_bytes} bytes an item are {'too few' if item_bytes < _FEWEST_DIMENSIONS else 'too many'} for a "

@@ -14,6 +14,9 @@ from recbole_derrd.shrinking.budget import Split
 
 #: Users of one step.
 _USERS_A_STEP = 512
+#: One bit changes its sign at large steps alone, and many of them; more bits are at their best soon.
+_ONE_BIT = {"learning_rate": 0.01, "learning_rate_end": 0.001, "epochs": 30}
+_MORE_BITS = {"learning_rate": 0.003, "learning_rate_end": 0.0003, "epochs": 10}
 
 
 def coded_settings(sizes: Sizes, split: Split) -> dict[str, Any]:
@@ -33,13 +36,24 @@ def coded_settings(sizes: Sizes, split: Split) -> dict[str, Any]:
         "listwise_weight": 1.0,
         "listwise_labels": 0.1,
         "listwise_sample": min(1.0, round(_USERS_A_STEP / distinct, 4)),
-        # One bit changes its sign at large steps alone.
-        "learning_rate": 0.01 if split.bits == 1 else 0.003,
-        "learning_rate_end": 0.001 if split.bits == 1 else 0.0003,
+        **(_ONE_BIT if split.bits == 1 else _MORE_BITS),
         "weight_decay": 0.0,
         "train_batch_size": rows,
-        "epochs": 30,
         "eval_step": 2,
         "stopping_step": 30,
         "checkpoint_step": 1,
     }
+
+
+def plain_settings(item_bytes: int, *, users: bool) -> dict[str, Any]:
+    """Return the settings of a student that learns without a teacher, its embeddings put into 8 bits afterwards.
+
+    Args:
+        item_bytes: bytes of an item, which are its dimensions.
+        users: whether the users are put into 8 bits too.
+    """
+    return {
+        "distillers": [], "warm_start": "none", "embedding_size": item_bytes, "store_bits": 8, "store_users": users,
+        "epochs": 300, "eval_step": 5, "stopping_step": 3, "train_batch_size": 1024, "learning_rate": 0.001,
+        "fast": "all",
+    }  # fmt: skip

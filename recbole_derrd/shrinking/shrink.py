@@ -33,7 +33,7 @@ from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.runtime.randomness import kept_random_state
 from recbole_derrd.shrinking.budget import Split, read_size, splits_of_bytes, splits_of_total
 from recbole_derrd.shrinking.outcome import Outcome, Row
-from recbole_derrd.shrinking.plan import coded_settings
+from recbole_derrd.shrinking.plan import coded_settings, plain_settings
 
 #: Splits of the budget that are trained; which, their untrained codes say on the validation split.
 _TRAINED = 2
@@ -228,11 +228,7 @@ class _Shrinking:
     def _plain(self, splits: list[Split]) -> Row:
         """Train a student of these bytes as RecBole does; its embeddings are put into 8 bits afterwards."""
         split = next((one for one in splits if one.bits == 8), splits[-1])
-        plan = {
-            "distillers": [], "embedding_size": split.item_bytes, "store_bits": 8, "epochs": 300, "eval_step": 5,
-            "stopping_step": 3, "train_batch_size": 1024, "learning_rate": 0.001, "fast": "all",
-            "store_users": split.user_bits < 32,
-        }  # fmt: skip
+        plan = plain_settings(split.item_bytes, users=split.user_bits < 32)
         record = self._run(plan, f"A student of {split.item_bytes} dimensions without a teacher")
         name = f"Student alone, {split.item_bytes} dimensions in 8 bits"
         return _of_entry(name, record["stored"], record["distilled"]["seconds"])

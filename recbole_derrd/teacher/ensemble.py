@@ -62,9 +62,9 @@ class Ensemble:
         """Users and items that any of the teachers knows; a side of which one knows all is left out."""
         found = {}
         for side in ("user", "item"):
-            masks = [member.known(side) for member in self.members]
-            if all(mask is not None for mask in masks):
-                found[side] = np.logical_or.reduce(masks)  # type: ignore[arg-type]
+            masks = [mask for member in self.members if (mask := member.known(side)) is not None]
+            if len(masks) == len(self.members):
+                found[side] = np.stack(masks).any(axis=0)
         return found
 
     @property

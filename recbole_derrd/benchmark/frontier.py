@@ -1,0 +1,116 @@
+"""From a frontier file to its experiments: at each number of bytes an item, ours and what it is compared with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from recbole_derrd.benchmark.plan import Plan, base_settings, plan_of, read_options
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.config.options.frontier import FrontierOptions
+from recbole_derrd.config.shipped import found_config
+from recbole_derrd.data.prepare import prepare_data
+from recbole_derrd.experiment.log import deprecations_hidden
+from recbole_derrd.experiment.refine import Sizes, who_teaches
+from recbole_derrd.shrinking.budget import Split, splits_of_bytes
+from recbole_derrd.shrinking.plan import coded_settings, plain_settings
+from recbole_derrd.teacher import teacher_specs
+from recbole_derrd.training.checkpoint import read_checkpoint
+
+#: Dimensions of a codeword at most: more make codebooks larger than the codes of a small catalogue.
+_PART = 8
+#: What leaves no student's settings in a run that compresses.
+_NO_STUDENT = {"distillers": [], "warm_start": "none", "store_bits": 0}
+
+
+def read_frontier(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
+    """Read a frontier file.
+
+    Args:
+        file: the YAML file, or the name of one that comes with the package.
+        arguments: ``--key=value``; keys of the file, or settings that go over those of every experiment.
+
+    Raises:
+        OptionError: what is wrong with it and what to do.
+    """
+    file = found_config(file)
+    options, over = read_options(file, arguments, FrontierOptions)
+    under = base_settings(file, options, over)
+    config = DistillConfig(config_dict={**under, **over})
+    # Whatever settings an experiment has, its teacher is that of the file.
+    who = who_teaches(config)
+    with deprecations_hidden():
+        sizes = Sizes.of(prepare_data(config), _dimensions(config))
+    # Who trains the teacher on says so for those kinds alone that are made of it.
+    base = {**options.base, **who}
+    refine = base.pop("teacher_refine", None) or True
+    made = [
+        {"name": name, "compare_student": False, **_refining(settings, refine)}
+        for item_bytes in options.bytes
+        for name, settings in _experiments(item_bytes, options, sizes)
+    ]
+    ours = [one["name"] for one in made if one.get("student_bits")]
+    whole = dataclasses.replace(
+        options, base=base, experiments=[*made, *options.experiments], proposed=options.proposed or ours
+    )
+    return plan_of(file, whole, over)
+
+
+def _refining(settings: dict[str, Any], refine: Any) -> dict[str, Any]:
+    return {**settings, "teacher_refine": refine} if "teacher_refine" in settings else settings
+
+
+def _dimensions(config: DistillConfig) -> int | None:
+    """Return the dimensions of the one teacher, as far as its settings say them."""
+    specs = teacher_specs(config)
+    if len(specs) > 1:
+        return None
+    if specs[0].checkpoint is not None:
+        size = read_checkpoint(specs[0].checkpoint)["config"].get("embedding_size")
+        return size if isinstance(size, int) else None
+    return specs[0].embedding_size(config)
+
+
+def _experiments(item_bytes: int, options: FrontierOptions, sizes: Sizes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (name, settings) of everything of so many bytes an item."""
+    splits = splits_of_bytes(item_bytes, sizes.refined)[: options.ways]
+    for kind in options.kinds:
+        if kind in ("pq", "opq", "rq", "prq"):
+            yield from _by_codebooks(kind, item_bytes, sizes)
+        elif kind == "student":
+            yield f"{item_bytes} B: student alone, {item_bytes} dimensions", plain_settings(item_bytes, users=False)
+        else:
+            for split in splits:
+                if kind != "lloyd_max" or 2 <= split.bits <= 4:
+                    yield f"{item_bytes} B: {split.dimensions_and_bits}{_WORDS[kind]}", _of_split(kind, split, sizes)
+
+
+_WORDS = {
+    "trained": ", trained", "untrained": " of the teacher", "refined": " of the refined teacher",
+    "lloyd_max": " of the teacher, Lloyd-Max",
+}  # fmt: skip
+
+
+def _of_split(kind: str, split: Split, sizes: Sizes) -> dict[str, Any]:
+    if kind == "trained":
+        return {**coded_settings(sizes, split), "store_bits": 0}
+    levels = {"compress_levels": "lloyd_max"} if kind == "lloyd_max" else {}
+    refined = {"teacher_refine": True} if kind == "refined" else {}
+    size = {} if split.size == sizes.teacher else {"compress_size": split.size}
+    own = {"compress_method": "quantized", "compress_bits": split.bits}
+    return {**_NO_STUDENT, **own, **size, **levels, **refined}
+
+
+def _by_codebooks(kind: str, item_bytes: int, sizes: Sizes) -> Iterator[tuple[str, dict[str, Any]]]:
+    most = sizes.refined if sizes.teacher is None else sizes.teacher
+    part = min(_PART, most // item_bytes)
+    if part == 0 or (kind == "prq" and item_bytes % 2):
+        return
+    own = {"compress_method": "product", "compress_codebooks": kind, "compress_bytes": item_bytes}
+    size = part * item_bytes
+    yield (
+        f"{item_bytes} B: {kind.upper()} of the teacher, {size} dimensions",
+        {**_NO_STUDENT, **own, "compress_size": size},
+    )

@@ -1,0 +1,219 @@
+"""Quality against bytes an item: of each family of models the best at every number of bytes; a table and a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from recbole_derrd.errors import DataError
+from recbole_derrd.evaluation.metrics import bigger_is_better, percent
+from recbole_derrd.report.comparison_tables import spread
+from recbole_derrd.report.escaping import as_label
+from recbole_derrd.report.grouping import groups_of
+from recbole_derrd.report.rows import Group, Row
+from recbole_derrd.report.schema import RunRecord
+from recbole_derrd.report.table import BEST, Cell, Table
+from recbole_derrd.report.titles import SPLITS
+
+#: Bits of a float32 number.
+_WHOLE = 32
+#: Families in the order of tables and colours, each by its name.
+FAMILIES = {
+    "trained": "student trained in few bits",
+    "distilled": "distilled student, float32",
+    "quantized afterwards": "distilled student, quantised afterwards",
+    "refined": "refined teacher, quantised",
+    "codes": "teacher, quantised",
+    "codebooks": "teacher, codebooks",
+    "svd": "teacher, SVD in float32",
+    "plain": "student alone, float32",
+    "plain codes": "student alone, quantised",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """The best of a family at a number of bytes, by the validation split.
+
+    Attributes:
+        family: which family, a key of :data:`FAMILIES`.
+        row: its row of the test split.
+        item_bytes: bytes of an item, scales included, codebooks not.
+        among: rows of the family at these bytes that it was chosen from.
+    """
+
+    family: str
+    row: Row
+    item_bytes: float
+    among: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Frontier:
+    """The points of one group of records.
+
+    Attributes:
+        group: its rows, on the test split.
+        metric: what quality is.
+        points: by family and bytes.
+    """
+
+    group: Group
+    metric: str
+    points: tuple[Point, ...]
+
+    @property
+    def teacher(self) -> Row | None:
+        """The teacher that everything is compared with."""
+        rows = [row for row in self.group.rows.values() if row.role == "teacher" and row.label.startswith("Teacher")]
+        return rows[0] if rows else None
+
+    def of(self, family: str) -> list[Point]:
+        """Return a family's points, fewest bytes first."""
+        return sorted((one for one in self.points if one.family == family), key=lambda one: one.item_bytes)
+
+
+def frontiers_of(records: Sequence[RunRecord], metric: str | None = None) -> list[Frontier]:
+    """Return the frontier of each group of records: of rows that lie in one table.
+
+    Args:
+        records: the records.
+        metric: what quality is; the records' valid_metric if none.
+
+    Raises:
+        DataError: no record says how many bytes an item takes.
+    """
+    found = []
+    for group, valid in zip(groups_of(records, "test", metric), groups_of(records, "valid", metric)):
+        families = _families(group)
+        by_place: dict[tuple[str, float], list[tuple[Row, float]]] = {}
+        for key, family in families.items():
+            row, score = group.rows[key], valid.rows[key].mean(group.headline)
+            size = row.number("bytes_per_item")
+            if size is not None and score is not None and row.values(group.headline):
+                by_place.setdefault((family, round(size, 1)), []).append((row, score))
+        sign = 1 if bigger_is_better(group.headline) else -1
+        points = []
+        for (family, size), rows in by_place.items():
+            best, _ = max(rows, key=lambda one: sign * one[1])
+            points.append(Point(family, best, size, len(rows)))
+        if points:
+            order = list(FAMILIES)
+            points.sort(key=lambda one: (order.index(one.family), one.item_bytes))
+            found.append(Frontier(group, group.headline, tuple(points)))
+    if not found:
+        raise DataError("These records say of no model but teachers how many bytes an item takes.")
+    return found
+
+
+def _families(group: Group) -> dict[str, str]:
+    """Return the family of each row but the teachers', by the row's key."""
+    found: dict[str, str] = {}
+    for key, row in group.rows.items():
+        if row.role == "teacher":
+            continue
+        settings = row.settings
+        if row.stored_of is not None:
+            found[key] = "quantized afterwards" if row.distilled else "plain codes"
+        elif settings.get("compress_method") in ("product", "svd"):
+            found[key] = "codebooks" if settings["compress_method"] == "product" else "svd"
+        elif settings.get("compress_method", "none") != "none":
+            found[key] = "refined" if settings.get("teacher_refine") else "codes"
+        elif row.distilled:
+            found[key] = "trained" if settings.get("student_bits", _WHOLE) < _WHOLE else "distilled"
+        else:
+            found[key] = "plain"
+    return found
+
+
+def frontier_table(frontier: Frontier) -> Table:
+    """Return the table: of each family, at every number of bytes, the row that is best on the validation split."""
+    group, metric, teacher = frontier.group, frontier.metric, frontier.teacher
+    whole = teacher.mean(metric) if teacher else None
+    head = ["bytes an item", "", "runs", metric, "of the teacher", "chosen from", "training (s)"]
+    sizes = sorted({round(one.item_bytes) for one in frontier.points})
+    rows = []
+    if teacher is not None:
+        size = teacher.number("bytes_per_item")
+        rows.append(_line(f"{size:,.0f}" if size else "-", teacher, metric, whole, None, best=False))
+    sign = 1 if bigger_is_better(metric) else -1
+    for size in sizes:
+        points = [one for one in frontier.points if round(one.item_bytes) == size]
+        top = max(points, key=lambda one: sign * (one.row.mean(metric) or 0.0))
+        rows += [_line(f"{size:,}", one.row, metric, whole, one.among, best=one is top) for one in points]
+    notes = [
+        "Of each family and number of bytes the row that is best on the validation split, of as many as the column "
+        f'"chosen from" says; {metric} on the test split, mean ± standard deviation over seeds. The best of each '
+        "number of bytes in bold. Bytes are those of the codes and a row's scale; codebooks are not in them.",
+    ]
+    return Table(f"{group.title}: bytes and quality", head, rows, notes)
+
+
+def _line(size: str, row: Row, metric: str, whole: float | None, among: int | None, *, best: bool) -> list[Cell]:
+    values, seconds = row.values(metric), row.number("train_seconds")
+    share = percent(statistics.fmean(values) / whole) if whole and values else "-"
+    return [
+        Cell(size), Cell(row.label), Cell(str(len(row.distinct()))), Cell(spread(values), BEST if best else ""),
+        Cell(share), Cell("-" if among is None else str(among)), Cell("-" if seconds is None else f"{seconds:,.0f}"),
+    ]  # fmt: skip
+
+
+def frontier_figure(frontier: Frontier) -> Any:
+    """Draw quality against bytes an item: a line a family, named at its end."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    group, metric = frontier.group, frontier.metric
+    figure = Figure(figsize=(8.0, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    families = [family for family in FAMILIES if frontier.of(family)]
+    ends: list[tuple[float, float, str, Any]] = []
+    for place, family in enumerate(families):
+        points = frontier.of(family)
+        colour = colormaps["viridis"](0.85 * place / max(len(families) - 1, 1))
+        xs = [one.item_bytes for one in points]
+        means = [one.row.mean(metric) or 0.0 for one in points]
+        spreads = [statistics.stdev(values) if len(values := one.row.values(metric)) > 1 else 0.0 for one in points]
+        style = "-" if family == "trained" else ("--", ":", "-.")[place % 3]
+        axes.errorbar(
+            xs, means, yerr=spreads, fmt="osD^vPX*"[place % 8] + style, color=colour, capsize=2,
+            linewidth=2.4 if family == "trained" else 1.3, markersize=5,
+        )  # fmt: skip
+        ends.append((xs[-1], means[-1], FAMILIES[family], colour))
+    if frontier.teacher is not None:
+        height, size = frontier.teacher.mean(metric) or 0.0, frontier.teacher.number("bytes_per_item") or 0.0
+        axes.axhline(height, color="0.6", linewidth=1, zorder=0)
+        ends.append((size, height, f"teacher, {size:,.0f} B", "0.4"))
+    axes.set_xscale("log")
+    ticks = sorted({round(one.item_bytes) for one in frontier.points})
+    kept = [tick for place, tick in enumerate(ticks) if place == 0 or tick >= 1.25 * ticks[place - 1]]
+    axes.xaxis.set_major_locator(FixedLocator(kept))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set_xlabel("bytes an item (logarithmic)")
+    axes.set_ylabel(as_label(f"{metric}, {SPLITS[group.split]} split"))
+    axes.spines[["top", "right"]].set_visible(False)
+    _name_lines(axes, ends)
+    return figure
+
+
+def _name_lines(axes: Any, ends: list[tuple[float, float, str, Any]]) -> None:
+    """Write each line's name at the right of the plot, at its last height; names that would touch are moved apart."""
+    low, high = axes.get_ylim()
+    step = 0.055 * (high - low)
+    places = sorted(ends, key=lambda one: one[1])
+    heights = [one[1] for one in places]
+    for place in range(1, len(heights)):
+        heights[place] = max(heights[place], heights[place - 1] + step)
+    over = heights[-1] - high
+    for place in reversed(range(len(heights))):
+        limit = high if place == len(heights) - 1 else heights[place + 1] - step
+        heights[place] = min(heights[place], limit) if over > 0 else heights[place]
+    for (_, _, name, colour), height in zip(places, heights):
+        axes.annotate(
+            name, xy=(1.01, height), xycoords=("axes fraction", "data"), color=colour, va="center", fontsize="small",
+            annotation_clip=False,
+        )  # fmt: skip

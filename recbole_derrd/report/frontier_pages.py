@@ -1,0 +1,59 @@
+"""What the frontier of records is shown as: its tables as text, and a picture in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from recbole_derrd.errors import OptionError
+from recbole_derrd.report.frontier import frontier_figure, frontier_table, frontiers_of
+from recbole_derrd.report.plots import PLOTS_NEED, as_svg, can_plot
+from recbole_derrd.report.reading import records_of
+from recbole_derrd.runtime.files import replacing_file
+
+#: Kinds of pictures, by the file's end.
+KINDS = ("svg", "png", "pdf")
+
+
+def refuse_picture(path: Path, kinds: Collection[str]) -> None:
+    """Refuse a picture that cannot be written, before anything is trained.
+
+    Raises:
+        OptionError: its name has another end, or matplotlib is missing.
+    """
+    if path.suffix.lstrip(".").lower() not in kinds:
+        raise OptionError(f"--plot must name a file that ends in {', '.join('.' + kind for kind in kinds)}: '{path}'.")
+    if not can_plot():
+        raise OptionError(PLOTS_NEED)
+
+
+def frontier_page(places: Sequence[Path], picture: Path) -> str:
+    """Return the tables of all groups of records, and say where their pictures are.
+
+    Args:
+        places: folders and files of records.
+        picture: the file of the picture; further groups' are numbered.
+
+    Raises:
+        DistillError: there are no records, or the picture cannot be written.
+    """
+    records, unread = records_of(*places)
+    lines = [f"The record {source} is left out: it {fault}." for source, fault in unread.items()]
+    for place, found in enumerate(frontiers_of(records)):
+        table = frontier_table(found)
+        cells = [[cell.text for cell in row] for row in table.rows]
+        align = ["right", "left", *["right"] * (len(table.head) - 2)]
+        lines += ["", table.title, tabulate(cells, table.head, disable_numparse=True, colalign=align), *table.notes]
+        if not can_plot():
+            continue
+        path = picture if place == 0 else picture.with_name(f"{picture.stem}-{place + 1}{picture.suffix}")
+        kind = path.suffix.lstrip(".").lower()
+        with replacing_file(path) as partial:
+            if kind == "svg":
+                partial.write_text(as_svg(frontier_figure(found)) + "\n", encoding="utf-8")
+            else:
+                frontier_figure(found).savefig(partial, format=kind, dpi=150)
+        lines += ["", f"Picture: {path}"]
+    return "\n".join([*lines, *([] if can_plot() else ["", PLOTS_NEED]), ""])

@@ -1,0 +1,196 @@
+"""The frontier: its experiments, what is chosen from their records, and the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recbole_derrd.benchmark.frontier import read_frontier
+from recbole_derrd.cli import main
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.errors import DataError, OptionError
+from recbole_derrd.experiment.preflight import check_run
+from recbole_derrd.report import RunRecord
+from recbole_derrd.report.frontier import FAMILIES, frontier_figure, frontier_table, frontiers_of
+from recbole_derrd.shrinking.budget import Split
+from recbole_derrd.shrinking.plan import coded_settings
+from tests.synthetic_records import made, part
+
+
+def written(folder: Path, tiny_data: Path, **content: Any) -> Path:
+    base = {
+        "model": "BPR", "dataset": "tiny", "data_path": str(tiny_data), "teacher": {"embedding_size": 16},
+        "checkpoint_dir": str(folder / "saved"), "epochs": 3, "learning_rate": 0.03, "metrics": ["NDCG"], "topk": [5],
+        "valid_metric": "NDCG@5", "latency_users": 0, "teacher_refine": {"epochs": 2},
+    }  # fmt: skip
+    whole = {"base": base, "bytes": [2], "seeds": [1], "record_dir": str(folder / "records"), **content}
+    file = folder / "toy.yaml"
+    file.write_text(yaml.safe_dump(whole), encoding="utf-8")
+    return file
+
+
+def test_the_experiments_by_hand(tmp_path: Path, tiny_data: Path) -> None:
+    kinds = ["trained", "untrained", "refined", "lloyd_max", "opq", "student"]
+    plan = read_frontier(written(tmp_path, tiny_data, bytes=[2, 4], kinds=kinds, seeds=[1, 2]))
+    assert [one.name for one in plan.experiments if one.seed == 1] == [
+        "2 B: 16 x 1 bit, trained", "2 B: 8 x 2 bits, trained",
+        "2 B: 16 x 1 bit of the teacher", "2 B: 8 x 2 bits of the teacher",
+        "2 B: 16 x 1 bit of the refined teacher", "2 B: 8 x 2 bits of the refined teacher",
+        "2 B: 8 x 2 bits of the teacher, Lloyd-Max", "2 B: OPQ of the teacher, 16 dimensions",
+        "2 B: student alone, 2 dimensions",
+        "4 B: 16 x 2 bits, trained", "4 B: 8 x 4 bits, trained",
+        "4 B: 16 x 2 bits of the teacher", "4 B: 8 x 4 bits of the teacher",
+        "4 B: 16 x 2 bits of the refined teacher", "4 B: 8 x 4 bits of the refined teacher",
+        "4 B: 16 x 2 bits of the teacher, Lloyd-Max", "4 B: 8 x 4 bits of the teacher, Lloyd-Max",
+        "4 B: OPQ of the teacher, 16 dimensions", "4 B: student alone, 4 dimensions",
+    ]  # fmt: skip
+    assert {one.name for one in plan.experiments if one.proposed} == {
+        one.name for one in plan.experiments if one.name.endswith("trained")
+    }
+    assert [one.name for one in plan.experiments if one.compressed] == [
+        one.name for one in plan.experiments if "of the" in one.name
+    ]
+
+
+def test_all_have_one_teacher_and_pass_the_checks_of_a_run(tmp_path: Path, tiny_data: Path) -> None:
+    plan = read_frontier(written(tmp_path, tiny_data, kinds=["trained", "untrained", "refined", "student"]))
+    for one in plan.experiments:
+        check_run(DistillConfig(config_dict=one.settings))
+        # Whatever learning rate the student has.
+        assert one.settings["teacher"]["learning_rate"] == 0.03 and one.settings["teacher"]["epochs"] == 3
+        assert one.settings["teacher"]["embedding_size"] == 16
+    trained = plan.experiments[0].settings
+    wanted = coded_settings_of(plan.experiments[0].settings)
+    assert {key: trained[key] for key in wanted} == wanted
+
+
+def coded_settings_of(settings: dict[str, Any]) -> dict[str, Any]:
+    from recbole_derrd.data.prepare import prepare_data
+    from recbole_derrd.experiment.refine import Sizes
+
+    data = prepare_data(DistillConfig(config_dict=settings))
+    own = coded_settings(Sizes.of(data, 16), Split(16, 1))
+    # What the file says of the refined teacher goes over the plan's.
+    return {key: value for key, value in own.items() if key != "teacher_refine"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"bytes": []}, "bytes must be whole numbers"),
+        ({"bytes": [2, 2]}, "none twice"),
+        ({"bytes": [2.5]}, "bytes must be whole numbers"),
+        ({"bytes": [64]}, "too many for"),
+        ({"kinds": ["itq"]}, "kinds cannot hold 'itq'"),
+        ({"ways": 0}, "ways"),
+        ({"byte": [2]}, "Unknown key 'byte'"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path: Path, tiny_data: Path, content: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        read_frontier(written(tmp_path, tiny_data, **content))
+
+
+# -- what records show
+
+
+def coded(name: str, seed: int, test: float, valid: float, item_bytes: float, **options: Any) -> RunRecord:
+    """A record of a student trained in few bits, or of a compressed teacher."""
+    one = made(name, seed, test)
+    one["distilled"] = {
+        **part("BPR", test, 100, embedding_size=4), "valid": {"ndcg@10": valid}, "bytes_per_item": item_bytes,
+    }  # fmt: skip
+    one["options"] = options
+    if "compress_method" in options:
+        one.update(distillers=[], compression={"method": options["compress_method"]})
+    one["benchmark"] = {"name": "toy", "experiment": name, "key": f"{name}{seed}", "settings": name}
+    one.pop("student")
+    return RunRecord.from_json(one)
+
+
+def records() -> list[RunRecord]:
+    found = []
+    for seed in (1, 2):
+        found += [
+            # The better one on the test split is the worse one on the validation split.
+            coded("8 x 1", seed, 0.42 + seed / 100, 0.40, 3.0, student_bits=1),
+            coded("4 x 2", seed, 0.44 + seed / 100, 0.39, 3.0, student_bits=2),
+            coded("8 x 2", seed, 0.46, 0.45, 4.0, student_bits=2),
+            coded("codes", seed, 0.35, 0.35, 3.0, compress_method="quantized"),
+            coded("refined codes", seed, 0.37, 0.37, 3.0, compress_method="quantized", teacher_refine=True),
+            coded("codebooks", seed, 0.36, 0.36, 3.0, compress_method="product"),
+            coded("svd", seed, 0.30, 0.30, 16.0, compress_method="svd"),
+            coded("de", seed, 0.41, 0.41, 16.0),
+        ]
+    return found
+
+
+def test_the_validation_split_chooses_and_the_test_split_is_shown() -> None:
+    (frontier,) = frontiers_of(records())
+    assert [(one.family, one.row.label, one.item_bytes, one.among) for one in frontier.points] == [
+        ("trained", "8 x 1", 3.0, 2), ("trained", "8 x 2", 4.0, 1), ("distilled", "de", 16.0, 1),
+        ("refined", "refined codes", 3.0, 1), ("codes", "codes", 3.0, 1), ("codebooks", "codebooks", 3.0, 1),
+        ("svd", "svd", 16.0, 1),
+    ]  # fmt: skip
+    table = frontier_table(frontier)
+    lines = [[cell.text for cell in row] for row in table.rows]
+    assert lines[0][1] == "Teacher" and lines[0][3:5] == ["0.5000", "100 %"]
+    assert lines[1][:5] == ["3", "8 x 1", "2", "0.4350 ± 0.0071", "87 %"] and lines[1][5] == "2"
+    assert [row[3].mark for row in table.rows[1:5]] == ["best", "", "", ""]
+
+
+def test_students_alone_and_those_quantised_afterwards_have_lines_of_their_own() -> None:
+    plain = {**made("plain", 1, 0.3), "distillers": [], "options": {}}
+    stored = {**part("BPR", 0.29, 100), "bytes_per_item": 6.0, "bits": 8, "users": False}
+    records = [
+        RunRecord.from_json({**plain, "stored": stored}),
+        RunRecord.from_json({**made("DE", 1, 0.4), "stored": stored}),
+    ]
+    (frontier,) = frontiers_of(records)
+    found = {one.family for one in frontier.points}
+    assert found == {"plain", "plain codes", "distilled", "quantized afterwards"} and found <= set(FAMILIES)
+
+
+def test_records_without_sizes_have_no_frontier() -> None:
+    one = made("DE", 1, 0.4)
+    for entry in (one["distilled"], one["student"]):
+        entry["bytes_per_item"] = None
+    with pytest.raises(DataError, match="how many bytes"):
+        frontiers_of([RunRecord.from_json(one)])
+
+
+def test_the_picture_names_every_line_once_and_apart() -> None:
+    pytest.importorskip("matplotlib")
+    (frontier,) = frontiers_of(records())
+    figure = frontier_figure(frontier)
+    (axes,) = figure.axes
+    names = [text.get_text() for text in axes.texts]
+    assert sorted(names) == sorted(
+        [FAMILIES[family] for family in {one.family for one in frontier.points}] + ["teacher, 16 B"]
+    )
+    heights = sorted(text.xy[1] for text in axes.texts)
+    low, high = axes.get_ylim()
+    assert all(upper - lower > 0.05 * (high - low) for lower, upper in zip(heights, heights[1:]))
+
+
+@pytest.mark.slow
+def test_a_frontier_is_run_shown_and_not_run_again(
+    tmp_path: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    file = written(tmp_path, tiny_data, kinds=["trained", "untrained"], ways=1)
+    picture = tmp_path / "front.png"
+    assert main(["frontier", str(file), f"--plot={picture}"]) == 0
+    said = capsys.readouterr().out
+    assert "2 B: 16 x 1 bit, trained" in said and "of the teacher" in said and picture.stat().st_size > 1000
+    assert main(["frontier", str(file)]) == 0
+    assert "2 of 2 experiments are recorded" in capsys.readouterr().out
+    assert (tmp_path / "records" / "frontier.svg").exists()
+
+
+def test_a_picture_of_another_kind_is_refused_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["frontier", str(tmp_path / "absent.yaml"), "--plot=front.doc"]) == 2
+    assert "must name a file that ends in .svg" in capsys.readouterr().err
