@@ -194,6 +194,7 @@ OF_COMMANDS = {
         *(f"--{name}" for name in ("out", "format", "bits", "top", "index", "keep-seen", "force")),
     ],
     "evaluate": ["CHECKPOINT", *(f"--{name}" for name in ("split", "records", "trusted", "model"))],
+    "frontier": ["FILE", "--plot", "--also", "bytes", "kinds", "ways", "seeds"],
     "shrink": ["CHECKPOINT", *(f"--{name}" for name in ("bytes", "size", "times", "out", "force", "without-plain"))],
     "recommend": ["EXPORT|CHECKPOINT", *(f"--{name}" for name in ("users", "k", "out", "keep-seen", "model"))],
     "doctor": ["tested ranges"],
@@ -434,8 +435,8 @@ def test_what_is_read(
         (["\udcff"], "Unknown command '\\udcff'"),
         (
             [""],
-            "Unknown command ''. Known are: benchmark, compress, convert, doctor, evaluate, export, help, recommend, "
-            "report, run, shrink.",
+            "Unknown command ''. Known are: benchmark, compress, convert, doctor, evaluate, export, frontier, "
+            "help, recommend, report, run, shrink.",
         ),
         (["Report"], "Did you mean 'report'?"),
         (["rep"], "Unknown command 'rep'. Did you mean 'report'?"),

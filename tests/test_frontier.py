@@ -80,7 +80,7 @@ def coded_settings_of(settings: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"bytes": []}, "bytes must be whole numbers"),
+        ({"bytes": []}, "how many bytes an item may take"),
         ({"bytes": [2, 2]}, "none twice"),
         ({"bytes": [2.5]}, "bytes must be whole numbers"),
         ({"bytes": [64]}, "too many for"),

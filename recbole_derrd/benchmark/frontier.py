@@ -12,6 +12,7 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.frontier import FrontierOptions
 from recbole_derrd.config.shipped import found_config
 from recbole_derrd.data.prepare import prepare_data
+from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment.log import deprecations_hidden
 from recbole_derrd.experiment.refine import Sizes, who_teaches
 from recbole_derrd.shrinking.budget import Split, splits_of_bytes
@@ -37,6 +38,8 @@ def read_frontier(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
     """
     file = found_config(file)
     options, over = read_options(file, arguments, FrontierOptions)
+    if not options.bytes:
+        raise OptionError(f"'{file}' does not say how many bytes an item may take: add e.g. bytes: [5, 10, 20].")
     under = base_settings(file, options, over)
     config = DistillConfig(config_dict={**under, **over})
     # Whatever settings an experiment has, its teacher is that of the file.

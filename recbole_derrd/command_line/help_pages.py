@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import textwrap
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import Any, Callable
 
 from recbole_derrd.command_line.commands import COMMANDS, parsers
 from recbole_derrd.config.options import Options, RunOptions
 from recbole_derrd.config.options.benchmark import BenchmarkOptions
 from recbole_derrd.config.options.compress import CompressOptions
+from recbole_derrd.config.options.frontier import FrontierOptions
 from recbole_derrd.config.shipped import shipped_folder, shipped_names, summary_of
 from recbole_derrd.errors import DistillError, did_you_mean
 from recbole_derrd.registry import METHODS, PUBLISHED_TOGETHER, method_class, method_names
@@ -39,10 +41,11 @@ def command_help(name: str) -> str:
     """Return what ``COMMAND --help`` shows."""
     parser, summary = parsers()[1][name], COMMANDS[name].summary
     parser.description = _wrapped(f"{summary[0].upper()}{summary[1:]}.")
-    after = {
+    after: dict[str, Callable[[], str]] = {
         "run": _run_help,
         "compress": lambda: "\n\n".join([_options("options of compress", CompressOptions), _wrapped(_ANY_KEY)]),
-        "benchmark": _benchmark_help,
+        "benchmark": functools.partial(_benchmark_help, BenchmarkOptions, ()),
+        "frontier": functools.partial(_benchmark_help, FrontierOptions, ("bytes", "kinds", "ways", "seeds", "jobs")),
         "help": lambda: "\n\n".join(_method_list()),
     }
     parser.epilog = after[name]() if name in after else None
@@ -116,9 +119,10 @@ def _other_options() -> str:
     )
 
 
-def _benchmark_help() -> str:
-    keys = _options("options, which are also keys of the benchmark file", BenchmarkOptions)
-    return "\n\n".join([keys, _wrapped("Any other --key=value is a setting that goes over those of every run.")])
+def _benchmark_help(kind: type[Options], only: Collection[str]) -> str:
+    keys = _options("options, which are also keys of the file", kind, only)
+    more = "The file's other keys are those of a benchmark ('recbole-derrd help benchmark'). " if only else ""
+    return "\n\n".join([keys, _wrapped(f"{more}Any other --key=value is a setting over those of every run.")])
 
 
 def _method_list() -> list[str]:

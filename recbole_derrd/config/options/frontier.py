@@ -32,7 +32,7 @@ class FrontierOptions(BenchmarkOptions):
         """Check bytes and kinds."""
         super().__post_init__()
         whole = all(isinstance(one, int) and not isinstance(one, bool) and one > 0 for one in self.bytes)
-        if not self.bytes or not whole or len(set(self.bytes)) < len(self.bytes):
+        if not whole or len(set(self.bytes)) < len(self.bytes):
             raise OptionError(f"bytes must be whole numbers from 1 on, none twice, e.g. [5, 10], but is {self.bytes}.")
         for kind in self.kinds:
             if kind not in KINDS:
