@@ -142,7 +142,7 @@ def test_the_validation_split_chooses_and_the_test_split_is_shown() -> None:
     assert [row[3].mark for row in table.rows[1:5]] == ["best", "", "", ""]
 
 
-def test_students_alone_and_those_quantised_afterwards_have_lines_of_their_own() -> None:
+def test_students_alone_are_one_line_and_those_quantised_afterwards_another() -> None:
     plain = {**made("plain", 1, 0.3), "distillers": [], "options": {}}
     stored = {**part("BPR", 0.29, 100), "bytes_per_item": 6.0, "bits": 8, "users": False}
     records = [
@@ -151,7 +151,8 @@ def test_students_alone_and_those_quantised_afterwards_have_lines_of_their_own()
     ]
     (frontier,) = frontiers_of(records)
     found = {one.family for one in frontier.points}
-    assert found == {"plain", "plain codes", "distilled", "quantized afterwards"} and found <= set(FAMILIES)
+    assert found == {"plain", "distilled", "quantized afterwards"} and found <= set(FAMILIES)
+    assert [one.item_bytes for one in frontier.of("plain")] == [6.0, 16.0]
 
 
 def test_records_without_sizes_have_no_frontier() -> None:

@@ -15,10 +15,12 @@ from recbole_derrd.report import RunRecord
 from recbole_derrd.report.comparison import gap_of
 from recbole_derrd.report.comparison_tables import spread
 from recbole_derrd.report.document import report_of
+from recbole_derrd.report.frontier import frontier_figure, frontier_table, frontiers_of
 from recbole_derrd.report.grouping import groups_of
-from recbole_derrd.report.plots import as_svg, figures_of
+from recbole_derrd.report.plots import as_svg, can_plot, figures_of
 from recbole_derrd.report.reading import records_of
 from recbole_derrd.report.rows import Group
+from recbole_derrd.report.table import table_as_md
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES_FOLDER = ROOT / "docs" / "results"
@@ -136,6 +138,37 @@ def test_the_table_beside_the_paper_is_that_of_its_records(page: str, request: p
         (ROOT / page).write_text(expected, encoding="utf-8")
         return
     assert text == expected, AGAIN
+
+
+#: The table of `recbole-derrd frontier` over several files of records, and its picture beside the page.
+FRONTIER = re.compile(r"(<!-- frontier (.+?), drawn in (\S+) -->\n)(.*?)(<!-- end of frontier -->)", re.DOTALL)
+FRONTIERS = [page for page in sorted(PAGES_FOLDER.glob("*.md")) if "<!-- frontier " in page.read_text("utf-8")]
+
+
+@pytest.mark.parametrize("page", FRONTIERS, ids=lambda page: page.stem)
+def test_frontiers_in_pages_are_those_of_their_records(page: Path, request: pytest.FixtureRequest) -> None:
+    text = page.read_text(encoding="utf-8")
+    pictures: list[tuple[Path, str]] = []
+
+    def shown(match: re.Match[str]) -> str:
+        (found,) = frontiers_of(records_in(*match[2].split()))
+        if can_plot():
+            pictures.append((page.parent / match[3], as_svg(frontier_figure(found)) + "\n"))
+        table = re.sub("^## ", "### ", table_as_md(frontier_table(found)))
+        return f"{match[1]}\n![{found.metric} against bytes an item]({match[3]})\n\n{table}\n\n{match[5]}"
+
+    expected, count = FRONTIER.subn(shown, text)
+    assert count == 1
+    if request.config.getoption("--regen"):
+        page.write_text(expected, encoding="utf-8")
+        for path, drawn in pictures:
+            path.write_text(drawn, encoding="utf-8")
+        return
+    assert text == expected, AGAIN
+    for path, drawn in pictures:
+        # Another matplotlib draws another file with the same names.
+        kept, wanted = (re.findall(r"<text[^>]*>([^<]+)</text>", one) for one in (path.read_text("utf-8"), drawn))
+        assert kept == wanted and len(kept) > 5, AGAIN
 
 
 PICTURE = PAGES_FOLDER / "citeulike-bytes-per-item.svg"

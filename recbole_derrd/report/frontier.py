@@ -28,8 +28,7 @@ FAMILIES = {
     "codes": "teacher, quantised",
     "codebooks": "teacher, codebooks",
     "svd": "teacher, SVD in float32",
-    "plain": "student alone, float32",
-    "plain codes": "student alone, quantised",
+    "plain": "student alone",
 }
 
 
@@ -116,7 +115,7 @@ def _families(group: Group) -> dict[str, str]:
             continue
         settings = row.settings
         if row.stored_of is not None:
-            found[key] = "quantized afterwards" if row.distilled else "plain codes"
+            found[key] = "quantized afterwards" if row.distilled else "plain"
         elif settings.get("compress_method") in ("product", "svd"):
             found[key] = "codebooks" if settings["compress_method"] == "product" else "svd"
         elif settings.get("compress_method", "none") != "none":

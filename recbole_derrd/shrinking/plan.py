@@ -14,9 +14,11 @@ from recbole_derrd.shrinking.budget import Split
 
 #: Users of one step.
 _USERS_A_STEP = 512
-#: One bit changes its sign at large steps alone, and many of them; more bits are at their best soon.
-_ONE_BIT = {"learning_rate": 0.01, "learning_rate_end": 0.001, "epochs": 30}
-_MORE_BITS = {"learning_rate": 0.003, "learning_rate_end": 0.0003, "epochs": 10}
+#: One bit changes its sign at large steps alone.
+_ONE_BIT = {"learning_rate": 0.01, "learning_rate_end": 0.001}
+_MORE_BITS = {"learning_rate": 0.003, "learning_rate_end": 0.0003}
+#: Codes of more bits an item begin near their best, and are there after fewer epochs.
+_MANY_BITS, _FEW_EPOCHS, _EPOCHS = 160, 10, 30
 
 
 def coded_settings(sizes: Sizes, split: Split) -> dict[str, Any]:
@@ -39,7 +41,9 @@ def coded_settings(sizes: Sizes, split: Split) -> dict[str, Any]:
         **(_ONE_BIT if split.bits == 1 else _MORE_BITS),
         "weight_decay": 0.0,
         "train_batch_size": rows,
+        "epochs": _FEW_EPOCHS if split.size * split.bits > _MANY_BITS else _EPOCHS,
         "eval_step": 2,
+        # Steps become smaller until the last one: no training ends early.
         "stopping_step": 30,
         "checkpoint_step": 1,
     }
