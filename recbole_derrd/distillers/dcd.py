@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options.schema import Options, option, share_of_users
+from recbole_derrd.config.options.schema import Options, option, published, share_of_users
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved
@@ -49,6 +49,9 @@ from recbole_derrd.ops.top_k import top_scores
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch, hidden_entries
 
+#: The authors publish no values; these are KDs'.
+_PRESETS = {"citeulike-bpr-kds": {"weight": 0.01, "k": 100, "t": 10.0, "top_n": 500}}
+
 
 @dataclasses.dataclass(frozen=True)
 class DCDOptions(Options):
@@ -56,6 +59,7 @@ class DCDOptions(Options):
 
     prefix: ClassVar[str] = "dcd_"
 
+    preset: str | None = published(_PRESETS)
     weight: float = option(0.01, "Weight of the term in the loss.", low=0)
     k: int = option(100, "Under-estimated items a user, and as many over-estimated ones (K).", low=1)
     t: float = option(

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options.schema import AUTO, Options, option, share
+from recbole_derrd.config.options.schema import AUTO, Options, option, published, share
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved
@@ -36,6 +36,14 @@ from recbole_derrd.errors import OptionError
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.users import swapped
 
+#: The authors' code.
+_PRESETS = {
+    "citeulike-bpr": {
+        "weight": 0.001, "item_weight": 0.5, "k": 40, "l": 40, "top_n": 500, "decay": 10.0,
+        "item_k": 20, "item_l": 20, "item_top_n": 500, "item_decay": 10.0,
+    },
+}  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class IRRRDOptions(Options):
@@ -43,6 +51,7 @@ class IRRRDOptions(Options):
 
     prefix: ClassVar[str] = "ir_rrd_"
 
+    preset: str | None = published(_PRESETS)
     weight: float = option(0.001, "Weight of the term in the loss (the user side's, lambda_U).", low=0)
     item_weight: float = option(
         0.5, "Weight of the item side in units of the user side's (lambda_I / lambda_U); 0 is RRD.", low=0

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options.schema import Options, option, share
+from recbole_derrd.config.options.schema import Options, option, published, share
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved, short_users
@@ -38,6 +38,22 @@ from recbole_derrd.ops.full_softmax import LOWEST
 from recbole_derrd.ops.sampling import exclusion_keys, sample_outside, sample_top_positions
 from recbole_derrd.teacher import Knowledge
 
+#: The authors' code (CiteULike), the best weights of the paper's grid for DE-RRD (Foursquare), and KDs.
+_PRESETS = {
+    "citeulike-bpr": {"weight": 0.001, "k": 40, "l": 40, "top_n": 500, "decay": 10.0},
+    "foursquare-bpr": {"weight": 0.001},
+    "foursquare-neumf": {"weight": 0.1},
+    "citeulike-bpr-kds": {"weight": 0.1, "k": 100, "l": 200, "top_n": 500, "decay": 10.0},
+    "citeulike-bpr-from-lightgcn-kds": {"weight": 0.05, "k": 100, "l": 200, "top_n": 500, "decay": 10.0},
+    "citeulike-lightgcn-kds": {"weight": 0.01, "k": 50, "l": 100, "top_n": 500, "decay": 10.0},
+    "gowalla-bpr-kds": {"weight": 0.005, "k": 100, "l": 200, "top_n": 500, "decay": 100.0},
+    "gowalla-bpr-from-lightgcn-kds": {"weight": 0.1, "k": 200, "l": 100, "top_n": 200, "decay": 10.0},
+    "gowalla-lightgcn-kds": {"weight": 0.01, "k": 50, "l": 100, "top_n": 500, "decay": 10.0},
+    "yelp2018-bpr-kds": {"weight": 0.005, "k": 100, "l": 200, "top_n": 500, "decay": 100.0},
+    "yelp2018-bpr-from-lightgcn-kds": {"weight": 0.1, "k": 200, "l": 100, "top_n": 200, "decay": 10.0},
+    "yelp2018-lightgcn-kds": {"weight": 0.5, "k": 200, "l": 100, "top_n": 500, "decay": 10.0},
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class RRDOptions(Options):
@@ -45,6 +61,7 @@ class RRDOptions(Options):
 
     prefix: ClassVar[str] = "rrd_"
 
+    preset: str | None = published(_PRESETS)
     weight: float = option(0.001, "Weight of the term in the loss (lambda_RRD).", low=0)
     k: int = option(40, "Interesting items a user (K).", low=1)
     l: int = option(  # noqa: E741 (the paper's L)
