@@ -45,9 +45,9 @@ from recbole_derrd.distillers.rrd import PASSES, relaxed_ranking_loss
 from recbole_derrd.distillers.student_view import STUDENT_DIVERGED, eval_mode
 from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work
 from recbole_derrd.errors import OptionError, TrainingError
-from recbole_derrd.ops.top_k import top_scores
+from recbole_derrd.ops.top_k import ranks_in_rows, top_scores
 from recbole_derrd.teacher import Knowledge
-from recbole_derrd.teacher.exact import ExactSearch, hidden_entries
+from recbole_derrd.teacher.exact import ExactSearch, hidden_entries, users_in_cache
 
 #: The authors publish no values; these are KDs'.
 _PRESETS = {"citeulike-bpr-kds": {"weight": 0.01, "k": 100, "t": 10.0, "top_n": 500}}
@@ -111,10 +111,15 @@ def ranks_of(scores: Tensor, items: Tensor, depth: int) -> Tensor:
     Raises:
         TrainingError: a score is NaN, which has no rank.
     """
-    best = top_scores(scores[:, 1:], depth)[0].flip(1).contiguous()
-    if best[:, -1].isnan().any():
+    scores = scores.detach()
+    every, wanted = scores[:, 1:], scores.gather(1, items)
+    # The maximum of what holds NaN is NaN.
+    if every.amax().isnan():
         raise TrainingError(STUDENT_DIVERGED)
-    return depth - torch.searchsorted(best, scores.gather(1, items), right=True)
+    if scores.device.type == "cpu":
+        return ranks_in_rows(every, wanted, depth)
+    best = top_scores(every, depth)[0].flip(1).contiguous()
+    return depth - torch.searchsorted(best, wanted, right=True)
 
 
 def discrepancies(ranks: Tensor) -> Tensor:
@@ -212,6 +217,10 @@ class DualCorrectionDistillation(Distiller[DCDOptions]):
 
     def _student_ranks(self, start: int, stop: int) -> Tensor:
         """Return the student's ranks of the teacher's ranking of users start .. stop - 1, on the CPU."""
+        blocks = users_in_cache(self.student.device, self.knowledge.n_items, start, stop)
+        return torch.cat([self._ranks_of_block(*block) for block in blocks])
+
+    def _ranks_of_block(self, start: int, stop: int) -> Tensor:
         device, options = self.student.device, self.options
         depth = min(self.knowledge.n_items - 1, self.rankings.shape[1] + math.ceil(_SATURATED * options.t))
         scores = self.student.score_all(torch.arange(start, stop, device=device)).float()

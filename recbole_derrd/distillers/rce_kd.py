@@ -166,6 +166,8 @@ class RejuvenatedCrossEntropy(Distiller[RCEKDOptions]):
         super().__init__(options, knowledge, student, seed)
         #: Q_T [n_users, K], 0 where the teacher has no more scores; on the CPU, where items are drawn.
         self.best = self._teachers_best(min(options.k, knowledge.n_items - 1))
+        #: The teacher's logits of these, which stay as they are.
+        self.best_logits = self._teachers_scores(self.best)
         #: Q_S, A and what is left of Q_T [n_users, K + L + K], drawn again in each epoch; 0 for none.
         self.items: Tensor | None = None
         #: The teacher's logits of these, and w of each user.
@@ -208,7 +210,8 @@ class RejuvenatedCrossEntropy(Distiller[RCEKDOptions]):
             known = self.knowledge.known("item")
             if known is not None:
                 items.masked_fill_(~torch.from_numpy(known)[items.long()], 0)
-            logits = self._teachers_scores(items)
+            # What is left of Q_T is in its own columns.
+            logits = torch.cat([self._teachers_scores(items[:, :-k]), self.best_logits], dim=1)
         self.items, self.logits = items.to(device), logits.to(device)
         self.mixing = mixing_weight(shared, k, options.beta).to(device)
 
