@@ -52,7 +52,8 @@ def top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def _block_maxima(scores: Tensor) -> Tensor:
     blocks = scores.shape[1] // _BLOCK
-    return scores[:, : blocks * _BLOCK].unflatten(1, (_BLOCK, blocks)).amax(dim=1)
+    maxima: Tensor = scores[:, : blocks * _BLOCK].unflatten(1, (_BLOCK, blocks)).amax(dim=1)
+    return maxima
 
 
 def ranks_in_rows(scores: Tensor, wanted: Tensor, depth: int) -> Tensor:
