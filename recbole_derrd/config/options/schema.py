@@ -157,7 +157,7 @@ class Options:
     @classmethod
     def presets(cls) -> dict[str, dict[str, Any]]:
         """Return the published settings by their names, as RecBole keys; none of a group without ``preset``."""
-        declared = [field.metadata["presets"] for field in dataclasses.fields(cls) if field.name == "preset"]
+        declared = [field.metadata["presets"] for field in dataclasses.fields(cls) if "presets" in field.metadata]
         return {
             name: {cls.prefix + key: value for key, value in own.items()}
             for presets in declared
@@ -173,7 +173,7 @@ class Options:
         """
         for field in dataclasses.fields(cls):
             name = settings.get(cls.prefix + field.name)
-            if field.name == "preset" and name is not None:
+            if "presets" in field.metadata and name is not None:
                 return cls.presets()[cls._checked(field, name)]
         return {}
 
