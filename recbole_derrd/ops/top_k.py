@@ -60,7 +60,7 @@ def ranks_in_rows(scores: Tensor, wanted: Tensor, depth: int) -> Tensor:
     """Return how many scores of its row are higher than each of the wanted ones, counted as far as ``depth``.
 
     ``depth`` block maxima, see :func:`top_scores`, are a row's own scores, so the least of them is a bound that so many
-    reach: what is below it has no rank, and only what reaches it is sorted.
+    reach: what is below it has no rank, and only what reaches it is sorted. Its readable twin counts every pair.
 
     Args:
         scores: [n, m], of any floating type, none of them NaN; on the CPU.
