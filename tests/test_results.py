@@ -309,7 +309,8 @@ def test_the_rows_of_hetcomps_cost_are_those_of_its_record() -> None:
 
 #: Where the costs of an epoch at default settings stand: docs/performance.md, and the table of methods.
 COSTS = ROOT / "results" / "performance" / "defaults.txt"
-_COSTS_START, _COSTS_END = "<!-- costs: written by pytest tests/test_results.py --regen -->\n", "<!-- end of costs -->\n"
+_COSTS_START = "<!-- costs: written by pytest tests/test_results.py --regen -->\n"
+_COSTS_END = "<!-- end of costs -->\n"
 
 
 def costs() -> dict[str, dict[str, str]]:
@@ -318,7 +319,8 @@ def costs() -> dict[str, dict[str, str]]:
     Medians over the epochs, as the table at the end of the record has them.
     """
     seconds: dict[tuple[str, str, str], float] = {}
-    for model, epoch, what, time in re.findall(r"(?m)^(\w+) epoch ([1-9]\d*) (.*): ([\d.]+) s$", COSTS.read_text("utf-8")):
+    lines = re.compile(r"^(\w+) epoch ([1-9]\d*) (.*): ([\d.]+) s$", re.MULTILINE)
+    for model, epoch, what, time in lines.findall(COSTS.read_text("utf-8")):
         seconds[model, what, epoch] = float(time)
     ratios: dict[str, dict[str, list[float]]] = {}
     for (model, what, epoch), own in seconds.items():
