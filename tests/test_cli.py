@@ -245,6 +245,10 @@ def test_help_shows_a_method(name: str, capsys: pytest.CaptureFixture[str]) -> N
     for student in method.student_defaults:
         for key, value in method.defaults_for(student).items():
             assert f"--{key}={value}" in page.partition(f"defaults for a {student} student:")[2]
+    presets = page.partition(f"presets, for --{name}_preset=NAME:")[2]
+    assert all(f"{preset}: --" in presets for preset in method.options_class.presets())
+    for key, value in (pair for given in method.options_class.presets().values() for pair in given.items()):
+        assert f"--{key}={value}" in presets
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any, Callable
@@ -246,6 +247,58 @@ def test_every_default_of_a_student_is_an_option_and_may_be_so(name: str) -> Non
         own = method.options_class(**given)
         assert method.defaults_for(student) == {key: own.to_keys()[key] for key in method.defaults_for(student)}
         assert student in general_models()
+
+
+def preset_config(**settings: Any) -> DistillConfig:
+    return DistillConfig("BPR", "ml-100k", config_dict={"distillers": ["rce_kd"], **settings})
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [(name, one) for name in METHODS for one in method_class(name).options_class.presets()]
+)
+def test_every_preset_is_a_configuration(name: str, preset: str) -> None:
+    config = preset_config(distillers=[name], **{f"{name}_preset": preset})
+    read = config.method_options[name].to_keys()
+    given = method_class(name).options_class.presets()[preset]
+    assert {**read, **given} == read and read[f"{name}_preset"] == preset
+    assert re.fullmatch(r"[a-z0-9]+-(bpr|neumf|lightgcn)(-from-lightgcn)?(-kds)?", preset)
+
+
+def test_a_preset_stands_in_for_defaults_and_gives_way_to_what_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("rce_kd_preset: citeulike-bpr\nrce_kd_beta: 7\n", encoding="utf-8")
+    config = DistillConfig(
+        "BPR", "ml-100k", [file], {"distillers": ["rce_kd"], "rce_kd_k": 20}, command_line=["--rce_kd_m=300"]
+    )
+    options = config.method_options["rce_kd"]
+    assert (options.weight, options.l, options.tau) == (500, 50, 1)
+    assert (options.beta, options.k, options.m) == (7, 20, 300)
+    assert config["rce_kd_weight"] == 500 and config["rce_kd_preset"] == "citeulike-bpr"
+    # What it does not say stays the default, and other methods keep theirs.
+    assert options.t == 10 and config["rrd_weight"] == 0.001
+    teacher = config.derived("LightGCN", {"embedding_size": 32})
+    assert teacher["rce_kd_preset"] is None and teacher["rce_kd_weight"] == 10
+
+
+def test_a_preset_is_above_the_defaults_of_a_student() -> None:
+    settings = {"distillers": ["de"], "de_preset": "citeulike-bpr"}
+    config = DistillConfig("NeuMF", "ml-100k", config_dict=settings)
+    assert config.method_options["de"].weight == 0.01
+
+
+def test_an_unknown_preset_is_told_the_known_ones() -> None:
+    with pytest.raises(
+        OptionError, match=r"'rce_kd_preset' cannot be 'citeulike-bp'.*Did you mean 'citeulike-bpr'"
+    ) as error:
+        preset_config(rce_kd_preset="citeulike-bp")
+    assert all(name in str(error.value) for name in method_class("rce_kd").options_class.presets())
+    for method in ("rd", "rce_kd"):
+        with pytest.raises(OptionError, match=f"{method}_preset"):
+            preset_config(**{f"{method}_preset": 3})
+
+
+def test_no_preset_is_none() -> None:
+    assert preset_config(rce_kd_preset=None).method_options["rce_kd"].weight == 10
 
 
 def test_the_teacher_inherits_what_the_user_said_and_nothing_of_distillation(tiny_settings: Settings) -> None:

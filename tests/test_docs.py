@@ -54,6 +54,22 @@ def options_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def preset_table(group: type[Options]) -> list[str]:
+    """Return a method's published settings as the lines of a Markdown table, beside its defaults."""
+    presets = group.presets()
+    if not presets:
+        return []
+    keys = list(dict.fromkeys(key for values in presets.values() for key in values))
+    rows = {"default": group.defaults(), **presets}
+    cells = {name: [str(values[key]) if key in values else "" for key in keys] for name, values in rows.items()}
+    return [
+        "",
+        f"| `{group.prefix}preset` | {' | '.join(f'`{key}`' for key in keys)} |",
+        f"|---|{'--:|' * len(keys)}",
+        *(f"| {name if name == 'default' else f'`{name}`'} | {' | '.join(row)} |" for name, row in cells.items()),
+    ]
+
+
 def method_options(name: str) -> str:
     """Return what is generated on a method's page: its options, their defaults by student, its citation."""
     method: Any = method_class(name)
@@ -61,6 +77,7 @@ def method_options(name: str) -> str:
     for student in method.student_defaults:
         own = ", ".join(f"`{key}: {value}`" for key, value in method.defaults_for(student).items())
         lines += ["", f"Defaults for a {student} student: {own}."]
+    lines += preset_table(method.options_class)
     lines += ["", f"Citation: {method.citation}."]
     return "\n".join(lines) + "\n"
 

@@ -15,6 +15,8 @@ from synthetic_records import synthetic
 
 import recbole_derrd
 import recbole_derrd.report.environment as environment
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.experiment import record_entries
 from recbole_derrd.experiment.record_entries import command_line
 from recbole_derrd.report.schema import RunRecord
 from recbole_derrd.report.writing import write_record
@@ -86,3 +88,10 @@ def test_a_record_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
     other.join(600)
     names = sorted(name for name in os.listdir(tmp_path) if not name.startswith("."))
     assert len(names) == 2 and names[1] == "own.json" and names[0].startswith("other-")
+
+
+def test_the_options_in_a_record_are_those_of_a_preset_and_its_name() -> None:
+    settings = {"distillers": ["rrd", "dcd"], "rrd_preset": "gowalla-bpr-kds", "rrd_k": 7}
+    options = record_entries._options(DistillConfig("BPR", "ml-100k", config_dict=settings))
+    assert (options["rrd_preset"], options["rrd_weight"], options["rrd_k"]) == ("gowalla-bpr-kds", 0.005, 7)
+    assert "dcd_preset" not in options and options["dcd_k"] == 100

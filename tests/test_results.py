@@ -6,11 +6,13 @@ import json
 import re
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from recbole_derrd.benchmark.plan import read_plan
 from recbole_derrd.evaluation.metrics import percent
+from recbole_derrd.registry import METHODS
 from recbole_derrd.report import RunRecord
 from recbole_derrd.report.comparison import gap_of
 from recbole_derrd.report.comparison_tables import spread
@@ -303,3 +305,64 @@ def test_the_rows_of_hetcomps_cost_are_those_of_its_record() -> None:
             f"{row['bytes_of_a_matrix'] / 2**20:,.0f}",
         ]
         assert "| " + " | ".join(cells) + " |" in page
+
+
+#: Where the costs of an epoch at default settings stand: docs/performance.md, and the table of methods.
+COSTS = ROOT / "results" / "performance" / "defaults.txt"
+_COSTS_START = "<!-- costs: written by pytest tests/test_results.py --regen -->\n"
+_COSTS_END = "<!-- end of costs -->\n"
+
+
+def costs() -> dict[str, dict[str, str]]:
+    """Each epoch's ratio to the stock student's, by what it is of and by the student's model; the first is not counted.
+
+    Medians over the epochs, as the table at the end of the record has them.
+    """
+    seconds: dict[tuple[str, str, str], float] = {}
+    lines = re.compile(r"^(\w+) epoch ([1-9]\d*) (.*): ([\d.]+) s$", re.MULTILINE)
+    for model, epoch, what, time in lines.findall(COSTS.read_text("utf-8")):
+        seconds[model, what, epoch] = float(time)
+    ratios: dict[str, dict[str, list[float]]] = {}
+    for (model, what, epoch), own in seconds.items():
+        ratio = own / seconds[model, "student, stock RecBole", epoch]
+        ratios.setdefault(what.replace("student + ", ""), {}).setdefault(model, []).append(ratio)
+    return {
+        what: {model: f"{statistics.median(values):.1f}" for model, values in found.items()}
+        for what, found in ratios.items()
+    }
+
+
+def costs_table() -> str:
+    rows = [f"| {what} | {ratios['BPR']} | {ratios['LightGCN']} |" for what, ratios in costs().items()]
+    return "\n".join(["| epoch of | BPR | LightGCN |", "|---|--:|--:|", *rows, ""])
+
+
+def with_costs(page: str) -> str:
+    before, rest = page.split(_COSTS_START)
+    return f"{before}{_COSTS_START}\n{costs_table()}\n{_COSTS_END}{rest.split(_COSTS_END)[1]}"
+
+
+def methods_with_costs(page: str) -> str:
+    """The table of methods, whose last cell is the ratio with a BPR student and with a LightGCN student."""
+    for what, ratios in costs().items():
+        name = re.escape(what.lower().replace("-", "_"))
+        cell = f" {ratios['BPR']}; {ratios['LightGCN']} |"
+        page = re.sub(rf"(?m)^(\| \[`{name}`\].*\|)[^|]*\|$", lambda row, cell=cell: row[1] + cell, page)  # type: ignore[misc]
+    return page
+
+
+@pytest.mark.parametrize(
+    ("page", "written"), [("performance.md", with_costs), ("methods/README.md", methods_with_costs)]
+)
+def test_the_costs_are_those_of_the_record(page: str, written: Any, request: pytest.FixtureRequest) -> None:
+    file = ROOT / "docs" / page
+    if request.config.getoption("--regen"):
+        file.write_text(written(file.read_text("utf-8")), encoding="utf-8")
+    assert file.read_text("utf-8") == written(file.read_text("utf-8")), AGAIN
+
+
+def test_the_record_of_costs_has_every_method() -> None:
+    """With both models, but for HetComp, which needs several teachers."""
+    assert all(set(ratios) == {"BPR", "LightGCN"} for ratios in costs().values())
+    assert {what.lower().replace("-", "_") for what in costs()} >= {*METHODS} - {"hetcomp"}
+    assert costs()["student, stock RecBole"] == {"BPR": "1.0", "LightGCN": "1.0"}

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recbole_derrd.distillers import Distiller, Need, Options, StepBatch, epoch_seed, option
+from recbole_derrd.distillers import Distiller, Need, Options, StepBatch, epoch_seed, option, published
 from recbole_derrd.testing import TEACHERS, LossContract, World, make_world, some_rows, step
 
 
@@ -159,6 +159,17 @@ class SettingsOfNoOption(Pull):
     test_settings: ClassVar[dict[str, Any]] = {"k": 3, "n": 1}
 
 
+class PresetOfTheShare(Pull):
+    """Cheaper by its preset than its author's own."""
+
+    options_class = dataclasses.make_dataclass(
+        "PresetOptions",
+        [("preset", Any, published({"a-b": {"k": 2, "sample": 0.5}})), ("sample", float, option(1.0, "Share."))],
+        bases=(PullOptions,),
+        frozen=True,
+    )
+
+
 FAILING: dict[type[Distiller], str] = {
     Detached: "scalar_that_trains", TrainsTheTeacher: "scalar_that_trains", TeachesPadding: "scalar_that_trains",
     OwnsTheStudent: "owns_neither", KeepsTheTeacher: "owns_neither",
@@ -169,6 +180,7 @@ FAILING: dict[type[Distiller], str] = {
     StumblesOverNoItems: "batch_of_users_only", WeighsItself: "weight_is",
     SoftmaxOfNothing: "a_user_who_has_seen_everything",
     NamedAsABuiltIn: "declares_itself", SettingsOfNoOption: "declares_itself",
+    PresetOfTheShare: "presets_are_valid",
 }  # fmt: skip
 #: What the contract tests, but for the kinds of test, of which test_coverage.py has the proofs.
 TESTS: dict[str, Callable[..., None]] = {

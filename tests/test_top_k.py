@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import recbole_derrd.ops.top_k as topn_module
-from recbole_derrd.ops.top_k import top_scores
+from recbole_derrd.ops.top_k import ranks_in_rows, top_scores
 
 BLOCK, LONG = topn_module._BLOCK, topn_module._LONG
 
@@ -92,3 +92,27 @@ def test_nan_comes_first(where: int) -> None:
     values, indices = top_scores(scores, 3)
     assert values.isnan().tolist() == [[False] * 3, [True, False, False]]
     assert indices[1, 0] == where
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("width", [1, LONG - 1, LONG, 5 * LONG + 7, 70_001])
+@pytest.mark.parametrize("depth", [1, 300])
+def test_ranks_count_the_higher_scores(kind: str, width: int, depth: int) -> None:
+    """As far as the depth; ties have the rank of the first of them."""
+    scores = some_scores(3, width, kind, seed=width)
+    depth = min(depth, width)
+    best = scores.topk(min(2 * depth, width), dim=1).values
+    wanted = torch.cat([best, scores[:, :20], torch.full((3, 1), -torch.inf)], dim=1)
+    ranks = ranks_in_rows(scores, wanted, depth)
+    counted = torch.stack([(scores > one.unsqueeze(1)).sum(dim=1) for one in wanted.T], dim=1)
+    assert torch.equal(ranks, counted.clamp(max=depth))
+
+
+def test_ranks_sort_only_what_reaches_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise they would be as slow as sorting all."""
+    sorted_sizes: list[int] = []
+    sort = topn_module.np.sort
+    monkeypatch.setattr(topn_module.np, "sort", lambda row: sorted_sizes.append(len(row)) or sort(row))
+    scores = some_scores(4, 20_000, "random", seed=1)
+    ranks_in_rows(scores, scores[:, :5], 100)
+    assert len(sorted_sizes) == 4 and min(sorted_sizes) >= 100 and max(sorted_sizes) < 200

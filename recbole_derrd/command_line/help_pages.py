@@ -104,7 +104,17 @@ def _method_help(name: str) -> str:
     for student in method.student_defaults:
         own = " ".join(f"--{key}={value}" for key, value in method.defaults_for(student).items())
         lines.append(_wrapped(f"defaults for a {student} student: {own}"))
+    lines += _presets(method.options_class)
     return "\n\n".join(lines)
+
+
+def _presets(group: type[Options]) -> list[str]:
+    """Return a method's published settings by name, as one paragraph; none where it has none."""
+    rows = [
+        _wrapped(f"{name}: {' '.join(f'--{key}={value}' for key, value in values.items())}", "  ", " " * 6)
+        for name, values in group.presets().items()
+    ]
+    return ["\n".join([f"presets, for --{group.prefix}preset=NAME:", *rows])] if rows else []
 
 
 def _run_help() -> str:

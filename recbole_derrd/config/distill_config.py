@@ -61,7 +61,7 @@ def _typed(value: Any, *, inside: bool) -> Any:
 class DistillConfig(Config):
     """RecBole's Config, with this plugin's defaults under the user's settings and every option checked.
 
-    Priority: command line > dict > files > this plugin's defaults > RecBole's defaults.
+    Priority: command line > dict > files > presets > this plugin's defaults > RecBole's defaults.
 
     Args:
         model: RecBole model name, a class of your own, or its dotted path; read from the settings if None.
@@ -197,6 +197,7 @@ class DistillConfig(Config):
             self.internal_config_dict.update(group.defaults())
         for method in methods:
             self.internal_config_dict.update(method.defaults_for(known))
+            self.internal_config_dict.update(method.options_class.preset_of(self.external_config_dict))
         self._refuse_unread(self.external_config_dict, "")
         teacher = self.external_config_dict.get("teacher")
         if isinstance(teacher, dict):

@@ -4,7 +4,7 @@
 of is named here, for methods of a user's own.
 """
 
-from recbole_derrd.config.options.schema import Options, option, share_of_users
+from recbole_derrd.config.options.schema import Options, option, published, share_of_users
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.negative_sampling import NegativeSampler
 from recbole_derrd.distillers.preconditions import LEFT_OUT, SHORTER, Requirement, require_unobserved, short_users
@@ -21,6 +21,7 @@ __all__ = [
     "StepBatch",
     "epoch_seed",
     "option",
+    "published",
     "require_unobserved",
     "share_of_users",
     "short_users",

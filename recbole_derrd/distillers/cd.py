@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recbole_derrd.adapters import Adapter, RowAdapter
-from recbole_derrd.config.options.schema import Options, option, share_of_users
+from recbole_derrd.config.options.schema import Options, option, published, share_of_users
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.negative_sampling import NegativeSampler
@@ -43,6 +43,16 @@ from recbole_derrd.errors import DataError, OptionError, TrainingError
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
 
+#: KDs has the same values throughout.
+_OF_KDS = {"weight": 0.5, "n_distill": 2, "t1": 2.0, "t2": 0.0, "guide": "student", "top_n": 3000}
+_PRESETS = {
+    "citeulike-bpr-kds": _OF_KDS,
+    "citeulike-lightgcn-kds": _OF_KDS,
+    "gowalla-bpr-kds": _OF_KDS,
+    "yelp2018-bpr-kds": _OF_KDS,
+    "yelp2018-lightgcn-kds": _OF_KDS,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class CDOptions(Options):
@@ -50,6 +60,7 @@ class CDOptions(Options):
 
     prefix: ClassVar[str] = "cd_"
 
+    preset: str | None = published(_PRESETS)
     # Published re-implementations draw 2 items at weight 0.5 on three data sets, 50 on others; the paper draws half of
     # all. On ml-100k, one seed, 2 at this weight were worse than none and 50 better than the plain student.
     weight: float = option(0.5, "Weight of the term in the loss (lambda).", low=0)

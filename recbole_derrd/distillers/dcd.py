@@ -21,8 +21,15 @@ The two draws do not know of each other, and where fewer than K items are over-e
 item may be in both sets. Ranks are counted as far as N + 20 T: beyond, w+ is 1 in double precision. A user with fewer
 than K unobserved items has shorter sets: all of them, twice.
 
+With ``dcd_item_weight`` each item's ranking of users is corrected as well, of the batch's distinct positive items, by
+the same formulas with the sides swapped, K, N and T alike:
+
+    L = L_DCD + lambda_I / lambda_U L_DCD of the items
+
 Paper and code: this follows a description of a public re-implementation, whose student ranks the whole catalogue; the
-unobserved items alone are our option. The paper also corrects each item's ranking of users, which is not offered here.
+unobserved items alone are our option. The item side is the paper's and not the re-implementation's; its weight is not
+known to us, so that it is left out unless it is asked for. The authors' partial code compares ranks within the N items
+alone, in every third epoch, draws again in each batch, and puts the under-estimated back into the teacher's order.
 HetComp's authors report that the K items with the largest weights are better than a draw (``dcd_interesting: topk``);
 of equal weights the teacher's better one is taken, and the order is that of the weights.
 """
@@ -31,23 +38,28 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options.schema import Options, option, share_of_users
+from recbole_derrd.adapters import Adapter, EmbeddingAdapter
+from recbole_derrd.config.options.schema import Options, option, published, share_of_users
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved
 from recbole_derrd.distillers.rrd import PASSES, relaxed_ranking_loss
 from recbole_derrd.distillers.student_view import STUDENT_DIVERGED, eval_mode
 from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work
+from recbole_derrd.distillers.swapped import ITEM_SIDE, SwappedStudent, swapped_knowledge
 from recbole_derrd.errors import OptionError, TrainingError
-from recbole_derrd.ops.top_k import top_scores
+from recbole_derrd.ops.top_k import ranks_in_rows, top_scores
 from recbole_derrd.teacher import Knowledge
-from recbole_derrd.teacher.exact import ExactSearch, hidden_entries
+from recbole_derrd.teacher.exact import ExactSearch, hidden_entries, users_in_cache
+from recbole_derrd.teacher.users import swapped
+
+#: The authors publish no values; these are KDs'.
+_PRESETS = {"citeulike-bpr-kds": {"weight": 0.01, "k": 100, "t": 10.0, "top_n": 500}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +68,13 @@ class DCDOptions(Options):
 
     prefix: ClassVar[str] = "dcd_"
 
+    preset: str | None = published(_PRESETS)
     weight: float = option(0.01, "Weight of the term in the loss.", low=0)
+    item_weight: float = option(
+        0.0,
+        "Weight of the item side (each item's ranking of users) in units of the user side's; 0 leaves it out.",
+        low=0,
+    )
     k: int = option(100, "Under-estimated items a user, and as many over-estimated ones (K).", low=1)
     t: float = option(
         10.0, "Difference of ranks, in ranks, from which on a larger one hardly makes an item likelier (T).", above=0
@@ -107,10 +125,15 @@ def ranks_of(scores: Tensor, items: Tensor, depth: int) -> Tensor:
     Raises:
         TrainingError: a score is NaN, which has no rank.
     """
-    best = top_scores(scores[:, 1:], depth)[0].flip(1).contiguous()
-    if best[:, -1].isnan().any():
+    scores = scores.detach()
+    every, wanted = scores[:, 1:], scores.gather(1, items)
+    # The maximum of what holds NaN is NaN.
+    if every.amax().isnan():
         raise TrainingError(STUDENT_DIVERGED)
-    return depth - torch.searchsorted(best, scores.gather(1, items), right=True)
+    if scores.device.type == "cpu":
+        return ranks_in_rows(every, wanted, depth)
+    best = top_scores(every, depth)[0].flip(1).contiguous()
+    return depth - torch.searchsorted(best, wanted, right=True)
 
 
 def discrepancies(ranks: Tensor) -> Tensor:
@@ -167,6 +190,18 @@ class DualCorrectionDistillation(Distiller[DCDOptions]):
         self.rankings = torch.from_numpy(knowledge.top_items(options.top_n))
         #: Whether every user has K items.
         self.all_full = bool((self.rankings[1:, options.k - 1] > 0).all())
+        self.item_side: DualCorrectionDistillation | None = None
+        if options.item_weight > 0:
+            if not isinstance(student, EmbeddingAdapter):
+                raise OptionError(
+                    "dcd_item_weight ranks all users for each item, which only students with embeddings of users and "
+                    "items can in good time. Take it out for this student, or use ir_rrd."
+                )
+            own = dataclasses.replace(options, item_weight=0.0, sample=1.0)
+            swapped_student = cast(Adapter, SwappedStudent(student))
+            self.item_side = type(self)(own, swapped_knowledge(knowledge), swapped_student, seed + ITEM_SIDE)
+            # One stream of random numbers, whose state a training checkpoint keeps.
+            self.item_side.share_of, self.item_side.generator = self.share, self.generator
         # One row a user: K under-estimated items in the order of the draw, then K over-estimated ones; 0 for positions
         # without.
         self.items: Tensor | None = None
@@ -174,7 +209,21 @@ class DualCorrectionDistillation(Distiller[DCDOptions]):
     @classmethod
     def requirements(cls, options: DCDOptions, history: History) -> list[Requirement]:
         """Ask for K unobserved items of each user."""
-        return [require_unobserved(history, options.k, "dcd_k", "dcd_k to {}", SHORTER)]
+        found = [require_unobserved(history, options.k, "dcd_k", "dcd_k to {}", SHORTER)]
+        if options.item_weight > 0:
+            found.append(
+                require_unobserved(
+                    swapped(history),
+                    options.k,
+                    "dcd_k",
+                    "dcd_k to {}",
+                    SHORTER,
+                    side="item",
+                    reason="users who have not interacted with them",
+                    more=", or take the item side out with dcd_item_weight: 0",
+                )
+            )
+        return found
 
     def begin_epoch(self, epoch: int) -> None:
         """Compare the student's ranks with the teacher's, and draw the epoch's items for all users."""
@@ -189,6 +238,8 @@ class DualCorrectionDistillation(Distiller[DCDOptions]):
                 stop = min(start + users_at_once, n_users)
                 items[start:stop] = self._draw(start, stop, generator)
         self.items = items.to(self.student.device)
+        if self.item_side is not None:
+            self.item_side.begin_epoch(epoch)
 
     def _draw(self, start: int, stop: int, generator: torch.Generator) -> Tensor:
         options, rankings = self.options, self.rankings[start:stop]
@@ -208,6 +259,10 @@ class DualCorrectionDistillation(Distiller[DCDOptions]):
 
     def _student_ranks(self, start: int, stop: int) -> Tensor:
         """Return the student's ranks of the teacher's ranking of users start .. stop - 1, on the CPU."""
+        blocks = users_in_cache(self.student.device, self.knowledge.n_items, start, stop)
+        return torch.cat([self._ranks_of_block(*block) for block in blocks])
+
+    def _ranks_of_block(self, start: int, stop: int) -> Tensor:
         device, options = self.student.device, self.options
         depth = min(self.knowledge.n_items - 1, self.rankings.shape[1] + math.ceil(_SATURATED * options.t))
         scores = self.student.score_all(torch.arange(start, stop, device=device)).float()
@@ -218,17 +273,35 @@ class DualCorrectionDistillation(Distiller[DCDOptions]):
         return ranks_of(scores, self.rankings[start:stop].long().to(device), depth).cpu()
 
     def work(self) -> Work:
-        """Return the work of a user's 2 K items."""
-        return Work(listed_work(self.student, 2 * self.options.k, PASSES))
+        """Return the work of a user's 2 K items, doubled where half of the term is the items'."""
+        both = 1 if self.item_side is None else 2
+        return Work(both * listed_work(self.student, 2 * self.options.k, PASSES))
 
-    def forward(self, batch: StepBatch) -> Tensor:
-        """Return L_DCD of the batch divided by its rows.
-
-        Under mixed precision the scores come as the student gives them; the loss is float32.
-        """
+    def _one_side(self, batch: StepBatch) -> Tensor:
+        """Return the sum over the batch's users divided by its rows."""
         items, scores, scale = self.drawn_scores(self.items, batch)
         held = None if self.all_full else items > 0
         k = self.options.k
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             scores = scores.float()
             return scale * relaxed_ranking_loss(scores[:, :k], scores[:, k:], held).sum() / batch.rows
+
+    def forward(self, batch: StepBatch) -> Tensor:
+        """Return L_DCD of the batch divided by its rows.
+
+        Under mixed precision the scores come as the student gives them; the loss is float32.
+
+        Raises:
+            OptionError: the item side is asked for, and the batch has users only.
+        """
+        loss = self._one_side(batch)
+        if self.item_side is None:
+            return loss
+        if batch.positives is None:
+            raise OptionError(
+                "dcd_item_weight needs the items of a batch, and this model is trained on whole users. Take it out."
+            )
+        if not len(batch.positives):
+            return loss
+        of_items = self.item_side._one_side(StepBatch(batch.positives, None, None, batch.rows))
+        return loss + self.options.item_weight * of_items

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options.schema import option, share_of_entities
+from recbole_derrd.config.options.schema import option, published, share_of_entities
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.hint_embeddings import HintEmbeddings, HintOptions
 from recbole_derrd.distillers.subsampling import (
@@ -48,6 +48,20 @@ _HIDDEN_PASSES = 8
 _GROUPS = 5
 
 
+#: The authors' code (CiteULike), the best weights of the paper's grid for DE-RRD (Foursquare), and KDs.
+_PRESETS = {
+    "citeulike-bpr": {"weight": 0.01, "num_experts": 30},
+    "foursquare-bpr": {"weight": 0.01},
+    "foursquare-neumf": {"weight": 0.0001},
+    "citeulike-bpr-kds": {"weight": 0.05, "num_experts": 30},
+    "citeulike-lightgcn-kds": {"weight": 0.005, "num_experts": 20},
+    "gowalla-bpr-kds": {"weight": 0.005, "num_experts": 5},
+    "gowalla-lightgcn-kds": {"weight": 0.5, "num_experts": 10},
+    "yelp2018-bpr-kds": {"weight": 0.005, "num_experts": 5},
+    "yelp2018-lightgcn-kds": {"weight": 0.5, "num_experts": 10},
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class DEOptions(HintOptions):
     """Distillation Experts (CIKM 2020, section 3.1)."""
@@ -55,6 +69,7 @@ class DEOptions(HintOptions):
     prefix: ClassVar[str] = "de_"
     several_layers: ClassVar[bool] = True
 
+    preset: str | None = published(_PRESETS)
     weight: float = option(0.01, "Weight of the term in the loss (lambda_DE).", low=0)
     num_experts: int = option(30, "Experts for users, and as many for items (M).", low=1, high=1000)
     hidden_size: int | None = option(

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options.schema import option, share_of_entities
+from recbole_derrd.config.options.schema import option, published, share_of_entities
 from recbole_derrd.data.co_occurrence import CoOccurrence, co_occurrence_graph
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.de import reconstruction_errors
@@ -45,6 +45,13 @@ from recbole_derrd.distillers.subsampling import Work, subsampled_entities
 from recbole_derrd.ops.listed_scores import distinct_positions
 from recbole_derrd.teacher import Knowledge
 
+#: The authors' code.
+_PRESETS = {
+    "gowalla-bpr": {
+        "weight": 0.5, "neighbours": 5, "alpha": 0.5, "keep": 0.5, "norm": "cosine", "num_experts": 5, "dropout": 0.2
+    },
+}  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class FreqDOptions(HintOptions):
@@ -52,6 +59,7 @@ class FreqDOptions(HintOptions):
 
     prefix: ClassVar[str] = "freqd_"
 
+    preset: str | None = published(_PRESETS)
     # Weight, neighbours, alpha and keep are those of Gowalla with BPR.
     weight: float = option(0.5, "Weight of the term in the loss.", low=0)
     neighbours: int = option(

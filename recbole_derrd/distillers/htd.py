@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options.schema import option, share
+from recbole_derrd.config.options.schema import option, published, share
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.de import DEOptions, DistillationExperts
 from recbole_derrd.distillers.ftd import TopologyEmbeddings, unit_rows
@@ -42,6 +42,17 @@ from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.topology import grouped_distance
 from recbole_derrd.teacher import Knowledge
 
+_OF_KDS = {"weight": 0.5, "alpha": 0.9, "num_groups": 30, "topology": "entities"}
+#: The authors' code trains for 100 epochs.
+_PRESETS = {
+    "citeulike-bpr": {**_OF_KDS, "weight": 0.001, "alpha": 0.5, "temperature_epochs": 100},
+    "citeulike-bpr-kds": _OF_KDS,
+    "citeulike-lightgcn-kds": _OF_KDS,
+    "gowalla-lightgcn-kds": _OF_KDS,
+    "yelp2018-bpr-kds": _OF_KDS,
+    "yelp2018-lightgcn-kds": _OF_KDS,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class HTDOptions(HintOptions):
@@ -49,6 +60,7 @@ class HTDOptions(HintOptions):
 
     prefix: ClassVar[str] = "htd_"
 
+    preset: str | None = published(_PRESETS)
     weight: float = option(0.001, "Weight of the term in the loss (lambda).", low=0)
     alpha: float = option(
         0.5, "Share of the topology (TD) in the term; the rest is the assignment's (GA).", low=0, high=1

@@ -19,22 +19,30 @@ published weights, 0.001 and 0.0005, are here the term's weight and the item sid
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options.schema import AUTO, Options, option, share
+from recbole_derrd.config.options.schema import AUTO, Options, option, published, share
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved
 from recbole_derrd.distillers.rrd import PASSES, RelaxedRankingDistillation, RRDOptions, relaxed_ranking_loss
 from recbole_derrd.distillers.subsampling import Work, automatic_share, listed_work, subsample
+from recbole_derrd.distillers.swapped import ITEM_SIDE, SwappedStudent, swapped_knowledge
 from recbole_derrd.errors import OptionError
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.users import swapped
+
+#: The authors' code.
+_PRESETS = {
+    "citeulike-bpr": {
+        "weight": 0.001, "item_weight": 0.5, "k": 40, "l": 40, "top_n": 500, "decay": 10.0,
+        "item_k": 20, "item_l": 20, "item_top_n": 500, "item_decay": 10.0,
+    },
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +51,7 @@ class IRRRDOptions(Options):
 
     prefix: ClassVar[str] = "ir_rrd_"
 
+    preset: str | None = published(_PRESETS)
     weight: float = option(0.001, "Weight of the term in the loss (the user side's, lambda_U).", low=0)
     item_weight: float = option(
         0.5, "Weight of the item side in units of the user side's (lambda_I / lambda_U); 0 is RRD.", low=0
@@ -92,10 +101,6 @@ class IRRRDOptions(Options):
                 )
 
 
-#: What sets the item side's draws apart from the user side's.
-_ITEM_SIDE = 1_000_000_007
-
-
 def two_sided_ranking_loss(
     user_side: tuple[Tensor, Tensor], item_side: tuple[Tensor, Tensor], item_weight: float
 ) -> Tensor:
@@ -110,20 +115,6 @@ def two_sided_ranking_loss(
         A scalar.
     """
     return relaxed_ranking_loss(*user_side).sum() + item_weight * relaxed_ranking_loss(*item_side).sum()
-
-
-class _Swapped:
-    """A student with the sides swapped: what RRD needs of one that ranks users for items."""
-
-    def __init__(self, student: Adapter) -> None:
-        self._student = student
-
-    @property
-    def device(self) -> torch.device:
-        return self._student.device
-
-    def score(self, items: Tensor, users: Tensor) -> Tensor:
-        return self._student.score_users(items, users)
 
 
 class ItemSideRankingDistillation(Distiller[IRRRDOptions]):
@@ -162,14 +153,8 @@ class ItemSideRankingDistillation(Distiller[IRRRDOptions]):
                 decay=options.item_decay,
                 **shared,
             )
-            mirrored: Any = SimpleNamespace(
-                history=swapped(knowledge.history),
-                n_users=knowledge.n_items,
-                top_items=knowledge.top_users,
-                known=lambda side: knowledge.known("user" if side == "item" else "item"),
-            )
-            swapped_student: Any = _Swapped(student)
-            self.item_side = RelaxedRankingDistillation(of_items, mirrored, swapped_student, seed + _ITEM_SIDE)
+            mirrored, swapped_student = swapped_knowledge(knowledge), cast(Adapter, SwappedStudent(student))
+            self.item_side = RelaxedRankingDistillation(of_items, mirrored, swapped_student, seed + ITEM_SIDE)
             held = (self.item_side.rankings > 0).sum(dim=1)
             #: Items that the teacher ranks enough users for, which an ensemble of short rankings may not.
             self.ranked = (held >= options.item_k).to(student.device)

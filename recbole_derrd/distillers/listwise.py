@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter, EmbeddingAdapter
-from recbole_derrd.config.options.schema import Options, option, share_of_users
+from recbole_derrd.config.options.schema import Options, option, published, share_of_users
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.full_catalogue import full_softmax_sum
@@ -53,6 +53,11 @@ from recbole_derrd.ops.full_softmax import (
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
 
+#: KDs' plain cross-entropy over the student's best items, which may be training items.
+_PRESETS = {
+    "citeulike-bpr-kds": {"weight": 1.0, "temperature": 1.0, "items": "student", "k": 50, "observed": True},
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class ListwiseOptions(Options):
@@ -60,6 +65,7 @@ class ListwiseOptions(Options):
 
     prefix: ClassVar[str] = "listwise_"
 
+    preset: str | None = published(_PRESETS)
     # No published value. A user's gradient by its scores adds up to at most 2 * weight / temperature, here 0.4, a fifth
     # of what one row of BPR has at most.
     weight: float = option(0.1, "Weight of the term in the loss.", low=0)

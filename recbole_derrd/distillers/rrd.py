@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options.schema import Options, option, share
+from recbole_derrd.config.options.schema import Options, option, published, share
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved, short_users
@@ -38,6 +38,22 @@ from recbole_derrd.ops.full_softmax import LOWEST
 from recbole_derrd.ops.sampling import exclusion_keys, sample_outside, sample_top_positions
 from recbole_derrd.teacher import Knowledge
 
+#: The authors' code (CiteULike), the best weights of the paper's grid for DE-RRD (Foursquare), and KDs.
+_PRESETS = {
+    "citeulike-bpr": {"weight": 0.001, "k": 40, "l": 40, "top_n": 500, "decay": 10.0},
+    "foursquare-bpr": {"weight": 0.001},
+    "foursquare-neumf": {"weight": 0.1},
+    "citeulike-bpr-kds": {"weight": 0.1, "k": 100, "l": 200, "top_n": 500, "decay": 10.0},
+    "citeulike-bpr-from-lightgcn-kds": {"weight": 0.05, "k": 100, "l": 200, "top_n": 500, "decay": 10.0},
+    "citeulike-lightgcn-kds": {"weight": 0.01, "k": 50, "l": 100, "top_n": 500, "decay": 10.0},
+    "gowalla-bpr-kds": {"weight": 0.005, "k": 100, "l": 200, "top_n": 500, "decay": 100.0},
+    "gowalla-bpr-from-lightgcn-kds": {"weight": 0.1, "k": 200, "l": 100, "top_n": 200, "decay": 10.0},
+    "gowalla-lightgcn-kds": {"weight": 0.01, "k": 50, "l": 100, "top_n": 500, "decay": 10.0},
+    "yelp2018-bpr-kds": {"weight": 0.005, "k": 100, "l": 200, "top_n": 500, "decay": 100.0},
+    "yelp2018-bpr-from-lightgcn-kds": {"weight": 0.1, "k": 200, "l": 100, "top_n": 200, "decay": 10.0},
+    "yelp2018-lightgcn-kds": {"weight": 0.5, "k": 200, "l": 100, "top_n": 500, "decay": 10.0},
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class RRDOptions(Options):
@@ -45,6 +61,7 @@ class RRDOptions(Options):
 
     prefix: ClassVar[str] = "rrd_"
 
+    preset: str | None = published(_PRESETS)
     weight: float = option(0.001, "Weight of the term in the loss (lambda_RRD).", low=0)
     k: int = option(40, "Interesting items a user (K).", low=1)
     l: int = option(  # noqa: E741 (the paper's L)
@@ -74,8 +91,10 @@ class RRDOptions(Options):
             )
 
 
-#: Operations of the loss on each item; logarithms of sums are slow ones.
-PASSES = 64
+#: Operations of the loss on each item, in double precision.
+PASSES = 24
+#: A sum of exponentials beside the largest one of 1 that double precision still holds with all its digits.
+_LEAST_SUM = 1e-280
 #: Entries of the rankings that are drawn from at once; bounds the memory of drawing to some 20 MB.
 _DRAWN_AT_ONCE = 1 << 19
 #: Excluded (user, item) pairs up to which they are kept from epoch to epoch (64 MB) instead of being sorted again.
@@ -85,8 +104,11 @@ _KEPT_PAIRS = 1 << 24
 def relaxed_ranking_loss(interesting: Tensor, uninteresting: Tensor, held: Tensor | None = None) -> Tensor:
     r"""Return each user's negative log-likelihood of the relaxed ranking.
 
-    Computed as sum_k logaddexp(logsumexp(r_{pi_k} .. r_{pi_K}), logsumexp(r_z)) - r_{pi_k}, which neither overflows
-    nor needs clipping. With no uninteresting items it is the Plackett-Luce likelihood of the interesting ones.
+    Each sum of exponentials is taken relative to the user's largest one, in double precision, by one cumulative sum: it
+    neither overflows nor needs clipping. Where a sum would vanish beside the largest logit, some 640 above it, and on
+    other devices than the CPU, it is sum_k logaddexp(logsumexp(r_{pi_k} .. r_{pi_K}), logsumexp(r_z)) - r_{pi_k}, which
+    takes four times as long there. With no uninteresting items it is the Plackett-Luce likelihood of the interesting
+    ones.
 
     Args:
         interesting: logits [n, K], in the teacher's order.
@@ -106,11 +128,26 @@ def relaxed_ranking_loss(interesting: Tensor, uninteresting: Tensor, held: Tenso
     if held is not None:
         interesting = interesting.masked_fill(~held[:, :k], LOWEST)
         uninteresting = uninteresting.masked_fill(~held[:, k:], LOWEST)
+    rest = _log_sums(interesting, uninteresting, held)
+    terms = rest - interesting
+    return (terms if held is None else terms.masked_fill(~held[:, :k], 0)).sum(dim=1)
+
+
+def _log_sums(interesting: Tensor, uninteresting: Tensor, held: Tensor | None) -> Tensor:
+    """Return ln of each position's sum: of the exponentials of the interesting from there on and all uninteresting."""
+    k = interesting.shape[1]
+    if interesting.device.type == "cpu":
+        scores = torch.cat([interesting, uninteresting], dim=1).double()
+        largest = scores.detach().amax(dim=1, keepdim=True)
+        shares = (scores - largest).exp()
+        sums = shares[:, :k].flip(1).cumsum(dim=1).flip(1) + shares[:, k:].sum(dim=1, keepdim=True)
+        wanted = sums if held is None else sums.masked_fill(~held[:, :k], 1)
+        if bool((wanted > _LEAST_SUM).all()):
+            return (wanted.log() + largest).to(interesting.dtype)
     rest = interesting.flip(1).logcumsumexp(dim=1).flip(1)
     if uninteresting.shape[1]:
         rest = torch.logaddexp(rest, uninteresting.logsumexp(dim=1, keepdim=True))
-    terms = rest - interesting
-    return (terms if held is None else terms.masked_fill(~held[:, :k], 0)).sum(dim=1)
+    return rest
 
 
 class RelaxedRankingDistillation(Distiller[RRDOptions]):

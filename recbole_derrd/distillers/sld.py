@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options.schema import Options, option, share_of_users
+from recbole_derrd.config.options.schema import Options, option, published, share_of_users
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.listwise import listwise_loss
@@ -35,6 +35,10 @@ from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.ops.full_softmax import LOWEST
 from recbole_derrd.teacher import Knowledge
 
+#: KDs is the authors' own code here.
+_BESIDE = {"k": 100, "l": 200, "top_n": 500, "decay": 10.0, "temperature": 0.1}
+_PRESETS = {"citeulike-bpr": {"weight": 0.001, **_BESIDE}, "citeulike-bpr-from-lightgcn": {"weight": 0.05, **_BESIDE}}
+
 
 @dataclasses.dataclass(frozen=True)
 class SLDOptions(Options):
@@ -42,6 +46,7 @@ class SLDOptions(Options):
 
     prefix: ClassVar[str] = "sld_"
 
+    preset: str | None = published(_PRESETS)
     weight: float = option(0.001, "Weight of the term in the loss.", low=0)
     k: int = option(100, "Interesting items a user, from the teacher's ranking (K).", low=1)
     l: int = option(200, "Uninteresting items a user, from the rest of the catalogue (L).", low=0)  # noqa: E741

@@ -19,9 +19,9 @@ in mass by no more than two items do, and a group is empty only where one item i
 
 Paper and code: the paper's text was not accessible; this follows a description of the authors' code and of a public
 re-implementation. That both draw a pair's two items as different ones, and count p within the part, is our reading. The
-authors take the mean over a batch's pairs, the re-implementation the sum, beside a base loss of the same kind. This is
-the sum divided by the batch's rows, so that the re-implementation's weight carries over, and of the authors' weight one
-share in P G. User weights, which the authors' code computes and never uses, are left out.
+authors take the mean over a batch's pairs, beside a mean base loss, the re-implementation each user's mean and the sum
+over the rows, beside a summed one. This is the sum over pairs divided by the batch's rows, so that one share in P G of
+either weight carries over. User weights, which the authors' code computes and never uses, are left out.
 """
 
 from __future__ import annotations
@@ -35,13 +35,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from recbole_derrd.adapters import Adapter
-from recbole_derrd.config.options.schema import Options, option, share_of_users
+from recbole_derrd.config.options.schema import Options, option, published, share_of_users
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved
 from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work
 from recbole_derrd.errors import OptionError
 from recbole_derrd.teacher import Knowledge
+
+#: KDs: 2 pairs a user, one of each group, and a weight of 0.5 on their mean.
+_PRESETS = {"citeulike-bpr-kds": {"weight": 0.25, "groups": 2, "pairs": 1}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +53,8 @@ class UnKDOptions(Options):
 
     prefix: ClassVar[str] = "unkd_"
 
-    # Weight, pairs and groups are the re-implementation's.
+    preset: str | None = published(_PRESETS)
+    # Weight, pairs and groups are the re-implementation's numbers, which go by other means: see the preset.
     weight: float = option(0.5, "Weight of the term in the loss.", low=0)
     groups: int = option(
         2, "Groups of items of like popularity, with equally many interactions each (G).", low=1, high=200

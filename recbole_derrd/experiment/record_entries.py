@@ -240,7 +240,12 @@ def _options(config: DistillConfig) -> dict[str, Any]:
     return {
         **({} if options.base_weight == 1 or not options.distillers else {"base_weight": options.base_weight}),
         **{key: getattr(options, key) for key in _SELDOM if getattr(options, key) != getattr(_USUAL, key)},
-        **{key: value for group in config.method_options.values() for key, value in group.to_keys().items()},
+        **{
+            key: value
+            for group in config.method_options.values()
+            for key, value in group.to_keys().items()
+            if value is not None or key != f"{group.prefix}preset"
+        },
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,9 +38,9 @@ def top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if scores.device.type != "cpu" or width < max(_LONG, _TIMES_WANTED * count):
         best = scores.topk(count, dim=1)
         return best.values, best.indices
-    blocks = width // _BLOCK
+    maxima = _block_maxima(scores)
+    blocks = maxima.shape[1]
     in_blocks = blocks * _BLOCK
-    maxima = scores[:, :in_blocks].unflatten(1, (_BLOCK, blocks)).amax(dim=1)
     chosen = top_scores(maxima, count)[1]
     candidates = (chosen.unsqueeze(1) + torch.arange(0, in_blocks, blocks).unsqueeze(1)).flatten(1)
     if in_blocks < width:
@@ -47,3 +48,39 @@ def top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
         candidates = torch.cat([candidates, rest], dim=1)
     best = scores.gather(1, candidates).topk(count, dim=1)
     return best.values, candidates.gather(1, best.indices)
+
+
+def _block_maxima(scores: Tensor) -> Tensor:
+    blocks = scores.shape[1] // _BLOCK
+    maxima: Tensor = scores[:, : blocks * _BLOCK].unflatten(1, (_BLOCK, blocks)).amax(dim=1)
+    return maxima
+
+
+def ranks_in_rows(scores: Tensor, wanted: Tensor, depth: int) -> Tensor:
+    """Return how many scores of its row are higher than each of the wanted ones, counted as far as ``depth``.
+
+    ``depth`` block maxima, see :func:`top_scores`, are a row's own scores, so the least of them is a bound that so many
+    reach: what is below it has no rank, and only what reaches it is sorted. Its readable twin counts every pair.
+
+    Args:
+        scores: [n, m], of any floating type, none of them NaN; on the CPU.
+        wanted: [n, w], of that type.
+        depth: at most m.
+
+    Returns:
+        Ranks from 0 [n, w], int64; ``depth`` where there are more.
+
+    Example:
+        >>> ranks_in_rows(torch.tensor([[0.1, 0.9, 0.5]]), torch.tensor([[0.5, 0.1]]), depth=2)
+        tensor([[1, 2]])
+    """
+    bounds = torch.full((len(scores), 1), -torch.inf)
+    if scores.shape[1] >= max(_LONG, _TIMES_WANTED * depth):
+        maxima = _block_maxima(scores).numpy()
+        place = maxima.shape[1] - depth
+        bounds = torch.from_numpy(np.partition(maxima, place, axis=1)[:, place : place + 1])
+    ranks = np.empty(wanted.shape, np.int64)
+    for row, (every, own, bound) in enumerate(zip(scores.numpy(), wanted.numpy(), bounds.numpy())):
+        best = np.sort(every[every >= bound])
+        ranks[row] = len(best) - best.searchsorted(own, side="right")
+    return torch.from_numpy(ranks).clamp_(max=depth)

@@ -139,6 +139,16 @@ class LossContract:
         options = {field.name for field in dataclasses.fields(kind.options_class)}
         assert "weight" in options and {*kind.test_settings, *self.settings(), *self.random_options} <= options
 
+    def test_contract_presets_are_valid_options(self) -> None:
+        """Published settings are read years after they were typed in; the share of a batch is not one of them."""
+        group = self.kind().options_class
+        usual = set(group.keys()) - {f"{group.prefix}preset", f"{group.prefix}sample"}
+        for name, given in group.presets().items():
+            assert given and given.keys() <= usual, f"preset '{name}': {sorted(given.keys() - usual)}"
+            made = group.from_keys({f"{group.prefix}preset": name}).to_keys()
+            wrong = {key: value for key, value in given.items() if repr(made[key]) != repr(value)}
+            assert not wrong, f"preset '{name}' gives values of another type: {wrong}"
+
     def test_contract_scalar_that_trains_the_student_only(self, world: World) -> None:
         """A detached student or a trained teacher would leave a loss that falls and a student that stays as it was."""
         distiller = self.distiller(world)

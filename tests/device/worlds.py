@@ -49,7 +49,8 @@ def variants_of(method: str) -> Iterator[tuple[str, dict[str, Any]]]:
         usual = kind.options_class(**base)
         for field in dataclasses.fields(kind.options_class):
             value, limits = getattr(usual, field.name), field.metadata
-            if field.name == "weight" or field.name in drawn:
+            # A preset is nothing but values of the other options.
+            if field.name in ("weight", "preset") or field.name in drawn:
                 continue
             if isinstance(value, bool):
                 changes.append({field.name: not value})

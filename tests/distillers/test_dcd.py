@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from scipy import stats
 from torch import Tensor
 
 import recbole_derrd.distillers.dcd as dcd_module
+from recbole_derrd.adapters import Adapter
 from recbole_derrd.distillers import StepBatch
 from recbole_derrd.distillers.dcd import (
     DCDOptions,
@@ -28,7 +29,7 @@ from recbole_derrd.distillers.dcd import (
 )
 from recbole_derrd.distillers.rrd import relaxed_ranking_loss
 from recbole_derrd.errors import OptionError, TrainingError
-from recbole_derrd.testing import LossContract, World, make_world, some_rows, step
+from recbole_derrd.testing import LossContract, World, history_of, make_world, some_rows, step
 
 K, T, N = 4, 3.0, 12
 #: Section 7 of the facts: the student's scores, the teacher's best six, what follows from them.
@@ -435,6 +436,114 @@ class TestDrawing:
     def test_infinite_scores_have_ranks(self) -> None:
         scores = catalogue([-math.inf, 2.0, -math.inf, math.inf])
         assert ranks_of(scores, torch.tensor([[1, 2, 3, 4]]), 4).tolist() == [[2, 1, 2, 0]]
+
+
+def naive_users_of(world: World, item: int, top_n: int) -> dict[int, int]:
+    """Return d of each of the teacher's best users of an item who have not interacted with it, by plain sorts."""
+    teacher = (world.teacher.model.users.weight @ world.teacher.model.items.weight.T).detach().T[item].tolist()
+    student = table(world).T[item].tolist()
+    strangers = [user for user in range(1, len(student)) if item not in world.seen(user)]
+    best = sorted(strangers, key=lambda user: -teacher[user])[:top_n]
+    return {user: naive_rank(student, user) - rank for rank, user in enumerate(best)}
+
+
+class TestItemSide(LossContract):
+    """Each item's ranking of users, corrected as well."""
+
+    method = "dcd"
+    base_options: ClassVar = {"k": K, "t": T, "top_n": N, "item_weight": 0.5}
+    random_options: ClassVar = {"sample": 0.5}
+    reaches_other_users = True
+
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> World:
+        """Give a world in which every item has users left."""
+        return make_world(tmp_path / "knowledge", some_rows(30, 41, 6), n_items=41)
+
+    def users_of_items(self, distiller: DualCorrectionDistillation) -> Tensor:
+        assert distiller.item_side is not None
+        return drawn(distiller.item_side)
+
+    @pytest.mark.parametrize("weight", [0.5, 3.0])
+    def test_reference_forward(self, world: World, weight: float) -> None:
+        """The users' sum, and that of the batch's positive items, each once, over all of the batch's rows."""
+        distiller = build(world, item_weight=weight)
+        users, scores = self.users_of_items(distiller), table(world).double().T.tolist()
+        for batch in (self.batch, step([12, 2], [5, 5, 8], [3], rows=3), step([1], [], [], rows=2)):
+            expected = naive_forward(distiller, world, batch)
+            for item in batch.positives.tolist():
+                own = [scores[item][user] for user in users[item].tolist()]
+                expected += weight * naive_loss(own[:K], own[K:]) / batch.rows
+            assert distiller(batch).item() == pytest.approx(expected, rel=1e-4)
+
+    def test_the_user_side_is_as_without(self, world: World) -> None:
+        assert torch.equal(drawn(build(world, item_weight=2.0)), drawn(build(world)))
+        assert build(world).item_side is None
+
+    @pytest.mark.parametrize("student_ranks", ["all", "unobserved"])
+    def test_users_with_the_largest_weights(self, world: World, student_ranks: str) -> None:
+        """By ranks of users: of strangers of the item alone, or of all, none of them the padding user."""
+        distiller = build(world, item_weight=1.0, interesting="topk", student_ranks=student_ranks)
+        users = self.users_of_items(distiller)
+        assert users.shape == (41, 2 * K) and not users[0].any()
+        for item in range(1, 41):
+            found = naive_users_of(world, item, N)
+            if student_ranks == "unobserved":
+                scores = table(world).T[item]
+                strangers = [user for user in range(1, 31) if item not in world.seen(user)]
+                higher = {user: sum(bool(scores[one] > scores[user]) for one in strangers) for user in found}
+                found = {user: higher[user] - rank for rank, user in enumerate(found)}
+            for sign, row in ((1, users[item, :K]), (-1, users[item, K:])):
+                weights = naive_weights([sign * one for one in found.values()], T)
+                best = sorted(range(len(weights)), key=lambda place: (-weights[place], place))[:K]
+                assert row.tolist() == [list(found)[place] for place in best]
+
+    def test_each_side_draws_by_its_own_numbers(self, tmp_path: Path) -> None:
+        """As many users as items, nobody has anything, all weights alike: the same numbers would give the same draw."""
+        world = make_world(tmp_path, [[] for _ in range(20)], n_items=21)
+        torch.nn.init.zeros_(world.student.model.items.weight)
+        distiller = build(world, item_weight=1.0, t=1e9, top_n=20)
+        places = [
+            [order.index(one) for one in row]
+            for items, order_of in (
+                (drawn(distiller), world.teacher_order),
+                (self.users_of_items(distiller), lambda item: list(naive_users_of(world, item, 20))),
+            )
+            for row, order in [(items[1].tolist(), list(order_of(1)))]
+        ]
+        assert places[0] != places[1]
+
+    def test_both_sides_learn(self, world: World) -> None:
+        distiller = build(world, interesting="topk", item_weight=1.0)
+        items, users = drawn(distiller).long(), self.users_of_items(distiller).long()
+        batch = step(range(1, 31), range(1, 41), [], rows=30)
+        optimizer = torch.optim.Adam(world.student.model.parameters(), lr=0.05)
+
+        def margins() -> list[float]:
+            scores = table(world)
+            sides = (scores[1:].gather(1, items[1:]), scores.T[1:].gather(1, users[1:]))
+            return [float(side[:, :K].mean() - side[:, K:].mean()) for side in sides]
+
+        before = margins()
+        for _ in range(30):
+            optimizer.zero_grad()
+            distiller(batch).backward()
+            optimizer.step()
+        assert all(after > first + 0.3 for first, after in zip(before, margins()))
+
+    def test_a_batch_of_users_only_is_refused(self, world: World) -> None:
+        with pytest.raises(OptionError, match="dcd_item_weight needs the items of a batch"):
+            build(world, item_weight=1.0)(StepBatch(torch.tensor([1, 2]), None, None, 2))
+
+    def test_a_student_without_embeddings_is_refused(self, world: World) -> None:
+        world.student.__class__ = Adapter
+        with pytest.raises(OptionError, match="only students with embeddings"):
+            build(world, item_weight=1.0)
+
+    def test_items_that_nearly_all_have_seen_are_refused(self) -> None:
+        everybody = history_of([list(range(1, 9)) for _ in range(9)], n_items=30)
+        found = DualCorrectionDistillation.requirements(DCDOptions(k=4, item_weight=1.0, top_n=9), everybody)
+        assert [one.side for one in found] == ["user", "item"] and "items" in (found[1].note() or "")
 
 
 class TestFewItems:

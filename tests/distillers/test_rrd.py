@@ -549,3 +549,29 @@ def test_a_ranking_of_just_k_items_is_enough() -> None:
     assert RRDOptions(k=5, top_n=5).k == 5
     with pytest.raises(OptionError, match="rrd_top_n = 4 is shorter than rrd_k = 5"):
         RRDOptions(k=5, top_n=4)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_cumulative_sums_are_those_of_logarithms(scale: float, gaps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss and gradients, with positions that hold no item and without."""
+    torch.manual_seed(3)
+    scores = scale * torch.randn(40, 12, dtype=torch.float64)
+    held = torch.rand(40, 12) < 0.7 if gaps else None
+    found = []
+    for least in (rrd_module._LEAST_SUM, torch.inf):
+        monkeypatch.setattr(rrd_module, "_LEAST_SUM", least)
+        one = scores.clone().requires_grad_()
+        losses = relaxed_ranking_loss(one[:, :7], one[:, 7:], held)
+        losses.sum().backward()
+        found.append((losses.detach(), one.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+
+
+def test_a_sum_that_vanishes_beside_the_largest_logit_is_kept() -> None:
+    """exp(-1000) is 0 in double precision, and its logarithm is not."""
+    scores = torch.tensor([[1000.0, 0.0, -1000.0]], requires_grad=True)
+    loss = relaxed_ranking_loss(scores, scores[:, :0])
+    loss.sum().backward()
+    assert loss.item() == 0 and torch.isfinite(scores.grad).all()
+    assert relaxed_ranking_loss(scores.flip(1), scores[:, :0]).item() == 3000

@@ -78,6 +78,26 @@ def share_of_entities(*, auto: bool = False) -> Any:
     return share("a batch's distinct users and items that the term looks at", auto=auto)
 
 
+def published(presets: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Declare the option ``preset`` of a method, whose values stand in for the method's defaults.
+
+    It is read with the other keys, by ``from_keys``; whoever makes the options in Python gives the values themselves.
+
+    Args:
+        presets: the method's options by name. A name is DATASET-STUDENT, with ``-from-TEACHER`` after it where the
+            teacher is another model; ``-kds`` in the end says that the values are those of KDs, a toolbox, not of the
+            authors' paper or code.
+    """
+    declared: Any = option(
+        None,
+        "Published settings in place of the defaults, one of the presets below; options that are given as well count "
+        "more. Presets that end in kds are of the toolbox KDs, all others of the authors' paper or code.",
+        choices=tuple(presets),
+        kind=(str, type(None)),
+    )
+    return dataclasses.field(default=None, init=False, metadata={**declared.metadata, "presets": presets})
+
+
 def _typed(name: str, value: Any, kinds: tuple[type, ...]) -> Any:
     if bool in kinds and isinstance(value, bool):
         return value
@@ -135,14 +155,41 @@ class Options:
         return cls().to_keys()
 
     @classmethod
+    def presets(cls) -> dict[str, dict[str, Any]]:
+        """Return the published settings by their names, as RecBole keys; none of a group without ``preset``."""
+        declared = [field.metadata["presets"] for field in dataclasses.fields(cls) if "presets" in field.metadata]
+        return {
+            name: {cls.prefix + key: value for key, value in own.items()}
+            for presets in declared
+            for name, own in presets.items()
+        }
+
+    @classmethod
+    def preset_of(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the published settings that a flat mapping asks for, as RecBole keys; none where it does not.
+
+        Raises:
+            OptionError: there is no preset of that name.
+        """
+        for field in dataclasses.fields(cls):
+            name = settings.get(cls.prefix + field.name)
+            if "presets" in field.metadata and name is not None:
+                return cls.presets()[cls._checked(field, name)]
+        return {}
+
+    @classmethod
     def from_keys(cls: type[Self], settings: Mapping[str, Any]) -> Self:
         """Read and check this group's options in a flat mapping; other keys are ignored."""
+        settings = {**cls.preset_of(settings), **settings}
         given = {
             field.name: settings[cls.prefix + field.name]
             for field in dataclasses.fields(cls)
-            if cls.prefix + field.name in settings
+            if field.init and cls.prefix + field.name in settings
         }
-        return cls(**given)
+        made = cls(**given)
+        if cls.presets():
+            object.__setattr__(made, "preset", settings.get(f"{cls.prefix}preset"))
+        return made
 
     def to_keys(self) -> dict[str, Any]:
         """Return the options as flat RecBole keys."""
@@ -155,7 +202,8 @@ class Options:
         for field in dataclasses.fields(cls):
             limits = field.metadata
             bounds = []
-            if limits["choices"]:
+            # Presets are listed with their values, below the options.
+            if limits["choices"] and "presets" not in limits:
                 bounds.append(" | ".join(limits["choices"]))
             if limits["low"] is not None:
                 bounds.append(f">= {limits['low']}")

@@ -5,8 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from recbole_derrd.config.options.schema import Options, option, share_of_users
+from recbole_derrd.config.options.schema import Options, option, published, share_of_users
 from recbole_derrd.errors import OptionError
+
+#: KDs, which keeps three snapshots of the teacher.
+_PRESETS = {
+    "citeulike-bpr-kds": {"weight": 0.01, "fine_weight": 0.005, "k": 50, "observed": 5, "interval": 10, "alpha": 1.05},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +20,7 @@ class HetCompOptions(Options):
 
     prefix: ClassVar[str] = "hetcomp_"
 
+    preset: str | None = published(_PRESETS)
     weight: float = option(
         0.01, "Weight of the term while the rankings still change (phase 1); 0 takes the whole method out.", low=0
     )
