@@ -72,11 +72,12 @@ def rich(seed: int = 1) -> dict[str, Any]:
                      "bytes_per_item": 4, "codebook_bytes": 0, "bytes_per_user": 4, "seconds": 0.1},
         cost={"total_seconds": 9.0, "knowledge_seconds": 1.0, "epoch_seconds": [1.0], "peak_rss_bytes": 99},
         checkpoints={"student": "s.pth", "training": "s.training.pth", "teacher": "t.pth", "teachers": ["t.pth"]},
-        data={"users": 5, "items": 9, "training_interactions": 20, "interactions": "x", "files": {"toy.inter": "1-a"},
+        data={"users": 5, "items": 9, "training_interactions": 20, "interactions": "x", "content": "y",
+              "files": {"toy.inter": "1-a"},
               "named_files": {"t.npy": "a"},
               "fingerprint": {"ids": "i", "train": "t", "valid": "v", "test": "w"}},
         benchmark={"name": "toy", "experiment": "HetComp", "position": 0, "key": f"HetComp{seed}",
-                   "settings": "HetComp", "vary": "training", "proposed": True},
+                   "settings": "HetComp", "vary": "training", "proposed": True, "fold": "a", "folds": ["a", "b"]},
         gap_recovered=gaps, gap_error={"ndcg@10": 0.01}, search_recall=0.99, warnings=["Too small."], fast=["adam"],
     )  # fmt: skip
 
