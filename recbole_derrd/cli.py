@@ -79,7 +79,13 @@ def _answer_of(record: dict[str, Any]) -> str:
     """Return what a run prints: its table, and where its files are."""
     from recbole_derrd.report import RunRecord, run_table
 
-    files = {"Student": (record["checkpoints"] or {}).get("student"), "Record": record["path"], "Log": record["log"]}
+    stored = record.get("stored") or {}
+    files = {
+        "Student": (record["checkpoints"] or {}).get("student"),
+        f"In {stored.get('bits')} bits, as an export": stored.get("file"),
+        "Record": record["path"],
+        "Log": record["log"],
+    }
     shown = [f"{what}: {path}" for what, path in files.items() if path]
     return "\n".join([run_table(RunRecord.from_json(record)), "", *shown, ""])
 

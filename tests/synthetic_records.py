@@ -64,6 +64,7 @@ def rich(seed: int = 1) -> dict[str, Any]:
     return made(
         "HetComp", seed, 0.4, mode="fixed9", candidates="c", candidates_file="c.npy", candidates_given=True,
         teacher=whole("Ensemble", 0.5, 1000, "together", members=members, layers=[1, 2]), teachers=several,
+        refined=whole("BPR", 0.51, 900, f"refined{seed}"),
         student=whole("BPR", 0.3 + seed / 1000, 100, f"student{seed}"),
         distilled=whole("BPR", 0.4, 100, f"distilled{seed}"),
         stored={**whole("BPR", 0.39, 100, f"stored{seed}"), **stored},
@@ -72,11 +73,12 @@ def rich(seed: int = 1) -> dict[str, Any]:
                      "bytes_per_item": 4, "codebook_bytes": 0, "bytes_per_user": 4, "seconds": 0.1},
         cost={"total_seconds": 9.0, "knowledge_seconds": 1.0, "epoch_seconds": [1.0], "peak_rss_bytes": 99},
         checkpoints={"student": "s.pth", "training": "s.training.pth", "teacher": "t.pth", "teachers": ["t.pth"]},
-        data={"users": 5, "items": 9, "training_interactions": 20, "interactions": "x", "files": {"toy.inter": "1-a"},
+        data={"users": 5, "items": 9, "training_interactions": 20, "interactions": "x", "content": "y",
+              "files": {"toy.inter": "1-a"},
               "named_files": {"t.npy": "a"},
               "fingerprint": {"ids": "i", "train": "t", "valid": "v", "test": "w"}},
         benchmark={"name": "toy", "experiment": "HetComp", "position": 0, "key": f"HetComp{seed}",
-                   "settings": "HetComp", "vary": "training", "proposed": True},
+                   "settings": "HetComp", "vary": "training", "proposed": True, "fold": "a", "folds": ["a", "b"]},
         gap_recovered=gaps, gap_error={"ndcg@10": 0.01}, search_recall=0.99, warnings=["Too small."], fast=["adam"],
     )  # fmt: skip
 

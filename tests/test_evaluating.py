@@ -164,6 +164,32 @@ def test_a_table_for_each_split_and_a_row_for_each_checkpoint(
     assert wanted in row.split() and f"{records[0].distilled.valid['ndcg@5']:.4f}" in page
 
 
+def test_data_are_prepared_once_and_the_metrics_are_those_of_each_alone(
+    trained: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recbole_derrd.exporting import checkpoint
+
+    names = ["BPR", "candidates", "LightGCN", "by time", "NeuMF", "MultiVAE", "EASE", "ENMF"]
+    files = [trained(CASES[name][0], name, **CASES[name][1]) for name in names]
+    files.insert(3, trained("LightGCN", "sampled", eval_args=SAMPLED))
+    files.append(trained("BPR", "second", embedding_size=4))
+    files.append(trained("BPR", "other sample", eval_args=SAMPLED, embedding_size=4))
+    alone = [evaluate_checkpoints(Evaluation((file,)))[0] for file in files]
+    prepared, prepare = [], checkpoint.prepare_data
+
+    def counted(config: Any) -> Any:
+        prepared.append(config["model"])
+        return prepare(config)
+
+    monkeypatch.setattr(checkpoint, "prepare_data", counted)
+    together = evaluate_checkpoints(Evaluation(tuple(files)))
+    # Once for the models of pairs under full ranking, candidates, and the order of time; NeuMF's and those of others.
+    assert prepared == ["BPR", "BPR", "BPR", "NeuMF", "MultiVAE", "EASE", "ENMF"]
+    for file, one, other in zip(files, alone, together):
+        assert one.evaluated == other.evaluated == str(file)
+        assert one.distilled == other.distilled and one.data == other.data and one.protocol == other.protocol
+
+
 def test_a_report_shows_evaluated_checkpoints_beside_runs(tiny_settings: Any, tiny_data: Path, here: Path) -> None:
     more = {"rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "teacher": {"embedding_size": 16}, "split_seed": 5}
     made = run_recbole_derrd("BPR", "tiny", config_dict=tiny_settings("BPR", distillers=["rrd"], **more))

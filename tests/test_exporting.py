@@ -377,5 +377,5 @@ def test_recommend_imports_no_torch(folder: Path) -> None:
 
 
 def test_no_lock_or_partial_file_is_taken_for_an_export(folder: Path) -> None:
-    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+    assert not [path.name for path in (*folder.iterdir(), *folder.parent.iterdir()) if path.name.startswith(".")]
     assert files._partial_prefix(folder) == ".served.partial-"

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,31 @@ def test_a_lock_removes_what_the_dead_have_left_and_says_that_it_waits(
     assert [record.getMessage() for record in caplog.records if record.name == "root"] == [
         f"Another run trains this ({target}). Waiting until it ends."
     ]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows removes no open file")
+def test_a_tidy_lock_leaves_no_file_and_is_one_runs_at_a_time_all_the_same(tmp_path: Path) -> None:
+    inside, most, ends = [], [], []
+
+    def build() -> None:
+        for _ in range(5):
+            with locked(tmp_path / "export", "exports", tidy=True):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.002)
+                inside.pop()
+        ends.append(1)
+
+    runs = [threading.Thread(target=build) for _ in range(3)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(100)
+    assert len(ends) == 3 and max(most) == 1 and len(most) == 15
+    assert os.listdir(tmp_path) == []
+    with locked(tmp_path / "export", "exports"):
+        pass
+    assert os.listdir(tmp_path) == [".export.lock"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])

@@ -11,6 +11,7 @@ import torch
 from synthetic_records import groups_of, run_table
 
 from recbole_derrd.adapters import adapter_of
+from recbole_derrd.cli import _answer_of
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import OptionError
@@ -54,6 +55,7 @@ def test_the_file_holds_the_students_vectors_within_their_step(stored: Any) -> N
 
 def test_the_record_and_the_tables_tell_of_it(stored: Any) -> None:
     record, _ = stored
+    assert f"\nIn 4 bits, as an export: {record['stored']['file']}\n" in _answer_of(record)
     entry = record["stored"]
     # 8 dimensions in 4 bits are 4 bytes, the scale 2.
     assert entry["bytes_per_item"] == entry["bytes_per_user"] == 6 and record["distilled"]["bytes_per_item"] == 32

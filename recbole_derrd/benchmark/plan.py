@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from recbole_derrd.benchmark.folds import Fold, folds_of, on_fold
 from recbole_derrd.config.options.benchmark import BenchmarkOptions
 from recbole_derrd.config.settings import file_names, read_command_line, read_settings
 from recbole_derrd.config.shipped import found_config
@@ -48,9 +49,10 @@ class Experiment:
     settings: dict[str, Any]
     key: str
     proposed: bool
+    fold: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.name}, seed {self.seed}"
+        return f"{self.name}, seed {self.seed}" + ("" if self.fold is None else f", fold '{self.fold}'")
 
     @property
     def compressed(self) -> bool:
@@ -98,12 +100,13 @@ def plan_of(file: Path, options: BenchmarkOptions, over: Mapping[str, Any]) -> P
     base = base_settings(file, options, over)
     for where, settings in (("'base'", options.base), ("the command line", over)):
         _refuse_given(where, settings)
-    seeds = _seeds(options)
+    seeds, folds = _seeds(options), folds_of(options.folds, base)
+    names = [fold.name for fold in folds]
+    places: list[Fold | None] = [*folds] or [None]
     experiments = []
     for position, (experiment, own, proposed) in enumerate(_experiments(options)):
         settings = {**base, **own, **over}
-        _refuse_unsplit(settings, options)
-        # Without the seed: records of one name with other settings are another row of the table.
+        # Without the seed and the fold: records of one name with other settings are another row of the table.
         data = _own_data(base, settings)
         entry = BenchmarkEntry(
             name=name,
@@ -112,14 +115,20 @@ def plan_of(file: Path, options: BenchmarkOptions, over: Mapping[str, Any]) -> P
             settings=experiment_key(settings, data),
             vary=options.vary,
             proposed=proposed,
+            folds=names,
         )
-        for seed in seeds:
-            whole = {**settings, **_seeded(settings, seed, seeds[0], options), "record_dir": str(record_dir)}
-            experiments.append(_experiment(entry, seed, whole, data))
+        alone = {**own, **{key: value for key, value in over.items() if key != "data_path"}}
+        for fold in places:
+            placed = settings if fold is None else on_fold(fold, settings, experiment, alone)
+            _refuse_unsplit(placed, options)
+            entry = dataclasses.replace(entry, fold=None if fold is None else fold.name)
+            for seed in seeds:
+                whole = {**placed, **_seeded(placed, seed, seeds[0], options), "record_dir": str(record_dir)}
+                experiments.append(_experiment(entry, seed, whole, data if fold is None else fold.name))
     _refuse_same(experiments)
     experiments = _chosen(experiments, options.only)
-    # Seed after seed: a benchmark that is stopped has whole tables of the first ones.
-    experiments.sort(key=lambda experiment: seeds.index(experiment.seed))
+    # Seed after seed, fold after fold: a benchmark that is stopped has whole tables of the first ones.
+    experiments.sort(key=lambda one: (seeds.index(one.seed), names.index(one.fold) if one.fold is not None else 0))
     return Plan(name, record_dir, options, experiments)
 
 
@@ -157,11 +166,11 @@ def _experiment(entry: BenchmarkEntry, seed: int, settings: dict[str, Any], data
     # An experiment that was killed goes on; where there is nothing to go on from, it begins.
     # What it would show on a console is its log in the records' folder.
     whole = {"resume": True, "show_progress": False, "verbose": True, **settings}
-    return Experiment(str(entry.experiment), seed, whole, key, bool(entry.proposed))
+    return Experiment(str(entry.experiment), seed, whole, key, bool(entry.proposed), entry.fold)
 
 
 def _own_data(base: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
-    """Return the data_path of an experiment whose data are not those of the benchmark: a fold, for one."""
+    """Return the data_path of an experiment whose data are not those of the benchmark."""
     usual, own = (one.get("data_path") for one in (base, settings))
     differs = own is not None and (usual is None or os.path.normpath(str(own)) != os.path.normpath(str(usual)))
     return os.path.normpath(str(own)) if differs else None
@@ -172,7 +181,8 @@ def experiment_key(settings: Mapping[str, Any], data: str | None = None) -> str:
 
     Args:
         settings: the settings.
-        data: folder of the experiment's data where these are its own; those of all experiments may lie anywhere.
+        data: the fold, or the folder of the experiment's data where these are its own; those of all experiments may
+            lie anywhere.
     """
     content = {key: value for key, value in settings.items() if key not in _WITHOUT_EFFECT}
     if data is not None:

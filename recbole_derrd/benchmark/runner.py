@@ -58,13 +58,14 @@ def check_experiments(experiments: Iterable[Experiment]) -> None:
 
     seen = set()
     for experiment in experiments:
-        if experiment.name in seen:
+        if (experiment.name, experiment.fold) in seen:
             continue
-        seen.add(experiment.name)
+        seen.add((experiment.name, experiment.fold))
         try:
             check_run(DistillConfig(config_dict=experiment.settings))
         except DistillError as error:
-            raise OptionError(f"The experiment '{experiment.name}' cannot run: {error}") from error
+            where = "" if experiment.fold is None else f" on the fold '{experiment.fold}'"
+            raise OptionError(f"The experiment '{experiment.name}' cannot run{where}: {error}") from error
 
 
 def recorded(plan: Plan, log: Callable[[str], None]) -> set[str]:
@@ -98,7 +99,7 @@ class _FilesToday:
         before = {**record.data.files, **record.data.named_files}
         if not before:
             return None
-        place = json.dumps([settings.get("data_path"), settings.get("dataset")], default=str)
+        place = json.dumps([settings.get(key) for key in ("data_path", "dataset", "benchmark_filename")], default=str)
         if place not in self._seen:
             self._seen[place] = _files_of(settings)
         files, folder = self._seen[place]

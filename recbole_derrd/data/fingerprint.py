@@ -64,9 +64,29 @@ def labels_of(dataset: Any) -> np.ndarray[Any, Any] | None:
 
 def interactions_digest(dataset: Any) -> str:
     """Return a hash of a data set's interactions with their labels, whatever their order."""
-    users, items = pairs_of(dataset)
+    return digest(*_in_order(dataset, *pairs_of(dataset)))
+
+
+def content_digest(dataset: Any) -> str:
+    """Return a hash of a data set's interactions by their own ids, with their labels, whatever the order of its files.
+
+    Unlike :func:`interactions_digest` it is that of data whose ids RecBole has numbered in another order.
+    """
+    tokens, ranks = [], []
+    for field, internal in zip((dataset.uid_field, dataset.iid_field), pairs_of(dataset)):
+        names = np.array(dataset.field2id_token[field], dtype=str)
+        order = np.argsort(names, kind="stable")
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        tokens.append(np.array("\0".join(names[order]).encode()))
+        ranks.append(rank[internal])
+    return digest(*tokens, *_in_order(dataset, *ranks))
+
+
+def _in_order(dataset: Any, users: np.ndarray[Any, Any], items: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    """Return a number of each pair, ascending, and the pairs' labels."""
     keys, labels = users.astype(np.int64) * dataset.item_num + items, labels_of(dataset)
     if labels is None:
-        return digest(np.sort(keys))
+        return [np.sort(keys)]
     order = np.lexsort((labels, keys))
-    return digest(keys[order], labels[order])
+    return [keys[order], labels[order]]

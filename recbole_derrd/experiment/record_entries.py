@@ -13,7 +13,7 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options import RunOptions
 from recbole_derrd.config.settings import candidate_count
 from recbole_derrd.data.atomic_files import data_files
-from recbole_derrd.data.fingerprint import interactions_digest
+from recbole_derrd.data.fingerprint import content_digest, interactions_digest
 from recbole_derrd.data.prepare import Data
 from recbole_derrd.evaluation import latency as measurement
 from recbole_derrd.evaluation.latency import measure_latency
@@ -147,6 +147,7 @@ def _data_entry(config: DistillConfig, data: Data) -> DataEntry:
         items=data.history.n_items - 1,
         training_interactions=int(data.history.indptr[-1]),
         interactions=interactions_digest(data.dataset),
+        content=content_digest(data.dataset),
         files=data_files(config) if first else {},
         named_files=named_files(config.external_config_dict, config["data_path"]) if first else {},
     )

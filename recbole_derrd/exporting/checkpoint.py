@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Iterable
@@ -77,8 +78,53 @@ class Trained:
         return tokens["user"], tokens["item"]
 
 
-def load_trained(request: Asked) -> Trained:
+class Preparation:
+    """Prepares the data of checkpoints, once for several in a row whose settings of them are equal."""
+
+    def __init__(self) -> None:
+        """Hold nothing."""
+        self._key: str | None = None
+        self._data: Data | None = None
+
+    def data_of(self, config: DistillConfig) -> Data:
+        """Return the data of a configuration.
+
+        Raises:
+            DataError: they are not there, or cannot be used.
+        """
+        key = data_key(config)
+        if self._data is None or key != self._key:
+            # Two data sets are never in memory at once.
+            self._data = None
+            self._key, self._data = key, prepare_data(config)
+        return self._data
+
+
+def data_key(config: DistillConfig) -> str:
+    """Return a text that two configurations share if RecBole makes the same data and loaders of both.
+
+    Models that draw no negatives may have loaders of their own.
+    """
+    negatives = config["train_neg_sample_args"]
+    drawn = bool(negatives) and negatives.get("distribution") not in (None, "none")
+    modes = config["eval_args"]["mode"].values()
+    parts = {
+        **{key: config[key] for key in (*_OF_THE_DATA, *_OF_THE_USER, "device", "MODEL_TYPE", "MODEL_INPUT_TYPE")},
+        "negatives": negatives if drawn else config["model"],
+        "fast": sorted(config.fast),
+        "options": [config.run_options.split_seed, config.run_options.candidates_file],
+        # Fixed candidates are kept there.
+        "cache": config.cache_dir if any(mode.startswith("fixed") for mode in modes) else None,
+    }
+    return json.dumps(parts, sort_keys=True, default=str)
+
+
+def load_trained(request: Asked, preparation: Preparation | None = None) -> Trained:
     """Read a checkpoint, prepare its data and build its model, seeded as RecBole does.
+
+    Args:
+        request: the checkpoint.
+        preparation: what has prepared the data of another one, where several are read.
 
     Raises:
         CheckpointError: it is no usable checkpoint, or belongs to other data.
@@ -86,7 +132,7 @@ def load_trained(request: Asked) -> Trained:
         OptionError: a setting that cannot be.
     """
     config, content = described_by(request)
-    data = prepare_data(config)
+    data = (preparation or Preparation()).data_of(config)
     _refuse_other_data(content, data, request.checkpoint)
     model = build_model(config, data)
     _refuse_other_sizes(model, content, request.checkpoint)

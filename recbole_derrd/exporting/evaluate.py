@@ -16,7 +16,14 @@ from recbole_derrd.errors import CheckpointError, OptionError
 from recbole_derrd.evaluation.size import bytes_per_item, model_bytes, parameter_count
 from recbole_derrd.experiment.log import deprecations_hidden
 from recbole_derrd.experiment.record_entries import checkpoint_record
-from recbole_derrd.exporting.checkpoint import Trained, described_by, fingerprint_in, load_trained
+from recbole_derrd.exporting.checkpoint import (
+    Preparation,
+    Trained,
+    data_key,
+    described_by,
+    fingerprint_in,
+    load_trained,
+)
 from recbole_derrd.exporting.request import Source
 from recbole_derrd.model_cache.results import plain_metrics
 from recbole_derrd.model_cache.same_split import FINGERPRINT, SCORE, TRUSTED
@@ -71,9 +78,12 @@ def evaluate_checkpoints(asked: Evaluation) -> list[RunRecord]:
     """
     sources = [Source(path, "evaluate", asked.model, asked.settings) for path in asked.checkpoints]
     with deprecations_hidden(), _boards_removed():
-        for source in sources:
-            described_by(source)
-        return [_evaluated(source, asked) for source in sources]
+        keys = [data_key(described_by(source)[0]) for source in sources]
+        preparation, found = Preparation(), {}
+        # Those of the same data one after the other: these are prepared once.
+        for place in sorted(range(len(sources)), key=lambda place: keys.index(keys[place])):
+            found[place] = _evaluated(sources[place], asked, preparation)
+        return [found[place] for place in range(len(sources))]
 
 
 def refuse_unwritable(folder: Path) -> None:
@@ -107,8 +117,8 @@ def write_records(records: Sequence[RunRecord], folder: Path) -> list[Path]:
     return paths
 
 
-def _evaluated(source: Source, asked: Evaluation) -> RunRecord:
-    trained = load_trained(source)
+def _evaluated(source: Source, asked: Evaluation, preparation: Preparation) -> RunRecord:
+    trained = load_trained(source, preparation)
     config, data, model = trained.config, trained.data, trained.adapter.model
     with write_errors_named(_BOARDS):
         trainer = trainer_for(config, model, checkpoint=source.checkpoint, role="evaluated")

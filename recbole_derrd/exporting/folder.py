@@ -33,7 +33,7 @@ def export(request: Request) -> dict[str, Any]:
     embeddings = embeddings_of(trained.adapter, request.wanted_bits, trained.config["seed"], trained.table_steps)
     if embeddings is None:
         _check_without_embeddings(request, trained.adapter.name)
-    with locked(request.out, "exports to this folder"):
+    with locked(request.out, "exports to this folder", tidy=True):
         request.check_place()
         with building_folder(request.out, replace=request.force) as folder, write_errors_named(request.out):
             return write_export(folder, request, trained, embeddings)

@@ -52,16 +52,18 @@ def results_table(group: Group) -> Table:
     head = ["", "model", "runs", *group.metrics, f"gap recovered ({group.headline})", "parameters", "size",
             "bytes an item", "one user (ms)", "training (s)"]  # fmt: skip
     notes = [
-        'Mean ± sample standard deviation over seeds ("runs" counts distinct trained models). Best in bold, second '
-        f"best underlined, of all rows but the teacher's{_and_fewer(rows)}; "
+        f'Mean ± sample standard deviation over {_over(group)} ("runs" counts distinct trained models). Best in bold, '
+        f"second best underlined, of all rows but the teacher's{_and_fewer(rows)}; "
         + ", ".join(
             f"{metric}: {'larger' if bigger_is_better(metric) else 'smaller'} is better" for metric in group.metrics
         )
         + ".",
-        "Gap recovered: (row - student alone) / (teacher - student alone), of the means over the row's seeds, with its "
+        "Gap recovered: (row - student alone) / (teacher - student alone), of the means over the row's "
+        f"{_over(group)}, with its "
         f'own teacher or ensemble; "-" where that is no better{_or_noise(group)}, or there is none. Bytes an item: of '
         "the served item embeddings, or all bytes over the items where a model has no embeddings.",
     ]
+    notes += _missing_folds(group, rows)
     warned = Counter(words for record in group.records for words in record.warnings)
     notes += [f"{count} of {len(group.records)} runs: {words}" for words, count in warned.items()]
     return Table(group.title, head, [_result(group, row, marked) for row in rows], notes, details=_details(group, head))
@@ -72,6 +74,24 @@ def _details(group: Group, head: list[str]) -> frozenset[int]:
     shown = {*group.metrics[:2], group.headline}
     many = [metric for metric in group.metrics if metric not in shown] if len(group.metrics) > _FEW else []
     return frozenset(place for place, name in enumerate(head) if name in {*many, "parameters"})
+
+
+def _over(group: Group) -> str:
+    """Return what the values of a row are of."""
+    if not group.folds:
+        return "seeds"
+    return "seeds and folds" if len({record.seed for record in group.records}) > 1 else "folds"
+
+
+def _missing_folds(group: Group, rows: list[Row]) -> list[str]:
+    """Say which rows are not of all folds of the table: their means are of other data."""
+    lacking = []
+    for row in rows:
+        own = {fold for _, fold in row.entries}
+        missing = [fold for fold in group.folds if fold not in own]
+        if missing:
+            lacking.append(f"'{row.label}' lacks {', '.join(missing)}")
+    return [f"Not on all folds of this table: {'; '.join(lacking)}."] if lacking else []
 
 
 def _and_fewer(rows: list[Row]) -> str:
@@ -146,6 +166,10 @@ def _notes_of_tests(group: Group, against: Row, compared: list[Comparison], whic
     ]
     if len({split for _, split in against.entries}) == 1 and pairs > 1:
         notes.append("All seeds have one split: the tests speak of the training's randomness alone.")
+    if len(group.folds) > 1:
+        notes.append(
+            "Folds share most of their training data, so the pairs are not independent: p-values are too small."
+        )
     if pairs >= MIN_PAIRS:
         notes.append(f"With {pairs} pairs the Wilcoxon test cannot give a p-value below {_p(0.5**pairs)}.")
     return notes

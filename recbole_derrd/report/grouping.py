@@ -9,7 +9,7 @@ from typing import Any
 
 from recbole_derrd.report.row_names import name_groups, name_rows
 from recbole_derrd.report.rows import Entry, Group, Pair, Row
-from recbole_derrd.report.same_data import sorted_by_data
+from recbole_derrd.report.same_data import fold_of, sorted_by_data
 from recbole_derrd.report.schema import BenchmarkEntry, ModelEntry, RunRecord
 
 #: Settings that are no part of what a row is.
@@ -52,7 +52,10 @@ class _Adding:
     def __init__(self, group: Group, record: RunRecord) -> None:
         self.group = group
         self.record = record
-        self.pair: Pair = (record.seed, record.data.fingerprint.test)
+        fold = fold_of(record)
+        self.pair: Pair = (record.seed, record.data.fingerprint.test if fold is None else fold)
+        # Which files a fold lies in is no setting of a row, which is over all folds.
+        self.unnamed = frozenset() if fold is None else frozenset({"benchmark_filename"})
 
     def add(self) -> None:
         if self.record.evaluated is not None:
@@ -167,18 +170,20 @@ class _Adding:
         return one.valid if self.group.split == "valid" else one.test
 
     def _settings(self, one: ModelEntry) -> dict[str, Any]:
-        return _settings(one.settings, self.record.data.named_files)
+        return _settings(one.settings, self.record.data.named_files, self.unnamed)
 
 
-def _settings(given: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+def _settings(given: Mapping[str, Any], files: Mapping[str, str], unnamed: frozenset[str]) -> dict[str, Any]:
     settings: dict[str, Any] = {
         # A file that holds something else is another setting.
         key: f"{value} ({files[value]})" if isinstance(value, str) and value in files else value
         for key, value in given.items()
-        if key not in _NOT_OF_A_ROW
+        if key not in _NOT_OF_A_ROW and key not in unnamed
     }
     if settings.get("members"):  # of an ensemble
-        settings["members"] = [{"model": one.get("model"), **_settings(one, {})} for one in settings["members"]]
+        settings["members"] = [
+            {"model": one.get("model"), **_settings(one, {}, unnamed)} for one in settings["members"]
+        ]
     return settings
 
 

@@ -8,10 +8,11 @@ import statistics
 from collections.abc import Collection
 from typing import Any
 
+from recbole_derrd.report.same_data import fold_of
 from recbole_derrd.report.schema import ExpertUtilisation, ModelEntry, RunRecord
 from recbole_derrd.report.titles import SPLITS, ranking
 
-#: One seed on one split: values are paired by it.
+#: One seed on one split, by the hash of its test part or the name of its fold: values are paired by it.
 Pair = tuple[int, str]
 
 
@@ -69,13 +70,15 @@ class Row:
     def distinct(self, among: Collection[Pair] | None = None) -> list[Entry]:
         """Return one entry for each trained model, of these pairs or of all: a teacher of many runs is one."""
         found: dict[Any, Entry] = {}
+        splits: dict[str, list[Entry]] = {}
         for pair, entry in sorted(self.entries.items(), key=lambda item: item[0]):
             if among is not None and pair not in among:
                 continue
             # Under another key, as keys of another version are, a model is known by its scores to the last digit.
-            if entry.model.key and any(entry.looks_like(other) for other in found.values()):
+            if entry.model.key and any(entry.looks_like(other) for other in splits.get(pair[1], ())):
                 continue
             found.setdefault(entry.model.key or pair, entry)
+            splits.setdefault(pair[1], []).append(entry)
         return list(found.values())
 
     def values(self, metric: str, among: Collection[Pair] | None = None) -> list[float]:
@@ -126,16 +129,35 @@ class Group:
 
     @property
     def title(self) -> str:
-        """What stands over the table: data set, protocol, seeds and splits."""
+        """What stands over the table: data set, protocol, seeds and splits or folds."""
         seeds = sorted({record.seed for record in self.records})
         splits = {record.data.fingerprint.test for record in self.records}
         over = f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
-        if len(seeds) > 1 or len(splits) > 1:
+        if self.folds:
+            over += f" on {_shown_folds(self.folds, self.planned_folds)}"
+        elif len(seeds) > 1 or len(splits) > 1:
             over += " on one split" if len(splits) == 1 else f" on {len(splits)} splits"
         among = ranking(self.protocol, self.split)
         return f"{self.dataset}, {SPLITS[self.split]} split, {among}, {over}{self.beside}"
+
+    @property
+    def folds(self) -> list[str]:
+        """The folds that its runs were on, in the benchmark's order; none if its benchmark has none."""
+        found = {fold_of(record) for record in self.records}
+        return [fold for fold in self.planned_folds if fold in found]
+
+    @property
+    def planned_folds(self) -> list[str]:
+        """All folds of its benchmark."""
+        return next((one.benchmark.folds for one in self.records if one.benchmark and one.benchmark.folds), [])
 
     def ordered(self) -> list[Row]:
         """Return the rows: teachers, undistilled models, methods; each in the order of the records."""
         order = {"teacher": 0, "plain": 1, "method": 2}
         return sorted(self.rows.values(), key=lambda row: order[row.role])
+
+
+def _shown_folds(folds: list[str], planned: list[str]) -> str:
+    if len(folds) == len(planned):
+        return f"{len(folds)} folds" if len(folds) > 1 else f"the fold {folds[0]}"
+    return f"{len(folds)} of {len(planned)} folds ({', '.join(folds)})"

@@ -25,13 +25,18 @@ def stated(record: RunRecord) -> dict[str, Any]:
     }
 
 
+def fold_of(record: RunRecord) -> str | None:
+    """Return the fold that a run was on; None if its benchmark has none."""
+    return record.benchmark.fold if record.benchmark else None
+
+
 def identities(record: RunRecord) -> dict[str, Any]:
     """Return what tells data of the same sizes apart, by what it is called in a title."""
     fingerprint = record.data.fingerprint
     return {
         "metrics": list(record.distilled.test),
         "users or items": fingerprint.ids,
-        "interactions": record.data.interactions,
+        "interactions": record.data.interactions if fold_of(record) is None else record.data.content,
         "split": [fingerprint.train, fingerprint.valid, fingerprint.test] if _is_given(record) else None,
         "candidates": record.candidates,
     }
@@ -73,13 +78,16 @@ class _Group:
 
 def _common(record: RunRecord) -> str:
     """Return what all records of a group share, as one text."""
+    of_data = {**stated(record), "ids": record.data.fingerprint.ids, "given": _is_given(record)}
+    if fold_of(record) is not None:
+        # Folds are of the same interactions, which may be in another order and otherwise split.
+        del of_data["ids"], of_data["training_interactions"]
+        assert record.benchmark is not None
+        of_data.update(content=record.data.content, folds=sorted(record.benchmark.folds))
     return json.dumps(
-        [
-            record.dataset, record.protocol, list(record.distilled.test), record.valid_metric,
-            record.data.fingerprint.ids, _is_given(record), *stated(record).values(),
-        ],
+        [record.dataset, record.protocol, list(record.distilled.test), record.valid_metric, *of_data.items()],
         sort_keys=True,
-    )  # fmt: skip
+    )
 
 
 def _repeatable(record: RunRecord) -> bool:
@@ -99,6 +107,10 @@ def _is_given(record: RunRecord) -> bool:
 def _facts(record: RunRecord) -> Facts:
     fingerprint, candidates, whole = record.data.fingerprint, record.candidates, record.data.interactions
     parts = {"train": fingerprint.train, "valid": fingerprint.valid, "test": fingerprint.test}
+    fold = fold_of(record)
+    if fold is not None:
+        parts["candidates"] = candidates
+        return _known((f"{part} of the fold {fold}", value) for part, value in parts.items())
     if _is_given(record):
         # Of one split, candidates are the same as well.
         return _known({**parts, "interactions": whole, "candidates": candidates}.items())

@@ -120,6 +120,8 @@ class DataEntry(Declared):
     items: int | None = known(_COUNT)
     training_interactions: int | None = known(_COUNT)
     interactions: str | None = known(_TEXT)
+    #: The same, but by the data's own ids, whatever the order of its files: equal for all folds of one data set.
+    content: str | None = known(_TEXT)
     files: dict[str, str] = known(mapping(_TEXT), default={})
     named_files: dict[str, str] = known(mapping(_TEXT), default={})
 
@@ -138,6 +140,9 @@ class BenchmarkEntry(Declared):
     vary: str | None = known(_TEXT)
     #: Whether the report tests it against the best of the others.
     proposed: bool | None = known(flag)
+    #: The split in files that it was run on, if the benchmark has several, and all of them.
+    fold: str | None = known(_TEXT)
+    folds: list[str] = known(sequence(_TEXT), default=[])
 
 
 @dataclasses.dataclass(frozen=True)

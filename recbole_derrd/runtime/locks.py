@@ -21,16 +21,19 @@ POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
-def locked(target: Path, doing: str, *also: Path) -> Iterator[bool]:
+def locked(target: Path, doing: str, *also: Path, tidy: bool = False) -> Iterator[bool]:
     """Let one run at a time build ``target``; the main process holds the lock for all processes of its run.
 
     Partial files of the target that killed processes have left are removed. The empty lock file stays: if it were
-    removed, one run could lock the removed file and another run a new one.
+    removed, one run could lock the removed file and another run a new one. Newer versions of filelock notice that on a
+    local disk, but none does on every network file system.
 
     Args:
         target: the file or folder to build; the lock is ``.<name>.lock`` beside it.
         doing: what the other run does, as in "Another run ...".
         also: further targets in the same folder that this lock guards.
+        tidy: remove the lock file at the end, where the user chose the folder, and two runs at once would at worst end
+            one of them with an error: never where a training or a cache is guarded.
 
     Yields:
         Whether another run held the lock before: if so, check again whether the target exists.
@@ -56,6 +59,10 @@ def locked(target: Path, doing: str, *also: Path) -> Iterator[bool]:
         yield broadcast(waited)
         barrier()
     finally:
+        if tidy and lock.is_locked:
+            # Windows removes no open file.
+            with contextlib.suppress(OSError):
+                file.unlink()
         lock.release()
 
 

@@ -50,6 +50,10 @@ def decode(
         [[-0.75, 0.75]]
     """
     steps = scales.astype(np.float32) * np.float32(unit)
-    levels = _levels(bits)[codes].reshape(len(codes), -1)[:, :size]
+    if bits == 8:
+        levels = codes.astype(np.float32) - np.float32(127.5)
+    else:
+        # Many times as fast as levels[codes]; no byte is beyond the table, and to be told to clip saves numpy a copy.
+        levels = np.take(_levels(bits), codes, axis=0, mode="clip").reshape(len(codes), -1)[:, :size]
     decoded: np.ndarray[Any, Any] = levels * steps[:, np.newaxis]
     return decoded

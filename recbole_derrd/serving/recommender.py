@@ -16,11 +16,13 @@ from recbole_derrd.serving.arrays import mapped
 from recbole_derrd.serving.fold_in import folded_in
 from recbole_derrd.serving.ids import Ids, read_ids
 from recbole_derrd.serving.layout import BITS, FORMATS, READABLE, SEEN, TOP, damaged, ids_file, read_card
-from recbole_derrd.serving.ranking import best
+from recbole_derrd.serving.search import EXACT, TWO_STAGE, Search, TwoStageSearch
 from recbole_derrd.serving.vectors import Vectors, open_vectors
 
 #: Scores that a block of users may take (24 MB of float32), and its most users.
 _SCORES, _USERS = 6 << 20, 256
+#: No rows.
+_NONE = np.zeros(0, np.int64)
 
 
 class Recommended(NamedTuple):
@@ -34,7 +36,9 @@ class Recommender:
     """An export in memory; its vectors stay on the disk and are mapped. Made by :meth:`load`.
 
     Rankings are by the model's score, the inner product of the user's and the item's vector, best first. Of equal
-    scores the item that comes first in ``item_ids.jsonl`` is first.
+    scores the item that comes first in ``item_ids.jsonl`` is first. ``search="two_stage"`` estimates every score from
+    one bit a dimension and computes those of the best estimates alone: quicker in large catalogues, and an item may be
+    missed (docs/serving.md).
 
     Attributes:
         card: what ``card.json`` says.
@@ -48,24 +52,33 @@ class Recommender:
         ids: dict[str, Ids],
         vectors: dict[str, Vectors],
         seen: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]],
+        search: Search,
     ) -> None:
         """Keep the parts."""
         self.card = card
         self._users, self._items = ids["user"], ids["item"]
         self._user_vectors, self._item_vectors = vectors["user"], vectors["item"]
         self._indptr, self._seen = seen
+        self._search = search
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], *, check: bool = True) -> Recommender:
+    def load(
+        cls, folder: str | os.PathLike[str], *, check: bool = True, search: str = EXACT, candidates: int = 10
+    ) -> Recommender:
         """Open an export.
 
         Args:
             folder: what ``recbole-derrd export`` has written.
             check: whether to read every file once and compare its checksum.
+            search: "exact", or "two_stage": ``candidates`` times k items are found by one bit a dimension, and these
+                are scored. The bits are made of the items' vectors at the first search and kept in memory.
+            candidates: of the two stages; more miss fewer items.
 
         Raises:
             DataError: it is no export, is damaged, or holds no vectors that numpy can read.
+            OptionError: there is no such search.
         """
+        _check_search(search, candidates)
         place = Path(folder)
         card = read_card(place, check=check)
         embedding = card.get("embedding")
@@ -86,7 +99,8 @@ class Recommender:
             sides = (("user", card["users"]), ("item", card["items"]))
             ids = {side: read_ids(place / ids_file(side), count, side) for side, count in sides}
             vectors = {side: open_vectors(place, side, embedding, count) for side, count in sides}
-            return cls(card, ids, vectors, _seen_of(place, card))
+            found = Search(vectors["item"]) if search == EXACT else TwoStageSearch(vectors["item"], candidates)
+            return cls(card, ids, vectors, _seen_of(place, card), found)
         except FileNotFoundError as error:
             raise damaged(place, f"'{Path(error.filename).name}' is missing") from error
         except DamagedFileError as error:
@@ -138,11 +152,10 @@ class Recommender:
         step = max(1, min(_USERS, _SCORES // len(self._items.ids)))
         for start in range(0, len(rows), step):
             block = np.array(rows[start : start + step])
-            scores = self._item_vectors.products(self._user_vectors.rows(block))
-            for row, own in zip(block, scores):
-                if exclude_seen:
-                    own[self._seen[self._indptr[row] : self._indptr[row + 1]]] = -np.inf
-                yield self._users.ids[row], self._ranking(own, k)
+            own = [self._seen[self._indptr[row] : self._indptr[row + 1]] if exclude_seen else _NONE for row in block]
+            found = self._search.rankings(self._user_vectors.rows(block), own, k)
+            for row, ranking in zip(block, found):
+                yield self._users.ids[row], self._named(*ranking)
 
     def recommend_from(self, items: Iterable[str], k: int = 10, exclude_seen: bool = True) -> list[Recommended]:
         r"""Return the ``k`` best items of a new user, whose items alone are known.
@@ -167,10 +180,8 @@ class Recommender:
         if not len(known):
             raise DataError("A new user needs at least one item to be recommended others.")
         user = folded_in(self._item_vectors.rows(known), self._gram)
-        scores = self._item_vectors.products(user[np.newaxis])[0]
-        if exclude_seen:
-            scores[known] = -np.inf
-        return self._ranking(scores, k)
+        (found,) = self._search.rankings(user[np.newaxis], [known if exclude_seen else _NONE], k)
+        return self._named(*found)
 
     def similar(self, item: str, k: int = 10) -> list[Recommended]:
         """Return the ``k`` items whose vectors have the largest cosine with an item's, and the cosines.
@@ -183,15 +194,13 @@ class Recommender:
             DataError: there is no such item.
         """
         _check_count(k)
-        (row,) = self._items.rows([item])
-        query = self._item_vectors.rows(np.array([row])) * self._scales[row]
-        scores = self._item_vectors.products(query)[0] * self._scales
-        scores[row] = -np.inf
-        return self._ranking(scores, k)
+        row = np.array(self._items.rows([item]))
+        query = self._item_vectors.rows(row) * self._scales[row]
+        (found,) = self._search.rankings(query, [row], k, self._scales)
+        return self._named(*found)
 
-    def _ranking(self, scores: np.ndarray[Any, Any], k: int) -> list[Recommended]:
-        rows = best(scores, k)
-        return [Recommended(self._items.ids[row], score) for row, score in zip(rows, scores[rows].tolist())]
+    def _named(self, rows: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> list[Recommended]:
+        return [Recommended(self._items.ids[row], score) for row, score in zip(rows, scores.tolist())]
 
     @functools.cached_property
     def _gram(self) -> np.ndarray[Any, Any]:
@@ -209,9 +218,15 @@ class Recommender:
         return scales
 
 
-def _check_count(k: Any) -> None:
+def _check_count(k: Any, what: str = "k, the length of a ranking,") -> None:
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise OptionError(f"k, the length of a ranking, must be a whole number from 1 on, but is {k!r}.")
+        raise OptionError(f"{what} must be a whole number from 1 on, but is {k!r}.")
+
+
+def _check_search(search: Any, candidates: Any) -> None:
+    if search not in (EXACT, TWO_STAGE):
+        raise OptionError(f"search must be '{EXACT}' or '{TWO_STAGE}', but is {search!r}.")
+    _check_count(candidates, "candidates, of each wanted item,")
 
 
 def _seen_of(folder: Path, card: dict[str, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

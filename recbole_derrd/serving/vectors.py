@@ -12,8 +12,8 @@ from recbole_derrd.runtime.stored_arrays import DamagedFileError
 from recbole_derrd.serving.arrays import mapped, read_safetensors
 from recbole_derrd.serving.codes import decode, row_bytes
 
-#: Numbers of the rows that are decoded at once (4 MB of float32).
-_BLOCK = 1 << 20
+#: Numbers of the rows that are decoded at once (1 MB of float32, which a processor's cache holds).
+_BLOCK = 1 << 18
 Rows = Union[slice, "np.ndarray[Any, Any]"]
 
 
@@ -33,7 +33,8 @@ class Vectors:
 
     def __init__(self, arrays: dict[str, np.ndarray[Any, Any]], size: int, bits: int, unit: float, count: int) -> None:
         """Check the arrays."""
-        self._arrays, self.size, self._bits, self._unit, self._count = arrays, size, bits, unit, count
+        self._arrays, self._unit = arrays, unit
+        self.size, self.bits, self.count = size, bits, count
         wanted: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {"embeddings": ((count, size), np.float32)}
         if bits != 32:
             wanted = {"codes": ((count, row_bytes(size, bits)), np.uint8), "scales": ((count,), np.float16)}
@@ -43,21 +44,21 @@ class Vectors:
 
     def rows(self, which: Rows) -> np.ndarray[Any, Any]:
         """Return these rows, float32 [n, size]."""
-        if self._bits == 32:
+        if self.bits == 32:
             return self._arrays["embeddings"][which]
         codes, scales = self._arrays["codes"][which], self._arrays["scales"][which]
-        return decode(codes, scales, self._unit, self._bits, self.size)
+        return decode(codes, scales, self._unit, self.bits, self.size)
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray[Any, Any]]]:
         """Yield every row in blocks: at once where they need no decoding."""
-        step = self._count if self._bits == 32 else max(1, _BLOCK // self.size)
-        for start in range(0, self._count, step):
-            part = slice(start, min(start + step, self._count))
+        step = self.count if self.bits == 32 else max(1, _BLOCK // self.size)
+        for start in range(0, self.count, step):
+            part = slice(start, min(start + step, self.count))
             yield part, self.rows(part)
 
     def products(self, queries: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return the inner products of queries [n, size] with every row, float32 [n, rows]."""
-        scores = np.empty((len(queries), self._count), np.float32)
+        scores = np.empty((len(queries), self.count), np.float32)
         for part, block in self.blocks():
             np.matmul(queries, block.T, out=scores[:, part])
         return scores

@@ -25,6 +25,11 @@ class BenchmarkOptions(Options):
     )
     grid: dict[str, Any] = option({}, "Lists that are multiplied out, with each other and with the experiments.")
     seeds: list[Any] = option([2020, 2021, 2022, 2023, 2024], "Seeds of each experiment.")
+    folds: list[Any] = option(
+        [],
+        "Splits in files, each experiment is run on all of them, and the report averages: folders in data_path, or "
+        "lists of three names (benchmark_filename).",
+    )
     vary: str = option(
         "training",
         "What the seeds vary: the training on one split, or the split and everything after it, the teacher too.",
