@@ -40,7 +40,7 @@ def test_levels_are_the_published_ones(bits: int, levels: list[float]) -> None:
 @pytest.mark.parametrize("bits", BITS)
 def test_levels_are_those_of_a_slow_search_on_a_grid(bits: int) -> None:
     """The same alternation on a fine histogram of the density, with plain numpy."""
-    grid = np.linspace(-8, 8, 160_001)
+    grid = np.linspace(-8, 8, 16_001)
     weight = np.exp(-(grid**2) / 2)
     levels = np.linspace(-2, 2, 2**bits + 2)[1:-1]
     for _ in range(600):

@@ -42,6 +42,12 @@ def methods_of(model: str, knowledge: Knowledge) -> list[str]:
     return list(METHODS) if by_embeddings else BY_RANKINGS
 
 
+@pytest.fixture(scope="module")
+def arrays_of_bpr(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of what the untrained BPR knows, which is the same for every student."""
+    return tmp_path_factory.mktemp("bpr")
+
+
 def knowledge_of(model: str, tiny_settings: Any, folder: Path) -> Knowledge:
     """Return the knowledge of an untrained teacher."""
     config = DistillConfig(model, "tiny", config_dict=tiny_settings(model))
@@ -90,10 +96,10 @@ def skip_without_package(model: str) -> None:
     ids=["all", "part"],
 )
 @pytest.mark.parametrize("model", sorted(name for name, adapter in ADAPTERS.items() if adapter.trainable))
-def test_every_student_learns(model: str, more: dict[str, Any], tiny_settings: Any, tmp_path: Path) -> None:
+def test_every_student_learns(model: str, more: dict[str, Any], tiny_settings: Any, arrays_of_bpr: Path) -> None:
     """Terms are positive and finite, and every weight that has a gradient has a finite one."""
     skip_without_package(model)
-    knowledge = knowledge_of("BPR", tiny_settings, tmp_path)
+    knowledge = knowledge_of("BPR", tiny_settings, arrays_of_bpr)
     student, terms = one_step(model, tiny_settings, knowledge, **more)
     assert all(0 < term < 1e6 for term in terms.values()), terms
     gradients = [weight.grad for weight in student.parameters() if weight.grad is not None]
@@ -102,12 +108,14 @@ def test_every_student_learns(model: str, more: dict[str, Any], tiny_settings: A
 
 @pytest.mark.parametrize("model", ["SimpleX", "FISM", "ENMF"])
 @pytest.mark.parametrize("method", [name for name in BY_RANKINGS if name != "rd"])
-def test_rd_takes_no_gradients_from_what_follows(method: str, model: str, tiny_settings: Any, tmp_path: Path) -> None:
+def test_rd_takes_no_gradients_from_what_follows(
+    method: str, model: str, tiny_settings: Any, arrays_of_bpr: Path
+) -> None:
     """RD looks at the student's scores without gradients first; what is computed once a step is not those alone."""
     more = {"rd_k": 1, "rd_negatives": 8, "train_batch_size": 8, "cd_n_distill": 15, "distillers": ["rd", method]}
     config = DistillConfig(model, "tiny", config_dict={**tiny_settings(model), **SETTINGS, **more})
     data = prepare_data(config)
-    student = build_student(config, data, knowledge_of("BPR", tiny_settings, tmp_path))
+    student = build_student(config, data, knowledge_of("BPR", tiny_settings, arrays_of_bpr))
     student.eval()
     student.begin_epoch(0)
     batch = step_batch(student, next(iter(data.train)))
