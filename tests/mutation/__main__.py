@@ -51,7 +51,8 @@ def tests_of(file: str) -> list[str]:
             importing.append(name)
     # Slips in what several methods share show in the methods.
     shared = [] if named else [f"tests/distillers/test_{method}.py" for method in ("rrd", "de", "cpd", "cd", "sld")]
-    return list(dict.fromkeys([*named, *importing, *shared, "tests/distillers/test_kernels_used.py"]))
+    of_all = [f"tests/distillers/test_{name}.py" for name in ("kernels_used", "work")]
+    return list(dict.fromkeys([*named, *importing, *shared, *of_all]))
 
 
 def noticed(copy: Path, tests: list[str]) -> bool:
