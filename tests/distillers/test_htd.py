@@ -303,6 +303,7 @@ class TestKnowing:
             assert distiller.assignment.tau == pytest.approx(tau)
         with pytest.raises(OptionError, match="htd_temperature_end must not be above"):
             HTDOptions(temperature_end=2.0)
+        assert HTDOptions(temperature_end=1.0).temperature_end == 1.0, "a temperature that stays"
 
     @pytest.mark.parametrize("epoch", [0, 1001])
     def test_finite_at_every_temperature(self, world: World, epoch: int) -> None:
