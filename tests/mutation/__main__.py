@@ -51,7 +51,7 @@ def tests_of(file: str) -> list[str]:
             importing.append(name)
     # Slips in what several methods share show in the methods.
     shared = [] if named else [f"tests/distillers/test_{method}.py" for method in ("rrd", "de", "cpd", "cd", "sld")]
-    of_all = [f"tests/distillers/test_{name}.py" for name in ("kernels_used", "work")]
+    of_all = [f"tests/distillers/test_{name}.py" for name in ("kernels_used", "work", "share")]
     return list(dict.fromkeys([*named, *importing, *shared, *of_all]))
 
 
