@@ -52,10 +52,11 @@ def tests_of(file: str) -> list[str]:
             named.append(name)
         elif re.search(rf"\b{re.escape(module)}\b", test.read_text(encoding="utf-8")):
             importing.append(name)
-    # Slips in what several methods share show in the methods.
-    shared = [] if named else [f"tests/distillers/test_{method}.py" for method in ("rrd", "de", "cpd", "cd", "sld")]
-    of_all = [f"tests/distillers/test_{name}.py" for name in ("kernels_used", "work", "share")]
-    return list(dict.fromkeys([*named, *importing, *shared, *of_all]))
+    # Slips in what several methods share show in the methods; a kernel has tests of its own.
+    own = named or (importing and "/ops/" in file)
+    shared = [] if own else [f"tests/distillers/test_{method}.py" for method in ("rrd", "de", "cpd", "cd", "sld")]
+    of_all = ["kernels_used"] if "/ops/" in file else ["kernels_used", "work", "share"]
+    return list(dict.fromkeys([*named, *importing, *shared, *(f"tests/distillers/test_{name}.py" for name in of_all)]))
 
 
 def noticed(copy: Path, tests: list[str]) -> bool:
