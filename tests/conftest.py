@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import time
@@ -52,6 +53,12 @@ _BEGUN = time.monotonic()
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regen", action="store_true", help="write what is generated in the documentation")
     parser.addoption("--begin-within", type=float, metavar="SECONDS", help="skip the tests that begin later than this")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector of garbage what has been imported, which stays."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
