@@ -161,7 +161,8 @@ def _one_of(option: str, value: str | None, known: Collection[str], default: str
 def convert(arguments: Sequence[str]) -> int:
     """Write an atomic file from a table, and say what is in it and what to run next."""
     given = read_arguments("convert", arguments)
-    from recbole_derrd.data.convert import FIELDS, Source, convert, told
+    from recbole_derrd.data.convert import FIELDS, convert, summary
+    from recbole_derrd.data.source_table import Source
 
     options, (file,) = given.options, given.names
     for key in ("user", "item", "out"):
@@ -170,7 +171,7 @@ def convert(arguments: Sequence[str]) -> int:
     columns = {key: options[key] for key in FIELDS if options[key] is not None}
     source = Source(Path(file), columns, options["sep"], options["encoding"] or "utf-8")
     switches = {key: options[key] for key in ("drop_missing", "drop_duplicates", "force")}
-    print_out(told(convert(source, Path(options["out"]), **switches), source))
+    print_out(summary(convert(source, Path(options["out"]), **switches), source))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import time
@@ -12,6 +13,8 @@ from typing import Any, Callable
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from recbole_derrd.ops.rotation import learned_rotation
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -52,6 +55,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--begin-within", type=float, metavar="SECONDS", help="skip the tests that begin later than this")
 
 
+def pytest_collection_finish() -> None:
+    """Spare the collector of garbage what has been imported, which stays."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     seconds = item.config.getoption("--begin-within")
@@ -69,6 +78,23 @@ def scratch_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     yield scratch
     os.chdir(home)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_to_wait_for() -> Iterator[None]:
+    """Do not wait for the disk, which no test sees, nor keep a stack for each seed of a card that is not there."""
+    with pytest.MonkeyPatch.context() as patch:
+        # As fsync does, it refuses a file that is closed.
+        patch.setattr(os, "fsync", lambda file: os.fstat(file if isinstance(file, int) else file.fileno()) and None)
+        if not torch.cuda.is_available():
+            patch.setattr(torch.cuda, "_lazy_call", lambda *_, **__: None)
+        yield
+
+
+@pytest.fixture
+def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give learned rotations 4 rounds, where others are tested than they: 50 take longer than a tiny training."""
+    monkeypatch.setattr(learned_rotation, "__defaults__", (4,))
 
 
 @pytest.fixture(scope="session")

@@ -38,13 +38,22 @@ OWN_RANKING = {"Random": "draws anew at each call"}
 USERS = torch.tensor([3, 30, 1, 17])
 
 
+@pytest.fixture(scope="module")
+def prepared() -> dict[str, tuple[DistillConfig, Data]]:
+    """Data by model and settings, which no test changes."""
+    return {}
+
+
 @pytest.fixture
-def built(tiny_settings: Any) -> Callable[..., tuple[Any, Data]]:
+def built(tiny_settings: Any, prepared: dict[str, tuple[DistillConfig, Data]]) -> Callable[..., tuple[Any, Data]]:
     """Return a function that builds a model in evaluation mode with weights far from their start."""
 
     def build(name: str, kind: type[Any] | None = None, **settings: Any) -> tuple[Any, Data]:
-        config = DistillConfig(name, "tiny", config_dict=tiny_settings(name, **settings))
-        data = prepare_data(config)
+        key = f"{name} {sorted(settings.items())}"
+        if key not in prepared:
+            config = DistillConfig(name, "tiny", config_dict=tiny_settings(name, **settings))
+            prepared[key] = config, prepare_data(config)
+        config, data = prepared[key]
         model = build_model(config, data, kind)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():

@@ -80,6 +80,7 @@ def test_predictions_are_products_of_the_stored_vectors(prepared: Any, options: 
     assert measure_latency(model, 5, seed=0) is not None
 
 
+@pytest.mark.usefixtures("few_rounds")
 def test_bytes_are_those_of_the_stored_tables(prepared: Any) -> None:
     users, items = prepared[1].history.n_users, prepared[1].history.n_items
     assert model_bytes(compressed(prepared, method="svd", size=3)) == 4 * 3 * (users + items)
@@ -91,6 +92,7 @@ def test_bytes_are_those_of_the_stored_tables(prepared: Any) -> None:
     assert model_bytes(product) == 4 * 8 * users + 2 * items + 4 * 8 * (items - 1)
 
 
+@pytest.mark.usefixtures("few_rounds")
 @pytest.mark.parametrize(
     "options",
     [
@@ -124,6 +126,7 @@ def test_a_learned_rotation_loses_less_than_a_random_one(prepared: Any) -> None:
     assert lost[0] < 0.95 * lost[1]
 
 
+@pytest.mark.usefixtures("few_rounds")
 def test_the_padding_items_vector_changes_nothing(prepared: Any) -> None:
     before = compressed(prepared, method="quantized", size=3, bits=2)
     with torch.no_grad():

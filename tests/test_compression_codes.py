@@ -113,6 +113,28 @@ def test_one_bit_is_the_sign_times_the_mean_magnitude_which_no_other_step_beats(
         assert bool((squared_errors(rows, factor * steps, 1) > error).all())
 
 
+def slow_error(row: list[float], bits: int) -> float:
+    """Return the least squared error of the steps that are tried, and of the least squares' for the codes of each."""
+    outermost, errors = (2**bits - 1) / 2, []
+
+    def coded(step: float) -> list[float]:
+        return [min(max(math.floor(one / step) + 0.5, -outermost), outermost) for one in row]
+
+    for share in range(46):
+        tried = (0.1 + 0.02 * share) * max(map(abs, row)) / outermost
+        found = coded(tried)
+        refined = sum(one * level for one, level in zip(row, found)) / sum(level * level for level in found)
+        errors += [sum((one - step * level) ** 2 for one, level in zip(row, coded(step))) for step in (tried, refined)]
+    return min(errors)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_steps_are_those_of_the_slow_search(bits: int) -> None:
+    rows = drawn(12, 9).pow(3)
+    errors = squared_errors(rows, best_steps(rows, bits), bits).tolist()
+    assert errors == pytest.approx([slow_error(row, bits) for row in rows.double().tolist()], rel=1e-3)
+
+
 @settings(max_examples=25, deadline=None)
 @given(size=st.integers(3, 60), seed=st.integers(0, 999), power=st.sampled_from([1, 3]))
 def test_more_bits_are_better_on_average(size: int, seed: int, power: int) -> None:

@@ -40,6 +40,17 @@ def test_command_line_beats_dict_beats_files_beats_plugin_beats_recbole(
     assert config.method_options["rrd"].k == 7
 
 
+def test_what_changes_in_one_configuration_stays_there(tiny_settings: Settings) -> None:
+    """RecBole's files are read once a process, and its own code changes the lists that are in them."""
+    settings = {key: value for key, value in tiny_settings("NeuMF").items() if key != "mlp_hidden_size"}
+    first = DistillConfig("NeuMF", "tiny", config_dict=settings)
+    usual = list(first["mlp_hidden_size"])
+    first["mlp_hidden_size"].append(3)
+    first["eval_args"]["split"]["RS"] = [1, 0, 0]
+    again = DistillConfig("NeuMF", "tiny", config_dict=settings)
+    assert again["mlp_hidden_size"] == usual and again["eval_args"]["split"]["RS"] == [0.8, 0.1, 0.1]
+
+
 def test_each_backbone_has_its_own_default_weights(tiny_settings: Settings) -> None:
     config = DistillConfig("NeuMF", "tiny", config_dict=tiny_settings("NeuMF"))
     assert (config["de_weight"], config["rrd_weight"]) == (1e-4, 0.1)

@@ -10,6 +10,8 @@ from planted import write_planted
 
 from recbole_derrd.quick_start import run_recbole_derrd
 
+# Each needs the same four trainings.
+pytestmark = pytest.mark.slow
 TERMS = ("nkd", "cpd", "sld")
 
 
@@ -32,7 +34,6 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], dic
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("methods", [("nkd",), ("cpd",), ("sld",), TERMS], ids="-".join)
 def test_a_term_closes_a_part_of_the_gap(found: Any, methods: tuple[str, ...]) -> None:
     record = found[methods]

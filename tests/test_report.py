@@ -123,7 +123,8 @@ def test_html_is_one_file_that_needs_nothing_else(tmp_path: Path) -> None:
     assert report_of(folder, "html") == text, "the same records give the same file"
 
 
-def test_html_hides_columns_of_detail_until_they_are_asked_for(tmp_path: Path) -> None:
+def test_html_hides_columns_of_detail_until_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recbole_derrd.report.html.can_plot", lambda: False)
     records = synthetic()
     few = report_of(written(tmp_path / "few", records), "html")
     for record in records:

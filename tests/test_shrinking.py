@@ -23,6 +23,8 @@ from recbole_derrd.shrinking.budget import Split, read_size, splits_of_bytes, sp
 from recbole_derrd.shrinking.plan import coded_settings
 from recbole_derrd.training.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.usefixtures("few_rounds")
+
 # -- budgets
 
 

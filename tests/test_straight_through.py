@@ -165,6 +165,13 @@ def test_each_round_loses_no_more_than_the_one_before() -> None:
     assert errors[-1] < 0.95 * errors[0]
 
 
+def test_how_long_a_row_is_does_not_matter() -> None:
+    """Powers of two, by which lengths are exact."""
+    rows = torch.randn(30, 5, generator=torch.Generator().manual_seed(2))
+    scales = torch.tensor([0.25, 1.0, 8.0]).repeat(10).unsqueeze(1)
+    torch.testing.assert_close(learned_rotation(scales * rows, 2, seed=3), learned_rotation(rows, 2, seed=3))
+
+
 def test_rows_of_zeros_take_no_part_and_alone_leave_a_random_rotation() -> None:
     rows = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
     padded = torch.cat([rows, torch.zeros(9, 4)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
 import os
@@ -151,6 +152,12 @@ class DistillConfig(Config):
 
     def _build_yaml_loader(self) -> type[Loader]:
         return Loader
+
+    def _update_internal_config_dict(self, file: str) -> dict[str, Any]:
+        """Take the settings of a file of RecBole's own, which each process reads once."""
+        settings = copy.deepcopy(_own_settings(file))
+        self.internal_config_dict.update(settings)
+        return settings
 
     def _load_config_files(self, file_list: list[str | Path]) -> dict[str, Any]:
         merged: dict[str, Any] = {}
@@ -346,6 +353,11 @@ class DistillConfig(Config):
     def cache_dir(self) -> Path:
         """Folder of trained models and knowledge."""
         return Path(self.run_options.cache_dir or Path(self["checkpoint_dir"]) / "cache")
+
+
+@functools.cache
+def _own_settings(file: str) -> dict[str, Any]:
+    return read_settings(file)
 
 
 @functools.cache

@@ -182,19 +182,24 @@ class Distiller(nn.Module, Generic[OptionsT]):
         """Return the work of the student's own step on so many rows."""
         return student_step(self.student.parameter_count(), rows, self.student.propagated_numbers())
 
-    def drawn_scores(self, drawn: Tensor | None, batch: StepBatch) -> tuple[Tensor, Tensor, float]:
-        """Return the drawn items [n, K] of the users that the term looks at, their logits, and the factor of the sum.
+    def drawn_scores(self, batch: StepBatch, *drawn: Tensor | None) -> tuple[Tensor, float, list[Tensor]]:
+        """Return the logits [n, K] of the drawn items of the users that the term looks at, and the factor of the sum.
 
         Args:
-            drawn: items of every user [n_users, K], as the epoch has drawn them.
             batch: the step's entities.
+            drawn: what the epoch has drawn for every user, the items [n_users, K] first.
+
+        Returns:
+            Logits, factor, and these users' rows of everything in ``drawn``.
         """
-        if drawn is None:
+        tables = [table for table in drawn if table is not None]
+        if len(tables) < len(drawn):
             raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        users = batch.users
+        users = self.taught(batch.users)
         users, scale = subsample(users, self.share(len(users), batch.rows), self.generator)
-        items = drawn.index_select(0, users).long()
-        return items, self.student.score(users, items), scale
+        items, *others = (table.index_select(0, users) for table in tables)
+        items = items.long()
+        return self.student.score(users, items), scale, [items, *others]
 
     def share(self, entities: int, rows: int) -> float:
         """Return the share of a batch that the term looks at: the option ``sample``, or what ``auto`` finds.

@@ -38,7 +38,7 @@ from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.negative_sampling import NegativeSampler
 from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved, short_users
 from recbole_derrd.distillers.student_view import STUDENT_DIVERGED, eval_mode, student_rankings
-from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work, subsample
+from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work
 from recbole_derrd.errors import DataError, OptionError, TrainingError
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
@@ -242,13 +242,8 @@ class CollaborativeDistillation(Distiller[CDOptions]):
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' L_CD divided by the batch's rows, in float32."""
-        if self.items is None or self.labels is None:
-            raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        users = self.taught(batch.users)
-        users, scale = subsample(users, self.share(len(users), batch.rows), self.generator)
-        scores = self.student.score(users, self.items.index_select(0, users).long())
+        scores, scale, (_, labels) = self.drawn_scores(batch, self.items, self.labels)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
-            labels = self.labels.index_select(0, users)
             if self.knowledge.known("item") is not None:
                 # Of an item that takes no part, score and label are such that it adds 0.
                 scores = scores.float().masked_fill(labels < 0, _NOTHING)

@@ -279,7 +279,7 @@ class DualCorrectionDistillation(Distiller[DCDOptions]):
 
     def _one_side(self, batch: StepBatch) -> Tensor:
         """Return the sum over the batch's users divided by its rows."""
-        items, scores, scale = self.drawn_scores(self.items, batch)
+        scores, scale, (items,) = self.drawn_scores(batch, self.items)
         held = None if self.all_full else items > 0
         k = self.options.k
         with torch.autocast(device_type=self.student.device.type, enabled=False):

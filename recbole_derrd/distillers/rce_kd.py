@@ -40,7 +40,7 @@ from recbole_derrd.config.options.schema import Options, option, published, shar
 from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.listwise import cross_entropy
 from recbole_derrd.distillers.student_view import eval_mode, student_rankings
-from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work, subsample
+from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.sampling import sample_weighted_positions
 from recbole_derrd.teacher import Knowledge
@@ -236,13 +236,7 @@ class RejuvenatedCrossEntropy(Distiller[RCEKDOptions]):
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' loss divided by the batch's rows, in float32."""
-        if self.items is None or self.logits is None or self.mixing is None:
-            raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        users = batch.users
-        users, scale = subsample(users, self.share(len(users), batch.rows), self.generator)
-        items = self.items.index_select(0, users).long()
-        scores = self.student.score(users, items)
+        scores, scale, (items, logits, mixing) = self.drawn_scores(batch, self.items, self.logits, self.mixing)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
-            logits, mixing = self.logits.index_select(0, users), self.mixing.index_select(0, users)
             k, tau = self.best.shape[1], self.options.tau
             return scale * rejuvenated_loss(scores.float(), logits, items > 0, k, mixing, tau).sum() / batch.rows

@@ -278,7 +278,7 @@ class RelaxedRankingDistillation(Distiller[RRDOptions]):
 
         Under mixed precision the scores come as the student gives them; the loss is float32.
         """
-        items, scores, scale = self.drawn_scores(self.items, batch)
+        scores, scale, (items,) = self.drawn_scores(batch, self.items)
         held = items > 0 if self.has_gaps else None
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             scores = scores.float()

@@ -30,7 +30,7 @@ from recbole_derrd.distillers.base import Distiller, Need, StepBatch
 from recbole_derrd.distillers.listwise import listwise_loss
 from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved, short_users
 from recbole_derrd.distillers.rrd import RelaxedRankingDistillation, RRDOptions
-from recbole_derrd.distillers.subsampling import Work, listed_work, subsample
+from recbole_derrd.distillers.subsampling import Work, listed_work
 from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.ops.full_softmax import LOWEST
 from recbole_derrd.teacher import Knowledge
@@ -142,16 +142,10 @@ class SoftLabelDistillation(Distiller[SLDOptions]):
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' L_SLD divided by the batch's rows, in float32."""
-        if self.drawing.items is None or self.logits is None:
-            raise RuntimeError("begin_epoch must come before the first batch: it draws the items.")
-        users = self.taught(batch.users)
-        users, scale = subsample(users, self.share(len(users), batch.rows), self.generator)
-        items = self.drawing.items.index_select(0, users).long()
-        scores = self.student.score(users, items)
+        scores, scale, (items, teacher) = self.drawn_scores(batch, self.drawing.items, self.logits)
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             scores, temperature = scores.float(), self.options.temperature
             if self.drawing.has_gaps:
                 scores = scores.masked_fill(items == 0, LOWEST)
-            teacher = self.logits.index_select(0, users)
             labels = soft_labels(teacher, scores, self.options.student_share, temperature)
             return scale * listwise_loss(scores, labels, temperature).sum() / batch.rows

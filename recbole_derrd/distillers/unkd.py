@@ -243,7 +243,7 @@ class UnbiasedDistillation(Distiller[UnKDOptions]):
 
         Under mixed precision the scores come as the student gives them; the loss is float32.
         """
-        items, scores, scale = self.drawn_scores(self.items, batch)
+        scores, scale, (items,) = self.drawn_scores(batch, self.items)
         half = items.shape[1] // 2
         with torch.autocast(device_type=self.student.device.type, enabled=False):
             scores = scores.float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 import subprocess
@@ -27,12 +28,15 @@ def peak_rss_bytes() -> int | None:
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
     found = {"python": platform.python_version(), "recbole_derrd": recbole_derrd.__version__}
-    for package in ("recbole", "torch", "numpy", "scipy", "pandas"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "missing"
-    return found
+    return {**found, **{name: _version(name) for name in ("recbole", "torch", "numpy", "scipy", "pandas")}}
+
+
+@functools.cache
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
 
 
 def git_commit() -> str | None:

@@ -610,7 +610,8 @@ class TestSample:
         possible = [one + other for one in by_user for other in by_item]
         batch = step(users, positives, negatives, rows=8)
         assert np.mean(possible) == pytest.approx(whole(batch).item(), rel=1e-5)
-        losses = [part(batch).item() for _ in range(1200)]
+        with torch.no_grad():
+            losses = [part(batch).item() for _ in range(1200)]
         which = [int(np.abs(np.array(possible) - loss).argmin()) for loss in losses]
         assert losses == pytest.approx([possible[one] for one in which], rel=1e-4)
         assert stats.chisquare(np.bincount(which, minlength=12)).pvalue > 0.01
@@ -619,12 +620,13 @@ class TestSample:
         """The mean of many steps is that of the whole term within four standard errors, noise included."""
         batch = step([1, 3, 4, 6], [2, 7, 9, 11], [5, 8], rows=8)
         draws = []
-        for share in (1.0, 0.5):
+        # A share of the batch varies more than the noise does.
+        for share, steps in ((1.0, 200), (0.5, 600)):
             distiller = self.build(world, gating="gumbel", sample=share)
             with torch.no_grad():
-                draws.append(np.array([distiller(batch).item() for _ in range(2000)]))
+                draws.append(np.array([distiller(batch).item() for _ in range(steps)]))
         error = math.sqrt(sum(one.var() / len(one) for one in draws))
-        assert abs(draws[0].mean() - draws[1].mean()) < 4 * error < 0.1 * draws[0].mean()
+        assert abs(draws[0].mean() - draws[1].mean()) < 4 * error < 0.05 * draws[0].mean()
 
     def test_the_whole_batch_draws_nothing_but_noise(self, world: World) -> None:
         """At 1 the generator gives the noise alone: the stream of a run without the option."""

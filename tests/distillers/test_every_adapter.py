@@ -42,6 +42,12 @@ def methods_of(model: str, knowledge: Knowledge) -> list[str]:
     return list(METHODS) if by_embeddings else BY_RANKINGS
 
 
+@pytest.fixture(scope="module")
+def arrays_of_bpr(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of what the untrained BPR knows, which is the same for every student."""
+    return tmp_path_factory.mktemp("bpr")
+
+
 def knowledge_of(model: str, tiny_settings: Any, folder: Path) -> Knowledge:
     """Return the knowledge of an untrained teacher."""
     config = DistillConfig(model, "tiny", config_dict=tiny_settings(model))
@@ -59,9 +65,11 @@ def knowledge_of(model: str, tiny_settings: Any, folder: Path) -> Knowledge:
     return StoredKnowledge(folder, GivenTeacher(lambda: teacher, teacher.hints), data.history)
 
 
-def one_step(model: str, tiny_settings: Any, knowledge: Knowledge, **more: Any) -> tuple[Any, dict[str, float]]:
-    """Build a student of all methods that it can learn by, train it by one step, and return it with its terms."""
-    methods = methods_of(model, knowledge)
+def one_step(
+    model: str, tiny_settings: Any, knowledge: Knowledge, names: list[str] | None = None, **more: Any
+) -> tuple[Any, dict[str, float]]:
+    """Build a student of these methods, or all that it can learn by; train it by one step; return it and the terms."""
+    methods = names or methods_of(model, knowledge)
     settings = {**tiny_settings(model), **SETTINGS, **more, "distillers": methods}
     config = DistillConfig(model, "tiny", config_dict=settings)
     data = prepare_data(config)
@@ -82,19 +90,24 @@ def skip_without_package(model: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "more",
+    ("names", "more"),
     [
-        {"hetcomp_fine": "none", "dcd_student_ranks": "unobserved"},
-        {"listwise_top_n": 8, "cd_top_n": 12, "ir_rrd_max_items": 5, "hetcomp_remainder": 5},
+        (None, {"hetcomp_fine": "none", "dcd_student_ranks": "unobserved"}),
+        (
+            ["listwise", "cd", "ir_rrd", "hetcomp"],
+            {"listwise_top_n": 8, "cd_top_n": 12, "ir_rrd_max_items": 5, "hetcomp_remainder": 5},
+        ),
     ],
     ids=["all", "part"],
 )
 @pytest.mark.parametrize("model", sorted(name for name, adapter in ADAPTERS.items() if adapter.trainable))
-def test_every_student_learns(model: str, more: dict[str, Any], tiny_settings: Any, tmp_path: Path) -> None:
+def test_every_student_learns(
+    model: str, names: list[str] | None, more: dict[str, Any], tiny_settings: Any, arrays_of_bpr: Path
+) -> None:
     """Terms are positive and finite, and every weight that has a gradient has a finite one."""
     skip_without_package(model)
-    knowledge = knowledge_of("BPR", tiny_settings, tmp_path)
-    student, terms = one_step(model, tiny_settings, knowledge, **more)
+    knowledge = knowledge_of("BPR", tiny_settings, arrays_of_bpr)
+    student, terms = one_step(model, tiny_settings, knowledge, names, **more)
     assert all(0 < term < 1e6 for term in terms.values()), terms
     gradients = [weight.grad for weight in student.parameters() if weight.grad is not None]
     assert gradients and all(torch.isfinite(part.to_dense() if part.is_sparse else part).all() for part in gradients)
@@ -102,12 +115,14 @@ def test_every_student_learns(model: str, more: dict[str, Any], tiny_settings: A
 
 @pytest.mark.parametrize("model", ["SimpleX", "FISM", "ENMF"])
 @pytest.mark.parametrize("method", [name for name in BY_RANKINGS if name != "rd"])
-def test_rd_takes_no_gradients_from_what_follows(method: str, model: str, tiny_settings: Any, tmp_path: Path) -> None:
+def test_rd_takes_no_gradients_from_what_follows(
+    method: str, model: str, tiny_settings: Any, arrays_of_bpr: Path
+) -> None:
     """RD looks at the student's scores without gradients first; what is computed once a step is not those alone."""
     more = {"rd_k": 1, "rd_negatives": 8, "train_batch_size": 8, "cd_n_distill": 15, "distillers": ["rd", method]}
     config = DistillConfig(model, "tiny", config_dict={**tiny_settings(model), **SETTINGS, **more})
     data = prepare_data(config)
-    student = build_student(config, data, knowledge_of("BPR", tiny_settings, tmp_path))
+    student = build_student(config, data, knowledge_of("BPR", tiny_settings, arrays_of_bpr))
     student.eval()
     student.begin_epoch(0)
     batch = step_batch(student, next(iter(data.train)))
@@ -142,8 +157,8 @@ def test_every_teacher_teaches(model: str, tiny_settings: Any, tmp_path: Path) -
     """A student cannot tell a teacher's kind from the terms: they are positive and finite."""
     skip_without_package(model)
     knowledge = knowledge_of(model, tiny_settings, tmp_path)
-    for more in ({}, {"listwise_top_n": 8}):
-        _, terms = one_step("BPR", tiny_settings, knowledge, **more)
+    for names, more in ((None, {}), (["listwise"], {"listwise_top_n": 8})):
+        _, terms = one_step("BPR", tiny_settings, knowledge, names, **more)
         assert all(0 < term < 1e6 for term in terms.values()), terms
 
 

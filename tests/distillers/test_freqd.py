@@ -360,6 +360,9 @@ class TestKnowing:
             "user": {"entities": 5, "with_neighbours": 4, "mean_neighbours": 2.0},
             "item": {"entities": 3, "with_neighbours": 2, "mean_neighbours": 1.0},
         }
+        chain = make_world(tmp_path / "chain", [[1], [1, 2], [2]], n_items=3)
+        found = build(chain, neighbours=2).diagnostics(chain.history.lengths)["co_occurrence_graph"]
+        assert found["user"] == {"entities": 3, "with_neighbours": 3, "mean_neighbours": 1.333333}
 
     def test_batches_of_users_only_are_refused(self, world: World) -> None:
         with pytest.raises(OptionError, match="FreqD needs the items of a batch"):

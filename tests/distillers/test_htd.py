@@ -257,6 +257,14 @@ class TestHTD(LossContract):
         student, teacher = unit_rows(torch.ones(2, 1)), torch.tensor([[1.0], [-1.0]])
         assert within(student, teacher, torch.zeros(2, dtype=torch.int64), torch.ones(1)).item() == 0
 
+    @pytest.mark.parametrize("within", [grouped_distance, grouped_loss])
+    def test_golden_a_cosine_of_zero_does_not_count(self, within: Any) -> None:
+        """By hand: the teacher's two are orthogonal, the student's are not."""
+        student, teacher = unit_rows(torch.tensor([[1.0, 0.0], [1.0, 1.0]])), torch.eye(2)
+        assert within(student, teacher, torch.zeros(2, dtype=torch.int64), torch.ones(1)).item() == pytest.approx(
+            0, abs=1e-9
+        )
+
     def test_golden_parameter_count(self, tmp_path: Path) -> None:
         """That of DE with as many experts, by the authors' log of DE: d_s = 20, d_t = 200, 30 groups."""
         world = make_world(tmp_path, some_rows(3, 5, 1), n_items=5, student_size=20, teacher_size=200)
@@ -295,6 +303,7 @@ class TestKnowing:
             assert distiller.assignment.tau == pytest.approx(tau)
         with pytest.raises(OptionError, match="htd_temperature_end must not be above"):
             HTDOptions(temperature_end=2.0)
+        assert HTDOptions(temperature_end=1.0).temperature_end == 1.0, "a temperature that stays"
 
     @pytest.mark.parametrize("epoch", [0, 1001])
     def test_finite_at_every_temperature(self, world: World, epoch: int) -> None:
@@ -340,8 +349,10 @@ class TestKnowing:
         build(world)(LossContract.batch)
         assert calls == ["grouped_distance", "grouped_loss"]
 
-    def test_diagnostics_count_the_groups(self, world: World) -> None:
-        distiller = build(world)
+    @pytest.mark.parametrize("num_groups", [3, 40])
+    def test_diagnostics_count_the_groups(self, world: World, num_groups: int) -> None:
+        """Groups of one are used as well."""
+        distiller = build(world, num_groups=num_groups)
         found = distiller.diagnostics(world.history.lengths)["groups"]
         for side, ids in (("user", list(range(1, 13))), ("item", list(range(1, 41)))):
             groups = naive_groups(distiller, world, *((ids, []) if side == "user" else ([], ids)))

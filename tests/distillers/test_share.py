@@ -123,7 +123,9 @@ def test_every_method_takes_the_share_that_auto_finds(
     # HTD alone has a share of its own.
     assert kind.options_class().sample == (0.1 if name == "htd" else "auto")
     built, found = losses("auto")
-    assert 0 < built.found_share < 1 and "sample: auto" in caplog.text
+    # Of the users, or of the users and the items.
+    assert built.found_share == pytest.approx(4 / (36 if Need.EMBEDDINGS in kind.needs else 12))
+    assert "sample: auto" in caplog.text
     assert found == losses(built.found_share)[1] != losses(1.0)[1]
     assert caplog.text.count("sample: auto") == 1
 

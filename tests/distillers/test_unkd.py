@@ -215,6 +215,8 @@ class TestUnKD(LossContract):
         interactions = torch.tensor([0, 1, 5, 2, 0, 1, 2, 1])
         assert popularity_groups(interactions, 2).tolist() == [2, 1, 0, 0, 1, 1, 1, 1]
         assert popularity_groups(interactions, 3).tolist() == [3, 2, 0, 1, 2, 2, 1, 2]
+        # One interaction is all of them.
+        assert popularity_groups(torch.tensor([0, 1, 0]), 4).tolist() == [4, 0, 3]
 
     def test_golden_module(self, tmp_path: Path) -> None:
         """Two items a group and user: the pair is known, and the term is that of two differences."""

@@ -4,6 +4,7 @@
     --seed=1         which are drawn
     --only=PATH      of files whose path holds this alone
     --at-least=95    percent that must be noticed
+    --out=FILE       write the command, what was tried and what was not noticed as JSON
 
 Each slip is tried in a process of its own, forked where torch is imported already, on a copy of the repository. A slip
 that no test can notice, as it changes no result, is listed in ``equivalent.txt`` with the reason.
@@ -12,6 +13,7 @@ that no test can notice, as it changes no result, is listed in ``equivalent.txt`
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import re
@@ -21,6 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.mutation.mutants import Mutant, mutants_of
 
@@ -49,9 +52,11 @@ def tests_of(file: str) -> list[str]:
             named.append(name)
         elif re.search(rf"\b{re.escape(module)}\b", test.read_text(encoding="utf-8")):
             importing.append(name)
-    # Slips in what several methods share show in the methods.
-    shared = [] if named else [f"tests/distillers/test_{method}.py" for method in ("rrd", "de", "cpd", "cd", "sld")]
-    return list(dict.fromkeys([*named, *importing, *shared, "tests/distillers/test_kernels_used.py"]))
+    # Slips in what several methods share show in the methods; a kernel has tests of its own.
+    own = named or (importing and "/ops/" in file)
+    shared = [] if own else [f"tests/distillers/test_{method}.py" for method in ("rrd", "de", "cpd", "cd", "sld")]
+    of_all = ["kernels_used"] if "/ops/" in file else ["kernels_used", "work", "share"]
+    return list(dict.fromkeys([*named, *importing, *shared, *(f"tests/distillers/test_{name}.py" for name in of_all)]))
 
 
 def noticed(copy: Path, tests: list[str]) -> bool:
@@ -107,6 +112,17 @@ def drawn(options: argparse.Namespace) -> list[Mutant]:
     return found[: options.count or None]
 
 
+def record_of(options: argparse.Namespace, mutants: list[Mutant], survivors: list[Mutant]) -> dict[str, Any]:
+    """Return what a run has found, as plain values."""
+    return {
+        "command": f"python -m tests.mutation --count={options.count} --seed={options.seed} --only={options.only}",
+        "tried": len(mutants),
+        "noticed": len(mutants) - len(survivors),
+        "not_noticed": [mutant.shown((ROOT / mutant.file).read_text(encoding="utf-8")) for mutant in survivors],
+        "listed_as_equivalent": len(equivalents()),
+    }
+
+
 def main() -> int:
     """Try the slips and print those that nobody noticed."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation")
@@ -114,6 +130,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="")
     parser.add_argument("--at-least", type=float, default=95.0)
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     sys.dont_write_bytecode = True
     os.environ.update(PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1")
@@ -144,6 +161,8 @@ def main() -> int:
                 print(f"[{number}/{len(mutants)}] not noticed: {mutant.shown(source)}", flush=True)
             (copy / mutant.file).write_text(source, encoding="utf-8")
     share = 100 * (1 - len(survivors) / max(1, len(mutants)))
+    if options.out is not None:
+        options.out.write_text(json.dumps(record_of(options, mutants, survivors), indent=1) + "\n", encoding="ascii")
     print(f"{len(mutants) - len(survivors)} of {len(mutants)} slips noticed ({share:.1f} %).")
     return int(share < options.at_least)
 
