@@ -57,7 +57,12 @@ def test_its_run(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "shown"), [("first_distillation", "| DE-RRD | BPR | 1 |"), ("own_data", "[Recommended(item=")]
+    ("name", "shown"),
+    [
+        ("first_distillation", "| DE-RRD | BPR | 1 |"),
+        ("own_data", "[Recommended(item="),
+        ("frontier", " 4 B: 32 x 1 bit of the teacher"),
+    ],
 )
 def test_a_notebook_in_its_small_form(folder: Path, name: str, shown: str) -> None:
     found = ended(folder, f"{name}.py", "--small")
@@ -65,7 +70,7 @@ def test_a_notebook_in_its_small_form(folder: Path, name: str, shown: str) -> No
     assert shown in found.stdout
 
 
-@pytest.mark.parametrize("name", ["first_distillation", "own_data"])
+@pytest.mark.parametrize("name", ["first_distillation", "own_data", "frontier"])
 def test_a_notebook_has_cells_of_text_and_of_code(name: str) -> None:
     lines = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8").splitlines()
     cells = [line for line in lines if line.startswith("# %%")]
