@@ -76,5 +76,5 @@ if can_plot():
 # %% [markdown]
 # ## The best student of some bytes, ready to be served
 #
-# `recbole-derrd shrink --config_files=run.yaml --bytes=8 --out=small` makes it of the teacher that the settings of a run
-# name.
+# `recbole-derrd shrink --config_files=run.yaml --bytes=8 --out=small` makes it of the teacher that a run names in its
+# settings.
