@@ -12,11 +12,11 @@ from recbole.data import create_dataset, data_preparation
 from recbole.model.general_recommender import BPR
 from recbole.utils import get_trainer, init_seed
 
-from recbole_derrd import quick_start
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.distillers.rrd import relaxed_ranking_loss
 from recbole_derrd.errors import OptionError
+from recbole_derrd.experiment import student as student_training
 from recbole_derrd.experiment.preflight import check_roles
 from recbole_derrd.quick_start import knowledge_of, run_recbole_derrd
 from recbole_derrd.recbole_compat.models import model_class
@@ -278,9 +278,9 @@ def test_a_teacher_whose_knowledge_is_written_is_freed_before_the_training(
     tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, needed: bool
 ) -> None:
     told: list[str] = []
-    forget, trainer = StoredKnowledge.forget_teacher, quick_start.trainer_for
+    forget, trainer = StoredKnowledge.forget_teacher, student_training.trainer_for
     monkeypatch.setattr(StoredKnowledge, "forget_teacher", lambda self: told.append("freed") or forget(self))
-    monkeypatch.setattr(quick_start, "trainer_for", lambda *a, **k: told.append("training") or trainer(*a, **k))
+    monkeypatch.setattr(student_training, "trainer_for", lambda *a, **k: told.append("training") or trainer(*a, **k))
     small = {"de_num_experts": 2, "cd_n_distill": 3, "record_dir": str(tmp_path), "latency_users": 0}
     run_recbole_derrd("BPR", "tiny", config_dict={**tiny_settings("BPR", distillers=[method]), **small})
     assert told == (["training", "freed"] if needed else ["freed", "training", "freed"])
