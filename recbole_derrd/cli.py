@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable
 
 from recbole_derrd import __version__
-from recbole_derrd.command_line.arguments import (
-    Given,
-    plain_number,
-    read_arguments,
-    unknown_command,
-    whole_number,
-)
+from recbole_derrd.checkpoint_commands import evaluate, export, recommend, shrink
+from recbole_derrd.command_line.arguments import one_of, read_arguments, unknown_command
 from recbole_derrd.command_line.commands import COMMANDS
 from recbole_derrd.command_line.help_pages import command_help, general_help, help_of
 from recbole_derrd.command_line.signals import stopped_by_signals
@@ -32,7 +25,7 @@ from recbole_derrd.command_line.streams import (
     output_is_full,
     print_out,
 )
-from recbole_derrd.errors import DistillError, did_you_mean
+from recbole_derrd.errors import DistillError
 from recbole_derrd.runtime.machine_errors import sentence_of
 
 #: What RecBole's own script takes where no data set is given; it comes with RecBole.
@@ -130,7 +123,7 @@ def report(arguments: Sequence[str]) -> int:
     from recbole_derrd.report.titles import SPLITS
 
     options, places = given.options, [Path(name) for name in given.names]
-    kind = _one_of("format", options["format"], FORMATS, "md")
+    kind = one_of("format", options["format"], FORMATS, "md")
     out, plots = (Path(options[key]) if options[key] is not None else None for key in ("out", "plots"))
     if kind == "html" and len(places) > 1 and out is None:
         raise DistillError("An HTML report of several folders needs a place: --out=FILE.html.")
@@ -139,7 +132,7 @@ def report(arguments: Sequence[str]) -> int:
         kind,
         baseline=options["baseline"],
         plots=plots,
-        split=_one_of("split", options["split"], SPLITS, "test"),
+        split=one_of("split", options["split"], SPLITS, "test"),
         metric=options["metric"] and options["metric"].lower(),
         beside=out and out.parent,
     )
@@ -150,12 +143,6 @@ def report(arguments: Sequence[str]) -> int:
     else:
         print_out(text)
     return 0
-
-
-def _one_of(option: str, value: str | None, known: Collection[str], default: str) -> str:
-    if value is not None and value not in known:
-        raise DistillError(f"--{option} cannot be '{value}'. It is one of: {', '.join(known)}.")
-    return default if value is None else value
 
 
 def convert(arguments: Sequence[str]) -> int:
@@ -173,152 +160,6 @@ def convert(arguments: Sequence[str]) -> int:
     switches = {key: options[key] for key in ("drop_missing", "drop_duplicates", "force")}
     print_out(summary(convert(source, Path(options["out"]), **switches), source))
     return 0
-
-
-def export(arguments: Sequence[str]) -> int:
-    """Make a checkpoint into what is served."""
-    given = read_arguments("export", arguments)
-    options = given.options
-    if options["out"] is None:
-        raise DistillError(f"An export needs a place: --out={'FILE' if options['strip'] else 'FOLDER'}.")
-    if options["strip"]:
-        return _strip(given)
-    from recbole_derrd.exporting import Request
-    from recbole_derrd.exporting import export as written
-    from recbole_derrd.exporting.card import summary
-
-    request = Request(
-        Path(given.names[0]),
-        Path(options["out"]),
-        kind=options["format"] or "npy",
-        bits=None if options["bits"] is None else whole_number("bits", options["bits"], 32),
-        top=whole_number("top", options["top"], 0),
-        keep_seen=options["keep_seen"],
-        force=options["force"],
-        model=options["model"],
-        settings=tuple(given.settings),
-        command=shlex.join(["recbole-derrd", "export", *arguments]),
-        index=options["index"],
-    )
-    print_out(summary(written(request), request.out))
-    return 0
-
-
-def _strip(given: Given) -> int:
-    options = given.options
-    others = [
-        f"--{key.replace('_', '-')}" for key in ("format", "bits", "top", "index", "keep_seen", "model") if options[key]
-    ]
-    others += [setting.partition("=")[0] for setting in given.settings]
-    if others:
-        raise DistillError(
-            f"--strip writes the checkpoint alone, and {', '.join(others)} cannot change it: take them out."
-        )
-    from recbole_derrd.exporting.strip import strip
-
-    out = Path(options["out"])
-    before, after = strip(Path(given.names[0]), out, force=options["force"])
-    print_out(f"Checkpoint without the optimiser's state: {out} ({after:,} bytes, before {before:,})\n")
-    return 0
-
-
-def evaluate(arguments: Sequence[str]) -> int:
-    """Evaluate checkpoints on their own splits: a table, and a record of each."""
-    given = read_arguments("evaluate", arguments)
-    options = given.options
-    split = _one_of("split", options["split"], ("test", "valid", "both"), "both")
-    from recbole_derrd.exporting.evaluate import Evaluation, evaluate_checkpoints, refuse_unwritable, write_records
-    from recbole_derrd.report.checkpoint_tables import checkpoint_tables
-
-    folder = Path(options["records"] or "records")
-    asked = Evaluation(
-        tuple(dict.fromkeys(map(Path, given.names))),
-        splits=("valid", "test") if split == "both" else (split,),
-        trusted=options["trusted"],
-        model=options["model"],
-        settings=tuple(given.settings),
-        command=shlex.join(["recbole-derrd", "evaluate", *arguments]),
-    )
-    refuse_unwritable(folder)
-    records = evaluate_checkpoints(asked)
-    print_out(checkpoint_tables(records, asked.splits))
-    for path in write_records(records, folder):
-        print_out(f"Record: {path}\n")
-    return 0
-
-
-def shrink(arguments: Sequence[str]) -> int:
-    """Make the best student of so many bytes, and say what it is compared with."""
-    given = read_arguments("shrink", arguments)
-    options = given.options
-    whole = None if options["bytes"] is None else whole_number("bytes", options["bytes"], 0)
-    times = None if options["times"] is None else plain_number("times", options["times"])
-    from recbole_derrd.config.settings import file_names
-    from recbole_derrd.shrinking import Budget
-    from recbole_derrd.shrinking import shrink as shrunk
-
-    files = options["config_files"]
-    if given.names and files is not None:
-        raise DistillError(
-            "shrink takes a checkpoint or --config_files, not both: the checkpoint has its own settings."
-        )
-    outcome = shrunk(
-        given.names[0] if given.names else None,
-        Budget(whole, options["size"], times),
-        options["out"],
-        given.settings,
-        config_file_list=None if files is None else file_names(files),
-        force=options["force"],
-        compare_student=not options["without_plain"],
-        tell=lambda sentence: print_out(f"{sentence}\n"),
-        command=shlex.join(["recbole-derrd", "shrink", *arguments]),
-    )
-    print_out(outcome.summary())
-    return 0
-
-
-def recommend(arguments: Sequence[str]) -> int:
-    """Write users' rankings from an export, without torch, or from a checkpoint."""
-    given = read_arguments("recommend", arguments)
-    options = given.options
-    if options["users"] is None:
-        raise DistillError("Whose rankings? Write --users=FILE (one id a line), --users=ID,ID or --users=all.")
-    k = whole_number("k", options["k"], 10)
-    out = None if options["out"] is None else Path(options["out"])
-    source = Path(given.names[0])
-    lists = _lists_of_checkpoint if source.is_file() else _lists_of_export
-    users, found = lists(source, given, k)
-    from recbole_derrd.serving.lists import write_lists
-
-    page = io.StringIO()
-    rows = write_lists(found, out or page)
-    print_out(page.getvalue() if out is None else f"{rows:,} rows of {len(users):,} users: {out}\n")
-    return 0
-
-
-def _lists_of_export(folder: Path, given: Given, k: int) -> tuple[list[str], Iterator[tuple[str, int, str, float]]]:
-    from recbole_derrd.serving.lists import lists_of, named_users
-    from recbole_derrd.serving.recommender import Recommender
-
-    model, options = Recommender.load(folder), given.options
-    extra = [setting.partition("=")[0] for setting in given.settings] + ["--model"] * (options["model"] is not None)
-    if extra:
-        known = ("users", "k", "out", "keep-seen")
-        raise DistillError(
-            f"'{folder}' is an export, which takes no '{extra[0]}'; a checkpoint does."
-            f"{did_you_mean(extra[0].lstrip('-'), known)}"
-        )
-    users = named_users(options["users"], model.user_ids)
-    return users, lists_of(model, users, k, keep_seen=options["keep_seen"])
-
-
-def _lists_of_checkpoint(file: Path, given: Given, k: int) -> tuple[list[str], Iterator[tuple[str, int, str, float]]]:
-    from recbole_derrd.exporting.recommend import recommended
-    from recbole_derrd.exporting.request import Source
-
-    options = given.options
-    source = Source(file, "recommend", options["model"], tuple(given.settings))
-    return recommended(source, options["users"], k, keep_seen=options["keep_seen"])
 
 
 def doctor(arguments: Sequence[str]) -> int:

@@ -13,7 +13,8 @@ PACKAGE = Path(recbole_derrd.__file__).parent
 ORDER = [
     "errors", "registry", "runtime", "serving", "doctor", "ops", "recbole_compat", "config", "adapters", "data",
     "evaluation", "training", "model_cache", "teacher", "distillers", "student", "report", "compression", "experiment",
-    "exporting", "quick_start", "shrinking", "benchmark", "command_line", "cli", "__main__", "testing",
+    "exporting", "quick_start", "shrinking", "benchmark", "command_line", "checkpoint_commands",
+    "cli", "__main__", "testing",
 ]  # fmt: skip
 FORBIDDEN = ("ray", "recbole.quick_start")
 

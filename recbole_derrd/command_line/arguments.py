@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from recbole_derrd.command_line.commands import COMMANDS, FLAGS, OPTIONS, SWITCHES, Command, parsers
@@ -178,3 +178,14 @@ def whole_number(option: str, value: str | None, default: int) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", value) or int(value) == 0:
         raise DistillError(f"--{option} must be a whole number from 1 on, but is '{value}'.")
     return int(value)
+
+
+def one_of(option: str, value: str | None, known: Collection[str], default: str) -> str:
+    """Return the word that an option was given, or the default.
+
+    Raises:
+        DistillError: it is none of those known.
+    """
+    if value is not None and value not in known:
+        raise DistillError(f"--{option} cannot be '{value}'. It is one of: {', '.join(known)}.")
+    return default if value is None else value

@@ -5,9 +5,10 @@ of is named here, for methods of a user's own.
 """
 
 from recbole_derrd.config.options.schema import Options, option, published, share_of_users
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.distillers.base import Distiller, Need
 from recbole_derrd.distillers.negative_sampling import NegativeSampler
 from recbole_derrd.distillers.preconditions import LEFT_OUT, SHORTER, Requirement, require_unobserved, short_users
+from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.subsampling import epoch_seed, subsample
 
 __all__ = [

@@ -34,9 +34,10 @@ from torch.nn import functional
 from recbole_derrd.adapters import Adapter, RowAdapter
 from recbole_derrd.config.options.schema import Options, option, published, share_of_users
 from recbole_derrd.data.history import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.distillers.base import Distiller, Need
 from recbole_derrd.distillers.negative_sampling import NegativeSampler
 from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved, short_users
+from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.student_view import STUDENT_DIVERGED, eval_mode, student_rankings
 from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work
 from recbole_derrd.errors import DataError, OptionError, TrainingError

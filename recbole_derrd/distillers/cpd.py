@@ -36,13 +36,14 @@ from torch.nn import functional
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import option, published, share_of_entities
 from recbole_derrd.data.history import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.distillers.base import Distiller, Need
 from recbole_derrd.distillers.de import DEOptions, DistillationExperts, gating_weights, gumbel_noise
 from recbole_derrd.distillers.hint_embeddings import HintEmbeddings, HintOptions
 from recbole_derrd.distillers.listwise import listwise_loss, target_probabilities
 from recbole_derrd.distillers.nkd import direction_errors
 from recbole_derrd.distillers.preconditions import Requirement, require_unobserved, short_rankings
 from recbole_derrd.distillers.projector import projectors_of
+from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.subsampling import (
     LISTED,
     Work,

@@ -46,9 +46,10 @@ from torch import Tensor
 from recbole_derrd.adapters import Adapter, EmbeddingAdapter
 from recbole_derrd.config.options.schema import Options, option, published, share_of_users
 from recbole_derrd.data.history import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.distillers.base import Distiller, Need
 from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved
 from recbole_derrd.distillers.rrd import PASSES, relaxed_ranking_loss
+from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.student_view import STUDENT_DIVERGED, eval_mode
 from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work
 from recbole_derrd.distillers.swapped import ITEM_SIDE, SwappedStudent, swapped_knowledge

@@ -28,8 +28,9 @@ from torch import Tensor, nn
 
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import option, published, share_of_entities
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.distillers.base import Distiller, Need
 from recbole_derrd.distillers.hint_embeddings import HintEmbeddings, HintOptions
+from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.subsampling import (
     DRAWN,
     NUMBER,

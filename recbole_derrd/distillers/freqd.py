@@ -36,11 +36,12 @@ from torch.nn import functional
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import option, published, share_of_entities
 from recbole_derrd.data.co_occurrence import CoOccurrence, co_occurrence_graph
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.distillers.base import Distiller, Need
 from recbole_derrd.distillers.de import reconstruction_errors
 from recbole_derrd.distillers.hint_embeddings import SIDES, HintEmbeddings, HintOptions
 from recbole_derrd.distillers.nkd import direction_errors
 from recbole_derrd.distillers.projector import projectors_of
+from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.subsampling import Work, subsampled_entities
 from recbole_derrd.ops.listed_scores import distinct_positions
 from recbole_derrd.teacher import Knowledge

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import option, share_of_entities
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.distillers.base import Distiller, Need
 from recbole_derrd.distillers.hint_embeddings import HintEmbeddings, HintOptions
+from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.subsampling import NUMBER, Work, distinct_entities, subsample
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.topology import gram_distance

@@ -33,10 +33,11 @@ from torch.nn import functional
 
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import option, published, share
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.distillers.base import Distiller, Need
 from recbole_derrd.distillers.de import DEOptions, DistillationExperts
 from recbole_derrd.distillers.ftd import TopologyEmbeddings, unit_rows
 from recbole_derrd.distillers.hint_embeddings import SIDES, HintOptions
+from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.subsampling import Work, distinct_entities, subsample
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.topology import grouped_distance

@@ -27,9 +27,10 @@ from torch import Tensor
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import AUTO, Options, option, published, share
 from recbole_derrd.data.history import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.distillers.base import Distiller, Need
 from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved
 from recbole_derrd.distillers.rrd import PASSES, RelaxedRankingDistillation, RRDOptions, relaxed_ranking_loss
+from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.subsampling import Work, automatic_share, listed_work, subsample
 from recbole_derrd.distillers.swapped import ITEM_SIDE, SwappedStudent, swapped_knowledge
 from recbole_derrd.errors import OptionError

@@ -38,9 +38,10 @@ from torch import Tensor
 from recbole_derrd.adapters import Adapter, EmbeddingAdapter
 from recbole_derrd.config.options.schema import Options, option, published, share_of_users
 from recbole_derrd.data.history import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.distillers.base import Distiller, Need
 from recbole_derrd.distillers.full_catalogue import full_softmax_sum
 from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved, short_users
+from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.student_view import eval_mode, student_rankings
 from recbole_derrd.distillers.subsampling import Work, catalogue_work, listed_work, subsample
 from recbole_derrd.errors import DataError, OptionError

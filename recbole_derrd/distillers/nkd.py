@@ -32,9 +32,10 @@ from torch.nn import functional
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import option, published, share_of_entities
 from recbole_derrd.data.history import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.distillers.base import Distiller, Need
 from recbole_derrd.distillers.hint_embeddings import SIDES, HintEmbeddings, HintOptions
 from recbole_derrd.distillers.projector import projectors_of
+from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.subsampling import DRAWN, NUMBER, Work, subsampled_entities
 from recbole_derrd.errors import OptionError
 from recbole_derrd.teacher import Knowledge

@@ -37,8 +37,9 @@ from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import Options, option, published, share_of_users
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.distillers.base import Distiller, Need
 from recbole_derrd.distillers.listwise import cross_entropy
+from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.student_view import eval_mode, student_rankings
 from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work
 from recbole_derrd.errors import OptionError

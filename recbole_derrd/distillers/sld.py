@@ -26,10 +26,11 @@ from torch import Tensor
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import Options, option, published, share_of_users
 from recbole_derrd.data.history import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.distillers.base import Distiller, Need
 from recbole_derrd.distillers.listwise import listwise_loss
 from recbole_derrd.distillers.preconditions import SHORTER, Requirement, require_unobserved, short_users
 from recbole_derrd.distillers.rrd import RelaxedRankingDistillation, RRDOptions
+from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.subsampling import Work, listed_work
 from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.ops.full_softmax import LOWEST

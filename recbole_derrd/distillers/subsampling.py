@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter, RowAdapter
+from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.errors import OptionError
-
-if TYPE_CHECKING:
-    from recbole_derrd.distillers.base import StepBatch
 
 #: A term with ``auto`` has at most this multiple of the student's own step in arithmetic.
 MULTIPLE = 3.0

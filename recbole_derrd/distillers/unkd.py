@@ -37,8 +37,9 @@ from torch.nn import functional
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.config.options.schema import Options, option, published, share_of_users
 from recbole_derrd.data.history import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.distillers.base import Distiller, Need
 from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved
+from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work
 from recbole_derrd.errors import OptionError
 from recbole_derrd.teacher import Knowledge

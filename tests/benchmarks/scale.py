@@ -36,9 +36,9 @@ from torch.nn import functional
 
 from recbole_derrd.adapters import FactorAdapter
 from recbole_derrd.data.history import History
-from recbole_derrd.distillers.base import StepBatch
 from recbole_derrd.distillers.de import DEOptions
 from recbole_derrd.distillers.rrd import RRDOptions
+from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.registry import method_class
 from recbole_derrd.report.environment import peak_rss_bytes, versions
 from recbole_derrd.teacher import GivenTeacher, StoredKnowledge

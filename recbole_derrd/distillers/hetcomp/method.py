@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.data.history import History
-from recbole_derrd.distillers.base import Distiller, Need, StepBatch
+from recbole_derrd.distillers.base import Distiller, Need
 from recbole_derrd.distillers.full_catalogue import full_softmax_sum
 from recbole_derrd.distillers.hetcomp.curriculum import advance, is_finished, is_step, threshold
 from recbole_derrd.distillers.hetcomp.discrepancy import discrepancy
@@ -23,6 +23,7 @@ from recbole_derrd.distillers.hetcomp.partition import (
     sampled_partition,
 )
 from recbole_derrd.distillers.hetcomp.rank_fusion import fused_history, fused_rankings
+from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.student_view import eval_mode, student_rankings
 from recbole_derrd.distillers.subsampling import Work, catalogue_work, listed_work, subsample
 from recbole_derrd.errors import OptionError
