@@ -110,6 +110,8 @@ def test_its_codes_are_a_baseline(keys: dict[str, Any], record: dict[str, Any]) 
     plainly = run_compressed(config_dict={**keys, **own, "teacher_refine": False}, show_result=False)
     assert coded["refined"]["key"] == record["refined"]["key"] and coded["teacher"]["key"] == record["teacher"]["key"]
     assert coded["distilled"]["key"] != plainly["distilled"]["key"]
+    # By it a frontier tells their lines apart.
+    assert coded["options"]["teacher_refine"] == keys["teacher_refine"] and "teacher_refine" not in plainly["options"]
     assert coded["distilled"]["test"] != plainly["distilled"]["test"]
 
 

@@ -128,6 +128,7 @@ def _of_the_run(
     # Without a rotation or codebook that is drawn all seeds have one model.
     drawn = options.turned != "none" or options.method == "product"
     made = [teacher_key, sorted(options.to_keys().items()), _seed(config) if drawn else None]
+    refined = config.run_options.teacher_refine
     return dataclasses.replace(
         record,
         seed=config["seed"],
@@ -144,7 +145,7 @@ def _of_the_run(
             bytes_per_item=tables.items.bytes_a_row,
         ),
         compression=compression,
-        options=options.to_keys(),
+        options={**options.to_keys(), **({"teacher_refine": refined} if refined else {})},
         # A compressed model has no RecBole class that could load a checkpoint of it.
         checkpoints=Checkpoints(teacher=record.checkpoints.teacher if record.checkpoints else None),
     )
