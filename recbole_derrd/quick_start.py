@@ -28,7 +28,7 @@ from recbole_derrd.experiment.log import (
 )
 from recbole_derrd.experiment.preflight import check_data, check_run
 from recbole_derrd.experiment.record_entries import record_of
-from recbole_derrd.experiment.refine import refined_teacher
+from recbole_derrd.experiment.refine import check_refining, refined_teacher
 from recbole_derrd.experiment.student import train_student
 from recbole_derrd.experiment.teachers import (
     evaluated,
@@ -124,6 +124,8 @@ def _run(config: DistillConfig, given: list[str], show_result: bool) -> dict[str
     log_data(config, data)
     check_data(config, data)
     notes.add(purpose.of_data(config, data))
+    if options.teacher_refine and options.distillers:
+        check_refining(config, data)
     teachers = teachers_of(config, data) if options.distillers else []
     plain = None
     if options.distillers and options.compare_student:

@@ -10,9 +10,18 @@ import pytest
 import torch
 
 from recbole_derrd.config.distill_config import DistillConfig
-from recbole_derrd.errors import OptionError
+from recbole_derrd.data.prepare import prepare_data
+from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.experiment.compress import run_compressed
-from recbole_derrd.experiment.refine import Sizes, refined_config, refining, who_teaches
+from recbole_derrd.experiment.refine import (
+    Sizes,
+    dimensions_named,
+    dimensions_of,
+    refined_config,
+    refining,
+    who_teaches,
+)
+from recbole_derrd.experiment.teachers import teachers_of
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.report.document import report_of
 from recbole_derrd.report.run_table import run_table
@@ -158,9 +167,68 @@ def test_who_teaches_is_the_same_for_another_student(keys: dict[str, Any]) -> No
         ({"teacher_refine": {"metrics": ["MRR"]}}, "must be the same"),
         ({"teacher_refine": "yes please"}, "must be bool or dict"),
         ({"teacher_refine": True, "warm_start": "svd", "embedding_size": 24}, "at least the student's 24"),
+        # What its training would not read, or read to the harm of the split.
+        ({"teacher_refine": {"split_seed": 5}}, "'split_seed' in 'teacher_refine' is an option of the run"),
+        ({"teacher_refine": {"store_bits": 8}}, "'store_bits' in 'teacher_refine' is an option of the run"),
+        ({"teacher_refine": {"compress_bits": 8}}, "'compress_bits' in 'teacher_refine' is an option of the run"),
+        ({"teacher_refine": {"model": "LightGCN"}}, "A refined teacher is a BPR"),
+        ({"teacher_refine": {"distillers": [], "warm_start": "none"}}, "leaves it no distillers"),
     ],
 )
 def test_what_cannot_be_is_refused(keys: dict[str, Any], settings: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=words):
         run_recbole_derrd(config_dict={**keys, "record_dir": str(tmp_path), **settings}, show_result=False)
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_no_settings_of_it_are_those_of_the_plan(keys: dict[str, Any]) -> None:
+    """An empty dict asks for it as True does, and is not False."""
+    assert DistillConfig(config_dict={**keys, "teacher_refine": {}}).run_options.teacher_refine is True
+    assert DistillConfig(config_dict={**keys, "teacher_refine": False}).run_options.teacher_refine is False
+
+
+def test_another_split_is_refused_and_leaves_nothing_in_the_cache(keys: dict[str, Any], tmp_path: Path) -> None:
+    """The key holds the run's data: what was trained on others would be found by the next run."""
+    own = {**keys, "checkpoint_dir": str(tmp_path / "saved"), "compare_student": False}
+    with pytest.raises(DataError, match="data are not the student's"):
+        run_recbole_derrd(config_dict={**own, "teacher_refine": {"epochs": 1, "seed": 3}}, show_result=False)
+    assert not list((tmp_path / "saved" / "cache").glob("Refined-*/*"))
+    # With a split of its own seed, its training may have another.
+    done = {**own, "teacher_refine": {"epochs": 1, "seed": 3}, "split_seed": 1}
+    assert run_recbole_derrd(config_dict=done, show_result=False)["refined"]["epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"distillers": ["rrd"], "rrd_n_distill": 0}, "rrd_"),
+        ({"embedding_size": 24}, "at least the student's 24"),
+    ],
+)
+def test_what_it_cannot_be_is_said_before_the_teacher_is_trained(
+    keys: dict[str, Any], tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
+    own = {**keys, "checkpoint_dir": str(tmp_path / "saved"), "teacher_refine": settings}
+    codes = {"compress_method": "quantized", "compress_bits": 4}
+    for run, more in ((run_recbole_derrd, {}), (run_compressed, codes)):
+        with pytest.raises(OptionError, match=words):
+            run(config_dict={**own, **more}, show_result=False)
+    assert not list((tmp_path / "saved" / "cache").glob("*/model.pth"))
+
+
+def test_dimensions_are_those_of_the_teachers_before_they_are_trained(keys: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint = run_recbole_derrd(config_dict=keys, show_result=False)["checkpoints"]["teacher"]
+    several = ["LightGCN", {"model": "BPR", "embedding_size": 12}]
+    named: dict[str, Any]
+    for named, dimensions in (
+        ({}, 16),
+        # NeuMF's size is no embedding_size, whatever the student's is.
+        ({"teacher_model": "NeuMF", "teacher": {"epochs": 1}, "embedding_size": 24}, None),
+        ({"teachers": several, "teacher": {"epochs": 1}, "embedding_size": 10}, 12),
+        ({"teacher_checkpoint": checkpoint, "teacher": {}}, 16),
+    ):
+        config = DistillConfig(config_dict={**keys, **named, "checkpoint_dir": str(tmp_path)})
+        data = prepare_data(config)
+        found = dimensions_named(config, data)
+        assert found == dimensions_of(teachers_of(config, data)) == dimensions

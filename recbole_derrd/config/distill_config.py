@@ -43,6 +43,15 @@ _NEGATIVES = ("distribution", "sample_num", "alpha", "dynamic", "candidate_num")
 WHOLE_USER_MODELS = frozenset("MultiDAE MultiVAE MacridVAE CDAE ENMF RaCT RecVAE DiffRec LDiffRec".split())
 
 
+#: Options of a run that the training of a refined teacher has as well.
+_OF_REFINING = frozenset(
+    """
+    distillers base_weight warm_start student_bits user_bits student_rotation learning_rate_end fast distill_seed
+    checkpoint_step
+    """.split()
+)
+
+
 def _typed(value: Any, *, inside: bool) -> Any:
     """Type strings as YAML and make Python's numbers of numpy's; inside of lists and dicts too, but for names."""
     if isinstance(value, os.PathLike):
@@ -214,6 +223,7 @@ class DistillConfig(Config):
         refining = self.external_config_dict.get("teacher_refine")
         if isinstance(refining, dict):
             self._refuse_unread(refining, " in 'teacher_refine'")
+            _refuse_of_the_run(refining)
             self._refuse_others(refining, " in 'teacher_refine'")
         teachers = self.external_config_dict.get("teachers")
         for index, one in enumerate(teachers if isinstance(teachers, list) else ()):
@@ -353,6 +363,24 @@ class DistillConfig(Config):
     def cache_dir(self) -> Path:
         """Folder of trained models and knowledge."""
         return Path(self.run_options.cache_dir or Path(self["checkpoint_dir"]) / "cache")
+
+
+def _refuse_of_the_run(refining: Mapping[str, Any]) -> None:
+    """Refuse in ``teacher_refine`` what the refined teacher's training would not read, or must have of the run."""
+    others = {*RunOptions.keys(), *CompressOptions.keys()} - _OF_REFINING
+    for key in refining:
+        if key == "model":
+            raise OptionError("A refined teacher is a BPR: take 'model' out of 'teacher_refine'.")
+        if key in others:
+            raise OptionError(
+                f"'{key}' in 'teacher_refine' is an option of the run, not of the refined teacher's training: take it "
+                "out there."
+            )
+    if not refining.get("distillers", True):
+        raise OptionError(
+            "A refined teacher learns from the teacher, and 'teacher_refine' leaves it no distillers: take "
+            "'distillers' out there, or name some."
+        )
 
 
 @functools.cache

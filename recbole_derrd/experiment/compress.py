@@ -24,7 +24,7 @@ from recbole_derrd.experiment import purpose
 from recbole_derrd.experiment.log import Notes, deprecations_hidden, log_data, log_model, own_log, own_threads
 from recbole_derrd.experiment.preflight import check_run
 from recbole_derrd.experiment.record_entries import benchmark_entry, candidates_given, record_of
-from recbole_derrd.experiment.refine import refined_teacher
+from recbole_derrd.experiment.refine import check_refining, refined_teacher
 from recbole_derrd.model_cache.named_files import named_files
 from recbole_derrd.recbole_compat.models import missing_package, model_class
 from recbole_derrd.report import run_table
@@ -68,6 +68,19 @@ def run_compressed(
     settings = {**(config_dict or {}), "distillers": [], "warm_start": "none"}
     config = DistillConfig(model, dataset, config_files(config_file_list), settings, arguments)
     check_run(config)
+    check_compressing(config)
+    if rendezvous(config) is not None:
+        raise OptionError("A teacher is compressed by one process: take out nproc and world_size.")
+    with own_log(config) as log, own_threads(config.run_options.threads, 1), deprecations_hidden():
+        return {**_run(config, list(notes), SHOWN if show_result else PRINTED), "log": log and str(log)}
+
+
+def check_compressing(config: DistillConfig) -> None:
+    """Refuse a teacher that cannot be compressed, from the configuration alone.
+
+    Raises:
+        DistillError: what is wrong and what to do.
+    """
     spec = only_spec(config)
     if spec.export is not None:
         raise OptionError("compress takes a teacher that is a model: name it by teacher_model or teacher_checkpoint.")
@@ -80,10 +93,6 @@ def run_compressed(
         # Where a model's embeddings can be set, they are its embeddings; elsewhere they are seen once it is there.
         size = spec.embedding_size(config) if adapter.takes_start else None
         check_recipe(config.compress_options, adapter, name, size)
-    if rendezvous(config) is not None:
-        raise OptionError("A teacher is compressed by one process: take out nproc and world_size.")
-    with own_log(config) as log, own_threads(config.run_options.threads, 1), deprecations_hidden():
-        return {**_run(config, list(notes), SHOWN if show_result else PRINTED), "log": log and str(log)}
 
 
 def _run(config: DistillConfig, given: list[str], result: dict[str, Any]) -> dict[str, Any]:
@@ -93,6 +102,8 @@ def _run(config: DistillConfig, given: list[str], result: dict[str, Any]) -> dic
     options = config.compress_options
     data = prepare_data(config)
     log_data(config, data)
+    if config.run_options.teacher_refine:
+        check_refining(config, data)
     teacher = Teacher.of(config, data)
     log_model(teacher.trained, "Teacher")
     refined = refined_teacher(config, data, [teacher]) if config.run_options.teacher_refine else None

@@ -27,7 +27,9 @@ from recbole_derrd.recbole_compat.models import model_class
 from recbole_derrd.runtime.artifact_cache import Resumable
 from recbole_derrd.runtime.console import SHOWN
 from recbole_derrd.student.warm_start import check_start_size
-from recbole_derrd.teacher import ExportTeacher, Teacher, teacher_specs
+from recbole_derrd.teacher import ExportTeacher, Teacher, TeacherSpec, read_exported, teacher_specs
+from recbole_derrd.teacher.exported.matching import matched
+from recbole_derrd.training.checkpoint import read_checkpoint
 
 #: Dimensions of a refined teacher at most, and those of one that learns from a model without embeddings.
 _MOST, _WITHOUT_EMBEDDINGS = 256, 128
@@ -37,6 +39,10 @@ _ROWS_A_STEP, _MANY_ROWS = 1024, 300_000
 _OF_THE_TEACHERS = (
     "teacher_checkpoint", "teacher_export", "teacher_trusted", "ensemble_top_n", "ensemble_weighting",
     "ensemble_power", "knowledge_batch_size", "knowledge_search",
+)  # fmt: skip
+#: RecBole's settings that the plans of a refined teacher, of a student in few bits and of one without a teacher set.
+OF_THE_PLANS = (
+    "embedding_size", "epochs", "eval_step", "stopping_step", "learning_rate", "weight_decay", "train_batch_size",
 )  # fmt: skip
 
 
@@ -107,28 +113,45 @@ def _small_catalogue(sizes: Sizes) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def refined_size(config: DistillConfig, sizes: Sizes) -> int:
+    """Return the refined teacher's dimensions: the user's, else the plan's."""
+    given = config.run_options.teacher_refine
+    return int((given.get("embedding_size") if isinstance(given, Mapping) else None) or sizes.refined)
+
+
 def who_teaches(config: DistillConfig) -> dict[str, Any]:
-    """Return the settings that name a run's teachers, for a run with another student."""
+    """Return the settings that name a run's teachers, for a run with another student.
+
+    A teacher trained here is given all that plans of students set, RecBole's defaults too: what it would inherit from
+    such a student makes it another teacher.
+    """
     options = config.run_options
     who: dict[str, Any] = {key: getattr(options, key) for key in _OF_THE_TEACHERS}
+    shared = {**_inherited(config), **options.teacher}
     specs = teacher_specs(config)
     if options.teachers:
-        # Where an entry names no model, it is the student's, which is another one here.
         who["teachers"] = [
-            {"model": config["model"], **one}
-            if isinstance(one, dict) and not {"checkpoint", "export"} & set(one)
+            {"model": spec.name(config), **_defaults(config, spec, shared), **(one if isinstance(one, dict) else {})}
+            if spec.trained_here
             else one
-            for one in options.teachers
+            for one, spec in zip(options.teachers, specs)
         ]
     elif specs[0].export is None:
         who["teacher_model"] = specs[0].name(config)
-    return {**who, "teacher": {**_inherited(config), **options.teacher}}
+        shared |= _defaults(config, specs[0], shared) if specs[0].trained_here else {}
+    return {**who, "teacher": shared}
 
 
 def _inherited(config: DistillConfig) -> dict[str, Any]:
     """Return the settings that a teacher trained here takes over from its student."""
     without = {"model", "seed", *NOT_THE_TEACHERS, *dataset_arguments, *config.parameters["Distillation"]}
     return {key: value for key, value in config.external_config_dict.items() if key not in without}
+
+
+def _defaults(config: DistillConfig, spec: TeacherSpec, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a teacher has by default of the settings that plans set."""
+    own = config.derived(spec.name(config), spec.settings, teacher=True)
+    return {key: own[key] for key in OF_THE_PLANS if key not in given and key not in spec.settings}
 
 
 def refined_config(config: DistillConfig, sizes: Sizes) -> DistillConfig:
@@ -147,9 +170,21 @@ def refined_config(config: DistillConfig, sizes: Sizes) -> DistillConfig:
     return config.derived("BPR", settings)
 
 
-def _with_model(entry: Any, model: str) -> Any:
-    named = not isinstance(entry, dict) or {"model", "checkpoint", "export"} & set(entry)
-    return entry if named else {"model": model, **entry}
+def check_refining(config: DistillConfig, data: Data) -> None:
+    """Refuse a second training that cannot be, before the first one.
+
+    Raises:
+        DistillError: what is wrong and what to do.
+    """
+    _checked(config, Sizes.of(data, dimensions_named(config, data)))
+
+
+def _checked(config: DistillConfig, sizes: Sizes) -> DistillConfig:
+    own = refined_config(config, sizes)
+    if config.run_options.warm_start != "none":
+        check_start_size(config["embedding_size"], own["embedding_size"])
+    check_run(own)
+    return own
 
 
 def refined_teacher(config: DistillConfig, data: Data, teachers: Sequence[AnyTeacher]) -> Teacher:
@@ -163,10 +198,7 @@ def refined_teacher(config: DistillConfig, data: Data, teachers: Sequence[AnyTea
     Raises:
         DistillError: its settings cannot be trained.
     """
-    own = refined_config(config, Sizes.of(data, dimensions_of(teachers)))
-    if config.run_options.warm_start != "none":
-        check_start_size(config["embedding_size"], own["embedding_size"])
-    check_run(own)
+    own = _checked(config, Sizes.of(data, dimensions_of(teachers)))
     knowledge = knowledge_of(own, teachers, data)
     key = student_key(own, data, knowledge)
     cache, entry = model_cache(own), cache_entry(own, key, "Refined")
@@ -176,6 +208,8 @@ def refined_teacher(config: DistillConfig, data: Data, teachers: Sequence[AnyTea
         words = f" the teacher: a BPR of {own['embedding_size']} dimensions learns from it"
         getLogger().info(set_color("Refining", "yellow") + words, extra=SHOWN)
         own_data = prepare_data(own)
+        # Its key holds the data of the run, and the run's are what it must have seen.
+        Teacher.refuse_other_split(own_data, data)
         check_data(own, own_data)
         fitted = fit_student(own, own_data, knowledge, folder / MODEL, goes_on=True)
         started = time.perf_counter() - fitted.seconds
@@ -203,7 +237,30 @@ def dimensions_of(teachers: Sequence[AnyTeacher]) -> int | None:
     for teacher in teachers:
         if isinstance(teacher, ExportTeacher):
             found += [teacher.size] if teacher.hints and not teacher.known else []
-        elif issubclass(adapter_class(model_class(teacher.config["model"])), EmbeddingAdapter):
-            size = teacher.config["embedding_size"]
-            found += [int(size)] if size else []
+        else:
+            found += _of_two_embeddings(teacher.config["model"], teacher.config["embedding_size"])
     return max(found, default=None)
+
+
+def dimensions_named(config: DistillConfig, data: Data) -> int | None:
+    """Return what :func:`dimensions_of` says of a run's teachers, before they are trained.
+
+    Raises:
+        DistillError: a checkpoint or an export cannot be read.
+    """
+    found = []
+    for spec in teacher_specs(config):
+        if spec.export is not None:
+            export = matched(read_exported(spec.export), data)
+            if export.embeddings is not None and not export.known:
+                found.append(int(export.embeddings["item"].shape[1]))
+        elif spec.checkpoint is not None:
+            size = read_checkpoint(spec.checkpoint)["config"].get("embedding_size")
+            found += _of_two_embeddings(spec.name(config), size if isinstance(size, int) else None)
+        else:
+            found += _of_two_embeddings(spec.name(config), spec.embedding_size(config))
+    return max(found, default=None)
+
+
+def _of_two_embeddings(model: str, size: Any) -> list[int]:
+    return [int(size)] if size and issubclass(adapter_class(model_class(model)), EmbeddingAdapter) else []

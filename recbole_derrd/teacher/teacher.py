@@ -125,11 +125,16 @@ class Teacher:
     @classmethod
     def _prepared(cls, own: DistillConfig, student_data: Data) -> Data:
         data = prepare_data(own)
-        cls._refuse_other_split(data, student_data)
+        cls.refuse_other_split(data, student_data)
         return data
 
     @staticmethod
-    def _refuse_other_split(data: Data, student_data: Data) -> None:
+    def refuse_other_split(data: Data, student_data: Data) -> None:
+        """Refuse the data of a teacher that are not the student's.
+
+        Raises:
+            DataError: how they differ.
+        """
         difference = data.fingerprint.difference(student_data.fingerprint)
         if difference:
             raise DataError(

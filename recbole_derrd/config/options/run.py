@@ -174,6 +174,9 @@ class RunOptions(Options):
                 raise OptionError(
                     f"Option '{key}' must be 8, 4, 2 or 1, or 32 for float32, but is {getattr(self, key)}."
                 )
+        if self.teacher_refine == {}:
+            # No settings are the plan's own.
+            object.__setattr__(self, "teacher_refine", True)
         self._check_teachers()
         parts = [self.fast] if isinstance(self.fast, str) else self.fast
         known = ("auto", "all", "none") if isinstance(self.fast, str) else FAST_EXACT + FAST_ROUNDED + FAST_DISTILLED
