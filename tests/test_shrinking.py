@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from recbole_derrd.cli import main
 from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.config.options import RunOptions
 from recbole_derrd.errors import OptionError
-from recbole_derrd.experiment.refine import Sizes, refining
+from recbole_derrd.experiment.refine import OF_THE_PLANS, Sizes, refining
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.serving import Recommender
 from recbole_derrd.shrinking import Budget, shrink
 from recbole_derrd.shrinking.budget import Split, read_size, splits_of_bytes, splits_of_total
-from recbole_derrd.shrinking.plan import coded_settings
+from recbole_derrd.shrinking.plan import coded_settings, plain_settings
 from recbole_derrd.training.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("few_rounds")
@@ -178,6 +179,79 @@ def test_the_teachers_of_a_runs_settings_are_shrunk(
     file.write_text("model: BPR\ndataset: tiny\n")
     assert main(["shrink", f"--config_files={file}", f"--data_path={tiny_data}", "--bytes=2"]) == 2
     assert "Which model?" in capsys.readouterr().err
+
+
+@pytest.fixture
+def of_a_file(tiny_data: Path, tmp_path: Path) -> list[str]:
+    """Name a file of a run that leaves most settings of its teacher to RecBole."""
+    (tmp_path / "run.yaml").write_text(
+        f"model: BPR\ndataset: tiny\ndata_path: {tiny_data}\nteacher: {{embedding_size: 16, epochs: 2}}\n"
+        "metrics: [NDCG]\ntopk: [5]\nvalid_metric: NDCG@5\nlatency_users: 0\nshow_progress: False\n"
+        f"checkpoint_dir: {tmp_path / 'saved'}\nrecord_dir: {tmp_path / 'r'}\nteacher_refine: {{epochs: 4}}\n"
+    )
+    return ["shrink", f"--config_files={tmp_path / 'run.yaml'}", "--bytes=2", "--epochs=2"]
+
+
+def _records(tmp_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((tmp_path / "r").glob("*.json"))]
+
+
+def test_the_teacher_of_the_table_is_that_of_the_runs(of_a_file: list[str], tmp_path: Path) -> None:
+    """A plan has settings that the file leaves to RecBole: no teacher may take them over."""
+    assert main([*of_a_file, "--without-plain"]) == 0
+    models = sorted(path.parent.name.split("-")[0] for path in (tmp_path / "saved" / "cache").glob("*/model.pth"))
+    assert models == ["BPR", "Refined"]
+    assert all(record["teacher"]["found"] and record["refined"]["found"] for record in _records(tmp_path))
+
+
+def test_settings_of_the_refined_teacher_are_the_files_and_the_commands(of_a_file: list[str], tmp_path: Path) -> None:
+    assert main([*of_a_file, "--without-plain"]) == 0
+    assert {record["refined"]["epochs"] for record in _records(tmp_path)} == {4}
+    assert main([*of_a_file, "--teacher_refine={epochs: 3}"]) == 0
+    taught = [record for record in _records(tmp_path) if record["distillers"]]
+    assert {record["refined"]["epochs"] for record in taught} == {3, 4}
+    assert all(record["distilled"]["epochs"] == 2 for record in taught)
+
+
+def test_methods_of_the_command_line_leave_the_student_alone_alone(
+    of_a_file: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*of_a_file, "--distillers=[de]"]) == 0
+    assert {tuple(record["distillers"]) for record in _records(tmp_path)} == {(), ("de",)}
+    said = capsys.readouterr().out
+    assert "learns by de." in said and "learns by listwise" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--teacher_refine=False"], "learns from the refined teacher"),
+        (["--teacher_refine=perhaps"], "must be bool or dict"),
+        (["--embedding_size=8"], "The bytes decide 'embedding_size'"),
+        (["--student_bits=8"], "The bytes decide 'student_bits'"),
+        (["--teacher_refine={distillers: [de], de_weight: -1}"], "de_weight"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_a_teacher_is_trained(
+    of_a_file: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert main([*of_a_file, *arguments]) == 2
+    assert words in capsys.readouterr().err and not list((tmp_path / "saved").glob("cache/*/model.pth"))
+
+
+@pytest.mark.parametrize("budget", ["--bytes=64", "--size=90"])
+def test_a_budget_that_cannot_be_is_refused_before_a_teacher_is_trained(
+    of_a_file: list[str], tmp_path: Path, budget: str
+) -> None:
+    assert main([*(one for one in of_a_file if not one.startswith("--bytes")), budget]) == 2
+    assert not list((tmp_path / "saved").glob("cache/*/model.pth"))
+
+
+def test_teachers_are_given_all_that_plans_set() -> None:
+    sizes = Sizes(1000, 1000, 20_000, 64)
+    ours = {*RunOptions.keys()}
+    for plan in (refining(sizes), coded_settings(sizes, Split(8, 4)), plain_settings(8, users=True)):
+        assert {key for key in plan if not key.startswith(("ir_rrd_", "listwise_"))} - ours <= {*OF_THE_PLANS}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from logging import getLogger
 from pathlib import Path
 from typing import Any, Callable
@@ -23,7 +23,15 @@ from recbole_derrd.evaluation.metrics import bigger_is_better
 from recbole_derrd.evaluation.size import model_bytes
 from recbole_derrd.experiment.log import deprecations_hidden, log_data, own_log, own_threads
 from recbole_derrd.experiment.preflight import check_run
-from recbole_derrd.experiment.refine import Sizes, dimensions_of, refined_teacher, who_teaches
+from recbole_derrd.experiment.refine import (
+    Sizes,
+    check_refining,
+    dimensions_named,
+    dimensions_of,
+    refined_size,
+    refined_teacher,
+    who_teaches,
+)
 from recbole_derrd.experiment.teachers import AnyTeacher, evaluated, knowledge_of, teachers_of
 from recbole_derrd.exporting import Request, export
 from recbole_derrd.exporting.checkpoint import described_by, of_the_data, run_settings
@@ -47,6 +55,10 @@ _OF_A_TRAINING = (
     "weight_decay",
     "learner",
 )
+#: Settings that the bytes decide.
+_SPENT = ("embedding_size", "student_bits", "user_bits", "store_bits", "store_users")
+#: Settings that a student without a teacher does not have.
+_OF_A_TAUGHT_STUDENT = ("distillers", "base_weight", "warm_start")
 #: Splits whose untrained codes come within this share of the best are worth a training.
 _NEAR = 0.97
 
@@ -126,6 +138,7 @@ def shrink(
     if request is not None:
         request.check_place()
     files, given = config_files(config_file_list), tuple(settings)
+    _refuse_spent(given)
     common = _of_the_file(Path(checkpoint), given) if checkpoint is not None else _of_the_settings(files, given)
     return _Shrinking(common, files, given, tell or getLogger().info).run(budget, request, compare_student)
 
@@ -149,6 +162,35 @@ def _of_the_settings(files: list[str | Path], settings: tuple[str, ...]) -> dict
     return who_teaches(DistillConfig(None, None, files, {}, settings))
 
 
+def _refining(files: list[str | Path], settings: tuple[str, ...]) -> bool | dict[str, Any]:
+    """Return the user's settings of the refined teacher's training, among them those that go over both plans.
+
+    Raises:
+        OptionError: the user wants no refined teacher, or says what it cannot be.
+    """
+    given = read_command_line(settings)
+    wanted: Any = True
+    for one in (*map(read_settings, files), given):
+        wanted = one.get("teacher_refine", wanted)
+    if wanted is False:
+        raise OptionError("A shrunk student learns from the refined teacher: take teacher_refine: False out.")
+    both = {key: given[key] for key in _OF_A_TRAINING if key in given}
+    # What is neither is refused with the other settings.
+    own = {} if wanted is True else wanted
+    return {**both, **own} or True if isinstance(own, dict) else wanted
+
+
+def _refuse_spent(settings: tuple[str, ...]) -> None:
+    """Refuse settings that the bytes decide, over which those of the command line would go."""
+    for key in _SPENT:
+        if key in read_command_line(settings):
+            raise OptionError(f"The bytes decide '{key}' of what shrink trains: take --{key} out.")
+
+
+def _without(settings: tuple[str, ...], keys: Collection[str]) -> tuple[str, ...]:
+    return tuple(setting for setting in settings if setting.lstrip("-").partition("=")[0] not in keys)
+
+
 class _Shrinking:
     """One shrinking: what its steps share."""
 
@@ -159,20 +201,16 @@ class _Shrinking:
         settings: tuple[str, ...],
         tell: Callable[[str], None],
     ) -> None:
-        self.files, self.settings, self._tell = files, settings, tell
+        refine = _refining(files, settings)
+        self.files, self.settings, self._tell = files, _without(settings, ["teacher_refine"]), tell
         self.choices: list[str] = []
         # Budgets share the refined teacher, and an interrupted shrinking goes on where it was.
-        self.common = {**common, "compare_student": False, "resume": True, "teacher_refine": self._refining()}
+        self.common = {**common, "compare_student": False, "resume": True, "teacher_refine": refine}
         methods = {"distillers": ["listwise"], "warm_start": "none"}
-        self.config = DistillConfig("BPR", None, files, {**self.common, **methods}, settings)
+        self.config = DistillConfig("BPR", None, files, {**self.common, **methods}, self.settings)
         check_run(self.config)
         self.metric = str(self.config["valid_metric"]).lower()
         self.sign = 1 if bigger_is_better(self.metric) else -1
-
-    def _refining(self) -> bool | dict[str, Any]:
-        """Return the user's settings of a training, which go over both plans."""
-        given = read_command_line(self.settings)
-        return {key: given[key] for key in _OF_A_TRAINING if key in given} or True
 
     def run(self, budget: Budget, request: Request | None, compare_student: bool) -> Outcome:
         config = self.config
@@ -180,12 +218,14 @@ class _Shrinking:
         with own_log(config), threads, deprecations_hidden(), _warnings_left_out():
             data = prepare_data(config)
             log_data(config, data)
+            self._check(budget, data)
             teachers = teachers_of(config, data)
             knowledge = knowledge_of(config, teachers, data)
             trained = evaluated(config, teachers, knowledge, data)
             sizes = Sizes.of(data, dimensions_of(teachers))
             history = data.history
-            splits = budget.splits(history.n_users, history.n_items, trained.bytes, sizes.refined)
+            most = refined_size(config, sizes)
+            splits = budget.splits(history.n_users, history.n_items, trained.bytes, most)
             rows = [_of_trained("Teacher", trained)]
             if len(teachers) == 1 and sizes.teacher is not None:
                 rows.append(self._untrained("Teacher, untrained", teachers[0], data, splits)[0][0])
@@ -201,7 +241,7 @@ class _Shrinking:
             f"Of {len(splits)} ways to spend the bytes, trained: {named}. Such codes of the refined teacher, "
             "untrained, are the best on the validation split."
         )
-        records = [(self._run(coded_settings(sizes, split), f"{split}"), split) for split in worth]
+        records = [(self._run(coded_settings(sizes, split), f"{split}", self.settings), split) for split in worth]
         record, split = max(records, key=lambda one: self.sign * one[0]["distilled"]["valid"][self.metric])
         if len(records) > 1:
             self.choose(f"{split}: the best of the trained ones on the validation split.")
@@ -213,23 +253,27 @@ class _Shrinking:
 
     # -- the steps
 
-    def _run(self, plan: dict[str, Any], what: str) -> dict[str, Any]:
+    def _check(self, budget: Budget, data: Data) -> None:
+        """Refuse before the first training what can be seen before it."""
+        check_refining(self.config, data)
+        if budget.times is None:
+            most = refined_size(self.config, Sizes.of(data, dimensions_named(self.config, data)))
+            budget.splits(data.history.n_users, data.history.n_items, 0, most)
+
+    def _run(self, plan: dict[str, Any], what: str, settings: tuple[str, ...]) -> dict[str, Any]:
         """Train a student by a plan, over which the user's settings go."""
-        learns = f"learns by {' + '.join(plan['distillers'])}" if plan["distillers"] else "RecBole alone"
-        self.tell(f"{what}: {learns}.")
-        settings = {
-            **self.common,
-            **plan,
-            "teacher_refine": self.common["teacher_refine"] if plan["distillers"] else False,
-        }
+        methods = DistillConfig("BPR", None, self.files, {**self.common, **plan}, settings).run_options.distillers
+        self.tell(f"{what}: {'learns by ' + ' + '.join(methods) if methods else 'RecBole alone'}.")
+        whole = {**self.common, **plan, "teacher_refine": self.common["teacher_refine"] if methods else False}
         with deprecations_hidden(), _warnings_left_out(), _lines_left_out():
-            return run_recbole_derrd("BPR", None, self.files, settings, self.settings, show_result=False)
+            return run_recbole_derrd("BPR", None, self.files, whole, settings, show_result=False)
 
     def _plain(self, splits: list[Split]) -> Row:
         """Train a student of these bytes as RecBole does; its embeddings are put into 8 bits afterwards."""
         split = next((one for one in splits if one.bits == 8), splits[-1])
         plan = plain_settings(split.item_bytes, users=split.user_bits < 32)
-        record = self._run(plan, f"A student of {split.item_bytes} dimensions without a teacher")
+        own = _without(self.settings, _OF_A_TAUGHT_STUDENT)
+        record = self._run(plan, f"A student of {split.item_bytes} dimensions without a teacher", own)
         name = f"Student alone, {split.item_bytes} dimensions in 8 bits"
         return _of_entry(name, record["stored"], record["distilled"]["seconds"])
 
