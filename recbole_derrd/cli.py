@@ -99,19 +99,22 @@ def frontier(arguments: Sequence[str]) -> int:
     """Run what is left of a frontier, and show quality against bytes."""
     given = read_arguments("frontier", arguments)
     (file,) = given.names
-    picture, also = given.options["plot"], given.options["also"]
+    picture, also = given.options["plot"], [Path(name) for name in [given.options["also"]] if name]
     from recbole_derrd.report.frontier_pages import KINDS, frontier_page, refuse_picture
+    from recbole_derrd.report.reading import records_of
 
     if picture is not None:
         refuse_picture(Path(picture), KINDS)
+    # Before anything is trained.
+    records_of(*also)
     from recbole_derrd.benchmark.frontier import read_frontier
     from recbole_derrd.benchmark.runner import run_benchmark
 
     plan = read_frontier(file, given.settings)
     code = run_benchmark(plan, ["-m", "recbole_derrd", "frontier", file, *given.settings])
     if not plan.options.dry:
-        places = [plan.record_dir, *([Path(also)] if also else [])]
-        print_out(frontier_page(places, Path(picture) if picture else plan.record_dir / "frontier.svg"))
+        path = Path(picture) if picture else plan.record_dir / "frontier.svg"
+        print_out(frontier_page([plan.record_dir, *also], path))
     return code
 
 
@@ -237,7 +240,7 @@ def _debugging(arguments: Sequence[str]) -> bool:
 
 
 def _stopped(command: str, number: int) -> int:
-    if command == "benchmark":
+    if command in ("benchmark", "frontier", "shrink"):
         log_error("stopped. The same command goes on where it was.")
     elif command in ("run", "compress"):
         log_error(

@@ -9,14 +9,17 @@ import pytest
 import yaml
 
 from recbole_derrd.benchmark.frontier import read_frontier
+from recbole_derrd.benchmark.runner import check_experiments
 from recbole_derrd.cli import main
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.experiment.preflight import check_run
+from recbole_derrd.experiment.refine import OF_THE_PLANS
 from recbole_derrd.report import RunRecord
 from recbole_derrd.report.frontier import FAMILIES, frontier_figure, frontier_table, frontiers_of
 from recbole_derrd.shrinking.budget import Split
 from recbole_derrd.shrinking.plan import coded_settings
+from recbole_derrd.teacher import teacher_specs
 from tests.synthetic_records import made, part
 
 
@@ -92,6 +95,82 @@ def coded_settings_of(settings: dict[str, Any]) -> dict[str, Any]:
 def test_what_cannot_be_is_refused(tmp_path: Path, tiny_data: Path, content: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=words):
         read_frontier(written(tmp_path, tiny_data, **content))
+
+
+def _base(tiny_data: Path, folder: Path, **own: Any) -> dict[str, Any]:
+    return {
+        "model": "BPR", "dataset": "tiny", "data_path": str(tiny_data), "checkpoint_dir": str(folder / "saved"),
+        "metrics": ["NDCG"], "topk": [5], "valid_metric": "NDCG@5", "latency_users": 0, **own,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {},
+        {"teacher_model": "LightGCN", "teacher": {"embedding_size": 16}},
+        {"teachers": ["LightGCN", {"embedding_size": 12}]},
+        {"teacher_model": "EASE"},
+    ],
+)
+def test_all_have_one_teacher_where_its_settings_are_recboles(
+    tmp_path: Path, tiny_data: Path, named: dict[str, Any]
+) -> None:
+    """Plans set batches, validations and decay that the file leaves open: they are no teacher's."""
+    plan = read_frontier(written(tmp_path, tiny_data, base=_base(tiny_data, tmp_path, **named), kinds=["trained"]))
+    assert len(plan.experiments) > 1
+    found = []
+    for one in plan.experiments:
+        config = DistillConfig(config_dict=one.settings)
+        specs = teacher_specs(config)
+        own = [config.derived(spec.name(config), spec.settings, teacher=True) for spec in specs]
+        found.append([{key: each[key] for key in ("model", *OF_THE_PLANS)} for each in own])
+    plainly = DistillConfig(config_dict=_base(tiny_data, tmp_path, **named))
+    wanted = [plainly.derived(one.name(plainly), one.settings, teacher=True) for one in teacher_specs(plainly)]
+    assert all(one == [{key: each[key] for key in ("model", *OF_THE_PLANS)} for each in wanted] for one in found)
+
+
+def test_a_teacher_of_the_command_line_is_that_of_all(tmp_path: Path, tiny_data: Path) -> None:
+    file = written(tmp_path, tiny_data, kinds=["trained", "untrained", "student"])
+    plan = read_frontier(file, ["--teacher={embedding_size: 32}", "--teacher_refine={epochs: 5}"])
+    for one in plan.experiments:
+        assert one.settings["teacher"]["embedding_size"] == 32 and one.settings["teacher"]["learning_rate"] == 0.03
+        # Codes of the teacher are not those of the refined one.
+        refine = {"epochs": 5} if one.name.endswith("trained") else None
+        assert one.settings.get("teacher_refine") == refine
+
+
+def test_a_refining_of_a_config_file_is_that_of_its_kinds(tmp_path: Path, tiny_data: Path) -> None:
+    (tmp_path / "under.yaml").write_text("teacher_refine: {epochs: 5}\n")
+    base = _base(tiny_data, tmp_path, teacher={"embedding_size": 16})
+    own = {"base": base, "config_files": "under.yaml", "kinds": ["trained", "untrained"]}
+    for one in read_frontier(written(tmp_path, tiny_data, **own)).experiments:
+        asked = DistillConfig(config_dict=one.settings).run_options.teacher_refine
+        assert asked == ({"epochs": 5} if one.name.endswith("trained") else False)
+
+
+def test_without_a_refined_teacher_there_are_the_kinds_that_need_none(tmp_path: Path, tiny_data: Path) -> None:
+    base = _base(tiny_data, tmp_path, teacher={"embedding_size": 16}, teacher_refine=False)
+    with pytest.raises(OptionError, match="teacher_refine is False"):
+        read_frontier(written(tmp_path, tiny_data, base=base))
+    assert read_frontier(written(tmp_path, tiny_data, base=base, kinds=["untrained"])).experiments
+
+
+def test_dimensions_are_those_of_the_refined_teacher(tmp_path: Path, tiny_data: Path) -> None:
+    several = _base(tiny_data, tmp_path, teachers=["LightGCN", {"embedding_size": 12}], embedding_size=8)
+    narrow = _base(tiny_data, tmp_path, teacher={"embedding_size": 16}, teacher_refine={"embedding_size": 8})
+    for base, most in ((several, 12), (narrow, 8)):
+        plan = read_frontier(written(tmp_path, tiny_data, base=base, kinds=["trained"], ways=9))
+        assert max(one.settings["embedding_size"] for one in plan.experiments) == most
+        with pytest.raises(OptionError, match=f"too many for a teacher of {most} dimensions"):
+            read_frontier(written(tmp_path, tiny_data, base=base, bytes=[2 * most]))
+
+
+def test_codes_of_a_teacher_that_has_none_are_refused_first(tmp_path: Path, tiny_data: Path) -> None:
+    base = _base(tiny_data, tmp_path, teacher_model="NeuMF")
+    plan = read_frontier(written(tmp_path, tiny_data, base=base, kinds=["trained", "untrained"]))
+    with pytest.raises(OptionError, match="of the teacher' cannot run"):
+        check_experiments(plan.experiments)
 
 
 # -- what records show
@@ -195,3 +274,18 @@ def test_a_frontier_is_run_shown_and_not_run_again(
 def test_a_picture_of_another_kind_is_refused_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["frontier", str(tmp_path / "absent.yaml"), "--plot=front.doc"]) == 2
     assert "must name a file that ends in .svg" in capsys.readouterr().err
+
+
+def test_records_beside_are_looked_for_first(
+    tmp_path: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["frontier", str(written(tmp_path, tiny_data)), f"--also={tmp_path / 'absent'}"]) == 2
+    assert "There is no folder or file" in capsys.readouterr().err and not (tmp_path / "records").exists()
+
+
+def test_what_is_not_there_yet_is_no_damaged_record(
+    tmp_path: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["frontier", str(written(tmp_path, tiny_data)), "--dry=True"]) == 0
+    said = capsys.readouterr().out
+    assert "counts as missing" not in said and "0 of 7 experiments are recorded" in said

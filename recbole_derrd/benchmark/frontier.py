@@ -11,17 +11,17 @@ from recbole_derrd.benchmark.plan import Plan, base_settings, plan_of, read_opti
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.frontier import FrontierOptions
 from recbole_derrd.config.shipped import found_config
-from recbole_derrd.data.prepare import prepare_data
+from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment.log import deprecations_hidden
-from recbole_derrd.experiment.refine import Sizes, who_teaches
+from recbole_derrd.experiment.refine import Sizes, check_refining, dimensions_named, refined_size, who_teaches
 from recbole_derrd.shrinking.budget import Split, splits_of_bytes
 from recbole_derrd.shrinking.plan import coded_settings, plain_settings
-from recbole_derrd.teacher import teacher_specs
-from recbole_derrd.training.checkpoint import read_checkpoint
 
 #: Dimensions of a codeword at most: more make codebooks larger than the codes of a small catalogue.
 _PART = 8
+#: Kinds that are made of the refined teacher.
+_REFINED = frozenset({"trained", "refined"})
 #: What leaves no student's settings in a run that compresses.
 _NO_STUDENT = {"distillers": [], "warm_start": "none", "store_bits": 0}
 
@@ -42,17 +42,25 @@ def read_frontier(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
         raise OptionError(f"'{file}' does not say how many bytes an item may take: add e.g. bytes: [5, 10, 20].")
     under = base_settings(file, options, over)
     config = DistillConfig(config_dict={**under, **over})
-    # Whatever settings an experiment has, its teacher is that of the file.
-    who = who_teaches(config)
     with deprecations_hidden():
-        sizes = Sizes.of(prepare_data(config), _dimensions(config))
+        data = prepare_data(config)
+        sizes = Sizes.of(data, dimensions_named(config, data))
+    if not _REFINED.isdisjoint(options.kinds):
+        _check_refining(config, data)
+    # Whatever settings an experiment has, its teacher is that of the file and of the command line.
+    who = who_teaches(config)
+    over = {key: value for key, value in over.items() if key not in who and key != "teacher_refine"}
     # Who trains the teacher on says so for those kinds alone that are made of it.
     base = {**options.base, **who}
-    refine = base.pop("teacher_refine", None) or True
+    base.pop("teacher_refine", None)
+    if "teacher_refine" in base_settings(file, dataclasses.replace(options, base=base), over):
+        base["teacher_refine"] = False
+    refine = config.run_options.teacher_refine or True
+    most = refined_size(config, sizes)
     made = [
         {"name": name, "compare_student": False, **_refining(settings, refine)}
         for item_bytes in options.bytes
-        for name, settings in _experiments(item_bytes, options, sizes)
+        for name, settings in _experiments(item_bytes, options, sizes, most)
     ]
     ours = [one["name"] for one in made if one.get("student_bits")]
     whole = dataclasses.replace(
@@ -61,24 +69,25 @@ def read_frontier(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
     return plan_of(file, whole, over)
 
 
+def _check_refining(config: DistillConfig, data: Data) -> None:
+    # What the file leaves out is True; False is written by somebody.
+    if config.external_config_dict.get("teacher_refine") is False:
+        raise OptionError(
+            "The kinds trained and refined need the refined teacher, and teacher_refine is False: take it out, or "
+            "leave them out of 'kinds'."
+        )
+    check_refining(config, data)
+
+
 def _refining(settings: dict[str, Any], refine: Any) -> dict[str, Any]:
     return {**settings, "teacher_refine": refine} if "teacher_refine" in settings else settings
 
 
-def _dimensions(config: DistillConfig) -> int | None:
-    """Return the dimensions of the one teacher, as far as its settings say them."""
-    specs = teacher_specs(config)
-    if len(specs) > 1:
-        return None
-    if specs[0].checkpoint is not None:
-        size = read_checkpoint(specs[0].checkpoint)["config"].get("embedding_size")
-        return size if isinstance(size, int) else None
-    return specs[0].embedding_size(config)
-
-
-def _experiments(item_bytes: int, options: FrontierOptions, sizes: Sizes) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (name, settings) of everything of so many bytes an item."""
-    splits = splits_of_bytes(item_bytes, sizes.refined)[: options.ways]
+def _experiments(
+    item_bytes: int, options: FrontierOptions, sizes: Sizes, most: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (name, settings) of everything of so many bytes an item, of as many dimensions at most."""
+    splits = splits_of_bytes(item_bytes, most)[: options.ways]
     for kind in options.kinds:
         if kind in ("pq", "opq", "rq", "prq"):
             yield from _by_codebooks(kind, item_bytes, sizes)

@@ -54,6 +54,7 @@ def check_experiments(experiments: Iterable[Experiment]) -> None:
         OptionError: which experiment, and what is wrong with it.
     """
     from recbole_derrd.config.distill_config import DistillConfig
+    from recbole_derrd.experiment.compress import check_compressing
     from recbole_derrd.experiment.preflight import check_run
 
     seen = set()
@@ -62,7 +63,10 @@ def check_experiments(experiments: Iterable[Experiment]) -> None:
             continue
         seen.add((experiment.name, experiment.fold))
         try:
-            check_run(DistillConfig(config_dict=experiment.settings))
+            config = DistillConfig(config_dict=experiment.settings)
+            check_run(config)
+            if experiment.compressed:
+                check_compressing(config)
         except DistillError as error:
             where = "" if experiment.fold is None else f" on the fold '{experiment.fold}'"
             raise OptionError(f"The experiment '{experiment.name}' cannot run{where}: {error}") from error
@@ -70,7 +74,7 @@ def check_experiments(experiments: Iterable[Experiment]) -> None:
 
 def recorded(plan: Plan, log: Callable[[str], None]) -> set[str]:
     """Return the keys of the recorded experiments; a record that is damaged, or of other data, counts as missing."""
-    records, unread = read_records(plan.record_dir)
+    records, unread = read_records(plan.record_dir) if plan.record_dir.exists() else ([], {})
     for source, fault in unread.items():
         log(printable(f"The record {source} counts as missing: it {fault}."))
     experiments = {experiment.key: experiment for experiment in plan.experiments}

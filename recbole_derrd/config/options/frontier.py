@@ -36,6 +36,4 @@ class FrontierOptions(BenchmarkOptions):
             raise OptionError(f"bytes must be whole numbers from 1 on, none twice, e.g. [5, 10], but is {self.bytes}.")
         for kind in self.kinds:
             if kind not in KINDS:
-                raise OptionError(
-                    f"kinds cannot hold '{kind}'.{did_you_mean(str(kind), KINDS)} Known: {', '.join(KINDS)}."
-                )
+                raise OptionError(f"kinds cannot hold {kind!r}.{did_you_mean(str(kind), KINDS)}")
