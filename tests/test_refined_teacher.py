@@ -24,6 +24,8 @@ from recbole_derrd.experiment.refine import (
 from recbole_derrd.experiment.teachers import teachers_of
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.report.document import report_of
+from recbole_derrd.report.frontier import frontiers_of
+from recbole_derrd.report.reading import records_of
 from recbole_derrd.report.run_table import run_table
 from recbole_derrd.report.schema import RunRecord
 from recbole_derrd.training.checkpoint import read_checkpoint
@@ -122,6 +124,19 @@ def test_its_codes_are_a_baseline(keys: dict[str, Any], record: dict[str, Any]) 
     # By it a frontier tells their lines apart.
     assert coded["options"]["teacher_refine"] == keys["teacher_refine"] and "teacher_refine" not in plainly["options"]
     assert coded["distilled"]["test"] != plainly["distilled"]["test"]
+    # The record of the codes: no method has trained them, and which teacher's they are.
+    assert coded["distillers"] == [] and coded["options"]["teacher_refine"] == keys["teacher_refine"]
+    assert plainly["distillers"] == [] and "teacher_refine" not in plainly["options"]
+    records = [Path(one["path"]) for one in (coded, plainly)]
+    (frontier,) = frontiers_of(records_of(*records)[0])
+    assert {point.family for point in frontier.points} == {"refined", "codes"}
+
+
+def test_codes_of_more_dimensions_than_it_has_are_refused_first(keys: dict[str, Any], tmp_path: Path) -> None:
+    own = {**keys, "teacher_refine": {"embedding_size": 8}, "compress_method": "svd", "compress_size": 12}
+    with pytest.raises(OptionError, match="more than the teacher's 8 dimensions"):
+        run_compressed(config_dict={**own, "checkpoint_dir": str(tmp_path)}, show_result=False)
+    assert not list(tmp_path.glob("cache/*/model.pth"))
 
 
 def test_a_teacher_without_embeddings_and_several_are_trained_on(keys: dict[str, Any], tmp_path: Path) -> None:

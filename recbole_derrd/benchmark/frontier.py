@@ -14,7 +14,7 @@ from recbole_derrd.config.shipped import found_config
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment.log import deprecations_hidden
-from recbole_derrd.experiment.refine import Sizes, check_refining, dimensions_named, refined_size, who_teaches
+from recbole_derrd.experiment.refine import Sizes, check_refining, dimensions_named, refined_config, who_teaches
 from recbole_derrd.shrinking.budget import Split, splits_of_bytes
 from recbole_derrd.shrinking.plan import coded_settings, plain_settings
 
@@ -56,7 +56,7 @@ def read_frontier(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
     if "teacher_refine" in base_settings(file, dataclasses.replace(options, base=base), over):
         base["teacher_refine"] = False
     refine = config.run_options.teacher_refine or True
-    most = refined_size(config, sizes)
+    most = refined_config(config, sizes)["embedding_size"]
     made = [
         {"name": name, "compare_student": False, **_refining(settings, refine)}
         for item_bytes in options.bytes

@@ -103,7 +103,8 @@ def _run(config: DistillConfig, given: list[str], result: dict[str, Any]) -> dic
     data = prepare_data(config)
     log_data(config, data)
     if config.run_options.teacher_refine:
-        check_refining(config, data)
+        own = check_refining(config, data)
+        check_recipe(options, adapter_class(model_class(own["model"])), own["model"], own["embedding_size"])
     teacher = Teacher.of(config, data)
     log_model(teacher.trained, "Teacher")
     refined = refined_teacher(config, data, [teacher]) if config.run_options.teacher_refine else None
@@ -156,6 +157,8 @@ def _of_the_run(
             bytes_per_item=tables.items.bytes_a_row,
         ),
         compression=compression,
+        # Those of a refined teacher have trained it, and not this model.
+        distillers=[],
         options={**options.to_keys(), **({"teacher_refine": refined} if refined else {})},
         # A compressed model has no RecBole class that could load a checkpoint of it.
         checkpoints=Checkpoints(teacher=record.checkpoints.teacher if record.checkpoints else None),

@@ -113,12 +113,6 @@ def _small_catalogue(sizes: Sizes) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def refined_size(config: DistillConfig, sizes: Sizes) -> int:
-    """Return the refined teacher's dimensions: the user's, else the plan's."""
-    given = config.run_options.teacher_refine
-    return int((given.get("embedding_size") if isinstance(given, Mapping) else None) or sizes.refined)
-
-
 def who_teaches(config: DistillConfig) -> dict[str, Any]:
     """Return the settings that name a run's teachers, for a run with another student.
 
@@ -170,13 +164,13 @@ def refined_config(config: DistillConfig, sizes: Sizes) -> DistillConfig:
     return config.derived("BPR", settings)
 
 
-def check_refining(config: DistillConfig, data: Data) -> None:
-    """Refuse a second training that cannot be, before the first one.
+def check_refining(config: DistillConfig, data: Data) -> DistillConfig:
+    """Refuse a second training that cannot be, before the first one, and return its configuration.
 
     Raises:
         DistillError: what is wrong and what to do.
     """
-    _checked(config, Sizes.of(data, dimensions_named(config, data)))
+    return _checked(config, Sizes.of(data, dimensions_named(config, data)))
 
 
 def _checked(config: DistillConfig, sizes: Sizes) -> DistillConfig:

@@ -26,9 +26,8 @@ from recbole_derrd.experiment.preflight import check_run
 from recbole_derrd.experiment.refine import (
     Sizes,
     check_refining,
-    dimensions_named,
     dimensions_of,
-    refined_size,
+    refined_config,
     refined_teacher,
     who_teaches,
 )
@@ -224,7 +223,7 @@ class _Shrinking:
             trained = evaluated(config, teachers, knowledge, data)
             sizes = Sizes.of(data, dimensions_of(teachers))
             history = data.history
-            most = refined_size(config, sizes)
+            most = refined_config(config, sizes)["embedding_size"]
             splits = budget.splits(history.n_users, history.n_items, trained.bytes, most)
             rows = [_of_trained("Teacher", trained)]
             if len(teachers) == 1 and sizes.teacher is not None:
@@ -255,10 +254,9 @@ class _Shrinking:
 
     def _check(self, budget: Budget, data: Data) -> None:
         """Refuse before the first training what can be seen before it."""
-        check_refining(self.config, data)
+        own = check_refining(self.config, data)
         if budget.times is None:
-            most = refined_size(self.config, Sizes.of(data, dimensions_named(self.config, data)))
-            budget.splits(data.history.n_users, data.history.n_items, 0, most)
+            budget.splits(data.history.n_users, data.history.n_items, 0, own["embedding_size"])
 
     def _run(self, plan: dict[str, Any], what: str, settings: tuple[str, ...]) -> dict[str, Any]:
         """Train a student by a plan, over which the user's settings go."""
