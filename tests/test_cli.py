@@ -541,3 +541,15 @@ def test_no_stray_file_of_the_working_directory_is_imported(tmp_path: Path) -> N
     command = [sys.executable, "-m", "recbole_derrd", "--version"]
     subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("command", ["benchmark", "frontier", "shrink"])
+def test_what_goes_on_by_itself_says_so_when_it_is_stopped(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(arguments: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"recbole_derrd.cli.{command}", stopped)
+    assert main([command, "file"]) == 130
+    assert "The same command goes on where it was." in capsys.readouterr().err

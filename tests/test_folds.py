@@ -12,6 +12,7 @@ import yaml
 from synthetic_records import groups_of, made, part, written
 
 from recbole_derrd.benchmark import runner
+from recbole_derrd.benchmark.frontier import read_frontier
 from recbole_derrd.benchmark.plan import Plan, read_plan
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.fingerprint import content_digest
@@ -206,3 +207,32 @@ def test_a_benchmark_on_folds_is_one_table(tmp_path: Path, tiny_settings: Settin
     file = tmp_path / "data" / "fold1" / "toy" / "toy.test.inter"
     file.write_text(file.read_text() + "u0\ti99\n")
     assert len(runner.recorded(plan, logged.append)) == 2
+
+
+def test_a_fold_without_files_is_refused_before_the_first_is_run(tmp_path: Path) -> None:
+    base = {"model": "BPR", "dataset": "tiny", "data_path": str(tmp_path / "data"), "benchmark_filename": PARTS}
+    plan = plan_of(tmp_path, base=base, folds=["fold0"])
+    folder = tmp_path / "data" / "fold0" / "tiny"
+    folder.mkdir(parents=True)
+    for name in PARTS[:2]:
+        (folder / f"tiny.{name}.inter").write_text("user_id:token\titem_id:token\n")
+    with pytest.raises(OptionError, match=r"on the fold 'fold0': There is no file '.*tiny\.test\.inter'"):
+        runner.check_experiments(plan.experiments)
+
+
+def test_a_frontier_takes_its_sizes_from_a_fold(tmp_path: Path, tiny_data: Path) -> None:
+    rows = (tiny_data / "tiny" / "tiny.inter").read_text().splitlines()
+    for name in NAMES[:2]:
+        folder = tmp_path / "data" / name / "tiny"
+        folder.mkdir(parents=True)
+        for part_name, of_it in zip(PARTS, (rows[1:-60], rows[-60:-30], rows[-30:])):
+            (folder / f"tiny.{part_name}.inter").write_text("\n".join([rows[0], *of_it]) + "\n")
+    base = {
+        "model": "BPR", "dataset": "tiny", "data_path": str(tmp_path / "data"), "benchmark_filename": PARTS,
+        "teacher": {"embedding_size": 16},
+    }  # fmt: skip
+    whole = {"base": base, "bytes": [2], "kinds": ["trained"], "ways": 1, "seeds": [1], "folds": NAMES[:2]}
+    (tmp_path / "front.yaml").write_text(yaml.safe_dump(whole))
+    plan = read_frontier(tmp_path / "front.yaml")
+    assert [one.fold for one in plan.experiments] == NAMES[:2]
+    runner.check_experiments(plan.experiments)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from recbole_derrd.experiment.preflight import check_run
 from recbole_derrd.experiment.refine import OF_THE_PLANS
 from recbole_derrd.report import RunRecord
 from recbole_derrd.report.frontier import FAMILIES, frontier_figure, frontier_table, frontiers_of
+from recbole_derrd.report.frontier_pages import frontier_page
 from recbole_derrd.shrinking.budget import Split
 from recbole_derrd.shrinking.plan import coded_settings
 from recbole_derrd.teacher import teacher_specs
@@ -219,6 +222,19 @@ def test_the_validation_split_chooses_and_the_test_split_is_shown() -> None:
     assert lines[0][1] == "Teacher" and lines[0][3:5] == ["0.5000", "100 %"]
     assert lines[1][:5] == ["3", "8 x 1", "2", "0.4350 ± 0.0071", "87 %"] and lines[1][5] == "2"
     assert [row[3].mark for row in table.rows[1:5]] == ["best", "", "", ""]
+
+
+def test_in_text_the_best_has_a_star_and_the_first_places_data_come_first(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for name, dataset in (("own", "zoo"), ("beside", "abacus")):
+        (tmp_path / name).mkdir()
+        for number, record in enumerate(records()):
+            entry = record.benchmark and dataclasses.replace(record.benchmark, position=0)
+            one = dataclasses.replace(record, dataset=dataset, benchmark=entry)
+            (tmp_path / name / f"{number}.json").write_text(json.dumps(one.to_json()))
+    page = frontier_page([tmp_path / "own", tmp_path / "beside"], tmp_path / "front.svg")
+    assert page.index("zoo,") < page.index("front.svg") < page.index("abacus,") < page.index("front-2.svg")
+    assert "0.4350 ± 0.0071 *" in page and "has a *" in page and "bold" not in page
 
 
 def test_students_alone_are_one_line_and_those_quantised_afterwards_another() -> None:

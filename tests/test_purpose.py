@@ -64,6 +64,7 @@ def test_settings_without_a_point_are_named(tiny_settings: Settings, given: dict
         {"distillers": ["rrd"], "teacher": LARGE},
         {"distillers": ["rrd"], "teacher_model": "LightGCN"},
         {"distillers": ["rrd"], "store_bits": 4},
+        {"distillers": ["rrd"], "student_bits": 2},
         {"distillers": ["rrd"], "teachers": ["BPR", {"model": "BPR", "seed": 3}]},
         {"distillers": ["hetcomp"], "teacher": LARGE, "teacher_snapshots": 1, "hetcomp_trajectory": False},
         {"distillers": ["rrd"], "teacher": LARGE, "candidates_seed": 1, "eval_args": {"mode": "fixed9"}},

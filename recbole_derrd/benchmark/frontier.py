@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from recbole_derrd.benchmark.folds import folds_of
 from recbole_derrd.benchmark.plan import Plan, base_settings, plan_of, read_options
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.frontier import FrontierOptions
@@ -41,7 +42,9 @@ def read_frontier(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
     if not options.bytes:
         raise OptionError(f"'{file}' does not say how many bytes an item may take: add e.g. bytes: [5, 10, 20].")
     under = base_settings(file, options, over)
-    config = DistillConfig(config_dict={**under, **over})
+    # The plans are made once: folds of one data set have its sizes.
+    fold = next(iter(folds_of(options.folds, under)), None)
+    config = DistillConfig(config_dict={**under, **over, **(fold.settings if fold else {})})
     with deprecations_hidden():
         data = prepare_data(config)
         sizes = Sizes.of(data, dimensions_named(config, data))

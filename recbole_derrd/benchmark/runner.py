@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, Callable
 
@@ -67,9 +67,19 @@ def check_experiments(experiments: Iterable[Experiment]) -> None:
             check_run(config)
             if experiment.compressed:
                 check_compressing(config)
+            if experiment.fold is not None:
+                _refuse_missing(config.final_config_dict)
         except DistillError as error:
             where = "" if experiment.fold is None else f" on the fold '{experiment.fold}'"
             raise OptionError(f"The experiment '{experiment.name}' cannot run{where}: {error}") from error
+
+
+def _refuse_missing(config: Mapping[str, Any]) -> None:
+    """Refuse a fold without its files, before the folds in front of it are run."""
+    for part in config["benchmark_filename"]:
+        file = Path(config["data_path"]) / f"{config['dataset']}.{part}.inter"
+        if not file.exists():
+            raise OptionError(f"There is no file '{file}'. Check 'folds', data_path and benchmark_filename.")
 
 
 def recorded(plan: Plan, log: Callable[[str], None]) -> set[str]:

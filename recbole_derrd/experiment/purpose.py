@@ -111,8 +111,8 @@ def weak_teacher(config: DistillConfig) -> str | None:
 
     A student in few bits may well have a teacher of its own size.
     """
-    spec = _only_trained(config)
-    if spec is None or config.run_options.store_bits:
+    spec, options = _only_trained(config), config.run_options
+    if spec is None or options.store_bits or options.student_bits < 32:
         return None
     name = spec.name(config)
     # Of a class of the user's own only its parameters tell the size.
@@ -250,7 +250,8 @@ def of_models(config: DistillConfig, teacher: TrainedModel, student: TrainedMode
 def _brought_alike(config: DistillConfig, teacher: TrainedModel) -> list[str]:
     """Say so where a brought teacher is the student's own model in its own sizes, and no plain student shows it."""
     specs = teacher_specs(config)
-    if len(specs) != 1 or specs[0].checkpoint is None or config.run_options.store_bits:
+    options = config.run_options
+    if len(specs) != 1 or specs[0].checkpoint is None or options.store_bits or options.student_bits < 32:
         return []
     sizes = ["embedding_size", *model_settings(config["model"])]
     if teacher.model != config["model"] or any(teacher.settings.get(key) != config[key] for key in sizes):

@@ -144,8 +144,9 @@ def frontier_table(frontier: Frontier) -> Table:
         rows += [_line(f"{size:,}", one.row, metric, whole, one.among, best=one is top) for one in points]
     notes = [
         "Of each family and number of bytes the row that is best on the validation split, of as many as the column "
-        f'"chosen from" says; {metric} on the test split, mean ± standard deviation over seeds. The best of each '
-        "number of bytes in bold. Bytes are those of the codes and a row's scale; codebooks are not in them.",
+        f'"chosen from" says; {metric} on the test split, mean ± standard deviation over seeds. '
+        "Bytes are those of the codes and a row's scale; codebooks are not in them.",
+        "The best of each number of bytes in bold.",
     ]
     return Table(f"{group.title}: bytes and quality", head, rows, notes)
 

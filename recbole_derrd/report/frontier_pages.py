@@ -10,11 +10,14 @@ from tabulate import tabulate
 from recbole_derrd.errors import OptionError
 from recbole_derrd.report.frontier import frontier_figure, frontier_table, frontiers_of
 from recbole_derrd.report.plots import PLOTS_NEED, as_svg, can_plot
-from recbole_derrd.report.reading import records_of
+from recbole_derrd.report.reading import read_records, records_of
+from recbole_derrd.report.table import BEST
 from recbole_derrd.runtime.files import replacing_file
 
 #: Kinds of pictures, by the file's end.
 KINDS = ("svg", "png", "pdf")
+#: Text has no bold type, of which the table's last note speaks.
+_STARS = "The best of each number of bytes has a *."
 
 
 def refuse_picture(path: Path, kinds: Collection[str]) -> None:
@@ -40,12 +43,22 @@ def frontier_page(places: Sequence[Path], picture: Path) -> str:
         DistillError: there are no records, or the picture cannot be written.
     """
     records, unread = records_of(*places)
+    first, _ = read_records(places[0])
+    own = {record.source for record in first}
+    # What lies beside may be of other data: the picture is that of the first place.
+    found_in = sorted(frontiers_of(records), key=lambda one: own.isdisjoint(each.source for each in one.group.records))
     lines = [f"The record {source} is left out: it {fault}." for source, fault in unread.items()]
-    for place, found in enumerate(frontiers_of(records)):
+    for place, found in enumerate(found_in):
         table = frontier_table(found)
-        cells = [[cell.text for cell in row] for row in table.rows]
+        cells = [[f"{cell.text} *" if cell.mark == BEST else cell.text for cell in row] for row in table.rows]
         align = ["right", "left", *["right"] * (len(table.head) - 2)]
-        lines += ["", table.title, tabulate(cells, table.head, disable_numparse=True, colalign=align), *table.notes]
+        lines += [
+            "",
+            table.title,
+            tabulate(cells, table.head, disable_numparse=True, colalign=align),
+            *table.notes[:-1],
+            _STARS,
+        ]
         if not can_plot():
             continue
         path = picture if place == 0 else picture.with_name(f"{picture.stem}-{place + 1}{picture.suffix}")
