@@ -143,6 +143,15 @@ def test_a_model_is_shrunk_and_served(trained: tuple[Path, list[str]], tmp_path:
     assert "Shrunk" in outcome.table() and "bytes an item" in outcome.table()
 
 
+def test_a_checkpoint_is_one_teacher_for_all_of_its_students(trained: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """Plans of several splits have several batches and rates: the refined teacher is trained once."""
+    checkpoint, settings = trained
+    own = [one for one in settings if "_dir=" not in one] + [f"--checkpoint_dir={tmp_path}", f"--record_dir={tmp_path}"]
+    shrink(checkpoint, Budget(item_bytes=2), None, own, compare_student=False)
+    folders = [path for path in (tmp_path / "cache").iterdir() if (path / "result.json").exists()]
+    assert sorted(path.name.split("-")[0] for path in folders) == ["BPR", "Refined"]
+
+
 def test_the_command_shrinks_to_a_size_of_the_whole(
     trained: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

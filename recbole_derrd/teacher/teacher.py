@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Callable, ClassVar
@@ -32,6 +32,10 @@ from recbole_derrd.training.checkpoint import read_checkpoint
 
 #: Settings that may give a teacher another split; so may its seed, unless the run has a split_seed.
 _OF_THE_DATA = frozenset(dataset_arguments)
+#: Settings of a training, which change nothing of a finished model.
+_OF_A_TRAINING = (
+    "embedding_size", "epochs", "eval_step", "stopping_step", "learning_rate", "weight_decay", "train_batch_size",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(eq=False)
@@ -180,12 +184,24 @@ class Teacher:
 def _config_of_checkpoint(config: DistillConfig, spec: TeacherSpec, content: dict[str, Any]) -> DistillConfig:
     """Return the configuration of a teacher checkpoint, with the model's settings from its file."""
     name = spec.checkpoint_model(config, content["config"])
-    settings = checkpoint_settings(name, content, str(spec.checkpoint), spec.settings)
+    settings = {
+        **_training_of(content["config"], spec.settings),
+        **checkpoint_settings(name, content, str(spec.checkpoint), spec.settings),
+    }
     seed = checkpoint_seed(content)
     if "seed" not in settings and seed not in (None, config["seed"]):
         split_seed = config.run_options.split_seed
         settings.update(seed=seed, split_seed=config["seed"] if split_seed is None else split_seed)
     return config.derived(name, settings, teacher=True)
+
+
+def _training_of(described: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a checkpoint's model was trained, as its file says.
+
+    A student's settings must not take their place: one checkpoint would be another teacher for each of its students.
+    """
+    found = {key: described[key] for key in _OF_A_TRAINING if type(described.get(key)) in (int, float)}
+    return {key: value for key, value in found.items() if key not in given}
 
 
 def _by_epochs(config: DistillConfig) -> bool:
