@@ -139,6 +139,8 @@ def _run(config: DistillConfig, given: list[str], show_result: bool) -> dict[str
         taught.insert(0, evaluated(config, teachers, knowledge_of(config, teachers, data), data))
     knowledge = knowledge_of(config, refined or teachers, data) if teachers else None
     notes.add(notes_of(teachers))
+    if refined:
+        notes.add(purpose.of_refined(config, taught[0], refined.trained))
     if taught:
         notes.add(purpose.of_models(config, taught[0], plain))
     product = train_student(config, data, knowledge)

@@ -247,3 +247,14 @@ def test_dimensions_are_those_of_the_teachers_before_they_are_trained(keys: dict
         data = prepare_data(config)
         found = dimensions_named(config, data)
         assert found == dimensions_of(teachers_of(config, data)) == dimensions
+
+
+def test_a_refined_teacher_that_is_no_better_is_said(keys: dict[str, Any], tmp_path: Path) -> None:
+    """Steps that are far too large spoil it."""
+    worse = {"epochs": 1, "learning_rate": 50.0}
+    own = {**keys, "teacher_refine": worse, "compare_student": False, "record_dir": str(tmp_path)}
+    record = run_recbole_derrd(config_dict=own, show_result=False)
+    refined, teacher = (record[who]["valid"][record["valid_metric"]] for who in ("refined", "teacher"))
+    words = "The refined teacher is no better than the teacher"
+    assert any(one.startswith(words) for one in record["warnings"]) == (refined <= teacher)
+    assert refined <= teacher

@@ -49,7 +49,8 @@ CASES = [
 #: What is compared by bytes: its name, its records, and the budgets.
 SIZES = [
     (
-        "CiteULike, BPR", ("citeulike-bpr", "citeulike-best", "citeulike-rivals", "frontier-citeulike"),
+        "CiteULike, BPR",
+        ("citeulike-bpr", "citeulike-best", "citeulike-rivals", "frontier-citeulike"),
         (7, 12, 22, 42, 85, 110),
     ),
     ("CiteULike, LightGCN", ("citeulike-lightgcn",), (25, 85, 110)),

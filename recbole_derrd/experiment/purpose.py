@@ -210,6 +210,25 @@ def _tiny_shares(config: DistillConfig, data: Data) -> list[str]:
     ]
 
 
+def of_refined(config: DistillConfig, teacher: TrainedModel, refined: TrainedModel) -> list[str]:
+    """Return that a teacher's second training has made it no better, if so.
+
+    Args:
+        config: the run's configuration.
+        teacher: the teacher, or what several are together.
+        refined: the refined teacher.
+    """
+    metric = config["valid_metric"].lower()
+    sign = 1 if config["valid_metric_bigger"] else -1
+    if metric not in teacher.valid or sign * (refined.valid[metric] - teacher.valid[metric]) > 0:
+        return []
+    return [
+        f"The refined teacher is no better than the teacher, {refined.valid[metric]:.4f} to {teacher.valid[metric]:.4f} "
+        f"in {metric} on the validation split. Train it longer (teacher_refine: {{epochs: 50}}), or take out "
+        "teacher_refine."
+    ]
+
+
 def of_models(config: DistillConfig, teacher: TrainedModel, student: TrainedModel | None) -> list[str]:
     """Return why nothing can be gained from this teacher, by this plain student.
 
