@@ -223,9 +223,9 @@ def of_refined(config: DistillConfig, teacher: TrainedModel, refined: TrainedMod
     if metric not in teacher.valid or sign * (refined.valid[metric] - teacher.valid[metric]) > 0:
         return []
     return [
-        f"The refined teacher is no better than the teacher, {refined.valid[metric]:.4f} to {teacher.valid[metric]:.4f} "
-        f"in {metric} on the validation split. Train it longer (teacher_refine: {{epochs: 50}}), or take out "
-        "teacher_refine."
+        f"The refined teacher is no better than the teacher, {refined.valid[metric]:.4f} to "
+        f"{teacher.valid[metric]:.4f} in {metric} on the validation split. Train it longer "
+        "(teacher_refine: {epochs: 50}), or take out teacher_refine."
     ]
 
 
