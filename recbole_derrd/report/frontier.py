@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -72,6 +73,16 @@ class Frontier:
     def of(self, family: str) -> list[Point]:
         """Return a family's points, fewest bytes first."""
         return sorted((one for one in self.points if one.family == family), key=lambda one: one.item_bytes)
+
+    def front(self, family: str) -> list[Point]:
+        """Return a family's points that none of it with fewer bytes is as good as: the others are no use."""
+        sign, best, kept = 1 if bigger_is_better(self.metric) else -1, -math.inf, []
+        for point in self.of(family):
+            quality = sign * (point.row.mean(self.metric) or 0.0)
+            if quality > best:
+                best = quality
+                kept.append(point)
+        return kept
 
 
 def frontiers_of(records: Sequence[RunRecord], metric: str | None = None) -> list[Frontier]:
@@ -161,7 +172,7 @@ def _line(size: str, row: Row, metric: str, whole: float | None, among: int | No
 
 
 def frontier_figure(frontier: Frontier) -> Any:
-    """Draw quality against bytes an item: a line a family, named at its end."""
+    """Draw quality against bytes an item: a line a family, named at its end, of the points of its front."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -172,7 +183,7 @@ def frontier_figure(frontier: Frontier) -> Any:
     families = [family for family in FAMILIES if frontier.of(family)]
     ends: list[tuple[float, float, str, Any]] = []
     for place, family in enumerate(families):
-        points = frontier.of(family)
+        points = frontier.front(family)
         colour = colormaps["viridis"](0.85 * place / max(len(families) - 1, 1))
         xs = [one.item_bytes for one in points]
         means = [one.row.mean(metric) or 0.0 for one in points]
@@ -188,7 +199,7 @@ def frontier_figure(frontier: Frontier) -> Any:
         axes.axhline(height, color="0.6", linewidth=1, zorder=0)
         ends.append((size, height, f"teacher, {size:,.0f} B", "0.4"))
     axes.set_xscale("log")
-    ticks = sorted({round(one.item_bytes) for one in frontier.points})
+    ticks = sorted({round(one.item_bytes) for family in families for one in frontier.front(family)})
     kept = [tick for place, tick in enumerate(ticks) if place == 0 or tick >= 1.25 * ticks[place - 1]]
     axes.xaxis.set_major_locator(FixedLocator(kept))
     axes.xaxis.set_minor_locator(NullLocator())
