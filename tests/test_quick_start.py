@@ -243,11 +243,11 @@ def test_an_interrupted_run_goes_on(
     )
     original = split_metrics
     monkeypatch.setattr(
-        "recbole_derrd.quick_start.split_metrics", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt())
+        "recbole_derrd.experiment.student.split_metrics", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt())
     )
     with pytest.raises(KeyboardInterrupt):
         run_recbole_derrd("BPR", "planted", config_dict=own)
-    monkeypatch.setattr("recbole_derrd.quick_start.split_metrics", original)
+    monkeypatch.setattr("recbole_derrd.experiment.student.split_metrics", original)
     again = run_recbole_derrd("BPR", "planted", config_dict={**own, "resume": True})
     assert again["distilled"]["test"] == record["distilled"]["test"]
 
