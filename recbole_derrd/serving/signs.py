@@ -39,7 +39,9 @@ class Signs:
         parts = [slice(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK)]
         self._centre = np.zeros(size, np.float32)
         if vectors.bits > 1:
-            total = sum(vectors.rows(part).sum(axis=0, dtype=np.float64) for part in parts)
+            total = np.zeros(size)
+            for part in parts:
+                total += vectors.rows(part).sum(axis=0, dtype=np.float64)
             self._centre = (total / count).astype(np.float32)
         self._rotation = rotation(size) if vectors.bits == 32 else None
         self._words = np.empty((-(-size // _WORD), count), np.uint16)
