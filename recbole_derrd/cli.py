@@ -100,11 +100,11 @@ def frontier(arguments: Sequence[str]) -> int:
     given = read_arguments("frontier", arguments)
     (file,) = given.names
     picture, also = given.options["plot"], [Path(name) for name in [given.options["also"]] if name]
-    from recbole_derrd.report.frontier_pages import KINDS, frontier_page, refuse_picture
+    from recbole_derrd.report.frontier_pages import frontier_page, refuse_picture
     from recbole_derrd.report.reading import records_of
 
     if picture is not None:
-        refuse_picture(Path(picture), KINDS)
+        refuse_picture(Path(picture))
     # Before anything is trained.
     records_of(*also)
     from recbole_derrd.benchmark.frontier import read_frontier

@@ -134,10 +134,12 @@ def _run(config: DistillConfig, given: list[str], show_result: bool) -> dict[str
         log_model(plain, "Student alone")
 
     refined = refined_teacher(config, data, teachers) if options.teacher_refine and teachers else None
+    knowledge = knowledge_of(config, teachers, data) if teachers else None
     taught = [teacher.trained for teacher in teachers]
-    if len(teachers) > 1:
-        taught.insert(0, evaluated(config, teachers, knowledge_of(config, teachers, data), data))
-    knowledge = knowledge_of(config, refined or teachers, data) if teachers else None
+    if knowledge is not None and len(teachers) > 1:
+        taught.insert(0, evaluated(config, teachers, knowledge, data))
+    if refined:
+        knowledge = knowledge_of(config, refined, data)
     notes.add(notes_of(teachers))
     if refined:
         notes.add(purpose.of_refined(config, taught[0], refined.trained))

@@ -21,8 +21,8 @@ from recbole_derrd.experiment.preflight import check_data, check_run
 from recbole_derrd.experiment.student import fit_student, student_key
 from recbole_derrd.experiment.teachers import AnyTeacher, knowledge_of
 from recbole_derrd.model_cache.keys import cache_entry, model_cache
-from recbole_derrd.model_cache.results import TrainedModel, evaluate_trained, read_result, write_result
-from recbole_derrd.model_cache.train_or_find import MODEL, TRAINING
+from recbole_derrd.model_cache.results import TrainedModel, evaluate_trained, write_result
+from recbole_derrd.model_cache.train_or_find import MODEL, TRAINING, read_trained
 from recbole_derrd.recbole_compat.models import model_class
 from recbole_derrd.runtime.artifact_cache import Resumable
 from recbole_derrd.runtime.console import SHOWN
@@ -79,7 +79,7 @@ def refining(sizes: Sizes) -> dict[str, Any]:
     """Return the settings of a teacher's second training, from the sizes of the data alone.
 
     It learns from its former self by both sides of the ranking and the whole catalogue, and is often better than it.
-    Tried on CiteULike, Gowalla and ml-100k.
+    Tried on CiteULike and ml-100k.
     """
     many = sizes.interactions >= _MANY_ROWS
     starts = sizes.teacher is not None
@@ -212,17 +212,12 @@ def refined_teacher(config: DistillConfig, data: Data, teachers: Sequence[AnyTea
         write_result(result, folder)
         return dataclasses.replace(result, checkpoint=checkpoint)
 
-    read = functools.partial(_read, checkpoint=checkpoint)
+    read = functools.partial(read_trained, checkpoint=checkpoint)
     resumable = Resumable(TRAINING, anew=not config.run_options.resume)
     trained = cache.get_or_build(entry, train, read, doing="refines this teacher", resumable=resumable)
     knowledge.forget_teacher()
     log_model(trained, "Refined teacher")
     return Teacher(own, trained, data)
-
-
-def _read(folder: Path, checkpoint: Path) -> TrainedModel | None:
-    found = read_result(folder, folder / MODEL)
-    return None if found is None else dataclasses.replace(found, checkpoint=checkpoint)
 
 
 def dimensions_of(teachers: Sequence[AnyTeacher]) -> int | None:

@@ -46,7 +46,7 @@ def find_trained(config: DistillConfig, fingerprint: Fingerprint) -> TrainedMode
     """
     cache, names = model_cache(config), _Entries.of(config, fingerprint)
     checkpoint = cache.path(names.model) / MODEL
-    found = cache.get(names.model, functools.partial(_read_trained, checkpoint=checkpoint))
+    found = cache.get(names.model, functools.partial(read_trained, checkpoint=checkpoint))
     if found is not None and not _is_evaluated(found, config):
         found = cache.get(names.metrics, functools.partial(_read_metrics, config=config, checkpoint=checkpoint))
     # Under this run's settings: which of them are defaults does not change the model.
@@ -74,7 +74,7 @@ class _Entries:
         return cls(key, cache_entry(config, key), cache_entry(config, of_metrics))
 
 
-def _read_trained(folder: Path, checkpoint: Path) -> TrainedModel | None:
+def read_trained(folder: Path, checkpoint: Path) -> TrainedModel | None:
     """Read the result in a folder that holds the weights as well, under the checkpoint's final path."""
     found = read_result(folder, folder / MODEL)
     return None if found is None else dataclasses.replace(found, checkpoint=checkpoint)
@@ -119,7 +119,7 @@ def train_or_find(
     trained = cache.get_or_build(
         names.model,
         train,
-        functools.partial(_read_trained, checkpoint=checkpoint),
+        functools.partial(read_trained, checkpoint=checkpoint),
         doing=f"trains this {role or 'model'}",
         resumable=Resumable(TRAINING, anew=not config.run_options.resume),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from recbole_derrd.evaluation.metrics import bigger_is_better, percent
 from recbole_derrd.report.comparison_tables import spread
 from recbole_derrd.report.escaping import as_label
 from recbole_derrd.report.grouping import groups_of
+from recbole_derrd.report.plots import front
 from recbole_derrd.report.rows import Group, Row
 from recbole_derrd.report.schema import RunRecord
 from recbole_derrd.report.table import BEST, Cell, Table
@@ -56,13 +56,16 @@ class Frontier:
 
     Attributes:
         group: its rows, on the test split.
-        metric: what quality is.
         points: by family and bytes.
     """
 
     group: Group
-    metric: str
     points: tuple[Point, ...]
+
+    @property
+    def metric(self) -> str:
+        """What quality is."""
+        return self.group.headline
 
     @property
     def teacher(self) -> Row | None:
@@ -76,13 +79,9 @@ class Frontier:
 
     def front(self, family: str) -> list[Point]:
         """Return a family's points that none of it with fewer bytes is as good as: the others are no use."""
-        sign, best, kept = 1 if bigger_is_better(self.metric) else -1, -math.inf, []
-        for point in self.of(family):
-            quality = sign * (point.row.mean(self.metric) or 0.0)
-            if quality > best:
-                best = quality
-                kept.append(point)
-        return kept
+        points = [(one, (one.item_bytes, one.row.mean(self.metric) or 0.0)) for one in self.of(family)]
+        kept = front([place for _, place in points], bigger_is_better(self.metric))
+        return [one for one, place in points if place in kept]
 
 
 def frontiers_of(records: Sequence[RunRecord], metric: str | None = None) -> list[Frontier]:
@@ -112,7 +111,7 @@ def frontiers_of(records: Sequence[RunRecord], metric: str | None = None) -> lis
         if points:
             order = list(FAMILIES)
             points.sort(key=lambda one: (order.index(one.family), one.item_bytes))
-            found.append(Frontier(group, group.headline, tuple(points)))
+            found.append(Frontier(group, tuple(points)))
     if not found:
         raise DataError("These records say of no model but teachers how many bytes an item takes.")
     return found

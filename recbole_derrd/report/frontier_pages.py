@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tabulate import tabulate
@@ -20,14 +20,14 @@ KINDS = ("svg", "png", "pdf")
 _STARS = "The best of each number of bytes has a *."
 
 
-def refuse_picture(path: Path, kinds: Collection[str]) -> None:
+def refuse_picture(path: Path) -> None:
     """Refuse a picture that cannot be written, before anything is trained.
 
     Raises:
         OptionError: its name has another end, or matplotlib is missing.
     """
-    if path.suffix.lstrip(".").lower() not in kinds:
-        raise OptionError(f"--plot must name a file that ends in {', '.join('.' + kind for kind in kinds)}: '{path}'.")
+    if path.suffix.lstrip(".").lower() not in KINDS:
+        raise OptionError(f"--plot must name a file that ends in {', '.join('.' + kind for kind in KINDS)}: '{path}'.")
     if not can_plot():
         raise OptionError(PLOTS_NEED)
 

@@ -24,6 +24,7 @@ from recbole_derrd.evaluation.size import model_bytes
 from recbole_derrd.experiment.log import deprecations_hidden, log_data, own_log, own_threads
 from recbole_derrd.experiment.preflight import check_run
 from recbole_derrd.experiment.refine import (
+    OF_THE_PLANS,
     Sizes,
     check_refining,
     dimensions_of,
@@ -44,18 +45,10 @@ from recbole_derrd.shrinking.plan import coded_settings, plain_settings
 
 #: Splits of the budget that are trained; which, their untrained codes say on the validation split.
 _TRAINED = 2
-#: Settings of a training that a user may give, which hold for the refined teacher too.
-_OF_A_TRAINING = (
-    "epochs",
-    "learning_rate",
-    "train_batch_size",
-    "eval_step",
-    "stopping_step",
-    "weight_decay",
-    "learner",
-)
 #: Settings that the bytes decide.
 _SPENT = ("embedding_size", "student_bits", "user_bits", "store_bits", "store_users")
+#: Settings of a training that a user may give, which hold for the refined teacher too.
+_OF_A_TRAINING = ("learner", *(key for key in OF_THE_PLANS if key not in _SPENT))
 #: Settings that a student without a teacher does not have.
 _OF_A_TAUGHT_STUDENT = ("distillers", "base_weight", "warm_start")
 #: Splits whose untrained codes come within this share of the best are worth a training.
@@ -151,9 +144,8 @@ def _of_the_file(checkpoint: Path, settings: tuple[str, ...]) -> dict[str, Any]:
 
 def _of_the_settings(files: list[str | Path], settings: tuple[str, ...]) -> dict[str, Any]:
     """Return who teaches: the teachers that the settings of a run name; its student is another one here."""
-    named = {setting.partition("=")[0].lstrip("-") for setting in settings}
-    given = {**{key: None for key in named}, **{key: None for file in files for key in read_settings(file)}}
-    if not {"teacher", "teacher_model", "teacher_checkpoint", "teacher_export", "teachers"} & set(given):
+    given = {*read_command_line(settings), *(key for file in files for key in read_settings(file))}
+    if not {"teacher", "teacher_model", "teacher_checkpoint", "teacher_export", "teachers"} & given:
         raise OptionError(
             "Which model? Name a checkpoint (recbole-derrd shrink saved/BPR.pth --bytes=20), or a teacher in the "
             "settings: teacher_model, teacher, teachers, teacher_checkpoint or teacher_export."
@@ -350,23 +342,12 @@ _REPEATED = ("Data:", "Teacher:", "Refining", "Refined teacher:")
 _COLOUR = re.compile("\x1b\\[[0-9;]*m")
 
 
-@contextlib.contextmanager
-def _warnings_left_out() -> Iterator[None]:
+def _warnings_left_out() -> contextlib.AbstractContextManager[None]:
     """Leave out warnings of what a plan asks for knowingly."""
-
-    def new(record: logging.LogRecord) -> bool:
-        return not _COLOUR.sub("", record.getMessage()).startswith(_EXPECTED)
-
-    root = getLogger()
-    root.addFilter(new)
-    try:
-        yield
-    finally:
-        root.removeFilter(new)
+    return _filtered(lambda record: not _COLOUR.sub("", record.getMessage()).startswith(_EXPECTED))
 
 
-@contextlib.contextmanager
-def _lines_left_out() -> Iterator[None]:
+def _lines_left_out() -> contextlib.AbstractContextManager[None]:
     """Leave out on the console what each run would repeat; the log files have it."""
 
     def mark(record: logging.LogRecord) -> bool:
@@ -374,9 +355,14 @@ def _lines_left_out() -> Iterator[None]:
             record.shown = False
         return True
 
+    return _filtered(mark)
+
+
+@contextlib.contextmanager
+def _filtered(kept: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
     root = getLogger()
-    root.addFilter(mark)
+    root.addFilter(kept)
     try:
         yield
     finally:
-        root.removeFilter(mark)
+        root.removeFilter(kept)
