@@ -157,7 +157,7 @@ def test_no_row_is_worse_than_with_levels_over_its_whole_range(size: int, seed: 
     assert bool((error <= size * (largest / (2**bits - 1)).square() + rounding).all())
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("factor", [-3.0, 1e-12, 1e12])
 def test_quantisation_knows_no_unit(bits: int, factor: float) -> None:
     """Scales are float16, whose range ends at 65504 and 6e-8; a table of any magnitude fits."""

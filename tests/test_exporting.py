@@ -126,7 +126,7 @@ def test_models_without_embeddings_export_rankings(
 
 
 @pytest.mark.parametrize("kind", ["npy", "safetensors"])
-@pytest.mark.parametrize("bits", [8, 4, 2, 1])
+@pytest.mark.parametrize("bits", [8, 4, 3, 2, 1])
 def test_few_bits_are_compressions(bits: int, kind: str, trained: Any, tmp_path: Path) -> None:
     request = Request(trained("LightGCN"), tmp_path / "out", kind, bits, top=5)
     card = export(request)
@@ -191,7 +191,7 @@ def test_a_distilled_student_names_its_method_and_its_data(
     ("arguments", "words"),
     [
         ([], "An export needs a place: --out=FOLDER."),
-        (["--out=out", "--bits=3"], "--bits must be 8, 4, 2 or 1, or 32 for float32, but is 3."),
+        (["--out=out", "--bits=5"], "--bits must be 8, 4, 3, 2 or 1, or 32 for float32, but is 5."),
         (["--out=out", "--bits=x"], "--bits must be a whole number from 1 on, but is 'x'."),
         (["--out=out", "--top=0"], "--top must be a whole number"),
         (["--out=out", "--format=npz"], "--format cannot be 'npz'. Did you mean 'npy'?"),

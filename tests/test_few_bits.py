@@ -42,7 +42,7 @@ def built(keys: dict[str, Any], model: str = "BPR") -> tuple[Any, Any, DistillCo
     return build_student(config, prepare_data(config), knowledge), data, config
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
 def test_every_reader_of_the_items_sees_codes(tiny_settings: Settings, bits: int) -> None:
     student, _, _ = built(keys_of(tiny_settings, student_bits=bits))
     table = student.item_embedding.weight
@@ -113,9 +113,12 @@ def test_codes_and_steps_come_back_from_the_checkpoint_exactly(tiny_settings: Se
         assert torch.equal(quantizer.steps(), content["table_steps"][name]["steps"])
 
 
-def test_an_interrupted_training_goes_on_to_the_same_weights(tiny_settings: Settings, tmp_path: Path) -> None:
-    keys = keys_of(tiny_settings, epochs=6, eval_step=1, checkpoint_step=1, stopping_step=20)
-    whole = run_recbole_derrd("BPR", "tiny", config_dict={**keys, "checkpoint_dir": str(tmp_path / "whole")})
+@pytest.mark.parametrize("model", ["BPR", "LightGCN"])
+def test_an_interrupted_training_goes_on_to_the_same_weights(
+    tiny_settings: Settings, tmp_path: Path, model: str
+) -> None:
+    keys = keys_of(tiny_settings, model, epochs=6, eval_step=1, checkpoint_step=1, stopping_step=20)
+    whole = run_recbole_derrd(model, "tiny", config_dict={**keys, "checkpoint_dir": str(tmp_path / "whole")})
 
     class KilledError(Exception):
         pass
@@ -134,8 +137,8 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tiny_settings: Sett
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SavingMixin, "save_training", save_and_die)
         with pytest.raises(KilledError):
-            run_recbole_derrd("BPR", "tiny", config_dict=keys)
-    parts = run_recbole_derrd("BPR", "tiny", config_dict={**keys, "resume": True})
+            run_recbole_derrd(model, "tiny", config_dict=keys)
+    parts = run_recbole_derrd(model, "tiny", config_dict={**keys, "resume": True})
     first, second = (read_checkpoint(record["checkpoints"]["student"]) for record in (whole, parts))
     for name, value in first["state_dict"].items():
         assert torch.equal(value, second["state_dict"][name])
@@ -182,7 +185,7 @@ def test_every_loss_trains_the_latent_rows_and_the_steps(tiny_settings: Settings
 
 def test_models_without_tables_of_their_own_are_refused(tiny_settings: Settings) -> None:
     config = DistillConfig("MultiVAE", "tiny", config_dict=keys_of(tiny_settings, "MultiVAE"))
-    with pytest.raises(OptionError, match="cannot train MultiVAE in few bits, only BPR, LINE, NeuMF"):
+    with pytest.raises(OptionError, match="cannot train MultiVAE in few bits, only BPR, DGCF, LINE, LightGCN"):
         check_run(config)
 
 

@@ -107,7 +107,7 @@ def test_many_users_are_each_one_by_one(export: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("kind", ["npy", "safetensors"])
-@pytest.mark.parametrize("bits", [8, 4, 2, 1])
+@pytest.mark.parametrize("bits", [8, 4, 3, 2, 1])
 def test_few_bits_are_those_of_compression(
     tmp_path: Path, bits: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,7 +122,7 @@ def test_few_bits_are_those_of_compression(
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 13])
-@pytest.mark.parametrize("bits", [8, 4, 2, 1])
+@pytest.mark.parametrize("bits", [8, 4, 3, 2, 1])
 def test_rows_that_do_not_fill_their_last_byte(size: int, bits: int) -> None:
     made = quantized(np.random.default_rng(size).normal(size=(20, size)).astype(np.float32), bits)
     found = decode(made.packed.numpy(), made.scales.numpy(), float(made.unit), bits, size)
@@ -213,7 +213,7 @@ def test_every_changed_byte_of_every_file_is_found(tmp_path: Path) -> None:
         ({"embedding": None}, "holds no embeddings, because BPR has none"),
         ({"embedding": {"size": SIZE, "bits": 32, "format": "parquet", "units": None}}, "Export the model with"),
         ({"embedding": {"size": SIZE, "bits": 32, "format": "other", "units": None}}, "other in 32 bits"),
-        ({"embedding": {"size": SIZE, "bits": 3, "format": "npy", "units": None}}, "npy in 3 bits"),
+        ({"embedding": {"size": SIZE, "bits": 5, "format": "npy", "units": None}}, "npy in 5 bits"),
         ({"embedding": {"size": SIZE + 1, "bits": 32, "format": "npy", "units": None}}, "are not 30 of 13 dimensions"),
         ({"embedding": {"size": SIZE, "bits": 4, "format": "npy", "units": None}}, "codes.npy' is missing"),
     ],

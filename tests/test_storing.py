@@ -150,7 +150,7 @@ def test_a_finished_run_is_stored_in_other_bits_without_training(tiny_settings: 
         ),
         ("BPR", {"nproc": 2}, "store_bits is for a run of one process"),
         ("BPR", {"store_bits": 9}, "store_bits"),
-        ("BPR", {"store_bits": 3}, "store_bits must be 8, 4, 2 or 1"),
+        ("BPR", {"store_bits": 5}, "store_bits must be 8, 4, 3, 2 or 1"),
     ],
 )
 def test_what_cannot_be_stored_is_refused_early(

@@ -37,7 +37,10 @@ class Adapter:
     #: The model's embedding tables of each side, by the names of their modules, where nothing else holds embeddings: a
     #: student of such tables can be trained in few bits.
     tables: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    #: Whether both sides' tables can be turned by one rotation without a change of any score.
+    #: Whether both sides' embeddings are propagated at once, by the model's ``forward``: such a student can be trained
+    #: in few bits as well.
+    propagates: ClassVar[bool] = False
+    #: Whether :meth:`turn` can turn both sides by one rotation without a change of any score.
     rotates: ClassVar[bool] = False
     #: Whether :meth:`score` may use a faster way where there is one; equal within rounding.
     fused: bool = True
@@ -97,6 +100,10 @@ class Adapter:
     def start_at(self, users: Tensor, items: Tensor) -> None:
         """Set the weights so that the embeddings are these [n_users - 1, d], [n_items - 1, d]; padding stays."""
         raise OptionError(f"The embeddings of {self.name} cannot be set: take out warm_start.")
+
+    def turn(self, rotation: Tensor) -> None:
+        """Turn both sides' embeddings by a rotation [d, d], which leaves every score as it is; padding stays."""
+        raise NotImplementedError
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the logits [B, K] of items [B, K] for users [B], differentiable."""

@@ -18,6 +18,12 @@ def rows(table: Any, ids: Tensor | None) -> Tensor:
     return weight
 
 
+@torch.no_grad()
+def turn_rows(weight: Tensor, rotation: Tensor) -> None:
+    """Turn a table's rows in place; the padding row stays."""
+    weight[1:] = weight[1:] @ rotation.to(weight)
+
+
 class FactorAdapter(EmbeddingAdapter):
     """Two embedding tables, and whatever a subclass makes of them."""
 
@@ -34,6 +40,11 @@ class TwoTablesAdapter(FactorAdapter):
     takes_start = True
     tables: ClassVar = {"user": ("user_embedding",), "item": ("item_embedding",)}
     rotates = True
+
+    def turn(self, rotation: Tensor) -> None:
+        """Turn both tables."""
+        for table in (self.model.user_embedding, self.model.item_embedding):
+            turn_rows(table.weight, rotation)
 
     def start_at(self, users: Tensor, items: Tensor) -> None:
         """Fill the tables."""

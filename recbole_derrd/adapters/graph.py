@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Mapping
+from typing import Any, Callable, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from recbole_derrd.adapters.base import EmbeddingAdapter
-from recbole_derrd.adapters.factors import rows
+from recbole_derrd.adapters.factors import rows, turn_rows
 
 
 class GraphAdapter(EmbeddingAdapter):
     """Models whose ``forward`` returns every user's and every item's vector (NGCF, DGCF, SpectralCF, NCL)."""
 
     hints = ("final", "ego")
+    propagates: ClassVar[bool] = True
+    #: What stands between a side's propagated embeddings and whoever reads them: a quantiser.
+    readers: Mapping[str, Callable[[Tensor], Tensor]] = {}
 
     def propagated_numbers(self) -> int:
         """Return how many numbers a step gathers: of each edge, both ways, in each layer, forward and backward."""
@@ -27,13 +31,19 @@ class GraphAdapter(EmbeddingAdapter):
         return ()
 
     def observed_forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Remember the propagation of the base loss, or reuse the one that is remembered."""
+        """Remember the propagation of the base loss as it is read, or reuse the one that is remembered."""
         own = self._arguments()
         # A subclass may ask for another propagation, a perturbed one for instance.
         usual = not kwargs and len(args) == len(own) and all(given is known for given, known in zip(args, own))
         if not usual:
             return forward(*args, **kwargs)
-        return self.once("propagation", lambda: forward(*args, **kwargs))
+        return self.once("propagation", lambda: self._read(forward(*args, **kwargs)))
+
+    def _read(self, output: Any) -> Any:
+        if not self.readers:
+            return output
+        sides = (self.readers.get(side, nn.Identity())(every) for side, every in zip(("user", "item"), output))
+        return (*sides, *output[2:])
 
     def _propagated(self) -> tuple[Tensor, Tensor]:
         output = self.once("propagation", lambda: self.model.forward(*self._arguments()))
@@ -64,6 +74,12 @@ class LightGCNAdapter(GraphAdapter):
     """
 
     takes_start = True
+    rotates = True
+
+    def turn(self, rotation: Tensor) -> None:
+        """Turn both tables, and with them what is propagated of them."""
+        for table in (self.model.user_embedding, self.model.item_embedding):
+            turn_rows(table.weight, rotation)
 
     def start_at(self, users: Tensor, items: Tensor) -> None:
         """Fill the tables with what is propagated to these embeddings, or as near to them as it can be."""

@@ -14,6 +14,11 @@ from recbole_derrd.adapters import EmbeddingAdapter, adapter_class, adapter_of
 
 def _arrays(model: Any) -> Iterator[tuple[int, int]]:
     """Yield (numbers, bytes) of each array that the model serves with; distillers and caches are none of them."""
+    served = model.served_rows() if hasattr(model, "served_rows") else {}
+    if served:
+        # A graph student in few bits serves with what is propagated.
+        yield from ((count * size, count * own) for count, size, own in served.values())
+        return
     if adapter_class(type(model)).trainable:
         # Of tables in few bits the codes count, each row's with its step.
         few_bits = model.row_bytes() if hasattr(model, "row_bytes") else {}
@@ -58,6 +63,9 @@ def bytes_per_item(model: Any) -> float:
         return model_bytes(model) / (adapter.n_items - 1)
     if hasattr(model, "row_bytes") and model.row_bytes("item"):
         return float(sum(model.row_bytes("item").values()))
+    served = model.served_rows() if hasattr(model, "served_rows") else {}
+    if served:
+        return float(served["item"][2])
     was_training = model.training
     model.eval()
     with adapter.shared():

@@ -82,8 +82,9 @@ def _check_bits(config: DistillConfig) -> None:
     options = config.run_options
     if options.student_bits == options.user_bits == 32:
         return
-    if not adapter_class(model_class(config["model"])).tables:
-        able = sorted(name for name, adapter in ADAPTERS.items() if adapter.tables)
+    own = adapter_class(model_class(config["model"]))
+    if not own.tables and not own.propagates:
+        able = sorted(name for name, adapter in ADAPTERS.items() if adapter.tables or adapter.propagates)
         raise OptionError(
             f"student_bits and user_bits cannot train {config['model']} in few bits, only {', '.join(able)}: a student "
             "such as BPR learns from any teacher. Or store the finished student in few bits: store_bits."

@@ -75,7 +75,7 @@ class Request:
         if self.kind not in FORMATS:
             raise OptionError(f"--format cannot be '{self.kind}'.{did_you_mean(self.kind, FORMATS)}")
         if self.bits is not None and self.bits not in BITS:
-            raise OptionError(f"--bits must be 8, 4, 2 or 1, or 32 for float32, but is {self.bits}.")
+            raise OptionError(f"--bits must be 8, 4, 3, 2 or 1, or 32 for float32, but is {self.bits}.")
         if self.kind == "parquet" and self.bits not in (None, 32):
             raise OptionError("Codes of few bits are written as npy or safetensors: take out --format or --bits.")
         if self.kind == "parquet":

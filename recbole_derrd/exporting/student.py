@@ -40,7 +40,7 @@ def check_export(config: DistillConfig) -> None:
     if bits == 0:
         return
     if bits not in BITS:
-        raise OptionError(f"store_bits must be 8, 4, 2 or 1, or 0 for none, but is {bits}.")
+        raise OptionError(f"store_bits must be 8, 4, 3, 2 or 1, or 0 for none, but is {bits}.")
     if not issubclass(adapter_class(model_class(config["model"])), EmbeddingAdapter):
         raise OptionError(
             f"store_bits is for students whose score is the dot product of two embeddings, and {config['model']}'s is "

@@ -34,7 +34,7 @@ SEEN = ("seen.indptr.npy", "seen.items.npy")
 #: How vectors are written, and which of them numpy alone reads.
 FORMATS, READABLE = ("npy", "safetensors", "parquet"), ("npy", "safetensors")
 #: Bits of a dimension; 32 is float32.
-BITS = (32, 8, 4, 2, 1)
+BITS = (32, 8, 4, 3, 2, 1)
 
 _AGAIN = "Export the model again."
 _CARD = fields(

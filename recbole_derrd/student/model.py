@@ -19,8 +19,9 @@ from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.recbole_compat.models import model_class
 from recbole_derrd.registry import method_class
 from recbole_derrd.runtime.randomness import kept_random_state
+from recbole_derrd.student.bits import Bits
+from recbole_derrd.student.propagated import READERS, load_steps, propagated_steps, served_rows, served_weights
 from recbole_derrd.student.quantized import (
-    Bits,
     load_plain_weights,
     plain_weights,
     quantize_student,
@@ -111,19 +112,29 @@ class DistilledMixin:
 
     def plain_weights(self) -> dict[str, Tensor]:
         """Return the state under the names of the model's own class; of tables in few bits what the codes stand for."""
-        return plain_weights(self)  # type: ignore[arg-type]
+        state = plain_weights(self)  # type: ignore[arg-type]
+        return {name: value for name, value in state.items() if not name.startswith(f"{READERS}.")}
 
-    def load_plain_weights(self, weights: Mapping[str, Tensor], steps: Mapping[str, Mapping[str, Any]]) -> None:
+    def load_plain_weights(self, weights: Mapping[str, Tensor], steps: Mapping[str, Any]) -> None:
         """Load :meth:`plain_weights`, and the steps that :meth:`table_steps` gave."""
         load_plain_weights(self, weights, steps)  # type: ignore[arg-type]
+        load_steps(self, steps)  # type: ignore[arg-type]
+
+    def served_weights(self) -> dict[str, Tensor]:
+        """Return the state of the BPR that a graph student in few bits serves with; empty for any other student."""
+        return served_weights(self, self.adapter)  # type: ignore[arg-type]
 
     def table_steps(self) -> dict[str, dict[str, Any]]:
         """Return bits and steps of each table in few bits; empty in float32."""
-        return table_steps(self)  # type: ignore[arg-type]
+        return table_steps(self) | dict(propagated_steps(self))  # type: ignore[arg-type]
 
     def row_bytes(self, side: str | None = None) -> dict[str, int]:
         """Return the bytes of a row of each parameter of the tables in few bits, of one side's if one is named."""
         return row_bytes(self, None if side is None else self.adapter.tables.get(side, ()))  # type: ignore[arg-type]
+
+    def served_rows(self) -> dict[str, tuple[int, int, int]]:
+        """Return (rows, numbers of a row, its bytes) of each side of a graph student in few bits; empty otherwise."""
+        return served_rows(self, self.adapter)  # type: ignore[arg-type]
 
     def sampling_state(self) -> dict[str, Tensor]:
         """Return the state of every distiller's generator."""

@@ -76,6 +76,16 @@ def stock_config(config: Config) -> Config:
     return stock
 
 
+def served_config(config: Config, size: int) -> Config:
+    """Return :func:`stock_config` as that of a RecBole BPR of so many dimensions."""
+    from recbole.model.general_recommender import BPR
+
+    stock = stock_config(config)
+    final = {**stock.final_config_dict, "model": BPR.__name__, "embedding_size": size}
+    vars(stock).update(model=BPR.__name__, model_class=BPR, final_config_dict=final)
+    return stock
+
+
 def _stock_value(key: str, value: Any) -> Any:
     """Return a setting as stock RecBole knows it: fixed candidates are this plugin's, there it ranks all items."""
     mode = value.get("mode") if key == "eval_args" and isinstance(value, dict) else None

@@ -18,6 +18,7 @@ from recbole_derrd.training.attributes import kept_attributes, put_back
 from recbole_derrd.training.checkpoint import (
     read_checkpoint,
     read_plain,
+    served_config,
     stock_config,
     write_plain,
     write_stock_checkpoint,
@@ -35,6 +36,8 @@ from recbole_derrd.training.resumption import (
 DISTILLERS = "distillers"
 #: Where the checkpoint of a student in few bits holds its tables' steps; stock RecBole does not read it.
 STEPS = "table_steps"
+#: Where the checkpoint of a graph student in few bits, a BPR's, holds the graph model's own weights and values.
+GRAPH = "graph_student"
 
 
 class SavingMixin:
@@ -78,15 +81,21 @@ class SavingMixin:
                 for group in optimizer["param_groups"]
             ],
         }
+        config, others, added = stock_config(self.config), self.model.other_parameter(), dict(self.extra)
+        served: dict[str, Any] = self.model.served_weights() if hasattr(self.model, "served_weights") else {}
+        if served:
+            added[GRAPH] = {"state_dict": weights, "other_parameter": others}
+            weights, others = served, {}
+            config = served_config(self.config, next(iter(served.values())).shape[1])
         return {
-            "config": stock_config(self.config),
+            "config": config,
             "epoch": epoch,
             "cur_step": self.cur_step,
             "best_valid_score": self.best_valid_score,
             "state_dict": weights,
-            "other_parameter": self.model.other_parameter(),
+            "other_parameter": others,
             "optimizer": optimizer,
-            **self.extra,
+            **added,
             **({STEPS: steps} if steps else {}),
         }
 
@@ -234,6 +243,11 @@ def load_weights(model: Any, checkpoint: dict[str, Any], source: str | Path) -> 
     Raises:
         CheckpointError: the weights are of another shape or another model.
     """
+    graph = checkpoint.get(GRAPH)
+    if graph is not None and hasattr(model, "served_rows") and model.served_rows():
+        if not isinstance(graph, dict) or not isinstance(graph.get("state_dict"), dict):
+            raise CheckpointError(f"'{source}' holds no weights of a {type(model).__name__}. Train it again.")
+        checkpoint = {**checkpoint, **graph}
     refuse_other_weights(plain_weights(model), checkpoint["state_dict"], type(model).__name__, source)
     values = fitting_values(model, checkpoint.get("other_parameter") or {}, source)
     if hasattr(model, "load_plain_weights"):

@@ -84,7 +84,7 @@ class RunOptions(Options):
     student_bits: int = option(
         32,
         "Bits a dimension of the distilled student's items while it is trained: every loss sees what the codes stand "
-        "for: 8, 4, 2 or 1; 32 is float32, the ordinary training.",
+        "for: 8, 4, 3, 2 or 1; 32 is float32, the ordinary training.",
         low=1,
         high=32,
     )
@@ -104,8 +104,8 @@ class RunOptions(Options):
     )
     store_bits: int = option(
         0,
-        "Bits a dimension (8, 4, 2 or 1) in which the finished student's embeddings are stored as well, evaluated, and "
-        "written as an export beside its checkpoint, for models of two embeddings; 0 stores nothing.",
+        "Bits a dimension (8, 4, 3, 2 or 1) in which the finished student's embeddings are stored as well, evaluated, "
+        "and written as an export beside its checkpoint, for models of two embeddings; 0 stores nothing.",
         low=0,
         high=8,
     )
@@ -170,9 +170,9 @@ class RunOptions(Options):
         """Check the parts of ``fast``."""
         super().__post_init__()
         for key in ("student_bits", "user_bits"):
-            if getattr(self, key) not in (1, 2, 4, 8, 32):
+            if getattr(self, key) not in (1, 2, 3, 4, 8, 32):
                 raise OptionError(
-                    f"Option '{key}' must be 8, 4, 2 or 1, or 32 for float32, but is {getattr(self, key)}."
+                    f"Option '{key}' must be 8, 4, 3, 2 or 1, or 32 for float32, but is {getattr(self, key)}."
                 )
         if self.teacher_refine == {}:
             # No settings are the plan's own.

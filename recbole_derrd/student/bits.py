@@ -1,0 +1,88 @@
+"""What a student in few bits is made of: rows that are read through their quantiser, and how many bits they have."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_derrd.errors import CheckpointError
+from recbole_derrd.ops.quantize import best_steps
+from recbole_derrd.ops.straight_through import quantized, stored_steps, unit_of
+
+
+class QuantizedRows(nn.Module):
+    """A table's rows as their codes stand for them; the rows themselves stay torch's parameter.
+
+    Steps are trained as log(s / s at the start), so that weight decay pulls them to where they began.
+
+    Args:
+        rows: the table as training begins [n, d].
+        bits: bits a dimension, 1 to 8.
+    """
+
+    unit: Tensor
+    start: Tensor
+
+    def __init__(self, rows: Tensor, bits: int) -> None:
+        """Find the steps to begin with."""
+        super().__init__()
+        self.bits = bits
+        steps = best_steps(rows.detach(), bits)
+        self.register_buffer("unit", unit_of(steps))
+        # A row of zeros would have no way back.
+        self.register_buffer("start", stored_steps(steps.clamp(min=torch.finfo(torch.float32).tiny), self.unit))
+        self.log_ratios = nn.Parameter(torch.zeros_like(steps))
+
+    def steps(self) -> Tensor:
+        """Return the steps [n], as they are stored."""
+        return stored_steps(self.start * self.log_ratios.exp(), self.unit)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return what the rows' codes stand for [n, d]."""
+        with torch.autocast(rows.device.type, enabled=False):
+            return quantized(rows, self.steps(), self.bits)
+
+    @torch.no_grad()
+    def start_at(self, steps: Tensor) -> None:
+        """Take these steps [n]."""
+        self.log_ratios.copy_((steps.to(self.start) / self.start).log())
+
+
+@dataclasses.dataclass(frozen=True)
+class Bits:
+    """Bits a dimension of a student's tables while it is trained; 32 is float32.
+
+    Attributes:
+        user: of the users' tables.
+        item: of the items' tables.
+        rotation: how the tables are turned before: learned, random or none.
+    """
+
+    user: int = 32
+    item: int = 32
+    rotation: str = "learned"
+
+    def __bool__(self) -> bool:
+        """Whether any table is in few bits."""
+        return self.user < 32 or self.item < 32
+
+
+def steps_in_file(steps: Mapping[str, Any], name: str, reader: QuantizedRows) -> Tensor | None:
+    """Return the steps of a table that a checkpoint holds; None where it holds none.
+
+    Raises:
+        CheckpointError: they do not fit the table.
+    """
+    known = steps.get(name)
+    if known is None:
+        return None
+    own = known.get("steps") if isinstance(known, Mapping) else None
+    fits = isinstance(own, Tensor) and own.shape == reader.start.shape and bool((own.isfinite() & (own > 0)).all())
+    if not fits:
+        raise CheckpointError(f"The steps of '{name}' in the checkpoint do not fit its table. Train the student again.")
+    assert isinstance(own, Tensor)
+    return own
