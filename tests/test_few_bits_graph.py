@@ -18,8 +18,8 @@ from recbole_derrd.exporting.folder import export
 from recbole_derrd.exporting.request import Request
 from recbole_derrd.model_cache.building import load_model
 from recbole_derrd.quick_start import run_recbole_derrd
-from recbole_derrd.serving.recommender import Recommender
 from recbole_derrd.recbole_compat.models import missing_package
+from recbole_derrd.serving.recommender import Recommender
 from recbole_derrd.student.propagated import readers_of
 from recbole_derrd.training.checkpoint import read_checkpoint
 from recbole_derrd.training.trainer import trainer_for
