@@ -244,7 +244,7 @@ def _stopped(command: str, number: int) -> int:
         log_error("stopped. The same command goes on where it was.")
     elif command in ("run", "compress"):
         log_error(
-            "stopped. The same command with --resume=True goes on from the last training checkpoint; without it, a "
+            "stopped. The same command with --resume goes on from the last training checkpoint; without it, a "
             "training that was interrupted begins anew, and only finished models are found again."
         )
     else:

@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import recbole
 import torch
 from synthetic_records import synthetic, written
 
 from recbole_derrd import __version__
 from recbole_derrd.cli import main
 from recbole_derrd.command_line.arguments import read_arguments
-from recbole_derrd.command_line.commands import COMMANDS
+from recbole_derrd.command_line.commands import COMMANDS, OPTIONS
+from recbole_derrd.config.known_keys import recbole_keys
 from recbole_derrd.config.options import RunOptions
 from recbole_derrd.config.options.benchmark import BenchmarkOptions
 from recbole_derrd.config.options.compress import CompressOptions
+from recbole_derrd.config.options.recbole_keys import SWITCHES
+from recbole_derrd.config.settings import read_settings
 from recbole_derrd.errors import DistillError
 from recbole_derrd.registry import METHODS, method_class
 
@@ -403,6 +407,14 @@ def test_help_of_a_command_does_not_wait_for_torch(command: str) -> None:
         ("export", ["a.pth", "a.training.pth", "--out=b"], ["a.pth"], {"out": "b"}, []),
         ("evaluate", ["a.training.pth"], ["a.training.pth"], {}, []),
         ("shrink", ["a.pth", "--bytes=9", "--seed=1"], ["a.pth"], {"bytes": "9", "size": None}, ["--seed=1"]),
+        ("run", ["--resume", "--verbose", "--de_k=1"], [], {}, ["--resume=True", "--verbose=True", "--de_k=1"]),
+        ("run", ["--listwise_observed", "-m", "BPR"], [], {"model": ["BPR"]}, ["--listwise_observed=True"]),
+        ("compress", ["--compress_users", "--save_dataset"], [], {}, ["--compress_users=True", "--save_dataset=True"]),
+        ("benchmark", ["--dry", "a.yaml"], ["a.yaml"], {}, ["--dry=True"]),
+        ("benchmark", ["a.yaml", "--dry", "False", "--resume"], ["a.yaml"], {}, ["--dry=False", "--resume=True"]),
+        ("frontier", ["a.yaml", "--dry", "--plot=x.svg"], ["a.yaml"], {"plot": "x.svg"}, ["--dry=True"]),
+        ("shrink", ["--teacher_refine", "a.pth"], ["a.pth"], {}, ["--teacher_refine=True"]),
+        ("shrink", ["a.pth", "--teacher_refine", "{epochs: 1}"], ["a.pth"], {}, ["--teacher_refine={epochs: 1}"]),
         ("help", [], [], {}, []),
     ],
     ids=str,
@@ -422,6 +434,14 @@ def test_what_is_read(
         (["--epochs", "5"], "Write --epochs=5."),
         (["-epochs=5"], "Write --epochs=5."),
         (["--epochs"], "See --help."),
+        (["--resume", "False"], "Write --resume=False."),
+        (["--compress_rotation"], "Options are given as --key=value."),
+        (["frontier", "a.yaml", "--plott=x.svg"], "Unknown option '--plott' of frontier. Did you mean '--plot'?"),
+        (["frontier", "a.yaml", "--kind=[pq]"], "Did you mean '--kinds'?"),
+        (["benchmark", "a.yaml", "--job", "2"], "Unknown option '--job' of benchmark. Did you mean '--jobs'?"),
+        (["benchmark", "a.yaml", "--dryy"], "--dryy needs a value, e.g. --dryy=VALUE. Did you mean '--dry'?"),
+        (["shrink", "a.pth", "--byte=5"], "Unknown option '--byte' of shrink. Did you mean '--bytes'?"),
+        (["evaluate", "a.pth", "--splits=test"], "Unknown option '--splits' of evaluate. Did you mean '--split'?"),
         (["-m"], "-m/--model needs a value, e.g. --model=NAME."),
         (["-d", "--epochs=1"], "-d/--dataset needs a value"),
         (["-model=BPR"], "'-model=BPR'. Options are given as --key=value. Did you mean '--model'?"),
@@ -461,6 +481,21 @@ def test_arguments_that_cannot_be_read(arguments: list[str], words: str, capsys:
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert not out and words in err and err.startswith("recbole-derrd: ") and len(err.splitlines()) == 1
+
+
+def test_no_setting_of_a_run_is_taken_for_a_misspelt_option() -> None:
+    keys = sorted({*recbole_keys(), *RunOptions.keys(), *CompressOptions.keys()} - {"config_file", "k"})
+    for command in (name for name, one in COMMANDS.items() if one.names and one.settings):
+        own = {spelling for spellings, *_ in OPTIONS.get(command, ()) for spelling in spellings}
+        settings = [f"--{key}=1" for key in keys if f"--{key}" not in own]
+        assert read_arguments(command, ["a.pth", *settings]).settings == settings
+
+
+def test_the_switches_of_recbole_are_those_of_its_default_files() -> None:
+    folder = Path(recbole.__file__).parent / "properties"
+    files = [folder / name for name in ("overall.yaml", "dataset/sample.yaml")]
+    default = {key: value for file in files for key, value in read_settings(file).items()}
+    assert {key for key, value in default.items() if isinstance(value, bool)} == SWITCHES
 
 
 def test_the_version_is_shown_wherever_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -173,6 +173,13 @@ def test_who_teaches_is_the_same_for_another_student(keys: dict[str, Any]) -> No
     assert "metrics" not in teacher and "distillers" not in teacher
 
 
+def test_it_has_the_runs_seed_and_not_the_teachers(keys: dict[str, Any]) -> None:
+    own = {**keys, "split_seed": 1, "seed": 5, "teacher": {**keys["teacher"], "seed": 3}}
+    for settings, seed in ((True, 5), ({"seed": 7}, 7)):
+        config = DistillConfig(config_dict={**own, "teacher_refine": settings})
+        assert refined_config(config, Sizes(100, 200, 1000, 16))["seed"] == seed
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,13 @@ pytestmark = pytest.mark.usefixtures("few_rounds")
 def test_no_split_takes_more_than_its_bytes_or_leaves_more_than_a_quarter_of_them(item_bytes: int, most: int) -> None:
     try:
         splits = splits_of_bytes(item_bytes, most)
-    except OptionError:
-        assert item_bytes > most or 8 * item_bytes < 4
+    except OptionError as error:
+        # The sentence names all that can be: one byte more cannot.
+        last = int(re.search(r"give from 1 to (\d+) ", str(error))[1])  # type: ignore[index]
+        assert item_bytes > last >= most
+        assert splits_of_bytes(last, most) and splits_of_bytes(1, most)
+        with pytest.raises(OptionError, match=f"give from 1 to {last} "):
+            splits_of_bytes(last + 1, most)
         return
     for split in splits:
         assert 3 * item_bytes <= 4 * split.item_bytes <= 4 * item_bytes and 4 <= split.size <= most
@@ -46,6 +52,17 @@ def test_splits_by_hand() -> None:
     # One bit of 64 dimensions would leave more than half of 20 bytes.
     assert splits_of_bytes(20, 64) == [Split(64, 2), Split(40, 4), Split(20, 8)]
     assert splits_of_bytes(2, 200) == [Split(16, 1), Split(8, 2), Split(4, 4)]
+
+
+def test_teachers_of_few_dimensions_by_hand() -> None:
+    with pytest.raises(OptionError, match="40 bytes an item are too many for a teacher of 16 dimensions: give from 1 to 21"):
+        splits_of_bytes(40, 16)
+    # 4 dimensions take 1, 2 or 4 bytes, and at most a quarter of the bytes is left over.
+    with pytest.raises(OptionError, match="3 bytes an item cannot be spent for a teacher of 4 .*: give one of 1, 2, 4, 5"):
+        splits_of_bytes(3, 4)
+    for ways in (lambda: splits_of_bytes(2, 3), lambda: splits_of_total(10**6, 10, 10, 3)):
+        with pytest.raises(OptionError, match="has 4 dimensions or more, and a teacher of 3"):
+            ways()
 
 
 @given(users=st.integers(2, 500), items=st.integers(2, 500), most=st.integers(4, 64), share=st.floats(0.01, 1.2))

@@ -8,7 +8,12 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from recbole_derrd.command_line.commands import COMMANDS, FLAGS, OPTIONS, SWITCHES, Command, parsers
+from recbole_derrd.command_line.commands import COMMANDS, FLAGS, OPTIONS, parsers
+from recbole_derrd.command_line.switches import TRUTHS, is_switch
+from recbole_derrd.config.options import Options, RunOptions
+from recbole_derrd.config.options.benchmark import BenchmarkOptions
+from recbole_derrd.config.options.frontier import FrontierOptions
+from recbole_derrd.config.options.recbole import RecBoleOptions
 from recbole_derrd.errors import DistillError, did_you_mean, nearest
 from recbole_derrd.registry import METHODS
 
@@ -26,6 +31,12 @@ _EXAMPLES = {
 _CHECKPOINTS, _TRAINING = ("evaluate", "export", "recommend", "shrink"), ".training.pth"
 #: Commands of one name.
 _ALONE = ("benchmark", "frontier", "convert", "export", "recommend", "shrink")
+#: Commands whose options are also keys of their file.
+_KEYS_OF_FILES: dict[str, type[Options]] = {"benchmark": BenchmarkOptions, "frontier": FrontierOptions}
+#: Settings, among them all that are spelt like an option of a command; a test compares them with RecBole's keys.
+_SETTINGS = {*RunOptions.keys(), *RecBoleOptions.keys(), "topk"}
+#: How alike a misspelt option is to the one that was meant.
+_ALIKE = 0.8
 
 
 class Given(NamedTuple):
@@ -54,7 +65,7 @@ def read_arguments(name: str, arguments: Sequence[str]) -> Given:
     """
     command, parser = COMMANDS[name], parsers()[1][name]
     known = {spelling for spellings, *_ in OPTIONS.get(name, ()) for spelling in spellings}
-    rest, settings = _without_settings(command, arguments, known.union(FLAGS))
+    rest, settings = _without_settings(name, arguments, known.union(FLAGS))
     for setting in settings:
         _refuse_misspelt(name, setting, known)
     try:
@@ -80,11 +91,12 @@ def read_arguments(name: str, arguments: Sequence[str]) -> Given:
     return Given(names, options, settings)
 
 
-def _without_settings(command: Command, arguments: Sequence[str], known: set[str]) -> tuple[list[str], list[str]]:
+def _without_settings(name: str, arguments: Sequence[str], known: set[str]) -> tuple[list[str], list[str]]:
     """Return (what argparse reads, settings).
 
     Argparse would take an option with a space in its value for a name, and ``-model=BPR`` for ``-m odel=BPR``.
     """
+    command = COMMANDS[name]
     rest: list[str] = []
     settings: list[str] = []
     pending = list(arguments)
@@ -93,19 +105,24 @@ def _without_settings(command: Command, arguments: Sequence[str], known: set[str
         key, equals, _ = argument.partition("=")
         if not argument.startswith("-") or key in known:
             rest.append(argument)
-        elif command.settings and argument in SWITCHES:
-            settings.append(SWITCHES[argument])
         elif not command.settings or (equals and (argument.startswith("--") or command.names)):
             settings.append(argument)
+        elif argument.startswith("--") and is_switch(name, argument[2:]) and not _is_value(pending):
+            settings.append(f"{argument}=True")
         elif command.names and pending and not pending[0].startswith("-"):
             settings.append(f"{argument}={pending.pop(0)}")
         elif command.names:
-            meant = nearest(argument, known, cutoff=0.8)
-            hint = f" Did you mean '{meant.lstrip('-')}'?" if meant else ""
+            meant = nearest(argument[2:], _words(name, known), cutoff=_ALIKE)
+            hint = f" Did you mean '--{meant}'?" if meant else ""
             raise DistillError(f"{argument} needs a value, e.g. {argument}=VALUE.{hint}")
         else:
             raise _unknown_form(argument, pending, known)
     return rest, settings
+
+
+def _is_value(following: Sequence[str]) -> bool:
+    """Say whether what follows a switch is its value; a name of a file is none."""
+    return bool(following) and (following[0].lower() in TRUTHS or following[0].startswith("{"))
 
 
 def _unknown_form(argument: str, following: Sequence[str], known: set[str]) -> DistillError:
@@ -126,11 +143,20 @@ def _refuse_misspelt(name: str, setting: str, known: set[str]) -> None:
     """Refuse an option that the command does not have, or one that would not be read as config files."""
     key = setting.partition("=")[0].lstrip("-")
     if not COMMANDS[name].settings:
-        words = [spelling.lstrip("-") for spelling in known]
-        meant = did_you_mean(key, words) if words else " It has none."
-        raise DistillError(f"Unknown option '--{key}' of {name}.{meant}")
+        hint = did_you_mean(key, _words(name, known)) if known else " It has none."
+        raise DistillError(f"Unknown option '--{key}' of {name}.{hint}")
+    if COMMANDS[name].names and key not in _SETTINGS:
+        meant = nearest(key, _words(name, known), cutoff=_ALIKE)
+        if meant and meant != key:
+            raise DistillError(f"Unknown option '--{key}' of {name}. Did you mean '--{meant}'?")
     if "--config_files" in known and nearest(key, ("config_files", "config"), cutoff=0.8):
         raise DistillError(f"Unknown option '--{key}'.{did_you_mean('--' + key, ['--config_files'])}")
+
+
+def _words(name: str, known: set[str]) -> set[str]:
+    """Return a command's own options without dashes, those that its file has as keys too."""
+    words = {spelling.lstrip("-") for spelling in known}
+    return words.union(_KEYS_OF_FILES[name].keys()) if name in _KEYS_OF_FILES else words
 
 
 def unknown_command(name: str) -> DistillError:

@@ -38,13 +38,13 @@ COMMANDS = {
     ),
     "benchmark": Command(
         "run a grid of models, distillers, sizes and seeds; what is recorded already is skipped",
-        "recbole-derrd benchmark FILE [--jobs=N] [--dry=True] [--only=[NAME, ...]] [--key=value ...]",
+        "recbole-derrd benchmark FILE [--jobs=N] [--dry] [--only=[NAME, ...]] [--key=value ...]",
         names="FILE",
         settings=True,
     ),
     "frontier": Command(
         "quality against bytes an item: train students in few bits and their rivals, then a table and a picture",
-        "recbole-derrd frontier FILE [--plot=FILE] [--also=RECORDS] [--jobs=N] [--dry=True] [--only=[NAME, ...]]\n"
+        "recbole-derrd frontier FILE [--plot=FILE] [--also=RECORDS] [--jobs=N] [--dry] [--only=[NAME, ...]]\n"
         "                              [--key=value ...]",
         names="FILE",
         settings=True,
@@ -104,8 +104,6 @@ COMMANDS = {
 
 #: Options of every command.
 FLAGS = ("-h", "--help", "--version")
-#: Settings that need no value: what they are then.
-SWITCHES = {"--verbose": "--verbose=True"}
 #: Options of a run that the command line itself reads; any other is a setting.
 _RUN_OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("-m", "--model"), "NAME", "the student: a general recommender of RecBole, or package.module.Class of your own"),

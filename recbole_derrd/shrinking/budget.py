@@ -58,15 +58,32 @@ def splits_of_bytes(item_bytes: int, most: int) -> list[Split]:
     Raises:
         OptionError: there is none.
     """
-    found = [Split(min(8 * item_bytes // bits, most), bits) for bits in BITS]
-    # Held to the teacher's dimensions, fewer bits would leave bytes unused that more bits can take.
-    kept = [split for split in found if split.size >= _FEWEST_DIMENSIONS and 4 * split.item_bytes >= 3 * item_bytes]
+    _refuse_narrow(most)
+    kept = _ways(item_bytes, most)
     if not kept:
+        # In 8 bits a byte is a dimension, and a quarter of the bytes may be left over.
+        possible = [one for one in range(1, 2 * most) if _ways(one, most)]
+        last = possible[-1]
+        which = f"from 1 to {last}" if len(possible) == last else f"one of {', '.join(map(str, possible))}"
         raise OptionError(
-            f"{item_bytes} bytes an item are {'too few' if item_bytes < _FEWEST_DIMENSIONS else 'too many'} for a "
-            f"teacher of {most} dimensions: give from 1 to {most} (a byte is 8 dimensions of one bit)."
+            f"{item_bytes:,} bytes an item {'are too many' if item_bytes > last else 'cannot be spent'} for a teacher "
+            f"of {most} dimensions: give {which} (a byte is 8 dimensions of one bit, or one of 8 bits)."
         )
     return kept
+
+
+def _ways(item_bytes: int, most: int) -> list[Split]:
+    found = [Split(min(8 * item_bytes // bits, most), bits) for bits in BITS]
+    # Held to the teacher's dimensions, fewer bits would leave bytes unused that more bits can take.
+    return [split for split in found if split.size >= _FEWEST_DIMENSIONS and 4 * split.item_bytes >= 3 * item_bytes]
+
+
+def _refuse_narrow(most: int) -> None:
+    if most < _FEWEST_DIMENSIONS:
+        raise OptionError(
+            f"A student in few bits has {_FEWEST_DIMENSIONS} dimensions or more, and a teacher of {most} cannot give "
+            "it more than its own: take a larger teacher."
+        )
 
 
 def splits_of_total(total: int, n_users: int, n_items: int, most: int) -> list[Split]:
@@ -81,6 +98,7 @@ def splits_of_total(total: int, n_users: int, n_items: int, most: int) -> list[S
     Raises:
         OptionError: there is none.
     """
+    _refuse_narrow(most)
     found = []
     for bits in BITS:
         fitting = (Split(size, bits, 8) for size in range(most, _FEWEST_DIMENSIONS - 1, -1))

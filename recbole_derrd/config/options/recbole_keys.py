@@ -14,6 +14,14 @@ READ_BY_CODE = frozenset(
 #: Keys of RecBole's scripts and functions, which no configuration reads.
 READ_BY_SCRIPTS = frozenset({"config_files", "group_offset", "saved"})
 
+#: Those of RecBole's settings that are True or False.
+SWITCHES = frozenset(
+    """
+    enable_amp enable_scaler filter_inter_by_user_or_item kg_reverse_r log_wandb repeatable reproducibility require_pow
+    save_dataloaders save_dataset show_progress shuffle use_gpu valid_metric_bigger
+    """.split()
+)
+
 #: Keys that RecBole sets itself, over whatever is given, and what decides instead.
 SET_BY_RECBOLE = {
     "MODEL_INPUT_TYPE": "the model decides",

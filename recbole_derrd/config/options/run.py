@@ -52,7 +52,8 @@ class RunOptions(Options):
     teacher_refine: bool | dict[str, Any] = option(
         False,
         "Train the teacher on before it teaches: a BPR of its own size learns from it by ir_rrd and listwise, is often "
-        "better, and teaches in its place; the table has both. True, or settings of that training: {epochs: 20}.",
+        "better, and teaches in its place; the table has both. True, or settings of that training: {epochs: 20}. It has "
+        "the run's seed, also where the teacher's is fixed, unless it is given one here: {seed: 2020}.",
         kind=(bool, dict),
     )
     teacher_snapshots: int = option(
@@ -162,7 +163,7 @@ class RunOptions(Options):
         {}, "Written by `recbole-derrd benchmark`: which of its experiments this run is; goes into the record."
     )
     verbose: bool = option(
-        False, "Show on the console what the log file has: settings, data, models, every epoch. --verbose is enough."
+        False, "Show on the console what the log file has: settings, data, models, every epoch."
     )
     latency_users: int = option(200, "Users whose single request is timed for the table; 0 leaves latency out.", low=0)
 
