@@ -15,6 +15,7 @@ from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.experiment.compress import run_compressed
 from recbole_derrd.experiment.refine import (
     Sizes,
+    bytes_named,
     dimensions_named,
     dimensions_of,
     refined_config,
@@ -239,7 +240,7 @@ def test_what_it_cannot_be_is_said_before_the_teacher_is_trained(
     assert not list((tmp_path / "saved" / "cache").glob("*/model.pth"))
 
 
-def test_dimensions_are_those_of_the_teachers_before_they_are_trained(keys: dict[str, Any], tmp_path: Path) -> None:
+def test_dimensions_and_bytes_are_those_of_the_teachers_before_they_are_trained(keys: dict[str, Any], tmp_path: Path) -> None:
     checkpoint = run_recbole_derrd(config_dict=keys, show_result=False)["checkpoints"]["teacher"]
     several = ["LightGCN", {"model": "BPR", "embedding_size": 12}]
     named: dict[str, Any]
@@ -252,8 +253,11 @@ def test_dimensions_are_those_of_the_teachers_before_they_are_trained(keys: dict
     ):
         config = DistillConfig(config_dict={**keys, **named, "checkpoint_dir": str(tmp_path)})
         data = prepare_data(config)
-        found = dimensions_named(config, data)
-        assert found == dimensions_of(teachers_of(config, data)) == dimensions
+        found, size = dimensions_named(config, data), bytes_named(config, data)
+        teachers = teachers_of(config, data)
+        assert found == dimensions_of(teachers) == dimensions
+        brought = "teacher_checkpoint" in named
+        assert size == (None if brought else sum(teacher.trained.bytes for teacher in teachers))
 
 
 def test_a_refined_teacher_that_is_no_better_is_said(keys: dict[str, Any], tmp_path: Path) -> None:

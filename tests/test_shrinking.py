@@ -275,7 +275,7 @@ def test_settings_that_cannot_be_are_refused_before_a_teacher_is_trained(
     assert words in capsys.readouterr().err and not list((tmp_path / "saved").glob("cache/*/model.pth"))
 
 
-@pytest.mark.parametrize("budget", ["--bytes=64", "--size=90"])
+@pytest.mark.parametrize("budget", ["--bytes=64", "--size=90", "--times=500"])
 def test_a_budget_that_cannot_be_is_refused_before_a_teacher_is_trained(
     of_a_file: list[str], tmp_path: Path, budget: str
 ) -> None:

@@ -16,16 +16,19 @@ from recbole_derrd.adapters import EmbeddingAdapter, adapter_class
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.recbole_keys import NOT_THE_TEACHERS
 from recbole_derrd.data.prepare import Data, prepare_data
+from recbole_derrd.evaluation.size import model_bytes
 from recbole_derrd.experiment.log import log_model
 from recbole_derrd.experiment.preflight import check_data, check_run
 from recbole_derrd.experiment.student import fit_student, student_key
 from recbole_derrd.experiment.teachers import AnyTeacher, knowledge_of
+from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.model_cache.keys import cache_entry, model_cache
 from recbole_derrd.model_cache.results import TrainedModel, evaluate_trained, write_result
 from recbole_derrd.model_cache.train_or_find import MODEL, TRAINING, read_trained
 from recbole_derrd.recbole_compat.models import model_class
 from recbole_derrd.runtime.artifact_cache import Resumable
 from recbole_derrd.runtime.console import SHOWN
+from recbole_derrd.runtime.randomness import kept_random_state
 from recbole_derrd.student.warm_start import check_start_size
 from recbole_derrd.teacher import ExportTeacher, Teacher, TeacherSpec, read_exported, teacher_specs
 from recbole_derrd.teacher.exported.matching import matched
@@ -249,6 +252,21 @@ def dimensions_named(config: DistillConfig, data: Data) -> int | None:
         else:
             found += _of_two_embeddings(spec.name(config), spec.embedding_size(config))
     return max(found, default=None)
+
+
+def bytes_named(config: DistillConfig, data: Data) -> int | None:
+    """Return the bytes of a run's teachers together, before they are trained; None where only their training tells.
+
+    They are built as they will be trained: of most models no setting alone says how many parameters they have.
+    """
+    found = []
+    for spec in teacher_specs(config):
+        if not spec.trained_here or not adapter_class(model_class(spec.name(config))).trainable:
+            return None
+        own = config.derived(spec.name(config), spec.settings, teacher=True)
+        with kept_random_state():
+            found.append(model_bytes(build_model(own, data)))
+    return sum(found)
 
 
 def _of_two_embeddings(model: str, size: Any) -> list[int]:

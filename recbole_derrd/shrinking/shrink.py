@@ -26,6 +26,7 @@ from recbole_derrd.experiment.preflight import check_run
 from recbole_derrd.experiment.refine import (
     OF_THE_PLANS,
     Sizes,
+    bytes_named,
     check_refining,
     dimensions_of,
     refined_config,
@@ -89,8 +90,12 @@ class Budget:
         """Return the ways to spend it; ids include the padding."""
         if self.item_bytes is not None:
             return splits_of_bytes(self.item_bytes, most)
-        total = read_size(self.size) if self.size is not None else int(teacher_bytes / (self.times or 1))
-        return splits_of_total(total, users, items, most)
+        if self.size is not None:
+            return splits_of_total(read_size(self.size), users, items, most)
+        try:
+            return splits_of_total(int(teacher_bytes / (self.times or 1)), users, items, most)
+        except OptionError as error:
+            raise OptionError(f"--times={self.times:g} of {teacher_bytes:,} bytes cannot be: {error}") from error
 
 
 def shrink(
@@ -247,8 +252,9 @@ class _Shrinking:
     def _check(self, budget: Budget, data: Data) -> None:
         """Refuse before the first training what can be seen before it."""
         own = check_refining(self.config, data)
-        if budget.times is None:
-            budget.splits(data.history.n_users, data.history.n_items, 0, own["embedding_size"])
+        known = 0 if budget.times is None else bytes_named(self.config, data)
+        if known is not None:
+            budget.splits(data.history.n_users, data.history.n_items, known, own["embedding_size"])
 
     def _run(self, plan: dict[str, Any], what: str, settings: tuple[str, ...]) -> dict[str, Any]:
         """Train a student by a plan, over which the user's settings go."""
