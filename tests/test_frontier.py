@@ -152,6 +152,19 @@ def test_a_refining_of_a_config_file_is_that_of_its_kinds(tmp_path: Path, tiny_d
         assert asked == ({"epochs": 5} if one.name.endswith("trained") else False)
 
 
+def test_experiments_of_ones_own_have_the_files_refining_where_they_ask_for_it(tmp_path: Path, tiny_data: Path) -> None:
+    asked = {"asks": True, "refuses": False, "own": {"epochs": 3}}
+    others = [{"name": name, "distillers": ["rrd"], "teacher_refine": value} for name, value in asked.items()]
+    others.append({"name": "silent", "distillers": ["rrd"]})
+    file = written(tmp_path, tiny_data, kinds=["student"], experiments=others)
+    found = {one.name: one.settings.get("teacher_refine") for one in read_frontier(file).experiments}
+    assert {name: found[name] for name in (*asked, "silent")} == {**asked, "asks": {"epochs": 2}, "silent": None}
+    (given,) = [one for one in read_frontier(file, ["--teacher_refine={epochs: 5}"]).experiments if one.name == "asks"]
+    assert given.settings["teacher_refine"] == {"epochs": 5}
+    with pytest.raises(OptionError, match="Each experiment needs a name"):
+        read_frontier(written(tmp_path, tiny_data, kinds=["student"], experiments=["rrd"]))
+
+
 def test_without_a_refined_teacher_there_are_the_kinds_that_need_none(tmp_path: Path, tiny_data: Path) -> None:
     base = _base(tiny_data, tmp_path, teacher={"embedding_size": 16}, teacher_refine=False)
     with pytest.raises(OptionError, match="teacher_refine is False"):

@@ -65,9 +65,11 @@ def read_frontier(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
         for item_bytes in options.bytes
         for name, settings in _experiments(item_bytes, options, sizes, most)
     ]
+    # The file's own experiments ask for it by name: True is the training that the file describes.
+    others = [_refining(one, refine) if isinstance(one, dict) else one for one in options.experiments]
     ours = [one["name"] for one in made if one.get("student_bits")]
     whole = dataclasses.replace(
-        options, base=base, experiments=[*made, *options.experiments], proposed=options.proposed or ours
+        options, base=base, experiments=[*made, *others], proposed=options.proposed or ours
     )
     return plan_of(file, whole, over)
 
@@ -83,7 +85,7 @@ def _check_refining(config: DistillConfig, data: Data) -> None:
 
 
 def _refining(settings: dict[str, Any], refine: Any) -> dict[str, Any]:
-    return {**settings, "teacher_refine": refine} if "teacher_refine" in settings else settings
+    return {**settings, "teacher_refine": refine} if settings.get("teacher_refine") is True else settings
 
 
 def _experiments(
