@@ -87,6 +87,40 @@ def test_wrong_folds_are_a_sentence(tmp_path: Path, content: dict[str, Any], wor
     assert words in str(caught.value)
 
 
+TEACHER = {"model": "BPR", "dataset": "tiny", "data_path": "data", "benchmark_filename": PARTS}
+
+
+@pytest.mark.parametrize(
+    "brought",
+    [
+        {"teacher_checkpoint": "x.pth"},
+        {"teachers": ["BPR", {"checkpoint": "x.pth"}]},
+        {"teachers": ["BPR", {"checkpoint": "x.pth", "trusted": False}], "teacher_trusted": True},
+    ],
+)
+def test_a_teacher_of_one_split_is_refused_once(tmp_path: Path, brought: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=r"'x.pth' of the experiment 'RRD' .* cannot teach on 3 folds"):
+        plan_of(tmp_path, base={**TEACHER, **brought})
+    # Of one fold a run sees by itself whether it is that of the teacher.
+    assert plan_of(tmp_path, base={**TEACHER, **brought}, folds=NAMES[:1]).experiments
+    assert plan_of(tmp_path, base={**TEACHER, **brought}, experiments=[{"name": "plain", "distillers": []}]).experiments
+    codes = {"name": "codes", "compress_method": "svd", "compress_size": 4}
+    with pytest.raises(OptionError, match="of the experiment 'codes'"):
+        plan_of(tmp_path, base={**TEACHER, **brought}, experiments=[codes])
+
+
+@pytest.mark.parametrize(
+    "brought",
+    [
+        {"teacher_checkpoint": "x.pth", "teacher_trusted": True},
+        {"teachers": ["BPR", {"checkpoint": "x.pth", "trusted": True}]},
+        {"teacher_checkpoint": None, "teachers": "what the experiment refuses"},
+    ],
+)
+def test_a_trusted_teacher_may_teach_on_all_folds(tmp_path: Path, brought: dict[str, Any]) -> None:
+    assert len(plan_of(tmp_path, base={**TEACHER, **brought}).experiments) == 12
+
+
 def on_fold(method: str, fold: str, score: float, seed: int = 1, content: str = "same", **more: Any) -> dict[str, Any]:
     """A record of a fold, whose files number users and items in an order of their own."""
     record = made(method, seed, score, **more)

@@ -240,7 +240,9 @@ def test_what_it_cannot_be_is_said_before_the_teacher_is_trained(
     assert not list((tmp_path / "saved" / "cache").glob("*/model.pth"))
 
 
-def test_dimensions_and_bytes_are_those_of_the_teachers_before_they_are_trained(keys: dict[str, Any], tmp_path: Path) -> None:
+def test_dimensions_and_bytes_are_those_of_the_teachers_before_they_are_trained(
+    keys: dict[str, Any], tmp_path: Path
+) -> None:
     checkpoint = run_recbole_derrd(config_dict=keys, show_result=False)["checkpoints"]["teacher"]
     several = ["LightGCN", {"model": "BPR", "embedding_size": 12}]
     named: dict[str, Any]

@@ -55,10 +55,14 @@ def test_splits_by_hand() -> None:
 
 
 def test_teachers_of_few_dimensions_by_hand() -> None:
-    with pytest.raises(OptionError, match="40 bytes an item are too many for a teacher of 16 dimensions: give from 1 to 21"):
+    with pytest.raises(
+        OptionError, match="40 bytes an item are too many for a teacher of 16 dimensions: give from 1 to 21"
+    ):
         splits_of_bytes(40, 16)
     # 4 dimensions take 1, 2 or 4 bytes, and at most a quarter of the bytes is left over.
-    with pytest.raises(OptionError, match="3 bytes an item cannot be spent for a teacher of 4 .*: give one of 1, 2, 4, 5"):
+    with pytest.raises(
+        OptionError, match="3 bytes an item cannot be spent for a teacher of 4 .*: give one of 1, 2, 4, 5"
+    ):
         splits_of_bytes(3, 4)
     for ways in (lambda: splits_of_bytes(2, 3), lambda: splits_of_total(10**6, 10, 10, 3)):
         with pytest.raises(OptionError, match="has 4 dimensions or more, and a teacher of 3"):

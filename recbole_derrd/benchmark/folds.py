@@ -68,3 +68,25 @@ def on_fold(fold: Fold, settings: Mapping[str, Any], experiment: str, own: Mappi
             "names of its training, validation and test files. Without them the split would be drawn, not the fold's."
         )
     return whole
+
+
+def refuse_one_teacher(folds: list[Fold], settings: Mapping[str, Any], experiment: str) -> None:
+    """Refuse a checkpoint that would teach on several folds: it was trained on one split, and has seen the others'.
+
+    Raises:
+        OptionError: which, and what to do.
+    """
+    compressed = settings.get("compress_method", "none") != "none"
+    if len(folds) < 2 or not (settings.get("distillers") or compressed):
+        return
+    trusted, several = settings.get("teacher_trusted", False), settings.get("teachers")
+    entries = [one for one in several if isinstance(one, Mapping)] if isinstance(several, list) else []
+    brought = [settings.get("teacher_checkpoint") if not trusted else None]
+    brought += [one.get("checkpoint") for one in entries if not one.get("trusted", trusted)]
+    for checkpoint in filter(None, brought):
+        raise OptionError(
+            f"The teacher '{checkpoint}' of the experiment '{experiment}' was trained on one split and cannot teach on "
+            f"{len(folds)} folds: it has seen what the others hold out. Name a teacher_model, so that each fold has a "
+            "teacher of its own, or one fold. If it has seen no held-out item of any fold, set teacher_trusted: True "
+            "(of several teachers: trusted: True beside checkpoint)."
+        )

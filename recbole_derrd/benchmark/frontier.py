@@ -68,9 +68,7 @@ def read_frontier(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
     # The file's own experiments ask for it by name: True is the training that the file describes.
     others = [_refining(one, refine) if isinstance(one, dict) else one for one in options.experiments]
     ours = [one["name"] for one in made if one.get("student_bits")]
-    whole = dataclasses.replace(
-        options, base=base, experiments=[*made, *others], proposed=options.proposed or ours
-    )
+    whole = dataclasses.replace(options, base=base, experiments=[*made, *others], proposed=options.proposed or ours)
     return plan_of(file, whole, over)
 
 

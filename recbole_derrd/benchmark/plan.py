@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from recbole_derrd.benchmark.folds import Fold, folds_of, on_fold
+from recbole_derrd.benchmark.folds import Fold, folds_of, on_fold, refuse_one_teacher
 from recbole_derrd.config.options.benchmark import BenchmarkOptions
 from recbole_derrd.config.settings import file_names, read_command_line, read_settings
 from recbole_derrd.config.shipped import found_config
@@ -106,6 +106,7 @@ def plan_of(file: Path, options: BenchmarkOptions, over: Mapping[str, Any]) -> P
     experiments = []
     for position, (experiment, own, proposed) in enumerate(_experiments(options)):
         settings = {**base, **own, **over}
+        refuse_one_teacher(folds, settings, experiment)
         # Without the seed and the fold: records of one name with other settings are another row of the table.
         data = _own_data(base, settings)
         entry = BenchmarkEntry(

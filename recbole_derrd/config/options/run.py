@@ -162,9 +162,7 @@ class RunOptions(Options):
     benchmark: dict[str, Any] = option(
         {}, "Written by `recbole-derrd benchmark`: which of its experiments this run is; goes into the record."
     )
-    verbose: bool = option(
-        False, "Show on the console what the log file has: settings, data, models, every epoch."
-    )
+    verbose: bool = option(False, "Show on the console what the log file has: settings, data, models, every epoch.")
     latency_users: int = option(200, "Users whose single request is timed for the table; 0 leaves latency out.", low=0)
 
     def __post_init__(self) -> None:
