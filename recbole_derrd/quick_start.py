@@ -117,6 +117,8 @@ def _run(config: DistillConfig, given: list[str], show_result: bool) -> dict[str
     logger.info(config)
     notes = Notes()
     notes.add([*given, *purpose.of_settings(config)])
+    for sentence in purpose.of_other_methods(config):
+        logger.warning(sentence)
     started = time.perf_counter()
 
     data = prepare_data(config)

@@ -172,6 +172,31 @@ def test_the_commands_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert main(["benchmark", *arguments]) == 2 and words in capsys.readouterr().err
 
 
+def test_options_that_no_experiment_reads_are_told_once(tmp_path: Path, logged: list[str]) -> None:
+    base = {"model": "BPR", "dataset": "tiny", "rrd_k": 5, "de_weight": 1}
+    own = [{"name": "cd", "distillers": "CD", "rd_k": 5}, {"name": "svd", "compress_method": "svd", "rd_weight": 1}]
+    plan = plan_of(tmp_path, base=base, experiments=[*EXPERIMENTS, *own])
+    assert runner.run_benchmark(plan, [], logged.append) == 0
+    (said,) = [line for line in logged if "no effect" in line]
+    assert said == (
+        "No experiment has de among its distillers, so de_weight has no effect: add such an experiment, or take it "
+        "out. 'cd' and 'svd': without rd among the distillers, rd_k and rd_weight have no effect. Add rd there, "
+        "or take them out."
+    )
+    logged.clear()
+    # Config files and the base are for experiments that are not run today, too.
+    (tmp_path / "under.yaml").write_text("cd_weight: 1\n")
+    plan = plan_of(tmp_path, "--only=[RRD]", base=base, config_files="under.yaml")
+    assert runner.run_benchmark(plan, [], logged.append) == 0 and not [one for one in logged if "no effect" in one]
+
+
+def test_options_of_the_command_line_that_no_experiment_reads_are_refused(tmp_path: Path, logged: list[str]) -> None:
+    plan = plan_of(tmp_path, "--de_weight=1", "--rrd_k=5")
+    with pytest.raises(OptionError, match="No experiment has de among its distillers, so --de_weight has no effect"):
+        runner.run_benchmark(plan, [], logged.append)
+    assert runner.run_benchmark(plan_of(tmp_path, "--rrd_k=5"), [], logged.append) == 0
+
+
 def test_experiments_run_once_and_failures_stop_nothing(tmp_path: Path, logged: list[str]) -> None:
     experiments = [*EXPERIMENTS, {"name": "bad", "rrd_k": 1}, {"name": "deadly", "rrd_k": 2}]
     plan = plan_of(tmp_path, "--jobs=3", experiments=experiments)

@@ -112,6 +112,13 @@ def test_the_run_that_the_mistakes_are_made_from_works(tiny: list[str]) -> None:
         (["--log_wandb=True"], "pip install wandb"),
         (["--topk=[0]"], "from 1 on"),
         (["--embedding_size=big"], "'embedding_size' must be int"),
+        (["--de_hint=output"], "Not among the distillers: de. So --de_hint has no effect: add de to distillers"),
+        (
+            ["--distillers=[de]", "--rrd_k=4", "--cd_preset=citeulike-bpr-kds"],
+            "Not among the distillers: rrd and cd. So --rrd_k and --cd_preset have no effect: add rrd and cd to",
+        ),
+        (["--distillers=", "--rrd_k=4"], "Not among the distillers: rrd. So --rrd_k has"),
+        (["--teacher_refine={rd_k: 5}"], "Not among the distillers in 'teacher_refine': rd. So rd_k has no"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -120,6 +127,9 @@ def test_a_mistake_is_a_sentence(
 ) -> None:
     changed = {argument.split("=")[0] for argument in arguments}
     kept = [argument for argument in tiny if argument.split("=")[0] not in changed]
+    if "--distillers" in changed:
+        # Typed options of another method are a mistake of their own.
+        kept = [argument for argument in kept if not argument.startswith("--rrd_")]
     assert words in fails(capsys, *kept, *arguments)
 
 

@@ -13,9 +13,10 @@ import torch
 from synthetic_records import run_table
 
 from recbole_derrd.config.distill_config import DistillConfig, model_settings
-from recbole_derrd.experiment.purpose import of_data, of_models, of_settings
+from recbole_derrd.experiment.purpose import of_data, of_models, of_other_methods, of_settings
 from recbole_derrd.model_cache.results import TrainedModel
 from recbole_derrd.quick_start import run_recbole_derrd
+from recbole_derrd.registry import METHODS
 
 Settings = Callable[..., dict[str, Any]]
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,6 +108,29 @@ def test_a_threshold_counts_where_the_teacher_reads_labels(tiny_settings: Settin
     assert not [said for said in of_settings(made(given)) if "threshold" in said]
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"rrd_k": 4},
+            ["Not among the distillers: rrd. So rrd_k has no effect: add rrd to distillers, or take it out."],
+        ),
+        ({"rce_kd_preset": "citeulike-bpr", "rrd_weight": 1}, ["rrd and rce_kd. So rrd_weight and rce_kd_preset have"]),
+        ({f"{name}_weight": 1 for name in METHODS}, [" and 9 more have no effect"]),
+        ({"de_weight": 1, "rrd_preset": None}, []),
+        ({"rrd_k": 4, "distillers": []}, []),
+        ({"rrd_k": 4, "benchmark": {"name": "b", "key": "k"}}, []),
+    ],
+)
+def test_options_of_other_methods_are_for_the_log_alone(
+    tiny_settings: Settings, given: dict[str, Any], words: list[str]
+) -> None:
+    config = made(tiny_settings("BPR", **{"distillers": ["de"], "teacher": LARGE, **given}))
+    said = of_other_methods(config)
+    assert len(said) == len(words) and all(word in sentence for word, sentence in zip(words, said))
+    assert of_settings(config) == []
+
+
 def of_tiny_data(labels: list[int]) -> Any:
     feat = {"label": torch.tensor(labels)}
     return SimpleNamespace(dataset=SimpleNamespace(inter_feat=feat), history=SimpleNamespace(n_users=31))
@@ -178,7 +202,7 @@ def test_a_run_repeats_it_under_its_table_and_in_its_record(
 ) -> None:
     # Without quicker steps the teacher is the plain student, to the bit.
     lists = {"distillers": "RRD", "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "fast": "none", "latency_users": 0}
-    settings = tiny_settings("BPR", **lists, foo=1, record_dir=str(tmp_path / "records"))
+    settings = tiny_settings("BPR", **lists, foo=1, cd_weight=1, record_dir=str(tmp_path / "records"))
     with caplog.at_level(logging.WARNING):
         record = run_recbole_derrd("BPR", "tiny", config_dict=settings, notes=["Said before."])
     said = record["warnings"]
@@ -189,3 +213,5 @@ def test_a_run_repeats_it_under_its_table_and_in_its_record(
     assert notes == [f"Note: {one}" for one in said]
     logged = [entry.getMessage() for entry in caplog.records]
     assert [logged.count(one) for one in said] == [1, 1, 1, 1]
+    # A file may be for several runs: an option of another method is in the log, and no note of the result.
+    assert sum("cd_weight has no effect" in one for one in logged) == 1

@@ -61,7 +61,7 @@ def test_teachers_of_few_dimensions_by_hand() -> None:
         splits_of_bytes(40, 16)
     # 4 dimensions take 1, 2 or 4 bytes, and at most a quarter of the bytes is left over.
     with pytest.raises(
-        OptionError, match="3 bytes an item cannot be spent for a teacher of 4 .*: give one of 1, 2, 4, 5"
+        OptionError, match=r"3 bytes an item cannot be spent for a teacher of 4 .*: give one of 1, 2, 4, 5"
     ):
         splits_of_bytes(3, 4)
     for ways in (lambda: splits_of_bytes(2, 3), lambda: splits_of_total(10**6, 10, 10, 3)):
@@ -269,6 +269,7 @@ def test_methods_of_the_command_line_leave_the_student_alone_alone(
         (["--teacher_refine=perhaps"], "must be bool or dict"),
         (["--embedding_size=8"], "The bytes decide 'embedding_size'"),
         (["--student_bits=8"], "The bytes decide 'student_bits'"),
+        (["--rrd_weight=1"], "Not among the distillers: rrd. So --rrd_weight has no effect"),
         (["--teacher_refine={distillers: [de], de_weight: -1}"], "de_weight"),
     ],
 )

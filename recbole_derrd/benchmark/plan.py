@@ -50,6 +50,8 @@ class Experiment:
     key: str
     proposed: bool
     fold: str | None = None
+    #: The keys in which it differs from the others.
+    own: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         return f"{self.name}, seed {self.seed}" + ("" if self.fold is None else f", fold '{self.fold}'")
@@ -68,6 +70,8 @@ class Plan:
     record_dir: Path
     options: BenchmarkOptions
     experiments: list[Experiment]
+    #: Settings of the command line, over those of every experiment.
+    over: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def read_plan(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
@@ -125,12 +129,13 @@ def plan_of(file: Path, options: BenchmarkOptions, over: Mapping[str, Any]) -> P
             entry = dataclasses.replace(entry, fold=None if fold is None else fold.name)
             for seed in seeds:
                 whole = {**placed, **_seeded(placed, seed, seeds[0], options), "record_dir": str(record_dir)}
-                experiments.append(_experiment(entry, seed, whole, data if fold is None else fold.name))
+                one = _experiment(entry, seed, whole, data if fold is None else fold.name)
+                experiments.append(dataclasses.replace(one, own=frozenset(own)))
     _refuse_same(experiments)
     experiments = _chosen(experiments, options.only)
     # Seed after seed, fold after fold: a benchmark that is stopped has whole tables of the first ones.
     experiments.sort(key=lambda one: (seeds.index(one.seed), names.index(one.fold) if one.fold is not None else 0))
-    return Plan(name, record_dir, options, experiments)
+    return Plan(name, record_dir, options, experiments, over)
 
 
 def base_settings(file: Path, options: BenchmarkOptions, over: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, Callable
 
+from recbole_derrd.benchmark.other_methods import note_of, refuse_typed
 from recbole_derrd.benchmark.plan import Experiment, Plan
 from recbole_derrd.data.atomic_files import data_files
 from recbole_derrd.errors import DistillError, OptionError
@@ -148,11 +149,15 @@ def run_benchmark(plan: Plan, command: list[str], log: Callable[[str], None] = p
         log(f"{sum(experiment.key in done for experiment in plan.experiments)} of {total} experiments are recorded.")
         return 0
     check_experiments(plan.experiments)
+    refuse_typed(plan)
     # No name of a benchmark makes it the lock that the records of its experiments take.
     with locked(plan.record_dir / f"{plan.name}.benchmark", "goes through this benchmark"):
         done = recorded(plan, log)
         left = [experiment for experiment in plan.experiments if experiment.key not in done]
         log(f"{plan.name}: {total - len(left)} of {total} experiments are recorded, {len(left)} to run.")
+        note = note_of(plan)
+        if note:
+            log(note)
         failed = _run_all(plan, left, command, log)
         known = [one for one, *_ in failed]
         failed += _without_record(plan, [experiment for experiment in left if experiment not in known])

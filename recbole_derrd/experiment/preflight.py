@@ -12,6 +12,7 @@ from recbole.utils import FeatureType
 from recbole_derrd.adapters import ADAPTERS, EmbeddingAdapter, adapter_class
 from recbole_derrd.config.distill_config import WHOLE_USER_MODELS, DistillConfig
 from recbole_derrd.config.options.filters import check_column
+from recbole_derrd.config.other_methods import idle_options, without_effect
 from recbole_derrd.data.prepare import Data
 from recbole_derrd.distillers import Need
 from recbole_derrd.distillers.hint_embeddings import HintOptions
@@ -37,6 +38,7 @@ def check_run(config: DistillConfig) -> None:
     """
     options = config.run_options
     _check_processes(config)
+    _check_other_methods(config)
     fault = BenchmarkEntry.check()(options.benchmark)
     if fault is not None:
         raise OptionError(f"benchmark{fault}. Leave this option to 'recbole-derrd benchmark'.")
@@ -76,6 +78,15 @@ def check_run(config: DistillConfig) -> None:
     _check_start(config, specs, embedded=embedded)
     for name, spec in zip(names, models):
         _check_teacher(config, name, spec)
+
+
+def _check_other_methods(config: DistillConfig) -> None:
+    """Refuse options of other methods that somebody has typed; in a file they may be there for other runs."""
+    # Where nothing is distilled on purpose, all that is said of distillation waits for another run.
+    if config.run_options.distillers or not config.distillers_given:
+        found = idle_options(config.cmd_config_dict, config.run_options.distillers)
+        if found:
+            raise OptionError(without_effect(found, dashes="--"))
 
 
 def _check_bits(config: DistillConfig) -> None:

@@ -10,6 +10,7 @@ from recbole_derrd.config.distill_config import WHOLE_USER_MODELS, DistillConfig
 from recbole_derrd.config.options.evaluation import left_out
 from recbole_derrd.config.options.recbole_keys import SET_BY_RECBOLE
 from recbole_derrd.config.options.schema import AUTO
+from recbole_derrd.config.other_methods import idle_options, without_effect
 from recbole_derrd.config.settings import candidate_count
 from recbole_derrd.data.prepare import Data
 from recbole_derrd.distillers import Need
@@ -55,6 +56,18 @@ def _unread(config: DistillConfig) -> list[str]:
         if given is not None and str(given) != str(config[key]):
             found.append(f"{key}: {given} has no effect: RecBole sets it itself, and {decides}.")
     return found
+
+
+def of_other_methods(config: DistillConfig) -> list[str]:
+    """Return that a run's files have options of methods that it does not use.
+
+    It is for the log alone: a file may be for several runs, and so may that of a benchmark, which says so itself.
+    """
+    options = config.run_options
+    if options.benchmark or not options.distillers:
+        return []
+    found = idle_options(config.external_config_dict, options.distillers)
+    return [without_effect(found)] if found else []
 
 
 def _left_out(config: DistillConfig) -> list[str]:

@@ -15,7 +15,9 @@ from recbole.utils import dataset_arguments, set_color
 from recbole_derrd.adapters import EmbeddingAdapter, adapter_class
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.recbole_keys import NOT_THE_TEACHERS
+from recbole_derrd.config.other_methods import idle_options, without_effect
 from recbole_derrd.data.prepare import Data, prepare_data
+from recbole_derrd.errors import OptionError
 from recbole_derrd.evaluation.size import model_bytes
 from recbole_derrd.experiment.log import log_model
 from recbole_derrd.experiment.preflight import check_data, check_run
@@ -178,6 +180,10 @@ def check_refining(config: DistillConfig, data: Data) -> DistillConfig:
 
 def _checked(config: DistillConfig, sizes: Sizes) -> DistillConfig:
     own = refined_config(config, sizes)
+    given = config.run_options.teacher_refine
+    idle = idle_options(given if isinstance(given, Mapping) else {}, own.run_options.distillers)
+    if idle:
+        raise OptionError(without_effect(idle, " in 'teacher_refine'"))
     if config.run_options.warm_start != "none":
         check_start_size(config["embedding_size"], own["embedding_size"])
     check_run(own)

@@ -16,6 +16,7 @@ from recbole_derrd.adapters import EmbeddingAdapter
 from recbole_derrd.compression import compress, evaluate_tables
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.compress import CompressOptions
+from recbole_derrd.config.other_methods import NOT_AMONG
 from recbole_derrd.config.settings import config_files, read_command_line, read_settings
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import OptionError
@@ -342,7 +343,7 @@ def _quiet() -> Iterator[None]:
 
 
 #: How warnings begin that say nothing new here: the plan asks for it.
-_EXPECTED = ("Nothing to resume", "The teacher is a BPR of the student's own size")
+_EXPECTED = ("Nothing to resume", "The teacher is a BPR of the student's own size", NOT_AMONG)
 #: Lines of a run that each of a shrinking's runs would repeat.
 _REPEATED = ("Data:", "Teacher:", "Refining", "Refined teacher:")
 _COLOUR = re.compile("\x1b\\[[0-9;]*m")

@@ -1,0 +1,44 @@
+"""Options of methods that are not among a run's distillers: nobody reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from recbole_derrd.registry import METHODS, method_class
+
+#: How the sentence begins.
+NOT_AMONG = "Not among the distillers"
+#: Names that a sentence lists; of more it gives the number.
+_NAMED = 6
+
+
+def idle_options(settings: Mapping[str, Any], distillers: Collection[str]) -> dict[str, list[str]]:
+    """Return the options that are given for nothing, by the built-in method that is not among the distillers."""
+    others = {name: method_class(name).options_class.keys() for name in METHODS if name not in distillers}
+    found = {name: [key for key in keys if settings.get(key) is not None] for name, keys in others.items()}
+    return {name: keys for name, keys in found.items() if keys}
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names in words: "a, b and c"; of many the first, and how many more there are."""
+    all_names = list(dict.fromkeys(names))
+    shown = all_names[:_NAMED]
+    last = f"{len(all_names) - _NAMED} more" if len(all_names) > _NAMED else shown.pop()
+    return f"{', '.join(shown)} and {last}" if shown else last
+
+
+def without_effect(found: Mapping[str, Collection[str]], place: str = "", dashes: str = "") -> str:
+    """Return that these options have no effect, and what to do.
+
+    Args:
+        found: what :func:`idle_options` has returned.
+        place: where these distillers are, e.g. " in 'teacher_refine'"; "" for the run itself.
+        dashes: what stands before each option.
+    """
+    keys = [f"{dashes}{key}" for keys in found.values() for key in keys]
+    has, them = ("has", "it") if len(keys) == 1 else ("have", "them")
+    return (
+        f"{NOT_AMONG}{place}: {listed(found)}. So {listed(keys)} {has} no effect: add {listed(found)} to distillers, "
+        f"or take {them} out."
+    )
