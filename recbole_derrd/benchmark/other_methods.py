@@ -39,8 +39,8 @@ def note_of(plan: Plan) -> str | None:
     if idle:
         options = _keys(idle)
         sentences.append(
-            f"{listed(names)}: without {listed(idle)} among the distillers, {listed(options)} {_has(options)} no effect. "
-            f"Add {listed(idle)} there, or take {_them(options)} out."
+            f"{listed(names)}: without {listed(idle)} among the distillers, {listed(options)} {_has(options)} no "
+            f"effect. Add {listed(idle)} there, or take {_them(options)} out."
         )
     return " ".join(sentences) or None
 
