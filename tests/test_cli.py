@@ -450,6 +450,7 @@ def test_what_is_read(
         (["frontier", "a.yaml", "--kind=[pq]"], "Did you mean '--kinds'?"),
         (["benchmark", "a.yaml", "--job", "2"], "Unknown option '--job' of benchmark. Did you mean '--jobs'?"),
         (["benchmark", "a.yaml", "--dryy"], "--dryy needs a value, e.g. --dryy=VALUE. Did you mean '--dry'?"),
+        (["benchmark", "a.yaml", "--jobs"], "--jobs needs a value, e.g. --jobs=VALUE.\n"),
         (["shrink", "a.pth", "--byte=5"], "Unknown option '--byte' of shrink. Did you mean '--bytes'?"),
         (["evaluate", "a.pth", "--splits=test"], "Unknown option '--splits' of evaluate. Did you mean '--split'?"),
         (["-m"], "-m/--model needs a value, e.g. --model=NAME."),

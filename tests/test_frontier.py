@@ -154,13 +154,20 @@ def test_a_refining_of_a_config_file_is_that_of_its_kinds(tmp_path: Path, tiny_d
 
 def test_experiments_of_ones_own_have_the_files_refining_where_they_ask_for_it(tmp_path: Path, tiny_data: Path) -> None:
     asked = {"asks": True, "refuses": False, "own": {"epochs": 3}}
-    others = [{"name": name, "distillers": ["rrd"], "teacher_refine": value} for name, value in asked.items()]
+    others: list[dict[str, Any]] = [
+        {"name": name, "distillers": ["rrd"], "rrd_k": place, "teacher_refine": value}
+        for place, (name, value) in enumerate(asked.items(), 4)
+    ]
     others.append({"name": "silent", "distillers": ["rrd"]})
     file = written(tmp_path, tiny_data, kinds=["student"], experiments=others)
     found = {one.name: one.settings.get("teacher_refine") for one in read_frontier(file).experiments}
     assert {name: found[name] for name in (*asked, "silent")} == {**asked, "asks": {"epochs": 2}, "silent": None}
     (given,) = [one for one in read_frontier(file, ["--teacher_refine={epochs: 5}"]).experiments if one.name == "asks"]
     assert given.settings["teacher_refine"] == {"epochs": 5}
+    for typed, value in (("{epochs: 5}", {"epochs": 5}), ("False", False)):
+        plan = read_frontier(file, [f"--teacher_refine={typed}"])
+        found = {one.name: one.settings.get("teacher_refine") for one in plan.experiments}
+        assert (found["asks"], found["refuses"], found["own"], found["silent"]) == (value, False, value, None)
     with pytest.raises(OptionError, match="Each experiment needs a name"):
         read_frontier(written(tmp_path, tiny_data, kinds=["student"], experiments=["rrd"]))
 

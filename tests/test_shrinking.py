@@ -97,6 +97,17 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         read_size(text)
 
 
+def test_how_many_times_smaller_can_be_is_said() -> None:
+    """Of 4,608 bytes the smallest student's 309 are a 14.9th."""
+    with pytest.raises(
+        OptionError, match=r"has 4,608 bytes. 9 bytes are too few .* takes 309. Give --times=14.9 or less"
+    ):
+        Budget(times=500.0).splits(31, 41, 4608, 16)
+    assert Budget(times=14.9).splits(31, 41, 4608, 16)
+    with pytest.raises(OptionError, match=r"takes 309\.$"):
+        Budget(times=2.0).splits(31, 41, 310, 16)
+
+
 @pytest.mark.parametrize("given_budget", [{}, {"item_bytes": 8, "times": 2.0}, {"size": "1MB", "times": 2.0}])
 def test_one_budget_is_given(given_budget: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="one of --bytes"):

@@ -52,6 +52,7 @@ def read_frontier(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
         _check_refining(config, data)
     # Whatever settings an experiment has, its teacher is that of the file and of the command line.
     who = who_teaches(config)
+    given = over.get("teacher_refine")
     over = {key: value for key, value in over.items() if key not in who and key != "teacher_refine"}
     # Who trains the teacher on says so for those kinds alone that are made of it.
     base = {**options.base, **who}
@@ -66,7 +67,7 @@ def read_frontier(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
         for name, settings in _experiments(item_bytes, options, sizes, most)
     ]
     # The file's own experiments ask for it by name: True is the training that the file describes.
-    others = [_refining(one, refine) if isinstance(one, dict) else one for one in options.experiments]
+    others = [_asking(one, refine if given is None else given, given is not None) for one in options.experiments]
     ours = [one["name"] for one in made if one.get("student_bits")]
     whole = dataclasses.replace(options, base=base, experiments=[*made, *others], proposed=options.proposed or ours)
     return plan_of(file, whole, over)
@@ -84,6 +85,13 @@ def _check_refining(config: DistillConfig, data: Data) -> None:
 
 def _refining(settings: dict[str, Any], refine: Any) -> dict[str, Any]:
     return {**settings, "teacher_refine": refine} if settings.get("teacher_refine") is True else settings
+
+
+def _asking(experiment: Any, refine: Any, typed: bool) -> Any:
+    """Return an experiment of the file's own; what is typed goes over settings of its own, as elsewhere."""
+    if typed and isinstance(experiment, dict) and experiment.get("teacher_refine") not in (None, False):
+        return {**experiment, "teacher_refine": refine}
+    return _refining(experiment, refine) if isinstance(experiment, dict) else experiment
 
 
 def _experiments(

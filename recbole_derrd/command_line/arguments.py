@@ -113,7 +113,7 @@ def _without_settings(name: str, arguments: Sequence[str], known: set[str]) -> t
             settings.append(f"{argument}={pending.pop(0)}")
         elif command.names:
             meant = nearest(argument[2:], _words(name, known), cutoff=_ALIKE)
-            hint = f" Did you mean '--{meant}'?" if meant else ""
+            hint = f" Did you mean '--{meant}'?" if meant and f"--{meant}" != argument else ""
             raise DistillError(f"{argument} needs a value, e.g. {argument}=VALUE.{hint}")
         else:
             raise _unknown_form(argument, pending, known)

@@ -106,12 +106,16 @@ def splits_of_total(total: int, n_users: int, n_items: int, most: int) -> list[S
         if first is not None:
             found.append(first)
     if not found:
-        least = Split(_FEWEST_DIMENSIONS, BITS[0], 8).total(n_users, n_items)
         raise OptionError(
             f"{total:,} bytes are too few for {n_users - 1:,} users and {n_items - 1:,} items: the smallest student "
-            f"takes {least:,}."
+            f"takes {least_total(n_users, n_items):,}."
         )
     return found
+
+
+def least_total(n_users: int, n_items: int) -> int:
+    """Return the bytes of the smallest student of so many users and items, the padding included."""
+    return Split(_FEWEST_DIMENSIONS, BITS[0], 8).total(n_users, n_items)
 
 
 def read_size(text: str) -> int:

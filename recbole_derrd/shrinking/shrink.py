@@ -41,7 +41,7 @@ from recbole_derrd.exporting.request import Source
 from recbole_derrd.model_cache.results import TrainedModel, TrainResult
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.runtime.randomness import kept_random_state
-from recbole_derrd.shrinking.budget import Split, read_size, splits_of_bytes, splits_of_total
+from recbole_derrd.shrinking.budget import Split, least_total, read_size, splits_of_bytes, splits_of_total
 from recbole_derrd.shrinking.outcome import Outcome, Row
 from recbole_derrd.shrinking.plan import coded_settings, plain_settings
 
@@ -93,10 +93,13 @@ class Budget:
             return splits_of_bytes(self.item_bytes, most)
         if self.size is not None:
             return splits_of_total(read_size(self.size), users, items, most)
+        total, least = int(teacher_bytes / (self.times or 1)), least_total(users, items)
         try:
-            return splits_of_total(int(teacher_bytes / (self.times or 1)), users, items, most)
+            return splits_of_total(total, users, items, most)
         except OptionError as error:
-            raise OptionError(f"--times={self.times:g} of {teacher_bytes:,} bytes cannot be: {error}") from error
+            possible = int(10 * teacher_bytes / least) / 10
+            hint = f" Give --times={possible:g} or less." if total < least < teacher_bytes and possible > 1 else ""
+            raise OptionError(f"The model has {teacher_bytes:,} bytes. {error}{hint}") from error
 
 
 def shrink(
