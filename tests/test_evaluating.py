@@ -255,8 +255,8 @@ def test_another_split_is_refused_unless_trusted(trained: Any, here: Path, capsy
         (["BPR", "part.pth"], "part.pth"),
         (["BPR", "--split=train"], "--split cannot be 'train'. It is one of: test, valid, both."),
         (["BPR", "--records=text.pth"], "--records must name a folder, and 'text.pth' is a file."),
-        (["BPR", "--record=x"], "Unknown option '--record' of evaluate. Did you mean 'records'?"),
-        (["BPR", "--trustd"], "Did you mean 'trusted'?"),
+        (["BPR", "--record=x"], "Unknown option '--record' of evaluate. Did you mean '--records'?"),
+        (["BPR", "--trustd"], "Did you mean '--trusted'?"),
         (["BPR", "--epochs=3"], "Unknown option '--epochs' of evaluate."),
         (["BPR", "--metrics=[Foo]"], "RecBole has no metric 'Foo'."),
         (["BPR", "--metrics=5"], "metrics must name at least one metric"),
@@ -441,7 +441,7 @@ def test_an_export_takes_no_settings(trained: Any, here: Path, capsys: pytest.Ca
     assert main(["export", str(trained("BPR", "BPR")), "--out=out"]) == 0
     for arguments, words in (
         (["--data_path=d"], "'out' is an export, which takes no '--data_path'; a checkpoint does."),
-        (["--kep-seen=1"], "Did you mean 'keep-seen'?"),
+        (["--kep-seen=1"], "Did you mean '--keep-seen'?"),
         (["--model=a.B"], "which takes no '--model'"),
     ):
         assert main(["recommend", "out", "--users=all", *arguments]) == 2

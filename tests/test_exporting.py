@@ -197,7 +197,7 @@ def test_a_distilled_student_names_its_method_and_its_data(
         (["--out=out", "--format=npz"], "--format cannot be 'npz'. Did you mean 'npy'?"),
         (["--out=out", "--format=parquet", "--bits=4"], "take out --format or --bits"),
         (["--out=.."], "'..' names none"),
-        (["--out=out", "--frce=1"], "Unknown option '--frce' of export. Did you mean 'force'?"),
+        (["--out=out", "--frce=1"], "Unknown option '--frce' of export. Did you mean '--force'?"),
         (["--out=out", "--epochs=3"], "Unknown option '--epochs' of export."),
         (["--out=out", "--data_path=nowhere"], "--data_path=FOLDER names the folder in which its folder lies"),
         (["--out=out", "--model=NGCF"], "is of a BPR, not a NGCF"),
@@ -347,7 +347,7 @@ def test_recommend_writes_csv(folder: Path, tmp_path: Path, capsys: pytest.Captu
         (["--users=bytes"], "it is no UTF-8 text"),
         (["--users=all", "--k=0"], "--k must be a whole number from 1 on"),
         (["--users=all", "--out=folder"], "Cannot write folder"),
-        (["--users=all", "--keepseen"], "Did you mean 'keep-seen'?"),
+        (["--users=all", "--keepseen"], "Did you mean '--keep-seen'?"),
     ],
 )
 def test_recommend_refuses_in_a_sentence(
