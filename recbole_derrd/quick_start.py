@@ -28,7 +28,7 @@ from recbole_derrd.experiment.log import (
 )
 from recbole_derrd.experiment.preflight import check_data, check_run
 from recbole_derrd.experiment.record_entries import record_of
-from recbole_derrd.experiment.refine import check_refining, refined_teacher
+from recbole_derrd.experiment.refine import check_refining, refined_teacher, teaches
 from recbole_derrd.experiment.student import train_student
 from recbole_derrd.experiment.teachers import (
     evaluated,
@@ -140,11 +140,11 @@ def _run(config: DistillConfig, given: list[str], show_result: bool) -> dict[str
     taught = [teacher.trained for teacher in teachers]
     if knowledge is not None and len(teachers) > 1:
         taught.insert(0, evaluated(config, teachers, knowledge, data))
-    if refined:
-        knowledge = knowledge_of(config, refined, data)
     notes.add(notes_of(teachers))
     if refined:
-        notes.add(purpose.of_refined(config, taught[0], refined.trained))
+        better = teaches(config, taught[0], refined.trained)
+        knowledge = knowledge_of(config, refined, data) if better else knowledge
+        notes.add(purpose.of_refined(config, taught[0], refined.trained, first_teaches=not better))
     if taught:
         notes.add(purpose.of_models(config, taught[0], plain))
     product = train_student(config, data, knowledge)

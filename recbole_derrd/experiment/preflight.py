@@ -64,10 +64,21 @@ def check_run(config: DistillConfig) -> None:
             )
         return
     if options.teacher_refine:
-        # The refined teacher teaches; of the first one its own training asks, in a check of its own.
+        # The refined teacher can teach; of the first one its own training asks, in a check of its own.
         check_roles(config["model"], ["BPR"], list(options.distillers))
         check_hints(config, ["BPR"])
         return
+    check_teachers(config)
+
+
+def check_teachers(config: DistillConfig) -> None:
+    """Refuse teachers that cannot teach a run's student.
+
+    Raises:
+        OptionError: what is wrong and what to do.
+        CheckpointError: a teacher's checkpoint is unusable.
+    """
+    options = config.run_options
     specs = teacher_specs(config)
     exported = check_exports(config, specs)
     models = [spec for spec in specs if spec.export is None]

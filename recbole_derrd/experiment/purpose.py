@@ -223,13 +223,16 @@ def _tiny_shares(config: DistillConfig, data: Data) -> list[str]:
     ]
 
 
-def of_refined(config: DistillConfig, teacher: TrainedModel, refined: TrainedModel) -> list[str]:
-    """Return that a teacher's second training has made it no better, if so.
+def of_refined(
+    config: DistillConfig, teacher: TrainedModel, refined: TrainedModel, *, first_teaches: bool
+) -> list[str]:
+    """Return that a teacher's second training has made it no better, if so, and who teaches.
 
     Args:
         config: the run's configuration.
         teacher: the teacher, or what several are together.
         refined: the refined teacher.
+        first_teaches: whether the teacher itself teaches then.
     """
     metric = config["valid_metric"].lower()
     sign = 1 if config["valid_metric_bigger"] else -1
@@ -237,8 +240,9 @@ def of_refined(config: DistillConfig, teacher: TrainedModel, refined: TrainedMod
         return []
     return [
         f"The refined teacher is no better than the teacher, {refined.valid[metric]:.4f} to "
-        f"{teacher.valid[metric]:.4f} in {metric} on the validation split. Train it longer "
-        "(teacher_refine: {epochs: 50}), or take out teacher_refine."
+        f"{teacher.valid[metric]:.4f} in {metric} on the validation split"
+        + (", so the teacher itself teaches. " if first_teaches else ". ")
+        + "Train it longer (teacher_refine: {epochs: 50}), or take out teacher_refine."
     ]
 
 

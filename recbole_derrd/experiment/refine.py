@@ -17,10 +17,10 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.recbole_keys import NOT_THE_TEACHERS
 from recbole_derrd.config.other_methods import idle_options, without_effect
 from recbole_derrd.data.prepare import Data, prepare_data
-from recbole_derrd.errors import OptionError
+from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.evaluation.size import model_bytes
 from recbole_derrd.experiment.log import log_model
-from recbole_derrd.experiment.preflight import check_data, check_run
+from recbole_derrd.experiment.preflight import check_data, check_run, check_teachers
 from recbole_derrd.experiment.student import fit_student, student_key
 from recbole_derrd.experiment.teachers import AnyTeacher, knowledge_of
 from recbole_derrd.model_cache.building import build_model
@@ -227,6 +227,29 @@ def refined_teacher(config: DistillConfig, data: Data, teachers: Sequence[AnyTea
     knowledge.forget_teacher()
     log_model(trained, "Refined teacher")
     return Teacher(own, trained, data)
+
+
+def teaches(config: DistillConfig, teacher: TrainedModel, refined: TrainedModel) -> bool:
+    """Return whether a refined teacher is the one that teaches.
+
+    It is, where it is better on the validation split, where there is none, or where the first one cannot.
+
+    Args:
+        config: the run's configuration.
+        teacher: the teacher, or what several are together.
+        refined: the refined teacher.
+    """
+    metric = config["valid_metric"].lower()
+    if metric not in teacher.valid:
+        return True
+    sign = 1 if config["valid_metric_bigger"] else -1
+    if sign * (refined.valid[metric] - teacher.valid[metric]) > 0:
+        return True
+    try:
+        check_teachers(config)
+    except DistillError:
+        return True
+    return False
 
 
 def dimensions_of(teachers: Sequence[AnyTeacher]) -> int | None:
