@@ -84,7 +84,7 @@ def refining(sizes: Sizes) -> dict[str, Any]:
     """Return the settings of a teacher's second training, from the sizes of the data alone.
 
     It learns from its former self by both sides of the ranking and the whole catalogue, and is often better than it.
-    Tried on CiteULike and ml-100k.
+    Tried on CiteULike and ml-100k, where it is, and on Gowalla, where it is not.
     """
     many = sizes.interactions >= _MANY_ROWS
     starts = sizes.teacher is not None
