@@ -46,19 +46,24 @@ class _GroupedDistance(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, teacher: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
         order = groups.argsort()
         mine, theirs = student.index_select(0, order), teacher.index_select(0, order)
-        gradient, total, start = torch.zeros_like(mine), 0.0, 0
-        for size, weight in zip(torch.bincount(groups, minlength=len(weights)).tolist(), weights.tolist()):
+        gradient, sums, kept, start = torch.zeros_like(mine), [], [], 0
+        for group, size in enumerate(torch.bincount(groups, minlength=len(weights)).tolist()):
             block = slice(start, start + size)
             start += size
             # The one entry of a single entity is 1 - 1.
             if size < 2:
                 continue
             own, cosines = mine[block], theirs[block] @ theirs[block].T
-            differences = torch.addmm(cosines, own, own.T, beta=-1).masked_fill_(cosines <= 0, 0)
-            total = total + weight * torch.linalg.vector_norm(differences).square()
-            torch.addmm(own, differences, own, beta=0, alpha=4 * weight, out=gradient[block])
+            differences = torch.addmm(cosines, own, own.T, beta=-1)
+            # 0 where the cosine is not above 0, in one pass.
+            differences = torch.ops.aten.threshold_backward(differences, cosines, 0)
+            flat = differences.view(-1)
+            sums.append(flat.dot(flat))
+            kept.append(group)
+            torch.mm(differences, own, out=gradient[block])
+        gradient *= 4 * weights[groups.index_select(0, order)].unsqueeze(1)
         ctx.save_for_backward(torch.empty_like(gradient).index_copy_(0, order, gradient))
-        return mine.new_zeros(()) + total
+        return weights[kept].dot(torch.stack(sums)) if kept else mine.new_zeros(())
 
     @staticmethod
     @once_differentiable
