@@ -120,8 +120,7 @@ def test_every_method_takes_the_share_that_auto_finds(
         built.begin_epoch(0)
         return built, [built(batch).item() for _ in range(3)]
 
-    # HTD alone has a share of its own.
-    assert kind.options_class().sample == (0.1 if name == "htd" else "auto")
+    assert kind.options_class().sample == "auto"
     built, found = losses("auto")
     # Of the users, or of the users and the items.
     assert built.found_share == pytest.approx(4 / (36 if Need.EMBEDDINGS in kind.needs else 12))

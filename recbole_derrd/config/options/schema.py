@@ -46,20 +46,19 @@ def option(
 AUTO = "auto"
 
 
-def share(what: str, *, auto: bool, default: float | str | None = None) -> Any:
+def share(what: str, *, auto: bool) -> Any:
     """Declare the share of some part of a batch that a method looks at.
 
     Args:
         what: the part, as the sentence of the documentation names it.
-        auto: whether the share may be found from the sizes.
-        default: the share where the user says none; found from the sizes, or the full sum, if None.
+        auto: whether the share may be found from the sizes, as it is where the user says none.
     """
     meaning = f"Share of {what}, drawn again in each step; below 1 is faster, with the same term on average."
     if not auto:
         return option(1.0, meaning, above=0, high=1)
     meaning += " auto finds it from the sizes, so that the term costs a few times the student's own step at most; 1 is "
     return option(
-        AUTO if default is None else default,
+        AUTO,
         meaning + "the full sum.",
         above=0,
         high=1,
