@@ -135,16 +135,6 @@ def test_plans_are_options_that_a_run_takes(users: int, items: int, per_user: fl
         DistillConfig("BPR", "ml-100k", config_dict={**plan, "teacher": {"embedding_size": 512}})
 
 
-@pytest.mark.parametrize(
-    ("users", "split", "epochs"),
-    [(500, "80x1", 30), (5_551, "80x1", 30), (30_000, "80x1", 12), (10**6, "80x1", 10), (500, "160x2", 10)],
-)
-def test_many_users_take_fewer_epochs(users: int, split: str, epochs: int) -> None:
-    """Of many users fewer epochs make the 600 steps."""
-    size, bits = map(int, split.split("x"))
-    assert coded_settings(Sizes(users, 20_000, 20 * users, 200), Split(size, bits))["epochs"] == epochs
-
-
 # -- a whole shrinking
 
 

@@ -19,8 +19,6 @@ _ONE_BIT = {"learning_rate": 0.01, "learning_rate_end": 0.001}
 _MORE_BITS = {"learning_rate": 0.003, "learning_rate_end": 0.0003}
 #: Codes of more bits an item begin near their best, and are there after fewer epochs.
 _MANY_BITS, _FEW_EPOCHS, _EPOCHS = 160, 10, 30
-#: Of many users so many steps do, which are fewer epochs.
-_STEPS = 600
 
 
 def coded_settings(sizes: Sizes, split: Split) -> dict[str, Any]:
@@ -43,20 +41,12 @@ def coded_settings(sizes: Sizes, split: Split) -> dict[str, Any]:
         **(_ONE_BIT if split.bits == 1 else _MORE_BITS),
         "weight_decay": 0.0,
         "train_batch_size": rows,
-        "epochs": _epochs(split, steps),
+        "epochs": _FEW_EPOCHS if split.size * split.bits > _MANY_BITS else _EPOCHS,
         "eval_step": 2,
         # Steps become smaller until the last one: no training ends early.
         "stopping_step": 30,
         "checkpoint_step": 1,
     }
-
-
-def _epochs(split: Split, steps: int) -> int:
-    """Return the epochs of a training, of so many steps each."""
-    if split.size * split.bits > _MANY_BITS:
-        return _FEW_EPOCHS
-    # An even number, as each second epoch is evaluated.
-    return min(_EPOCHS, max(_FEW_EPOCHS, 2 * math.ceil(_STEPS / steps / 2)))
 
 
 def plain_settings(item_bytes: int, *, users: bool) -> dict[str, Any]:
