@@ -57,6 +57,8 @@ TEST_REQUIREMENTS = [
     "types-PyYAML>=6.0.12",
     # The extra `plots`, so that reports are tested and type-checked whole.
     "matplotlib>=3.7,<4",
+    # The extra `tune`, so that RecBole's HyperTuning is tested; it was not tried on newer Pythons.
+    'hyperopt>=0.2.5,<0.2.6; python_version < "3.12"',
 ]
 
 DOCS_REQUIREMENTS = [

@@ -22,9 +22,9 @@ def test_each_search_finds_the_best(search: str, tiny_settings: Settings, tmp_pa
     kept = tmp_path / "kept.yaml"
     teacher = {"embedding_size": 16, "learning_rate": 0.01}
     lists = {"rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8}
-    own = {"model": "BPR", "dataset": "tiny", "distillers": ["rrd"], "teacher": teacher, "latency_users": 0, **lists}
+    own = {"dataset": "tiny", "distillers": ["rrd"], "teacher": teacher, "latency_users": 0, **lists}
     own["record_dir"] = str(tmp_path / "records")
-    kept.write_text(yaml.safe_dump(tiny_settings("BPR", **own)), encoding="utf-8")
+    kept.write_text(yaml.safe_dump({"model": "BPR", **tiny_settings("BPR", **own)}), encoding="utf-8")
     tuning = HyperTuning(
         objective_function,
         algo=search,
