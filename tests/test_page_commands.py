@@ -25,6 +25,7 @@ esac
 COMMAND = """#!/bin/sh
 case "$1" in
   benchmark) set -- "$@" --epochs=1 '--seeds=[2020]' --latency_users=0 ;;
+  --*) set -- "$@" --epochs=1 --latency_users=0 ;;
 esac
 exec "{python}" -m recbole_derrd "$@"
 """

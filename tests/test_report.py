@@ -81,6 +81,7 @@ def test_gaps_and_tests_of_another_metric(tmp_path: Path) -> None:
     usual, other = report_of(folder, "md"), report_of(folder, "md", metric="rmse")
     assert "gap recovered (ndcg@10)" in usual and "gap recovered (rmse)" in other
     assert "rmse against 'Student alone'" in other and "the row's rmse is smaller" in other and "| 74 % |" in other
+    assert "Smaller is better in rmse, larger in the others." in usual
     assert "ndcg@10 after equal epochs" in other, "what the trainings were stopped by"
     assert main(["report", str(folder), "--metric=RMSE", f"--out={tmp_path / 'report.md'}"]) == 0
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == other

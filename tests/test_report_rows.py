@@ -250,6 +250,13 @@ def test_rows_of_a_sweep_say_what_they_differ_in() -> None:
     assert labels == ["RRD", "RRD (a=2)", "RRD (b=2)", "RRD (c=2)", "RRD (d=2)", "RRD (rrd_weight=2)"]
 
 
+def test_a_setting_that_a_row_does_not_state_is_not_in_its_name() -> None:
+    deep = part("BPR", 0.6, 1000, "deep", embedding_size=64, n_layers=3)
+    records = [made("DE", 1, 0.4), made("RRD", 1, 0.4, teacher=deep)]
+    teachers = [row.label for row in groups_of(records)[0].ordered() if row.role == "teacher"]
+    assert sorted(teachers) == ["Teacher", "Teacher (n_layers=3)"]
+
+
 def test_what_is_proposed_is_tested_against_the_best_of_the_others(tmp_path: Path) -> None:
     records = synthetic()
     for record in records:

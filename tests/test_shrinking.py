@@ -160,7 +160,12 @@ def test_a_model_is_shrunk_and_served(trained: tuple[Path, list[str]], tmp_path:
     assert [row.name.split(":")[0] for row in outcome.rows] == [
         "Teacher", "Student alone, 2 dimensions in 8 bits", "Teacher, untrained", "Refined teacher", "Shrunk",
     ]  # fmt: skip
-    assert any("trained:" in choice for choice in outcome.choices) and all(choice in said for choice in outcome.choices)
+    assert any("this is trained" in choice for choice in outcome.choices)
+    assert all(choice in said for choice in outcome.choices)
+    # A report shows what the teacher was given, and not all that its checkpoint states.
+    stated = json.loads(Path(outcome.record).read_text(encoding="utf-8"))["teacher"]["settings"]
+    assert {"eval_args", "metrics", "topk", "valid_metric"} < set(stated)
+    assert not {"USER_ID_FIELD", "field_separator", "repeatable", "load_col"} & set(stated)
     # What is served are the student's own codes.
     content = read_checkpoint(outcome.checkpoint)
     served = Recommender.load(tmp_path / "small")

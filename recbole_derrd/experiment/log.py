@@ -183,7 +183,7 @@ def log_data(config: DistillConfig, data: Data) -> None:
 
 def log_model(trained: TrainedModel, who: str) -> None:
     """Log where a model comes from and how good it is."""
-    how = f"trained in {trained.seconds:.0f} s" if trained.epochs else "brought"
+    how = f"trained in {trained.seconds:.0f} s" if trained.epochs else "given, not trained here"
     how = "found, not trained again" if trained.found else how
     known = not all(math.isnan(value) for value in trained.test.values())
     result = f"test {shown_metrics(trained.test)}" if known else "not evaluated"

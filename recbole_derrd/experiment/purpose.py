@@ -270,8 +270,8 @@ def of_models(config: DistillConfig, teacher: TrainedModel, student: TrainedMode
     if sign * (teacher.valid[metric] - student.valid[metric]) <= 0:
         found.append(
             f"The teacher is no better than the plain student, {teacher.valid[metric]:.4f} to "
-            f"{student.valid[metric]:.4f} in {metric} on the validation split: there is nothing to distil. Make it "
-            "larger, train it longer or with other settings, or choose another."
+            f"{student.valid[metric]:.4f} in {metric} on the validation split: there is nothing to distil. Train it "
+            "longer or with other settings, make it larger, or choose another teacher_model."
         )
     gap, error = teacher.test.get(metric, 0.0) - student.test.get(metric, 0.0), gap_errors(teacher, student).get(metric)
     if sign * gap > 0 and error is not None and within_noise(gap, error):

@@ -31,6 +31,8 @@ _OF_THE_DATA = (
     "eval_args", "seed", "reproducibility", "metrics", "topk", "valid_metric",
     "repeatable", "eval_batch_size", "metric_decimal_place",
 )  # fmt: skip
+#: Those of them that are always stated.
+_OF_THE_PROTOCOL = ("eval_args", "seed", "metrics", "topk", "valid_metric")
 #: Settings that are the user's alone to give.
 _OF_THE_USER = ("data_path", "dataset", "encoding", "split_seed", "use_gpu", "gpu_id")
 #: The commands' own options, which a misspelt setting may have been meant for.
@@ -161,8 +163,13 @@ def of_the_data(settings: Iterable[str]) -> tuple[str, ...]:
 
 
 def run_settings(config: DistillConfig, content: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a run on a checkpoint's data and split: all but those of its model."""
-    own = {key: config[key] for key in _OF_THE_DATA if content["config"].get(key) is not None}
+    """Return the settings of a run on a checkpoint's data and split: all but those of its model.
+
+    RecBole's own defaults are left out, since a report shows what a run was given.
+    """
+    usual = config.internal_config_dict
+    stated = (key for key in _OF_THE_DATA if content["config"].get(key) is not None)
+    own = {key: config[key] for key in stated if key in _OF_THE_PROTOCOL or config[key] != usual.get(key)}
     return {"dataset": config["dataset"], **_data_path({"data_path": config["data_path"]}, config["dataset"]), **own}
 
 

@@ -141,7 +141,7 @@ def _train(folder: Path, config: DistillConfig, data: Data, key: str, role: str,
     """Train a model in a folder, from the training checkpoint there if there is one, and write its result."""
     started = time.perf_counter()
     model = build_model(config, data)
-    words = f" the {role or 'model'} {config['model']}, until it is done in {folder}"
+    words = f" the {role or 'model'} {config['model']} (kept in {folder} until it is done)"
     getLogger().info(set_color("Training", "yellow") + words, extra=where_no_bar(config["show_progress"]))
     getLogger().info(model)
     trainer = trainer_for(config, model, checkpoint=folder / MODEL, role=role)

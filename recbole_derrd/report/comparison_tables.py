@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from recbole_derrd.evaluation.metrics import bigger_is_better, percent
 from recbole_derrd.report.comparison import (
@@ -53,11 +53,7 @@ def results_table(group: Group) -> Table:
             "bytes an item", "one user (ms)", "training (s)"]  # fmt: skip
     notes = [
         f'Mean ± sample standard deviation over {_over(group)} ("runs" counts distinct trained models). Best in bold, '
-        f"second best underlined, of all rows but the teacher's{_and_fewer(rows)}; "
-        + ", ".join(
-            f"{metric}: {'larger' if bigger_is_better(metric) else 'smaller'} is better" for metric in group.metrics
-        )
-        + ".",
+        f"second best underlined, of all rows but the teacher's{_and_fewer(rows)}. {_direction(group.metrics)}",
         "Gap recovered: (row - student alone) / (teacher - student alone), of the means over the row's "
         f"{_over(group)}, with its "
         f'own teacher or ensemble; "-" where that is no better{_or_noise(group)}, or there is none. Bytes an item: of '
@@ -67,6 +63,15 @@ def results_table(group: Group) -> Table:
     warned = Counter(words for record in group.records for words in record.warnings)
     notes += [f"{count} of {len(group.records)} runs: {words}" for words, count in warned.items()]
     return Table(group.title, head, [_result(group, row, marked) for row in rows], notes, details=_details(group, head))
+
+
+def _direction(metrics: Sequence[str]) -> str:
+    """Say which way the metrics are better."""
+    smaller = [metric for metric in metrics if not bigger_is_better(metric)]
+    if not smaller:
+        return "Larger is better."
+    others = ", larger in the others" if len(smaller) < len(metrics) else ""
+    return f"Smaller is better in {', '.join(smaller)}{others}."
 
 
 def _details(group: Group, head: list[str]) -> frozenset[int]:

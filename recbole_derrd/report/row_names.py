@@ -45,6 +45,8 @@ def _add_differences(rows: list[Row]) -> None:
     for row in rows:
         # Every row shows a few differences; of many, those in which it is not as most rows are.
         shown = [key for key in differing if len(differing) <= 3 or repr(row.settings.get(key)) != usual[key]]
+        # What a row does not state is RecBole's default there.
+        shown = [key for key in shown if key in row.settings or key in _USUAL]
         values = {key: shortened(str(row.settings.get(key, _USUAL.get(key))), _VALUE) for key in shown}
         parts = [row.model] * (len(models) > 1) + [f"{key}={value}" for key, value in values.items()]
         row.label += f" ({', '.join(parts)})" if parts else ""

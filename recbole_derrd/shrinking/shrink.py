@@ -238,8 +238,8 @@ class _Shrinking:
         worth = [split for row, split in found if self._near(row.valid[self.metric], best)][:_TRAINED]
         named = " and ".join(map(str, worth))
         self.choose(
-            f"Of {len(splits)} ways to spend the bytes, trained: {named}. Such codes of the refined teacher, "
-            "untrained, are the best on the validation split."
+            f"There are {len(splits)} ways to spend the bytes. The refined teacher's codes, untrained, are the best on "
+            f"the validation split with {named}: this is trained."
         )
         records = [(self._run(coded_settings(sizes, split), f"{split}", self.settings), split) for split in worth]
         record, split = max(records, key=lambda one: self.sign * one[0]["distilled"]["valid"][self.metric])
