@@ -180,23 +180,23 @@ def frontier_figure(frontier: Frontier) -> Any:
     figure = Figure(figsize=(8.0, 4.6), layout="constrained")
     axes = figure.add_subplot()
     families = [family for family in FAMILIES if frontier.of(family)]
-    ends: list[tuple[float, float, str, Any]] = []
+    ends: list[tuple[float, str, str, Any]] = []
     for place, family in enumerate(families):
         points = frontier.front(family)
         colour = colormaps["viridis"](0.85 * place / max(len(families) - 1, 1))
         xs = [one.item_bytes for one in points]
         means = [one.row.mean(metric) or 0.0 for one in points]
         spreads = [statistics.stdev(values) if len(values := one.row.values(metric)) > 1 else 0.0 for one in points]
-        style = "-" if family == "trained" else ("--", ":", "-.")[place % 3]
+        marker, style = "osD^vPX*"[place % 8], "-" if family == "trained" else ("--", ":", "-.")[place % 3]
         axes.errorbar(
-            xs, means, yerr=spreads, fmt="osD^vPX*"[place % 8] + style, color=colour, capsize=2,
+            xs, means, yerr=spreads, fmt=marker + style, color=colour, capsize=2,
             linewidth=2.4 if family == "trained" else 1.3, markersize=5,
         )  # fmt: skip
-        ends.append((xs[-1], means[-1], FAMILIES[family], colour))
+        ends.append((means[-1], FAMILIES[family], marker, colour))
     if frontier.teacher is not None:
         height, size = frontier.teacher.mean(metric) or 0.0, frontier.teacher.number("bytes_per_item") or 0.0
         axes.axhline(height, color="0.6", linewidth=1, zorder=0)
-        ends.append((size, height, f"teacher, {size:,.0f} B", "0.4"))
+        ends.append((height, f"teacher, {size:,.0f} B", "_", "0.6"))
     axes.set_xscale("log")
     ticks = sorted({round(one.item_bytes) for family in families for one in frontier.front(family)})
     kept = [tick for place, tick in enumerate(ticks) if place == 0 or tick >= 1.25 * ticks[place - 1]]
@@ -210,20 +210,22 @@ def frontier_figure(frontier: Frontier) -> Any:
     return figure
 
 
-def _name_lines(axes: Any, ends: list[tuple[float, float, str, Any]]) -> None:
-    """Write each line's name at the right of the plot, at its last height; names that would touch are moved apart."""
+def _name_lines(axes: Any, ends: list[tuple[float, str, str, Any]]) -> None:
+    """Write each line's name and sign at the right, at its last height; names that would touch are moved apart."""
     low, high = axes.get_ylim()
     step = 0.055 * (high - low)
-    places = sorted(ends, key=lambda one: one[1])
-    heights = [one[1] for one in places]
+    places = sorted(ends, key=lambda one: one[0])
+    heights = [one[0] for one in places]
     for place in range(1, len(heights)):
         heights[place] = max(heights[place], heights[place - 1] + step)
     over = heights[-1] - high
     for place in reversed(range(len(heights))):
         limit = high if place == len(heights) - 1 else heights[place + 1] - step
         heights[place] = min(heights[place], limit) if over > 0 else heights[place]
-    for (_, _, name, colour), height in zip(places, heights):
+    for (_, name, marker, colour), height in zip(places, heights):
+        across = axes.get_yaxis_transform()
+        axes.plot([1.025], [height], marker, color=colour, markersize=5, transform=across, clip_on=False)
+        # The sign has the line's colour, which is too light for letters in some.
         axes.annotate(
-            name, xy=(1.01, height), xycoords=("axes fraction", "data"), color=colour, va="center", fontsize="small",
-            annotation_clip=False,
+            name, xy=(1.045, height), xycoords=across, color="0.2", va="center", fontsize="small", annotation_clip=False,
         )  # fmt: skip
