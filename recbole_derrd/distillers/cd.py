@@ -70,7 +70,8 @@ class CDOptions(Options):
     t2: float = option(0.0, "Shift of the soft labels (T2).")
     guide: str = option(
         "student",
-        "Whose ranks make an item likelier: the student's, anew in each epoch; the teacher's; or none (uniform).",
+        "Whose ranks make an item more likely to be drawn: the student's, anew in each epoch; the teacher's; or none "
+        "(uniform).",
         choices=("student", "teacher", "uniform"),
     )
     top_n: int = option(

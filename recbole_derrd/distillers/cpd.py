@@ -85,8 +85,8 @@ class CPDOptions(HintOptions):
     pair_weight: float = option(0.0, "Weight of the regulariser by pairs beside the feature loss.", low=0)
     pairs: str = option(
         "logistic",
-        "Regulariser by pairs: -log sigmoid of the product of the differences (later code), or what it is below 0 "
-        "(hinge, first code).",
+        "Regulariser by pairs: -log sigmoid of the product of the differences (later code), or how far the product "
+        "is below 0 (hinge, first code).",
         choices=("logistic", "hinge"),
     )
     q: int = option(5, "Items a user whose order is to be kept, drawn again in each epoch (Q).", low=2)

@@ -78,7 +78,9 @@ class DCDOptions(Options):
     )
     k: int = option(100, "Under-estimated items a user, and as many over-estimated ones (K).", low=1)
     t: float = option(
-        10.0, "Difference of ranks, in ranks, from which on a larger one hardly makes an item likelier (T).", above=0
+        10.0,
+        "Scale of the differences of ranks (T): far above it, a larger one hardly makes an item more likely.",
+        above=0,
     )
     top_n: int = option(500, "Length of the teacher's ranking that both are drawn from (N).", low=1)
     interesting: str = option(

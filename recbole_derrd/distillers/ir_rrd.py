@@ -80,9 +80,9 @@ class IRRRDOptions(Options):
     )
     max_items: int | str = option(
         AUTO,
-        "Items of a step whose users are ranked at most, drawn again in each step: faster, with the same term on "
-        "average. auto takes as many as cost what ir_rrd_sample: auto allows; 0 is all items that the batch's users "
-        "have drawn.",
+        "Largest number of items whose users are ranked in a step, drawn again in each: fewer are faster, "
+        "with the same term on average. auto takes as many as cost what ir_rrd_sample: auto allows; 0 takes all items "
+        "drawn for the batch's users.",
         low=0,
         choices=(AUTO,),
         kind=(int, str),

@@ -83,7 +83,8 @@ class RCEKDOptions(Options):
     t: float = option(10.0, "Temperature of the draw (T); large draws uniformly.", above=0)
     weighting: str = option(
         "teacher",
-        "Which positions of the student's ranking are likelier: those with more of the teacher's best items from there "
+        "Which positions of the student's ranking are more likely to be drawn: those with more of the teacher's best "
+        "items from there "
         "on, exp((min(n_p, 50) + 1) / T), or the first ones, exp(-p / T).",
         choices=("teacher", "rank"),
     )

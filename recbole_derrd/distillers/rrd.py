@@ -80,7 +80,7 @@ class RRDOptions(Options):
         "Order of the uninteresting items: ignored (relaxed), or the teacher's as well (full, the paper's ablation).",
         choices=("relaxed", "full"),
     )
-    sample: float | str = share("a batch's distinct users whose rankings are ranked", auto=True)
+    sample: float | str = share("a batch's distinct users whose items are ranked", auto=True)
 
     def __post_init__(self) -> None:
         """Check the options against each other."""

@@ -2,7 +2,7 @@ r"""UnKD: pairs of items of like popularity, in the teacher's order.
 
 Gang Chen, Jiawei Chen, Fuli Feng, Sheng Zhou, Xiangnan He: "Unbiased Knowledge Distillation for Recommendation", WSDM
 2023. A teacher ranks popular items too high, and a student that learns whole rankings learns that first. Pairs of items
-that are alike popular tell the teacher's taste without it:
+of similar popularity tell the teacher's taste without it:
 
 - Items in order of falling popularity (their training interactions) are cut into G groups of equal interaction mass.
 - For each user and group, P pairs of items are drawn from the group's part of the teacher's N best unobserved items.
@@ -58,7 +58,7 @@ class UnKDOptions(Options):
     # Weight, pairs and groups are the re-implementation's numbers, which go by other means: see the preset.
     weight: float = option(0.5, "Weight of the term in the loss.", low=0)
     groups: int = option(
-        2, "Groups of items of like popularity, with equally many interactions each (G).", low=1, high=200
+        2, "Groups of items of similar popularity, each with the same share of all interactions (G).", low=1, high=200
     )
     pairs: int = option(2, "Pairs of items that are drawn for each user, group and epoch (P).", low=1)
     top_n: int = option(1000, "Length of the teacher's ranking that pairs are drawn from (N).", low=2)

@@ -227,5 +227,6 @@ def _name_lines(axes: Any, ends: list[tuple[float, str, str, Any]]) -> None:
         axes.plot([1.025], [height], marker, color=colour, markersize=5, transform=across, clip_on=False)
         # The sign has the line's colour, which is too light for letters in some.
         axes.annotate(
-            name, xy=(1.045, height), xycoords=across, color="0.2", va="center", fontsize="small", annotation_clip=False,
+            name, xy=(1.045, height), xycoords=across, color="0.2", va="center", fontsize="small",
+            annotation_clip=False,
         )  # fmt: skip

@@ -40,7 +40,8 @@ class RunOptions(Options):
     )
     teacher_trusted: bool = option(
         False,
-        "Take a brought teacher without proof that it has seen this run's split alone; the record says so. In "
+        "Take a teacher checkpoint or export without proof that it was trained on this run's split; the record says "
+        "so. In "
         "teachers: trusted, beside checkpoint.",
     )
     teachers: list[Any] = option(

@@ -56,7 +56,7 @@ def share(what: str, *, auto: bool) -> Any:
     meaning = f"Share of {what}, drawn again in each step; below 1 is faster, with the same term on average."
     if not auto:
         return option(1.0, meaning, above=0, high=1)
-    meaning += " auto finds it from the sizes, so that the term costs a few times the student's own step at most; 1 is "
+    meaning += " auto chooses it so that the term costs at most a few times the student's own step; 1 is "
     return option(
         AUTO,
         meaning + "the full sum.",
@@ -89,8 +89,8 @@ def published(presets: Mapping[str, Mapping[str, Any]]) -> Any:
     """
     declared: Any = option(
         None,
-        "Published settings in place of the defaults, one of the presets below; options that are given as well count "
-        "more. Presets that end in kds are of the toolbox KDs, all others of the authors' paper or code.",
+        "Published settings that replace the defaults: one of the presets below. Options that you also give take "
+        "precedence. Presets that end in kds come from the toolbox KDs, all others from the authors' paper or code.",
         choices=tuple(presets),
         kind=(str, type(None)),
     )

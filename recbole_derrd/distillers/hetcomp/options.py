@@ -24,7 +24,7 @@ class HetCompOptions(Options):
     weight: float = option(
         0.01, "Weight of the term while the rankings still change (phase 1); 0 takes the whole method out.", low=0
     )
-    fine_weight: float = option(0.005, "Weight of the term once they are the teachers' last (phase 2).", low=0)
+    fine_weight: float = option(0.005, "Weight of the term once the rankings are the teachers' last (phase 2).", low=0)
     k: int = option(100, "Length of the ranking that a user is taught (K).", low=1)
     observed: int = option(10, "Training items a user that are taught as well, the teachers' best (K/10).", low=0)
     top_n: int = option(100, "Length of the rankings that are kept of each snapshot of each teacher (N).", low=1)
