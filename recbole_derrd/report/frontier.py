@@ -153,10 +153,10 @@ def frontier_table(frontier: Frontier) -> Table:
         top = max(points, key=lambda one: sign * (one.row.mean(metric) or 0.0))
         rows += [_line(f"{size:,}", one.row, metric, whole, one.among, best=one is top) for one in points]
     notes = [
-        "Of each family and number of bytes the row that is best on the validation split, of as many as the column "
-        f'"chosen from" says; {metric} on the test split, mean ± standard deviation over seeds. '
-        "Bytes are those of the codes and a row's scale; codebooks are not in them.",
-        "The best of each number of bytes in bold.",
+        "Each row is the best of its family and number of bytes on the validation split, out of as many as "
+        f'"chosen from" says. {metric} is that of the test split, mean ± standard deviation over seeds. '
+        "Bytes are those of the codes and of a row's scale, without codebooks.",
+        "The best row of each number of bytes is in bold.",
     ]
     return Table(f"{group.title}: bytes and quality", head, rows, notes)
 
