@@ -159,6 +159,20 @@ def test_a_warm_start_is_turned_and_its_scores_stay(tiny_settings: Settings) -> 
     assert (coded.user_embedding.weight - plain.user_embedding.weight)[1:].abs().max() > 0.01
 
 
+@pytest.mark.parametrize("model", ["BPR", "LightGCN"])
+def test_a_training_that_spoils_its_start_ends_with_it(tiny_settings: Settings, model: str) -> None:
+    teacher = {"embedding_size": 16, "epochs": 40, "learning_rate": 0.02}
+    more = {"teacher_model": "BPR", "teacher": teacher, "embedding_size": 12, "warm_start": "svd"}
+    keys = keys_of(tiny_settings, model, **more, learning_rate=10.0, epochs=1, student_bits=4)
+    student, data, config = built(keys, model)
+    trainer = trainer_for(config, student)
+    trainer.eval_collector.data_collect(data.train)
+    start = trainer.evaluate(data.valid, load_best_model=False)
+    found = run_recbole_derrd(model, "tiny", config_dict=keys)["distilled"]
+    assert found["valid"] == dict(start)
+    assert max(score for _, score in found["valid_scores"]) < start[config["valid_metric"].lower()]
+
+
 def test_a_learned_rotation_begins_nearer_than_none(tiny_settings: Settings) -> None:
     more = {"teacher": {"embedding_size": 8, "epochs": 3}, "embedding_size": 6, "warm_start": "svd", "student_bits": 1}
     plain, _, _ = built(keys_of(tiny_settings, **{**more, "student_bits": 32}))

@@ -80,6 +80,12 @@ def _added_settings(config: DistillConfig) -> list[Any]:
     return falling if options.student_bits == options.user_bits == 32 else [trained, *falling]
 
 
+def starts_at_codes(config: DistillConfig) -> bool:
+    """Return whether a student begins as its teacher's codes, which are a model that a training may spoil."""
+    options = config.run_options
+    return options.warm_start != "none" and min(options.student_bits, options.user_bits) < 32
+
+
 class Fitted(NamedTuple):
     """A student at its best epoch.
 
@@ -125,6 +131,8 @@ def fit_student(
             "Starting anew."
         )
     started = time.perf_counter() - sum(trainer.epoch_seconds)
+    if trainer.start_epoch == 0 and starts_at_codes(config) and data.valid and config["eval_step"] > 0:
+        trainer.keep_start(data.train, data.valid)
     _, valid = trainer.fit(data.train, data.valid, saved=True, show_progress=config["show_progress"])
     seconds = time.perf_counter() - started
     trainer.load_best()

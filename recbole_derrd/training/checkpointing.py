@@ -52,6 +52,8 @@ class SavingMixin:
     cur_step: int
     best_valid_score: float
     best_valid_result: dict[str, float] | None
+    eval_collector: Any
+    _valid_epoch: Any
     train_loss_dict: dict[int, float]
     epoch_seconds: list[float]
     valid_scores: list[list[float]]
@@ -118,6 +120,14 @@ class SavingMixin:
         barrier()
         load_weights(self.model, read_checkpoint(path, self.device), path)
         self.logger.info(f"Loading model structure and parameters from {path}")
+
+    def keep_start(self, train_data: Any, valid_data: Any) -> None:
+        """Validate the weights that a training begins with: they are the best until an epoch is better."""
+        self.eval_collector.data_collect(train_data)
+        self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data)
+        self._save_checkpoint(-1, verbose=False)
+        score = f"{self.config['valid_metric'].lower()} {self.best_valid_score:.4f}"
+        self.logger.info(f"Before the first epoch: {score} on the validation split")
 
     # -- the training checkpoint: everything needed to go on exactly
 
