@@ -128,8 +128,8 @@ def test_plans_are_options_that_a_run_takes(users: int, items: int, per_user: fl
     assert refined.get("ir_rrd_k", 40) + refined.get("ir_rrd_l", 40) <= items
     coded = coded_settings(sizes, Split(8, 1))
     steps = sizes.interactions / coded["train_batch_size"]
-    # All users pass by once an epoch, some 512 a step.
-    assert steps <= users / 512 + 1
+    # All users pass by once an epoch, some 512 a step or more.
+    assert steps <= min(12, users / 512 + 1)
     assert 0 < coded["listwise_sample"] <= 1
     for plan in (refined, {**coded, "embedding_size": 8}):
         DistillConfig("BPR", "ml-100k", config_dict={**plan, "teacher": {"embedding_size": 512}})
