@@ -161,7 +161,7 @@ def test_a_warm_start_is_turned_and_its_scores_stay(tiny_settings: Settings) -> 
 
 @pytest.mark.parametrize("model", ["BPR", "LightGCN"])
 def test_a_training_that_spoils_its_start_ends_with_it(tiny_settings: Settings, model: str) -> None:
-    teacher = {"embedding_size": 16, "epochs": 40, "learning_rate": 0.02}
+    teacher = {"embedding_size": 16, "epochs": 40, "learning_rate": 0.02, "eval_step": 1}
     more = {"teacher_model": "BPR", "teacher": teacher, "embedding_size": 12, "warm_start": "svd"}
     keys = keys_of(tiny_settings, model, **more, learning_rate=10.0, epochs=1, student_bits=4)
     student, data, config = built(keys, model)
@@ -171,6 +171,9 @@ def test_a_training_that_spoils_its_start_ends_with_it(tiny_settings: Settings, 
     found = run_recbole_derrd(model, "tiny", config_dict=keys)["distilled"]
     assert found["valid"] == dict(start)
     assert max(score for _, score in found["valid_scores"]) < start[config["valid_metric"].lower()]
+    # Where epochs are not validated, the last one is the student, as in RecBole.
+    unseen = run_recbole_derrd(model, "tiny", config_dict={**keys, "eval_step": 0})["distilled"]
+    assert unseen["valid_scores"] == [] and unseen["valid"] != dict(start)
 
 
 def test_a_learned_rotation_begins_nearer_than_none(tiny_settings: Settings) -> None:
