@@ -19,9 +19,10 @@ def rows(table: Any, ids: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def turn_rows(weight: Tensor, rotation: Tensor) -> None:
-    """Turn a table's rows in place; the padding row stays."""
-    weight[1:] = weight[1:] @ rotation.to(weight)
+def turn_tables(model: Any, rotation: Tensor) -> None:
+    """Turn the rows of a model's two tables in place; the padding rows stay."""
+    for weight in (model.user_embedding.weight, model.item_embedding.weight):
+        weight[1:] = weight[1:] @ rotation.to(weight)
 
 
 class FactorAdapter(EmbeddingAdapter):
@@ -43,8 +44,7 @@ class TwoTablesAdapter(FactorAdapter):
 
     def turn(self, rotation: Tensor) -> None:
         """Turn both tables."""
-        for table in (self.model.user_embedding, self.model.item_embedding):
-            turn_rows(table.weight, rotation)
+        turn_tables(self.model, rotation)
 
     def start_at(self, users: Tensor, items: Tensor) -> None:
         """Fill the tables."""

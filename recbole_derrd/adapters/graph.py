@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recbole_derrd.adapters.base import EmbeddingAdapter
-from recbole_derrd.adapters.factors import rows, turn_rows
+from recbole_derrd.adapters.factors import rows, turn_tables
 
 
 class GraphAdapter(EmbeddingAdapter):
@@ -78,8 +78,7 @@ class LightGCNAdapter(GraphAdapter):
 
     def turn(self, rotation: Tensor) -> None:
         """Turn both tables, and with them what is propagated of them."""
-        for table in (self.model.user_embedding, self.model.item_embedding):
-            turn_rows(table.weight, rotation)
+        turn_tables(self.model, rotation)
 
     def start_at(self, users: Tensor, items: Tensor) -> None:
         """Fill the tables with what is propagated to these embeddings, or as near to them as it can be."""

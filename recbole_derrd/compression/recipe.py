@@ -19,6 +19,7 @@ from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.ops.rotation import learned_rotation, random_rotation
 from recbole_derrd.ops.svd import score_factors
 from recbole_derrd.teacher.exact import DIVERGED
+from recbole_derrd.training.fitting import fitting_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +111,9 @@ def trained_tables(student: EmbeddingAdapter, steps: Mapping[str, Mapping[str, A
         if known is None:
             sides.append(PlainTable(rows))
             continue
-        bits, own = known.get("bits"), known.get("steps")
-        fits = isinstance(own, Tensor) and own.shape == (len(rows),) and bool((own.isfinite() & (own > 0)).all())
-        if not fits or type(bits) is not int or not 1 <= bits <= 8:
+        bits, own = known.get("bits"), fitting_steps(known, len(rows))
+        if own is None or type(bits) is not int or not 1 <= bits <= 8:
             raise DataError(f"The steps of '{name}' in the checkpoint do not fit its table. Train the student again.")
-        assert isinstance(own, Tensor)
         sides.append(QuantizedTable.with_steps(rows, own.float().cpu(), bits))
     return Tables(*sides)
 

@@ -12,9 +12,14 @@ import torch
 from recbole_derrd.adapters import EmbeddingAdapter, adapter_class, adapter_of
 
 
+def _served(model: Any) -> dict[str, tuple[int, int, int]]:
+    """Return (rows, numbers of a row, its bytes) of each side of a graph student in few bits; empty otherwise."""
+    return model.served_rows() if hasattr(model, "served_rows") else {}
+
+
 def _arrays(model: Any) -> Iterator[tuple[int, int]]:
     """Yield (numbers, bytes) of each array that the model serves with; distillers and caches are none of them."""
-    served = model.served_rows() if hasattr(model, "served_rows") else {}
+    served = _served(model)
     if served:
         # A graph student in few bits serves with what is propagated.
         yield from ((count * size, count * own) for count, size, own in served.values())
@@ -63,7 +68,7 @@ def bytes_per_item(model: Any) -> float:
         return model_bytes(model) / (adapter.n_items - 1)
     if hasattr(model, "row_bytes") and model.row_bytes("item"):
         return float(sum(model.row_bytes("item").values()))
-    served = model.served_rows() if hasattr(model, "served_rows") else {}
+    served = _served(model)
     if served:
         return float(served["item"][2])
     was_training = model.training

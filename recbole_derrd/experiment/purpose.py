@@ -223,6 +223,13 @@ def _tiny_shares(config: DistillConfig, data: Data) -> list[str]:
     ]
 
 
+def refined_is_better(config: DistillConfig, teacher: TrainedModel, refined: TrainedModel) -> bool:
+    """Return whether a refined teacher is better on the validation split, or there is none to tell it by."""
+    metric = config["valid_metric"].lower()
+    sign = 1 if config["valid_metric_bigger"] else -1
+    return metric not in teacher.valid or sign * (refined.valid[metric] - teacher.valid[metric]) > 0
+
+
 def of_refined(
     config: DistillConfig, teacher: TrainedModel, refined: TrainedModel, *, first_teaches: bool
 ) -> list[str]:
@@ -234,10 +241,9 @@ def of_refined(
         refined: the refined teacher.
         first_teaches: whether the teacher itself teaches then.
     """
-    metric = config["valid_metric"].lower()
-    sign = 1 if config["valid_metric_bigger"] else -1
-    if metric not in teacher.valid or sign * (refined.valid[metric] - teacher.valid[metric]) > 0:
+    if refined_is_better(config, teacher, refined):
         return []
+    metric = config["valid_metric"].lower()
     return [
         f"The refined teacher is no better than the teacher, {refined.valid[metric]:.4f} to "
         f"{teacher.valid[metric]:.4f} in {metric} on the validation split"

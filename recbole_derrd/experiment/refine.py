@@ -21,6 +21,7 @@ from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.evaluation.size import model_bytes
 from recbole_derrd.experiment.log import log_model
 from recbole_derrd.experiment.preflight import check_data, check_run, check_teachers
+from recbole_derrd.experiment.purpose import refined_is_better
 from recbole_derrd.experiment.student import fit_student, student_key
 from recbole_derrd.experiment.teachers import AnyTeacher, knowledge_of
 from recbole_derrd.model_cache.building import build_model
@@ -239,11 +240,7 @@ def teaches(config: DistillConfig, teacher: TrainedModel, refined: TrainedModel)
         teacher: the teacher, or what several are together.
         refined: the refined teacher.
     """
-    metric = config["valid_metric"].lower()
-    if metric not in teacher.valid:
-        return True
-    sign = 1 if config["valid_metric_bigger"] else -1
-    if sign * (refined.valid[metric] - teacher.valid[metric]) > 0:
+    if refined_is_better(config, teacher, refined):
         return True
     try:
         check_teachers(config)

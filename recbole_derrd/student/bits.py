@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.ops.quantize import best_steps
 from recbole_derrd.ops.straight_through import quantized, stored_steps, unit_of
+from recbole_derrd.training.fitting import fitting_steps
 
 
 class QuantizedRows(nn.Module):
@@ -77,12 +78,9 @@ def steps_in_file(steps: Mapping[str, Any], name: str, reader: QuantizedRows) ->
     Raises:
         CheckpointError: they do not fit the table.
     """
-    known = steps.get(name)
-    if known is None:
+    if steps.get(name) is None:
         return None
-    own = known.get("steps") if isinstance(known, Mapping) else None
-    fits = isinstance(own, Tensor) and own.shape == reader.start.shape and bool((own.isfinite() & (own > 0)).all())
-    if not fits:
+    own = fitting_steps(steps[name], len(reader.start))
+    if own is None:
         raise CheckpointError(f"The steps of '{name}' in the checkpoint do not fit its table. Train the student again.")
-    assert isinstance(own, Tensor)
     return own

@@ -61,6 +61,19 @@ def _difference(name: str, own: Tensor, given: Any) -> str:
     return ""
 
 
+def fitting_steps(given: Any, rows: int) -> Tensor | None:
+    """Return the steps of a table in few bits that a checkpoint holds, or None where they do not fit its rows.
+
+    Args:
+        given: the checkpoint's entry of the table.
+        rows: of the table.
+    """
+    steps = given.get("steps") if isinstance(given, Mapping) else None
+    if not isinstance(steps, Tensor) or steps.shape != (rows,):
+        return None
+    return steps if bool((steps.isfinite() & (steps > 0)).all()) else None
+
+
 def fitting_values(model: Any, given: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
     """Return the values beside the weights that a model takes (RecBole's ``other_parameter``), on the model's device.
 
