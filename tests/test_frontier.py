@@ -75,7 +75,7 @@ def test_all_have_one_teacher_and_pass_the_checks_of_a_run(tmp_path: Path, tiny_
 
 def coded_settings_of(settings: dict[str, Any]) -> dict[str, Any]:
     from recbole_derrd.data.prepare import prepare_data
-    from recbole_derrd.experiment.refine import Sizes
+    from recbole_derrd.experiment.plans import Sizes
 
     data = prepare_data(DistillConfig(config_dict=settings))
     own = coded_settings(Sizes.of(data, 16), Split(16, 1))

@@ -13,13 +13,12 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.experiment.compress import run_compressed
+from recbole_derrd.experiment.plans import Sizes, refining
 from recbole_derrd.experiment.refine import (
-    Sizes,
     bytes_named,
     dimensions_named,
     dimensions_of,
     refined_config,
-    refining,
     who_teaches,
 )
 from recbole_derrd.experiment.teachers import teachers_of

@@ -15,7 +15,8 @@ from recbole_derrd.config.shipped import found_config
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment.log import deprecations_hidden
-from recbole_derrd.experiment.refine import Sizes, check_refining, dimensions_named, refined_config, who_teaches
+from recbole_derrd.experiment.plans import Sizes
+from recbole_derrd.experiment.refine import check_refining, dimensions_named, refined_config, who_teaches
 from recbole_derrd.shrinking.budget import Split, splits_of_bytes
 from recbole_derrd.shrinking.plan import coded_settings, plain_settings
 

@@ -20,6 +20,7 @@ from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.evaluation.size import model_bytes
 from recbole_derrd.experiment.log import log_model
+from recbole_derrd.experiment.plans import Sizes, refining
 from recbole_derrd.experiment.preflight import check_data, check_run, check_teachers
 from recbole_derrd.experiment.purpose import refined_is_better
 from recbole_derrd.experiment.student import fit_student, student_key
@@ -37,10 +38,6 @@ from recbole_derrd.teacher import ExportTeacher, Teacher, TeacherSpec, read_expo
 from recbole_derrd.teacher.exported.matching import matched
 from recbole_derrd.training.checkpoint import read_checkpoint
 
-#: Dimensions of a refined teacher at most, and those of one that learns from a model without embeddings.
-_MOST, _WITHOUT_EMBEDDINGS = 256, 128
-#: Rows of a step, and rows from which on a step takes four times as many.
-_ROWS_A_STEP, _MANY_ROWS = 1024, 300_000
 #: Options that say who teaches, and what is asked of a teacher.
 _OF_THE_TEACHERS = (
     "teacher_checkpoint", "teacher_export", "teacher_trusted", "ensemble_top_n", "ensemble_weighting",
@@ -50,73 +47,6 @@ _OF_THE_TEACHERS = (
 OF_THE_PLANS = (
     "embedding_size", "epochs", "eval_step", "stopping_step", "learning_rate", "weight_decay", "train_batch_size",
 )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """What the settings of a training depend on.
-
-    Attributes:
-        users: users of the data set.
-        items: its items.
-        interactions: its training interactions.
-        teacher: the teacher's dimensions; None where its score is no dot product of two embeddings.
-    """
-
-    users: int
-    items: int
-    interactions: int
-    teacher: int | None
-
-    @classmethod
-    def of(cls, data: Data, teacher: int | None) -> Sizes:
-        """Return those of a run's data."""
-        history = data.history
-        return cls(history.n_users - 1, history.n_items - 1, len(history.items), teacher)
-
-    @property
-    def refined(self) -> int:
-        """Dimensions of the refined teacher: the teacher's own, as far as they can be of use."""
-        wanted = _WITHOUT_EMBEDDINGS if self.teacher is None else min(self.teacher, _MOST)
-        return min(wanted, self.users, self.items)
-
-
-def refining(sizes: Sizes) -> dict[str, Any]:
-    """Return the settings of a teacher's second training, from the sizes of the data alone.
-
-    It learns from its former self by both sides of the ranking and the whole catalogue, and is often better than it.
-    Tried on CiteULike and ml-100k, where it is, and on Gowalla, where it is not.
-    """
-    many = sizes.interactions >= _MANY_ROWS
-    starts = sizes.teacher is not None
-    return {
-        "embedding_size": sizes.refined,
-        "distillers": ["ir_rrd", "listwise"],
-        # From the teacher's own best approximation few epochs do; from chance more are needed.
-        "warm_start": "svd" if starts else "none",
-        "epochs": 12 if starts else 200,
-        "eval_step": 2 if starts else 5,
-        "stopping_step": 3,
-        "checkpoint_step": 1,
-        "learning_rate": 0.002 if many else 0.001,
-        "weight_decay": 1e-6,
-        "train_batch_size": 4 * _ROWS_A_STEP if many else _ROWS_A_STEP,
-        "ir_rrd_max_items": 2048,
-        "listwise_sample": 0.1,
-        **_small_catalogue(sizes),
-    }
-
-
-def _small_catalogue(sizes: Sizes) -> dict[str, Any]:
-    """Return rankings that leave users and items of a small data set enough others."""
-    items, users = sizes.items // 8, sizes.users // 8
-    if min(items, users) >= 500:
-        return {}
-    own, other = max(2, min(40, items // 4)), max(2, min(20, users // 4))
-    return {
-        "ir_rrd_top_n": max(own, min(500, items)), "ir_rrd_k": own, "ir_rrd_l": own,
-        "ir_rrd_item_top_n": max(other, min(500, users)), "ir_rrd_item_k": other, "ir_rrd_item_l": other,
-    }  # fmt: skip
 
 
 def who_teaches(config: DistillConfig) -> dict[str, Any]:

@@ -23,10 +23,10 @@ from recbole_derrd.errors import OptionError
 from recbole_derrd.evaluation.metrics import bigger_is_better
 from recbole_derrd.evaluation.size import model_bytes
 from recbole_derrd.experiment.log import deprecations_hidden, log_data, own_log, own_threads
+from recbole_derrd.experiment.plans import Sizes
 from recbole_derrd.experiment.preflight import check_run
 from recbole_derrd.experiment.refine import (
     OF_THE_PLANS,
-    Sizes,
     bytes_named,
     check_refining,
     dimensions_of,

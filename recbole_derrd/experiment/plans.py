@@ -1,0 +1,125 @@
+"""The settings of trainings that nobody tunes, from the sizes of the data alone.
+
+What refines a teacher and what trains a student in few bits is the same: from the teacher's own approximation, by
+softmaxes over the whole catalogue (``listwise``), towards the teacher and towards the users' own items
+(``listwise_labels``), in about a dozen large steps an epoch. Tried on CiteULike (-a, -t), ml-1m and Gowalla.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from recbole_derrd.data.prepare import Data
+
+#: Dimensions of a refined teacher at most, and those of one that learns from a model without embeddings.
+_MOST, _WITHOUT_EMBEDDINGS = 256, 128
+#: Users of one step, and steps of an epoch: an item learns in each, a user in one, and neither may run ahead.
+_USERS_A_STEP, _STEPS = 512, 12
+#: Interactions from which on there is more to learn from the users than from the teacher.
+_MANY_ROWS = 300_000
+#: Rows of a step of a training from chance; of many interactions it takes four times as many.
+_ROWS_A_STEP = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What the settings of a training depend on.
+
+    Attributes:
+        users: users of the data set.
+        items: its items.
+        interactions: its training interactions.
+        teacher: the teacher's dimensions; None where its score is no dot product of two embeddings.
+    """
+
+    users: int
+    items: int
+    interactions: int
+    teacher: int | None
+
+    @classmethod
+    def of(cls, data: Data, teacher: int | None) -> Sizes:
+        """Return those of a run's data."""
+        history = data.history
+        return cls(history.n_users - 1, history.n_items - 1, len(history.items), teacher)
+
+    @property
+    def refined(self) -> int:
+        """Dimensions of the refined teacher: the teacher's own, as far as they can be of use."""
+        wanted = _WITHOUT_EMBEDDINGS if self.teacher is None else min(self.teacher, _MOST)
+        return min(wanted, self.users, self.items)
+
+    @property
+    def many(self) -> bool:
+        """Whether there are many interactions: then trainings are longer, and take from the teacher less."""
+        return self.interactions >= _MANY_ROWS
+
+
+def refining(sizes: Sizes) -> dict[str, Any]:
+    """Return the settings of a teacher's second training."""
+    size = {"embedding_size": sizes.refined}
+    if sizes.teacher is None:
+        return {**size, **_from_chance(sizes)}
+    softmax = softmax_settings(sizes)
+    if sizes.many:
+        return {**size, **softmax, "epochs": 30}
+    # The teacher's order on both sides is worth as much as its softmax where users have little to say themselves.
+    share = softmax["listwise_sample"]
+    ranking = {"ir_rrd_weight": 0.01, "ir_rrd_sample": share, "ir_rrd_max_items": 2048, **_small_catalogue(sizes)}
+    return {**size, **softmax, "distillers": ["ir_rrd", "listwise"], **ranking, "epochs": 12}
+
+
+def softmax_settings(sizes: Sizes) -> dict[str, Any]:
+    """Return what trainings by softmaxes over the whole catalogue share."""
+    steps = max(1, min(_STEPS, math.ceil(sizes.users / _USERS_A_STEP)))
+    rows = max(1, math.ceil(sizes.interactions / steps))
+    # So many of the users are in a batch of these rows, were all alike.
+    distinct = sizes.users * (1 - (1 - 1 / sizes.users) ** rows)
+    return {
+        "distillers": ["listwise"],
+        "base_weight": 0.0,
+        "warm_start": "svd",
+        "listwise_weight": 1.0,
+        "listwise_labels": 0.1,
+        "listwise_sample": min(1.0, round(max(_USERS_A_STEP, sizes.users / steps) / distinct, 4)),
+        "learning_rate": 0.003,
+        "learning_rate_end": 0.0003,
+        "weight_decay": 0.0,
+        "train_batch_size": rows,
+        "eval_step": 2,
+        # Steps become smaller until the last one: no training ends early.
+        "stopping_step": 30,
+        "checkpoint_step": 1,
+    }
+
+
+def _from_chance(sizes: Sizes) -> dict[str, Any]:
+    """Return the settings of a training that has no start: the student's own loss finds one."""
+    return {
+        "distillers": ["ir_rrd", "listwise"],
+        "warm_start": "none",
+        "epochs": 200,
+        "eval_step": 5,
+        "stopping_step": 3,
+        "checkpoint_step": 1,
+        "learning_rate": 0.002 if sizes.many else 0.001,
+        "weight_decay": 1e-6,
+        "train_batch_size": 4 * _ROWS_A_STEP if sizes.many else _ROWS_A_STEP,
+        "ir_rrd_max_items": 2048,
+        "listwise_sample": 0.1,
+        **_small_catalogue(sizes),
+    }
+
+
+def _small_catalogue(sizes: Sizes) -> dict[str, Any]:
+    """Return rankings that leave users and items of a small data set enough others."""
+    items, users = sizes.items // 8, sizes.users // 8
+    if min(items, users) >= 500:
+        return {}
+    own, other = max(2, min(40, items // 4)), max(2, min(20, users // 4))
+    return {
+        "ir_rrd_top_n": max(own, min(500, items)), "ir_rrd_k": own, "ir_rrd_l": own,
+        "ir_rrd_item_top_n": max(other, min(500, users)), "ir_rrd_item_k": other, "ir_rrd_item_l": other,
+    }  # fmt: skip
