@@ -17,7 +17,7 @@ from recbole_derrd.config.options.schema import AUTO
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.preconditions import Requirement
 from recbole_derrd.distillers.step_batch import StepBatch
-from recbole_derrd.distillers.subsampling import Work, automatic_share, student_step, subsample
+from recbole_derrd.distillers.subsampling import FEWEST, Work, automatic_share, student_step, subsample
 from recbole_derrd.teacher import Knowledge
 
 #: The options of a method.
@@ -55,6 +55,8 @@ class Distiller(nn.Module, Generic[OptionsT]):
     student_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     #: Options under which the method is quick in a tiny world, for tests that try every method.
     test_settings: ClassVar[Mapping[str, Any]] = {}
+    #: Users, or users and items, that the term looks at in a step with ``sample: auto``, whatever they cost.
+    fewest: ClassVar[int] = FEWEST
 
     def __init__(self, options: OptionsT, knowledge: Knowledge, student: Adapter, seed: int) -> None:
         """Keep the parts; none of them becomes a parameter or a buffer."""
@@ -183,7 +185,7 @@ class Distiller(nn.Module, Generic[OptionsT]):
         given = getattr(self.options, "sample", 1.0)
         if given != AUTO:
             return float(given)
-        found = automatic_share(self.work(), entities, self.step_work(rows))
+        found = automatic_share(self.work(), entities, self.step_work(rows), self.fewest)
         if self.found_share is None:
             self.found_share = found
             getLogger().info(

@@ -200,7 +200,7 @@ class ItemSideRankingDistillation(Distiller[IRRRDOptions]):
         options = self.options
         if options.max_items == AUTO:
             users = listed_work(self.student, options.item_k + options.item_l, PASSES)
-            return automatic_share(Work(2 * users), items, self.step_work(rows))
+            return automatic_share(Work(2 * users), items, self.step_work(rows), self.fewest)
         return min(1.0, int(options.max_items) / items) if options.max_items else 1.0
 
     def forward(self, batch: StepBatch) -> Tensor:

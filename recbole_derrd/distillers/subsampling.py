@@ -14,6 +14,7 @@ from recbole_derrd.errors import OptionError
 #: A term with ``auto`` has at most this multiple of the student's own step in arithmetic.
 MULTIPLE = 3.0
 #: ... unless that is fewer entities than these, of which a term would hardly be the one of the batch on average.
+#: A method that needs more to teach anything says so (``Distiller.fewest``).
 FEWEST = 16
 
 # What is not a product of matrices is counted in the multiply-adds that take as long on one thread, 39 to a nanosecond:
@@ -87,23 +88,24 @@ def student_step(parameters: int, rows: int, propagated: int = 0) -> float:
     return of_parameters(parameters) + _ROW * rows + NUMBER * propagated + _CALLS
 
 
-def automatic_share(work: Work, entities: int, step: float) -> float:
+def automatic_share(work: Work, entities: int, step: float, fewest: int = FEWEST) -> float:
     """Return the largest share of a batch whose term costs at most ``MULTIPLE`` of the student's own step.
 
     Args:
         work: of the term.
         entities: users, or users and items, of the batch.
         step: work of the student's own step.
+        fewest: entities that a term looks at whatever they cost.
 
     Returns:
-        Above 0, at most 1; of at least ``FEWEST`` entities where there are as many.
+        Above 0, at most 1; of at least ``fewest`` entities where there are as many.
 
     Example:
         >>> automatic_share(Work(entity=1000.0, step=0.0), entities=100, step=15_000.0)
         0.45
     """
     affordable = (MULTIPLE * step - work.step) / work.entity
-    return min(1.0, max(affordable, FEWEST) / max(entities, 1))
+    return min(1.0, max(affordable, fewest) / max(entities, 1))
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

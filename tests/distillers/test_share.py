@@ -17,7 +17,6 @@ from recbole_derrd.distillers.de import DEOptions, experts_work
 from recbole_derrd.distillers.projector import networks_work
 from recbole_derrd.distillers.rrd import RRDOptions
 from recbole_derrd.distillers.subsampling import (
-    FEWEST,
     MULTIPLE,
     Work,
     automatic_share,
@@ -72,16 +71,25 @@ def test_a_share_is_a_number_or_auto() -> None:
 _AMOUNTS = strategies.floats(1, 1e12)
 
 
-@given(_AMOUNTS, strategies.floats(0, 1e12), strategies.integers(0, 10**6), _AMOUNTS)
+@given(_AMOUNTS, strategies.floats(0, 1e12), strategies.integers(0, 10**6), _AMOUNTS, strategies.integers(1, 1000))
 def test_invariant_an_automatic_share_keeps_within_its_multiple(
-    entity: float, fixed: float, entities: int, step: float
+    entity: float, fixed: float, entities: int, step: float, fewest: int
 ) -> None:
     """A share, of at least the fewest entities, that costs no more than it may: neither more nor less than that."""
-    share = automatic_share(Work(entity, fixed), entities, step)
+    share = automatic_share(Work(entity, fixed), entities, step, fewest)
     looked_at, cost = share * entities, fixed + share * entities * entity
-    assert 0 < share <= 1 and looked_at >= min(FEWEST, entities) * (1 - 1e-9)
-    assert cost <= MULTIPLE * step * (1 + 1e-9) or looked_at <= FEWEST * (1 + 1e-9)
+    assert 0 < share <= 1 and looked_at >= min(fewest, entities) * (1 - 1e-9)
+    assert cost <= MULTIPLE * step * (1 + 1e-9) or looked_at <= fewest * (1 + 1e-9)
     assert share == 1 or cost >= MULTIPLE * step * (1 - 1e-9)
+
+
+def test_cpd_looks_at_more_than_its_cost_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 entities a step, as of the other methods, teach it nothing."""
+    monkeypatch.setattr(subsampling, "MULTIPLE", 0.0)
+    kind = method_class("cpd")
+    world = make_world(tmp_path, some_rows(30, 61, 9), 61)
+    built = kind(kind.options_class(**kind.test_settings), world.knowledge, world.student, 7)
+    assert built.share(100_000, 1) == pytest.approx(160 / 100_000)
 
 
 def test_work_grows_with_every_size() -> None:
@@ -108,10 +116,10 @@ def test_every_method_takes_the_share_that_auto_finds(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The same loss as with that share given, of which each method's own test shows that it is unbiased."""
-    monkeypatch.setattr(subsampling, "FEWEST", 4)
+    kind = method_class(name)
+    monkeypatch.setattr(kind, "fewest", 4)
     monkeypatch.setattr(subsampling, "MULTIPLE", 0.0)
     caplog.set_level("INFO")
-    kind = method_class(name)
     world = make_world(tmp_path, some_rows(30, 61, 9), 61, teachers=TEACHERS if Need.TRAJECTORY in kind.needs else None)
     batch = step(users=[*range(1, 13)], positives=[*range(1, 13)], negatives=[*range(13, 25)], rows=12)
 
@@ -147,7 +155,7 @@ def test_a_seed_of_each_epoch_is_one_that_generators_take() -> None:
 
 
 def test_the_items_of_ir_rrd_are_as_many_as_they_may_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subsampling, "FEWEST", 4)
+    monkeypatch.setattr(method_class("ir_rrd"), "fewest", 4)
     monkeypatch.setattr(subsampling, "MULTIPLE", 0.0)
     kind, world = method_class("ir_rrd"), make_world(tmp_path, some_rows(30, 61, 9), 61)
     batch = step(users=[*range(1, 13)], positives=[*range(1, 13)], negatives=[*range(13, 25)], rows=12)
