@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from recbole_derrd.benchmark.plan import Experiment, Plan
-from recbole_derrd.config.other_methods import idle_options, listed
+from recbole_derrd.config.other_methods import have, idle_options, listed, them
 from recbole_derrd.errors import OptionError
 from recbole_derrd.registry import method_names
 
@@ -39,8 +39,8 @@ def note_of(plan: Plan) -> str | None:
     if idle:
         options = _keys(idle)
         sentences.append(
-            f"{listed(names)}: without {listed(idle)} among the distillers, {listed(options)} {_has(options)} no "
-            f"effect. Add {listed(idle)} there, or take {_them(options)} out."
+            f"{listed(names)}: without {listed(idle)} among the distillers, {listed(options)} {have(options)} no "
+            f"effect. Add {listed(idle)} there, or take {them(options)} out."
         )
     return " ".join(sentences) or None
 
@@ -56,18 +56,10 @@ def _distillers(experiment: Experiment) -> list[str]:
 def _no_experiment(found: Mapping[str, Collection[str]], dashes: str = "") -> str:
     keys = [f"{dashes}{key}" for key in _keys(found)]
     return (
-        f"No experiment has {listed(found)} among its distillers, so {listed(keys)} {_has(keys)} no effect: add such "
-        f"an experiment, or take {_them(keys)} out."
+        f"No experiment has {listed(found)} among its distillers, so {listed(keys)} {have(keys)} no effect: add such "
+        f"an experiment, or take {them(keys)} out."
     )
 
 
 def _keys(found: Mapping[str, Collection[str]]) -> list[str]:
     return [key for keys in found.values() for key in keys]
-
-
-def _has(keys: Collection[str]) -> str:
-    return "has" if len(keys) == 1 else "have"
-
-
-def _them(keys: Collection[str]) -> str:
-    return "it" if len(keys) == 1 else "them"

@@ -15,9 +15,16 @@ _NAMED = 6
 
 def idle_options(settings: Mapping[str, Any], distillers: Collection[str]) -> dict[str, list[str]]:
     """Return the options that are given for nothing, by the built-in method that is not among the distillers."""
-    others = {name: method_class(name).options_class.keys() for name in METHODS if name not in distillers}
-    found = {name: [key for key in keys if settings.get(key) is not None] for name, keys in others.items()}
-    return {name: keys for name, keys in found.items() if keys}
+    given = [key for key, value in settings.items() if value is not None]
+    found = {}
+    for name in METHODS:
+        # A method is imported where a key may be its own: its prefix is its name.
+        likely = [] if name in distillers else [key for key in given if key.startswith(f"{name}_")]
+        own = {*method_class(name).options_class.keys()} if likely else set()
+        keys = [key for key in likely if key in own]
+        if keys:
+            found[name] = keys
+    return found
 
 
 def listed(names: Iterable[str]) -> str:
@@ -37,8 +44,17 @@ def without_effect(found: Mapping[str, Collection[str]], place: str = "", dashes
         dashes: what stands before each option.
     """
     keys = [f"{dashes}{key}" for keys in found.values() for key in keys]
-    has, them = ("has", "it") if len(keys) == 1 else ("have", "them")
     return (
-        f"{NOT_AMONG}{place}: {listed(found)}. So {listed(keys)} {has} no effect: add {listed(found)} to distillers, "
-        f"or take {them} out."
+        f"{NOT_AMONG}{place}: {listed(found)}. So {listed(keys)} {have(keys)} no effect: add {listed(found)} to "
+        f"distillers, or take {them(keys)} out."
     )
+
+
+def have(keys: Collection[str]) -> str:
+    """Return the verb for so many options."""
+    return "has" if len(keys) == 1 else "have"
+
+
+def them(keys: Collection[str]) -> str:
+    """Return the pronoun for so many options."""
+    return "it" if len(keys) == 1 else "them"

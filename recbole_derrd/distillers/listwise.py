@@ -81,9 +81,8 @@ class ListwiseOptions(Options):
     observed: bool = option(False, "Whether a user's training items take part, in both softmaxes.")
     top_n: int = option(
         0,
-        "The teacher's softmax runs over its N best unobserved items only, "
-        "which are kept on disk with their scores: faster; 0 is the whole catalogue. The student's softmax is over "
-        "the catalogue either way.",
+        "The teacher's softmax runs over its N best unobserved items only, which are kept on disk with their scores: "
+        "faster; 0 is the whole catalogue. The student's softmax is over the catalogue either way.",
         low=0,
     )
     labels: float = option(

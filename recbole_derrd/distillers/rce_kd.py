@@ -84,8 +84,7 @@ class RCEKDOptions(Options):
     weighting: str = option(
         "teacher",
         "Which positions of the student's ranking are more likely to be drawn: those with more of the teacher's best "
-        "items from there "
-        "on, exp((min(n_p, 50) + 1) / T), or the first ones, exp(-p / T).",
+        "items from there on, exp((min(n_p, 50) + 1) / T), or the first ones, exp(-p / T).",
         choices=("teacher", "rank"),
     )
     sample: float | str = share_of_users(auto=True)

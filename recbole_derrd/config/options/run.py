@@ -41,8 +41,7 @@ class RunOptions(Options):
     teacher_trusted: bool = option(
         False,
         "Take a teacher checkpoint or export without proof that it was trained on this run's split; the record says "
-        "so. In "
-        "teachers: trusted, beside checkpoint.",
+        "so. In teachers: trusted, beside checkpoint.",
     )
     teachers: list[Any] = option(
         [],
@@ -52,9 +51,10 @@ class RunOptions(Options):
     )
     teacher_refine: bool | dict[str, Any] = option(
         False,
-        "Train the teacher on before it teaches: a BPR of its own size learns from it and from the users' own items over "
-        "the whole catalogue, is often better, and then teaches in its place; the table has both. True, or settings of that training: {epochs: 20}. "
-        "It has the run's seed, also where the teacher's is fixed, unless it is given one here: {seed: 2020}.",
+        "Train the teacher on before it teaches: a BPR of its own size learns from it and from the users' own items "
+        "over the whole catalogue, is often better, and then teaches in its place; the table has both. True, or "
+        "settings of that training: {epochs: 20}. It has the run's seed, also where the teacher's is fixed, unless it "
+        "is given one here: {seed: 2020}.",
         kind=(bool, dict),
     )
     teacher_snapshots: int = option(
