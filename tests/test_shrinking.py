@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -135,6 +136,20 @@ def test_plans_are_options_that_a_run_takes(users: int, items: int, per_user: fl
     assert 0 < coded["listwise_sample"] <= 1
     for plan in (refined, {**coded, "embedding_size": 8}):
         DistillConfig("BPR", "ml-100k", config_dict={**plan, "teacher": {"embedding_size": 512}})
+
+
+def test_many_interactions_teach_more_than_the_teachers_order() -> None:
+    """On Gowalla the refined teacher of the other plan is no better than the teacher, on CiteULike that of this one."""
+    few, many = Sizes(5_000, 25_000, 100_000, 64), Sizes(30_000, 40_000, 700_000, 64)
+    assert refining(few)["distillers"] == ["ir_rrd", "listwise"] and "base_weight" not in refining(few)
+    own = refining(many)
+    assert own["distillers"] == ["listwise"] and own["listwise_labels"] > 0 and own["base_weight"] == 0
+    # A model without embeddings gives no start, and the student's own loss has to find one.
+    from_chance = refining(dataclasses.replace(many, teacher=None))
+    assert from_chance["warm_start"] == "none" and "base_weight" not in from_chance
+    # Codes of many bits are soon at their best, but not where there is much to learn.
+    assert coded_settings(few, Split(64, 4))["epochs"] < coded_settings(many, Split(64, 4))["epochs"]
+    assert coded_settings(few, Split(64, 2))["epochs"] == coded_settings(many, Split(64, 2))["epochs"]
 
 
 # -- a whole shrinking
