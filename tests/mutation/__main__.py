@@ -1,6 +1,6 @@
 """``python -m tests.mutation``: put slips into distillers/ and ops/ and see whether their tests notice.
 
-    --count=100      slips to try, drawn at random; 0 tries all
+    --count=100      slips to try, drawn at random, at least one of each file; 0 tries all
     --seed=1         which are drawn
     --only=PATH      of files whose path holds this alone
     --at-least=95    percent that must be noticed
@@ -13,6 +13,7 @@ that no test can notice, as it changes no result, is listed in ``equivalent.txt`
 from __future__ import annotations
 
 import argparse
+import collections
 import json
 import os
 import random
@@ -59,8 +60,8 @@ def tests_of(file: str) -> list[str]:
     return list(dict.fromkeys([*named, *importing, *shared, *(f"tests/distillers/test_{name}.py" for name in of_all)]))
 
 
-def noticed(copy: Path, tests: list[str]) -> bool:
-    """Say whether the tests fail on the copy as it is now."""
+def noticed(copy: Path, tests: list[str]) -> str:
+    """Say how the tests notice what the copy is now: they "fail", they "hang", or neither, which is the empty word."""
     child = os.fork()
     if child == 0:
         os.setpgrp()
@@ -81,11 +82,11 @@ def noticed(copy: Path, tests: list[str]) -> bool:
     while time.monotonic() < until:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return os.waitstatus_to_exitcode(status) != 0
+            return "fail" if os.waitstatus_to_exitcode(status) else ""
         time.sleep(0.05)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return True
+    return "hang"
 
 
 def equivalents() -> set[tuple[str, str]]:
@@ -109,17 +110,25 @@ def drawn(options: argparse.Namespace) -> list[Mutant]:
             if options.only in mutant.file and (mutant.file, changed) not in known:
                 found.append(mutant)
     random.Random(options.seed).shuffle(found)
+    first = {mutant.file: mutant for mutant in reversed(found)}
+    # One of each file before a second of any; the order stays random.
+    found.sort(key=lambda mutant: first[mutant.file] != mutant)
     return found[: options.count or None]
 
 
-def record_of(options: argparse.Namespace, mutants: list[Mutant], survivors: list[Mutant]) -> dict[str, Any]:
+def record_of(options: argparse.Namespace, outcomes: dict[Mutant, str]) -> dict[str, Any]:
     """Return what a run has found, as plain values."""
+    survivors = [mutant for mutant, outcome in outcomes.items() if not outcome]
+    files = collections.Counter(mutant.file for mutant in outcomes)
+    missed = collections.Counter(mutant.file for mutant in survivors)
     return {
         "command": f"python -m tests.mutation --count={options.count} --seed={options.seed} --only={options.only}",
-        "tried": len(mutants),
-        "noticed": len(mutants) - len(survivors),
+        "tried": len(outcomes),
+        "noticed": len(outcomes) - len(survivors),
+        "hung": sum(outcome == "hang" for outcome in outcomes.values()),
         "not_noticed": [mutant.shown((ROOT / mutant.file).read_text(encoding="utf-8")) for mutant in survivors],
         "listed_as_equivalent": len(equivalents()),
+        "of_files": {file: f"{files[file] - missed[file]} of {files[file]}" for file in sorted(files)},
     }
 
 
@@ -141,7 +150,7 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(1)
-    survivors = []
+    outcomes: dict[Mutant, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         left_out = shutil.ignore_patterns(
@@ -149,21 +158,25 @@ def main() -> int:
         )
         shutil.copytree(ROOT, copy, ignore=left_out)
         (copy / "docs").mkdir(exist_ok=True)
-        for tests in sorted({tuple(tests_of(mutant.file)) for mutant in mutants}):
-            if noticed(copy, list(tests)):
-                print(f"These fail without any slip, so nothing would be shown: {' '.join(tests)}")
+        # Whoever writes the next test in the meantime changes neither what is tried nor by which tests.
+        tests = {file: tests_of(file) for file in {mutant.file for mutant in mutants}}
+        sources = {file: (copy / file).read_text(encoding="utf-8") for file in tests}
+        for test in sorted({test for some in tests.values() for test in some}):
+            if noticed(copy, [test]):
+                print(f"{test} fails without any slip, so nothing would be shown.")
                 return 1
         for number, mutant in enumerate(mutants, 1):
-            source = (ROOT / mutant.file).read_text(encoding="utf-8")
+            source = sources[mutant.file]
             (copy / mutant.file).write_text(mutant.applied(source), encoding="utf-8")
-            if not noticed(copy, tests_of(mutant.file)):
-                survivors.append(mutant)
+            outcomes[mutant] = noticed(copy, tests[mutant.file])
+            if not outcomes[mutant]:
                 print(f"[{number}/{len(mutants)}] not noticed: {mutant.shown(source)}", flush=True)
             (copy / mutant.file).write_text(source, encoding="utf-8")
-    share = 100 * (1 - len(survivors) / max(1, len(mutants)))
+    seen = sum(map(bool, outcomes.values()))
+    share = 100 * seen / max(1, len(mutants))
     if options.out is not None:
-        options.out.write_text(json.dumps(record_of(options, mutants, survivors), indent=1) + "\n", encoding="ascii")
-    print(f"{len(mutants) - len(survivors)} of {len(mutants)} slips noticed ({share:.1f} %).")
+        options.out.write_text(json.dumps(record_of(options, outcomes), indent=1) + "\n", encoding="ascii")
+    print(f"{seen} of {len(mutants)} slips noticed ({share:.1f} %).")
     return int(share < options.at_least)
 
 
