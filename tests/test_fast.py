@@ -247,6 +247,23 @@ def test_propagation_is_the_mean_of_layers(nodes: int, size: int, layers: int, s
     assert torch.autograd.gradcheck(lambda x: propagate(adjacency, x, layers), (embeddings,))
 
 
+def test_propagation_is_float32_under_mixed_precision() -> None:
+    """A sparse product in half precision is worse where there is one, and an error elsewhere."""
+    generator = torch.Generator().manual_seed(3)
+    dense = torch.rand(9, 9, generator=generator)
+    adjacency = to_csr((dense + dense.T).to_sparse())
+    found = []
+    for enabled in (False, True):
+        embeddings = torch.rand(9, 4, generator=torch.Generator().manual_seed(4), requires_grad=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            result = propagate(adjacency, embeddings, 3)
+        result.square().sum().backward()
+        assert embeddings.grad is not None
+        found.append((result.detach(), embeddings.grad))
+    assert found[1][0].dtype == torch.float32
+    assert all(torch.equal(*pair) for pair in zip(*found))
+
+
 # -- the option
 
 

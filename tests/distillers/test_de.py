@@ -493,6 +493,16 @@ def test_autocast_computes_everything_in_float32(tmp_path: Path) -> None:
     assert torch.equal(*losses)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_the_first_weights_are_not_the_random_numbers_of_the_noise(seed: int, tmp_path: Path) -> None:
+    world = make_world(tmp_path, some_rows(3, 9, 2), n_items=9)
+    options = DEOptions(num_experts=2)
+    distiller = DistillationExperts(options, world.knowledge, world.student, seed=seed)
+    (bank,) = distiller.banks
+    of_noise = ExpertBank(*bank["user"].sizes, options, torch.Generator().manual_seed(seed))
+    assert not torch.isclose(bank["user"].first, of_noise.first).any()
+
+
 def test_epoch_sets_the_temperature(tmp_path: Path) -> None:
     """Prevents options that are read in another order than the schedule takes them."""
     world = make_world(tmp_path, some_rows(3, 9, 2), n_items=9)

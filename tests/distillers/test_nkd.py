@@ -288,6 +288,14 @@ class TestKnowing:
         assert still(LossContract.batch) == still(LossContract.batch)
         assert moving(LossContract.batch) != moving(LossContract.batch)
 
+    @pytest.mark.parametrize("seed", [0, 1, 7])
+    def test_the_first_weights_are_not_the_random_numbers_of_the_noise(self, seed: int, tmp_path: Path) -> None:
+        projector = build(make_world(tmp_path, some_rows(5, 20, 3), 20), seed).projectors["user"]
+        networks, _, hidden = projector.first.shape
+        noise = torch.Generator().manual_seed(seed)
+        of_noise = MeanProjector(*projector.sizes, networks, hidden, 0.0, noise)
+        assert not torch.isclose(projector.first, of_noise.first).any()
+
     def test_a_share_of_both_sides_is_unbiased(self, tmp_path: Path) -> None:
         world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
         for batch in (step([1, 3, 4], [], []), step([], [2, 7, 9], [5, 7])):
