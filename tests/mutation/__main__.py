@@ -5,6 +5,7 @@
     --only=PATH      of files whose path holds this alone
     --at-least=95    percent that must be noticed
     --out=FILE       write the command, what was tried and what was not noticed as JSON
+    --again=FILE     try only what such a file says was not noticed, and add to it what has come of that
 
 Each slip is tried in a process of its own, forked where torch is imported already, on a copy of the repository. A slip
 that no test can notice, as it changes no result, is listed in ``equivalent.txt`` with the reason.
@@ -18,6 +19,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import sys
@@ -30,8 +32,9 @@ from tests.mutation.mutants import Mutant, mutants_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ROOMS = ("recbole_derrd/distillers", "recbole_derrd/ops")
-#: Seconds for the tests of one slip; one that makes them hang is noticed as well.
-PATIENCE = 300
+#: Seconds of CPU time for the tests of one slip, which other work on the machine does not use up, and seconds until
+#: tests that wait for something are stopped. A slip that makes them hang is noticed as well.
+CPU_SECONDS, PATIENCE = 300, 1200
 EQUIVALENT = Path(__file__).parent / "equivalent.txt"
 
 
@@ -65,6 +68,7 @@ def noticed(copy: Path, tests: list[str]) -> str:
     child = os.fork()
     if child == 0:
         os.setpgrp()
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
         os.chdir(copy)
         sys.path[0] = str(copy)
         quiet = os.open(os.devnull, os.O_WRONLY)
@@ -82,7 +86,8 @@ def noticed(copy: Path, tests: list[str]) -> str:
     while time.monotonic() < until:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return "fail" if os.waitstatus_to_exitcode(status) else ""
+            code = os.waitstatus_to_exitcode(status)
+            return "hang" if code == -signal.SIGXCPU else "fail" if code else ""
         time.sleep(0.05)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -99,6 +104,11 @@ def equivalents() -> set[tuple[str, str]]:
     return found
 
 
+def _without_line(shown: str) -> str:
+    """Return a slip as a sentence without the number of its line, which other changes move."""
+    return re.sub(r":\d+\n", "\n", shown)
+
+
 def drawn(options: argparse.Namespace) -> list[Mutant]:
     """Return the slips to try."""
     files = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py") if path.name != "__init__.py")
@@ -109,6 +119,9 @@ def drawn(options: argparse.Namespace) -> list[Mutant]:
             changed = mutant.applied(source).splitlines()[mutant.line - 1].strip()
             if options.only in mutant.file and (mutant.file, changed) not in known:
                 found.append(mutant)
+    if options.again is not None:
+        missed = {_without_line(shown) for shown in json.loads(options.again.read_text("ascii"))["not_noticed"]}
+        return [one for one in found if _without_line(one.shown((ROOT / one.file).read_text("utf-8"))) in missed]
     random.Random(options.seed).shuffle(found)
     first = {mutant.file: mutant for mutant in reversed(found)}
     # One of each file before a second of any; the order stays random.
@@ -121,8 +134,11 @@ def record_of(options: argparse.Namespace, outcomes: dict[Mutant, str]) -> dict[
     survivors = [mutant for mutant, outcome in outcomes.items() if not outcome]
     files = collections.Counter(mutant.file for mutant in outcomes)
     missed = collections.Counter(mutant.file for mutant in survivors)
+    given = f"--count={options.count} --seed={options.seed} --only={options.only}"
+    if options.again is not None:
+        given = f"--again={options.again}"
     return {
-        "command": f"python -m tests.mutation --count={options.count} --seed={options.seed} --only={options.only}",
+        "command": f"python -m tests.mutation {given}",
         "tried": len(outcomes),
         "noticed": len(outcomes) - len(survivors),
         "hung": sum(outcome == "hang" for outcome in outcomes.values()),
@@ -130,6 +146,16 @@ def record_of(options: argparse.Namespace, outcomes: dict[Mutant, str]) -> dict[
         "listed_as_equivalent": len(equivalents()),
         "of_files": {file: f"{files[file] - missed[file]} of {files[file]}" for file in sorted(files)},
     }
+
+
+def keep(options: argparse.Namespace, outcomes: dict[Mutant, str]) -> None:
+    """Write the record of what has been tried so far, so that a run that is stopped has one as well."""
+    record, out = record_of(options, outcomes), options.out
+    if options.again is not None:
+        out = options.again
+        record = {**json.loads(out.read_text("ascii")), "again": record}
+    if out is not None:
+        out.write_text(json.dumps(record, indent=1) + "\n", encoding="ascii")
 
 
 def main() -> int:
@@ -140,6 +166,7 @@ def main() -> int:
     parser.add_argument("--only", default="")
     parser.add_argument("--at-least", type=float, default=95.0)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--again", type=Path)
     options = parser.parse_args()
     sys.dont_write_bytecode = True
     os.environ.update(PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1")
@@ -172,10 +199,10 @@ def main() -> int:
             if not outcomes[mutant]:
                 print(f"[{number}/{len(mutants)}] not noticed: {mutant.shown(source)}", flush=True)
             (copy / mutant.file).write_text(source, encoding="utf-8")
+            keep(options, outcomes)
+        keep(options, outcomes)
     seen = sum(map(bool, outcomes.values()))
-    share = 100 * seen / max(1, len(mutants))
-    if options.out is not None:
-        options.out.write_text(json.dumps(record_of(options, outcomes), indent=1) + "\n", encoding="ascii")
+    share = 100 * seen / max(1, len(outcomes))
     print(f"{seen} of {len(mutants)} slips noticed ({share:.1f} %).")
     return int(share < options.at_least)
 
