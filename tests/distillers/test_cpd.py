@@ -267,6 +267,21 @@ class TestDrawing:
             positions = [order.index(item) for item in drawn]
             assert positions == sorted(set(positions))
 
+    def test_each_user_is_drawn_for_once_in_blocks_of_bounded_memory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        blocks: list[int] = []
+
+        def spied(lengths: torch.Tensor, *others: Any) -> torch.Tensor:
+            blocks.append(len(lengths))
+            return draw(lengths, *others)
+
+        draw = cpd_module.sample_top_positions
+        monkeypatch.setattr(cpd_module, "sample_top_positions", spied)
+        monkeypatch.setattr(cpd_module, "_DRAWN_AT_ONCE", 50)
+        build(make_world(tmp_path, some_rows(12, 41, 10), n_items=41), top_n=10)
+        assert blocks == [5, 5, 2], "50 entries are five users' rankings of 10"
+
     def test_users_with_short_lists_draw_no_padding(self, tmp_path: Path) -> None:
         world = make_world(tmp_path, [[1, 2], list(range(1, 30)), [3]], n_items=41)
         for epoch in range(5):

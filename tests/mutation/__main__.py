@@ -60,7 +60,12 @@ def tests_of(file: str) -> list[str]:
     own = named or (importing and "/ops/" in file)
     shared = [] if own else [f"tests/distillers/test_{method}.py" for method in ("rrd", "de", "cpd", "cd", "sld")]
     of_all = ["kernels_used"] if "/ops/" in file else ["kernels_used", "work", "share"]
-    return list(dict.fromkeys([*named, *importing, *shared, *(f"tests/distillers/test_{name}.py" for name in of_all)]))
+    of_all_files = [f"tests/distillers/test_{name}.py" for name in of_all]
+    method = "hetcomp" if "/hetcomp/" in file else stem
+    # Branches for cards run on a pretended one alone.
+    if (ROOT / "configs" / "methods" / f"{method}.yaml").exists():
+        of_all_files.append(f"tests/test_on_a_card.py::test_a_method_works_on_a_card[{method}]")
+    return list(dict.fromkeys([*named, *importing, *shared, *of_all_files]))
 
 
 def noticed(copy: Path, tests: list[str]) -> str:
