@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from recbole_derrd.compression import tables as tables_module
 from recbole_derrd.compression.tables import PlainTable, QuantizedTable
+from recbole_derrd.ops import quantize as quantize_module
 from recbole_derrd.ops.packing import pack, packed_size, unpack
 from recbole_derrd.ops.quantize import best_steps, encode, levels, squared_errors
 from recbole_derrd.ops.rotation import random_rotation
@@ -212,3 +213,13 @@ def test_memory_is_bounded_by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables_module, "_CHUNK_NUMBERS", 1000)
     QuantizedTable.of(drawn(500, 20), 2)
     assert max(largest) <= 1000
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_steps_are_those_of_the_row_in_blocks_of_any_size(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of rows that are wider than a block is large, too."""
+    rows = torch.randn(9, 7, generator=torch.Generator().manual_seed(5))
+    whole = best_steps(rows, bits)
+    for numbers in (5, 20):
+        monkeypatch.setattr(quantize_module, "_CHUNK_NUMBERS", numbers)
+        assert torch.equal(best_steps(rows, bits), whole)
