@@ -149,6 +149,10 @@ def test_many_interactions_teach_more_than_the_teachers_order() -> None:
     assert from_chance["warm_start"] == "none" and "base_weight" not in from_chance
     # Codes of many bits are soon at their best, but not where there is much to learn.
     assert coded_settings(few, Split(64, 4))["epochs"] < coded_settings(many, Split(64, 4))["epochs"]
+    assert (
+        plain_settings(few, 8, users=False)["train_batch_size"]
+        < plain_settings(many, 8, users=False)["train_batch_size"]
+    )
     assert coded_settings(few, Split(64, 2))["epochs"] == coded_settings(many, Split(64, 2))["epochs"]
 
 
@@ -314,7 +318,7 @@ def test_a_budget_that_cannot_be_is_refused_before_a_teacher_is_trained(
 def test_teachers_are_given_all_that_plans_set() -> None:
     sizes = Sizes(1000, 1000, 20_000, 64)
     ours = {*RunOptions.keys()}
-    for plan in (refining(sizes), coded_settings(sizes, Split(8, 4)), plain_settings(8, users=True)):
+    for plan in (refining(sizes), coded_settings(sizes, Split(8, 4)), plain_settings(sizes, 8, users=True)):
         assert {key for key in plan if not key.startswith(("ir_rrd_", "listwise_"))} - ours <= {*OF_THE_PLANS}
 
 

@@ -104,7 +104,10 @@ def _experiments(
         if kind in ("pq", "opq", "rq", "prq"):
             yield from _by_codebooks(kind, item_bytes, sizes)
         elif kind == "student":
-            yield f"{item_bytes} B: student alone, {item_bytes} dimensions", plain_settings(item_bytes, users=False)
+            yield (
+                f"{item_bytes} B: student alone, {item_bytes} dimensions",
+                plain_settings(sizes, item_bytes, users=False),
+            )
         else:
             for split in splits:
                 if kind != "lloyd_max" or 2 <= split.bits <= 4:

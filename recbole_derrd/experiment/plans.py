@@ -90,6 +90,13 @@ def softmax_settings(sizes: Sizes) -> dict[str, Any]:
     }
 
 
+def small_steps(sizes: Sizes) -> dict[str, Any]:
+    """Return rows of a step and learning rate where the student's own loss takes part."""
+    if sizes.many:
+        return {"train_batch_size": 4 * _ROWS_A_STEP, "learning_rate": 0.002}
+    return {"train_batch_size": _ROWS_A_STEP, "learning_rate": 0.001}
+
+
 def _by_rankings(sizes: Sizes) -> dict[str, Any]:
     """Return the settings of a training by the student's own loss and the teacher's rankings."""
     starts = sizes.teacher is not None
@@ -101,9 +108,8 @@ def _by_rankings(sizes: Sizes) -> dict[str, Any]:
         "eval_step": 2 if starts else 5,
         "stopping_step": 3,
         "checkpoint_step": 1,
-        "learning_rate": 0.002 if sizes.many else 0.001,
+        **small_steps(sizes),
         "weight_decay": 1e-6,
-        "train_batch_size": 4 * _ROWS_A_STEP if sizes.many else _ROWS_A_STEP,
         "ir_rrd_max_items": 2048,
         "listwise_sample": 0.1,
         **_small_catalogue(sizes),

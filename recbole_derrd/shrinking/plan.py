@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_derrd.experiment.plans import Sizes, softmax_settings
+from recbole_derrd.experiment.plans import Sizes, small_steps, softmax_settings
 from recbole_derrd.shrinking.budget import Split
 
 #: One bit changes its sign at large steps alone.
@@ -27,15 +27,15 @@ def coded_settings(sizes: Sizes, split: Split) -> dict[str, Any]:
     }
 
 
-def plain_settings(item_bytes: int, *, users: bool) -> dict[str, Any]:
+def plain_settings(sizes: Sizes, item_bytes: int, *, users: bool) -> dict[str, Any]:
     """Return the settings of a student that learns without a teacher, its embeddings put into 8 bits afterwards.
 
     Args:
+        sizes: of the data.
         item_bytes: bytes of an item, which are its dimensions.
         users: whether the users are put into 8 bits too.
     """
     return {
         "distillers": [], "warm_start": "none", "embedding_size": item_bytes, "store_bits": 8, "store_users": users,
-        "epochs": 300, "eval_step": 5, "stopping_step": 3, "train_batch_size": 1024, "learning_rate": 0.001,
-        "fast": "all",
+        "epochs": 300, "eval_step": 5, "stopping_step": 3, "fast": "all", **small_steps(sizes),
     }  # fmt: skip

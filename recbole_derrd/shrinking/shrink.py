@@ -233,7 +233,7 @@ class _Shrinking:
             found = self._untrained("Refined teacher, untrained", refined, data, splits)
             rows.append(_of_trained("Refined teacher", refined.trained))
         if compare_student:
-            rows.insert(1, self._plain(splits))
+            rows.insert(1, self._plain(sizes, splits))
         best = found[0][0].valid[self.metric]
         worth = [split for row, split in found if self._near(row.valid[self.metric], best)][:_TRAINED]
         named = " and ".join(map(str, worth))
@@ -268,10 +268,10 @@ class _Shrinking:
         with deprecations_hidden(), _warnings_left_out(), _lines_left_out():
             return run_recbole_derrd("BPR", None, self.files, whole, settings, show_result=False)
 
-    def _plain(self, splits: list[Split]) -> Row:
+    def _plain(self, sizes: Sizes, splits: list[Split]) -> Row:
         """Train a student of these bytes as RecBole does; its embeddings are put into 8 bits afterwards."""
         split = next((one for one in splits if one.bits == 8), splits[-1])
-        plan = plain_settings(split.item_bytes, users=split.user_bits < 32)
+        plan = plain_settings(sizes, split.item_bytes, users=split.user_bits < 32)
         own = _without(self.settings, _OF_A_TAUGHT_STUDENT)
         record = self._run(plan, f"A student of {split.item_bytes} dimensions without a teacher", own)
         name = f"Student alone, {split.item_bytes} dimensions in 8 bits"
