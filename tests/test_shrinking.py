@@ -334,6 +334,7 @@ def test_teachers_are_given_all_that_plans_set() -> None:
         (["--times=1"], "above 1"),
         (["--times=much"], "--times must be a number"),
         (["--bytes=2", "--out=."], "--out must name a new folder"),
+        (["--bytes=2", "--nproc=2"], "one process"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_trained(

@@ -40,6 +40,7 @@ from recbole_derrd.exporting.checkpoint import described_by, of_the_data, run_se
 from recbole_derrd.exporting.request import Source
 from recbole_derrd.model_cache.results import TrainedModel, TrainResult
 from recbole_derrd.quick_start import run_recbole_derrd
+from recbole_derrd.runtime.processes import rendezvous
 from recbole_derrd.runtime.randomness import kept_random_state
 from recbole_derrd.shrinking.budget import Split, least_total, read_size, splits_of_bytes, splits_of_total
 from recbole_derrd.shrinking.outcome import Outcome, Row
@@ -209,6 +210,9 @@ class _Shrinking:
         methods = {"distillers": ["listwise"], "warm_start": "none"}
         self.config = DistillConfig("BPR", None, files, {**self.common, **methods}, self.settings)
         check_run(self.config)
+        if rendezvous(self.config) is not None:
+            # A refined teacher of several processes is another one than that of one.
+            raise OptionError("shrink trains in one process: take out nproc and world_size.")
         self.metric = str(self.config["valid_metric"]).lower()
         self.sign = 1 if bigger_is_better(self.metric) else -1
 
