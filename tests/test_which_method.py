@@ -54,7 +54,7 @@ SIZES = [
         (7, 12, 22, 42, 85, 110),
     ),
     ("CiteULike, LightGCN", ("citeulike-lightgcn",), (25, 85, 110)),
-    ("Gowalla, BPR", ("gowalla-bpr",), (18, 64, 66)),
+    ("Gowalla, BPR", ("gowalla-bpr", "frontier-gowalla"), (12, 18, 34, 66)),
     ("Gowalla, LightGCN", ("gowalla-lightgcn",), (18, 64, 66)),
 ]
 TIMES = [
