@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -131,11 +132,29 @@ def test_plans_are_options_that_a_run_takes(users: int, items: int, per_user: fl
         assert refined.get("ir_rrd_k", 40) + refined.get("ir_rrd_l", 40) <= items
     coded = coded_settings(sizes, Split(8, 1))
     steps = sizes.interactions / coded["train_batch_size"]
-    # All users pass by once an epoch, some 512 a step or more.
-    assert steps <= min(12, users / 512 + 1)
+    # All users pass by once an epoch, some 512 a step or more, but for rows and scores that are too many.
+    assert steps <= max(min(12, users / 512 + 1), sizes.interactions / 2**20 + 1)
+    assert coded["train_batch_size"] <= 2**20
     assert 0 < coded["listwise_sample"] <= 1
     for plan in (refined, {**coded, "embedding_size": 8}):
         DistillConfig("BPR", "ml-100k", config_dict={**plan, "teacher": {"embedding_size": 512}})
+
+
+def test_an_epoch_is_one_of_minutes_on_large_data() -> None:
+    """As many users as 4e9 scores allow, and a step's rows in memory: of a million users or a million items too."""
+    for users, items, rows in (
+        (1_000_000, 500_000, 100_000_000),
+        (140_000, 27_000, 20_000_000),
+        (30_000, 41_000, 700_000),
+    ):
+        plan = coded_settings(Sizes(users, items, rows, 128), Split(64, 2))
+        steps = math.ceil(rows / plan["train_batch_size"])
+        # As many of the users are in a batch of these rows.
+        distinct = users * (1 - (1 - 1 / users) ** plan["train_batch_size"])
+        looked_at = steps * plan["listwise_sample"] * distinct
+        # 512 a step are the fewest; a share has four digits.
+        assert looked_at * items <= max(4e9, 512 * steps * items) + steps * 1e-4 * distinct * items
+        assert looked_at >= 0.9 * min(users, 4e9 / items)
 
 
 def test_many_interactions_teach_more_than_the_teachers_order() -> None:

@@ -18,6 +18,9 @@ from recbole_derrd.data.prepare import Data
 _MOST, _WITHOUT_EMBEDDINGS = 256, 128
 #: Users of one step, and steps of an epoch: an item learns in each, a user in one, and neither may run ahead.
 _USERS_A_STEP, _STEPS = 512, 12
+#: Rows of one step, which are in memory together, and scores of an epoch, which take minutes. Larger data have more
+#: steps, and not all of their users pass by in each epoch.
+_MOST_ROWS, _MOST_SCORES = 1 << 20, 4e9
 #: Interactions from which on there is more to learn from the users than from the teacher.
 _MANY_ROWS = 300_000
 #: Rows of a step where the student's own loss takes part; of many interactions it takes four times as many.
@@ -68,8 +71,9 @@ def refining(sizes: Sizes) -> dict[str, Any]:
 
 def softmax_settings(sizes: Sizes) -> dict[str, Any]:
     """Return what trainings by softmaxes over the whole catalogue share."""
-    steps = max(1, min(_STEPS, math.ceil(sizes.users / _USERS_A_STEP)))
+    steps = max(1, min(_STEPS, math.ceil(sizes.users / _USERS_A_STEP)), math.ceil(sizes.interactions / _MOST_ROWS))
     rows = max(1, math.ceil(sizes.interactions / steps))
+    users = max(_USERS_A_STEP, min(sizes.users / steps, _MOST_SCORES / sizes.items / steps))
     # So many of the users are in a batch of these rows, were all alike.
     distinct = sizes.users * (1 - (1 - 1 / sizes.users) ** rows)
     return {
@@ -78,7 +82,7 @@ def softmax_settings(sizes: Sizes) -> dict[str, Any]:
         "warm_start": "svd",
         "listwise_weight": 1.0,
         "listwise_labels": 0.1,
-        "listwise_sample": min(1.0, round(max(_USERS_A_STEP, sizes.users / steps) / distinct, 4)),
+        "listwise_sample": min(1.0, round(users / distinct, 4)),
         "learning_rate": 0.003,
         "learning_rate_end": 0.0003,
         "weight_decay": 0.0,
