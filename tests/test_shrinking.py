@@ -158,7 +158,7 @@ def test_an_epoch_is_one_of_minutes_on_large_data() -> None:
 
 
 def test_many_interactions_teach_more_than_the_teachers_order() -> None:
-    """On Gowalla the refined teacher of the other plan is no better than the teacher, on CiteULike that of this one."""
+    """On Gowalla the refined teacher of the other plan is no better than the teacher; CiteULike's few stay with it."""
     few, many = Sizes(5_000, 25_000, 100_000, 64), Sizes(30_000, 40_000, 700_000, 64)
     assert refining(few)["distillers"] == ["ir_rrd", "listwise"] and "base_weight" not in refining(few)
     own = refining(many)

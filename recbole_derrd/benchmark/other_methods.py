@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from recbole_derrd.benchmark.plan import Experiment, Plan
-from recbole_derrd.config.other_methods import have, idle_options, listed, them
+from recbole_derrd.config.other_methods import have, idle_options, keys_of, listed, them
 from recbole_derrd.errors import OptionError
 from recbole_derrd.registry import method_names
 
@@ -37,7 +37,7 @@ def note_of(plan: Plan) -> str | None:
         for method, keys in unread.items():
             idle[method] = list(dict.fromkeys([*idle.get(method, ()), *keys]))
     if idle:
-        options = _keys(idle)
+        options = keys_of(idle)
         sentences.append(
             f"{listed(names)}: without {listed(idle)} among the distillers, {listed(options)} {have(options)} no "
             f"effect. Add {listed(idle)} there, or take {them(options)} out."
@@ -54,12 +54,8 @@ def _distillers(experiment: Experiment) -> list[str]:
 
 
 def _no_experiment(found: Mapping[str, Collection[str]], dashes: str = "") -> str:
-    keys = [f"{dashes}{key}" for key in _keys(found)]
+    keys = keys_of(found, dashes)
     return (
         f"No experiment has {listed(found)} among its distillers, so {listed(keys)} {have(keys)} no effect: add such "
         f"an experiment, or take {them(keys)} out."
     )
-
-
-def _keys(found: Mapping[str, Collection[str]]) -> list[str]:
-    return [key for keys in found.values() for key in keys]

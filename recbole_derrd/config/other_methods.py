@@ -15,16 +15,14 @@ _NAMED = 6
 
 def idle_options(settings: Mapping[str, Any], distillers: Collection[str]) -> dict[str, list[str]]:
     """Return the options that are given for nothing, by the built-in method that is not among the distillers."""
-    given = [key for key, value in settings.items() if value is not None]
     found = {}
     for name in METHODS:
+        likely = [key for key, value in settings.items() if value is not None and key.startswith(f"{name}_")]
         # A method is imported where a key may be its own: its prefix is its name.
-        likely = [] if name in distillers else [key for key in given if key.startswith(f"{name}_")]
-        own = {*method_class(name).options_class.keys()} if likely else set()
-        keys = [key for key in likely if key in own]
-        if keys:
-            found[name] = keys
-    return found
+        if likely and name not in distillers:
+            own = method_class(name).options_class.keys()
+            found[name] = [key for key in likely if key in own]
+    return {name: keys for name, keys in found.items() if keys}
 
 
 def listed(names: Iterable[str]) -> str:
@@ -43,11 +41,16 @@ def without_effect(found: Mapping[str, Collection[str]], place: str = "", dashes
         place: where these distillers are, e.g. " in 'teacher_refine'"; "" for the run itself.
         dashes: what stands before each option.
     """
-    keys = [f"{dashes}{key}" for keys in found.values() for key in keys]
+    keys = keys_of(found, dashes)
     return (
         f"{NOT_AMONG}{place}: {listed(found)}. So {listed(keys)} {have(keys)} no effect: add {listed(found)} to "
         f"distillers, or take {them(keys)} out."
     )
+
+
+def keys_of(found: Mapping[str, Collection[str]], dashes: str = "") -> list[str]:
+    """Return the options of all methods, with what stands before each."""
+    return [f"{dashes}{key}" for keys in found.values() for key in keys]
 
 
 def have(keys: Collection[str]) -> str:
