@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,8 +87,11 @@ def nothing_to_wait_for() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # As fsync does, it refuses a file that is closed.
         patch.setattr(os, "fsync", lambda file: os.fstat(file if isinstance(file, int) else file.fileno()) and None)
-        if not torch.cuda.is_available():
-            patch.setattr(torch.cuda, "_lazy_call", lambda *_, **__: None)
+        cards = [name for name in ("cuda", "xpu", "mtia") if hasattr(torch, name)]
+        if not any(getattr(torch, name).is_available() for name in cards):
+            for module in [f"torch.{name}{part}" for name in cards for part in ("", ".random")]:
+                if hasattr(sys.modules.get(module), "_lazy_call"):
+                    patch.setattr(f"{module}._lazy_call", lambda *_, **__: None)
         yield
 
 

@@ -138,6 +138,7 @@ def test_steps_are_those_of_the_slow_search(bits: int) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(size=st.integers(3, 60), seed=st.integers(0, 999), power=st.sampled_from([1, 3]))
+@pytest.mark.slow
 def test_more_bits_are_better_on_average(size: int, seed: int, power: int) -> None:
     """Over rows that weigh the same; in one short row a bit more may lose, since it has other levels."""
     rows = drawn(64, size, seed).pow(power)

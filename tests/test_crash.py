@@ -33,7 +33,7 @@ from recbole_derrd.teacher import StoredKnowledge
 from recbole_derrd.training.checkpoint import read_checkpoint, read_plain
 from recbole_derrd.training.trainer import TrainerMixin
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a run is a forked child")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="a run is a forked child")]
 KILLS = os.environ.get("CRASH_KILLS", "")
 # What ends a run in a sentence; any other error is a traceback for the user.
 SENTENCE, TRACEBACK = 2, 1
@@ -312,14 +312,12 @@ def try_moments(whole: Whole, run: Any, tmp_path: Path, output: Path, count: int
         shutil.rmtree(home)
 
 
-@pytest.mark.slow
 def test_killed_around_a_file_operation(whole: Whole, run: Any, tmp_path: Path, output: Path) -> None:
     kinds = {"replace", "fsync", "mkdir", "unlink", "save", "_train_epoch", "top_items"}
     assert kinds <= set(whole.moments) and len(whole.moments) > 200
     try_moments(whole, run, tmp_path, output, 5, seed=1)
 
 
-@pytest.mark.slow
 def test_killed_around_more_file_operations(whole: Whole, run: Any, tmp_path: Path, output: Path) -> None:
     try_moments(whole, run, tmp_path, output, 10, seed=2)
 
@@ -342,7 +340,6 @@ def test_killed_at_random_moments_again_and_again(whole: Whole, run: Any, tmp_pa
     try_random_kills(whole, run, tmp_path, output, int(KILLS) // 4 + 1 if KILLS.isdigit() else 2, seed=3)
 
 
-@pytest.mark.slow
 def test_killed_at_more_random_moments(whole: Whole, run: Any, tmp_path: Path, output: Path) -> None:
     try_random_kills(whole, run, tmp_path, output, 4, seed=4)
 
@@ -363,7 +360,6 @@ def test_a_teacher_goes_on_where_it_was_killed(whole: Whole, run: Any, tmp_path:
     assert not differences(outcome(tmp_path), whole.outcome)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("role", ["teacher", "distilled"])
 def test_a_run_begun_anew_is_not_resumed_from_an_earlier_end(
     whole: Whole, run: Any, tmp_path: Path, output: Path, role: str
@@ -414,7 +410,6 @@ def test_a_disk_that_is_full_at_any_call_is_a_sentence(whole: Whole, run: Any, t
         assert_resumes(whole, run, home, output, story)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("there", "size"), [("nothing", 10_000), ("nothing", 50_000), ("models", 600), ("cache", 10_000), ("cache", 50_000)]
 )
@@ -507,7 +502,6 @@ def truncated(path: Path) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("role", ["teacher", "distilled"])
 def test_a_truncated_training_checkpoint_is_a_sentence(
     whole: Whole, run: Any, tmp_path: Path, output: Path, role: str
@@ -577,7 +571,6 @@ def counting(action: Callable[[], object], home: Path, file: Path) -> Callable[[
     return counted
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("role", ["teacher", "student", "distilled"])
 @pytest.mark.parametrize("fate", ["goes on", "is killed"])
 def test_the_second_of_two_runs_waits_and_finds(
@@ -602,7 +595,6 @@ def test_the_second_of_two_runs_waits_and_finds(
         assert trained == sum(whole.outcome["epochs"].values()), "each model is trained by one of the two"
 
 
-@pytest.mark.slow
 def test_runs_of_other_students_share_a_teacher(whole: Whole, run: Any, tmp_path: Path, output: Path) -> None:
     """Started together, as a sweep over seeds of the distillers does."""
     home = tmp_path / "home"

@@ -110,6 +110,7 @@ def huge(path: Path, draw: random.Random) -> None:
 DAMAGES = [flip] * 10 + [cut, lengthen, exchange, exchange_folders, other_values, other_values, remove, huge]
 
 
+@pytest.mark.slow
 def test_a_few_hundred_damages_change_no_number(whole: Any, tmp_path: Path) -> None:
     """Every run gives the identical result: a harmless damage is none, any other is made good."""
     folder, wanted = whole

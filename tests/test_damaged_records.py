@@ -92,6 +92,7 @@ def reported(folder: Path, monkeypatch: pytest.MonkeyPatch, record: Any) -> None
 @example(path=("teacher", "settings", "members"), change=None)
 @example(path=("teacher", "settings", "members", 0, "members"), change="x")
 @example(path=("candidates",), change="delete")
+@pytest.mark.slow
 def test_a_record_that_is_changed_anywhere_is_shown_or_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch, path: tuple[Any, ...], change: Any
 ) -> None:
@@ -105,6 +106,7 @@ DRAWN = [path for path in PLACES if {"valid_scores", "diagnostics", "test", "byt
 @given(path=st.sampled_from(DRAWN), change=st.sampled_from(ODD))
 @example(path=("diagnostics", "de", "expert_utilisation", "mean_utilisation"), change=[[]])
 @example(path=("distilled", "valid_scores", 0, 1), change=float("inf"))
+@pytest.mark.slow
 def test_plots_of_what_is_accepted_are_drawn(
     tmp_path_factory: pytest.TempPathFactory, path: tuple[Any, ...], change: Any
 ) -> None:
@@ -241,6 +243,7 @@ def test_latex_prints_hostile_text_as_text(hostile: Path) -> None:
     assert body.count("{") == body.count("}")
 
 
+@pytest.mark.slow
 def test_html_and_plots_print_hostile_text_as_text(hostile: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from test_report import _Balanced

@@ -211,6 +211,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_any_is_trained(
     ("interval", "words"),
     [(1, "all users are at the teachers' last snapshots (epoch"), (9, "training ended before all users had come to")],
 )
+@pytest.mark.slow
 def test_the_log_says_how_far_the_schedule_came(
     tiny_settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture, interval: int, words: str
 ) -> None:

@@ -164,6 +164,7 @@ def test_a_table_for_each_split_and_a_row_for_each_checkpoint(
     assert wanted in row.split() and f"{records[0].distilled.valid['ndcg@5']:.4f}" in page
 
 
+@pytest.mark.slow
 def test_data_are_prepared_once_and_the_metrics_are_those_of_each_alone(
     trained: Any, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

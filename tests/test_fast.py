@@ -291,6 +291,7 @@ def test_only_what_rounds_is_another_model(tiny_settings: Settings) -> None:
     assert cache_key(stock, fingerprint) == cache_key(exact, fingerprint) != cache_key(rounded, fingerprint)
 
 
+@pytest.mark.slow
 def test_batches_may_be_made_by_processes_of_their_own(tiny_settings: Settings) -> None:
     """RecBole's ``worker``: torch then hands over lists of rows."""
     found = [trained(tiny_settings, "BPR", fast, worker=1)[0].model.state_dict() for fast in ("none", ["batches"])]

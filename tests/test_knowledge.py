@@ -372,6 +372,7 @@ class TestOnDisk:
         rankings.write(3, np.array([[1, 2], [3, 4]], dtype=np.int32))
         assert np.load(rankings.path).tolist() == [[0, 0]] * 3 + [[1, 2], [3, 4]]
 
+    @pytest.mark.slow
     def test_two_processes_at_once(self, tmp_path: Path) -> None:
         """Of two runs that start together one builds the entry; the other waits and takes it, without the teacher."""
         barrier = threading.Barrier(2, timeout=600)

@@ -25,6 +25,8 @@ from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.runtime.processes import all_gather, broadcast, gather_rows, is_main_process, shard_range, start
 from recbole_derrd.training.trainer import trainer_for
 
+pytestmark = pytest.mark.slow
+
 Settings = Callable[..., dict[str, Any]]
 
 
@@ -40,10 +42,10 @@ def meeting() -> dict[str, Any]:
     ("model", "more"),
     [
         ("BPR", {}),
-        pytest.param("LightGCN", {"fast": "all", "n_layers": 2}, marks=pytest.mark.slow),
-        pytest.param("MultiVAE", {"train_neg_sample_args": None, "dropout_prob": 0.0}, marks=pytest.mark.slow),
-        pytest.param("BPR", {"fast": "none", "metrics": ["NDCG", "GAUC", "ItemCoverage"],
-                             "eval_args": {"mode": {"valid": "uni5", "test": "full"}}}, marks=pytest.mark.slow),
+        ("LightGCN", {"fast": "all", "n_layers": 2}),
+        ("MultiVAE", {"train_neg_sample_args": None, "dropout_prob": 0.0}),
+        ("BPR", {"fast": "none", "metrics": ["NDCG", "GAUC", "ItemCoverage"],
+                 "eval_args": {"mode": {"valid": "uni5", "test": "full"}}}),
     ],
 )  # fmt: skip
 def test_two_processes_train_one_model_with_exact_metrics(
@@ -132,7 +134,6 @@ def test_an_interrupted_start_leaves_no_process(monkeypatch: pytest.MonkeyPatch)
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.slow
 def test_processes_end_with_a_killed_parent(tmp_path: Path) -> None:
     """They would go on writing what the next run reads; and they remove what it has left."""
     tests = Path(__file__).parent
@@ -161,7 +162,6 @@ def test_processes_are_where_their_parent_is(
     assert answer is not None and json.loads(answer) == [os.getcwd()] * 2
 
 
-@pytest.mark.slow
 def test_a_whole_run_in_two_processes(tiny_settings: Settings, tmp_path: Path) -> None:
     more = {"distillers": ["de", "rrd"], "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "de_num_experts": 3,
             "latency_users": 5, "epochs": 4, "record_dir": str(tmp_path / "records"), "checkpoint_step": 1}  # fmt: skip

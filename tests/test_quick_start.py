@@ -165,6 +165,7 @@ def test_other_settings_are_another_teacher(record: dict[str, Any], planted: Pat
     assert other["gap_recovered"] is None
 
 
+@pytest.mark.slow
 def test_teachers_of_another_class_and_without_gradients(planted: Path, home: Path) -> None:
     for teacher in ("EASE", "LightGCN", "MultiVAE"):
         extra = {"train_neg_sample_args": None} if teacher == "MultiVAE" else {}
@@ -205,6 +206,7 @@ def test_a_brought_teacher_is_measured_once(
     assert again["distilled"]["test"] == first["distilled"]["test"]
 
 
+@pytest.mark.slow
 def test_lists_are_made_anew_for_a_found_teacher(record: dict[str, Any], planted: Path, home: Path) -> None:
     """Its data are prepared only now; nothing of that may reach the student."""
     for folder in (home / "saved" / "cache").glob("knowledge-*"):
@@ -300,6 +302,7 @@ def test_the_gap_is_a_share_of_what_is_missing() -> None:
     assert gap_recovered(0.3, 0.3, 0.4) is None and gap_recovered(0.2, 0.3, 0.4) is None
 
 
+@pytest.mark.slow
 def test_the_gap_of_a_metric_that_is_better_small_goes_the_other_way(planted: Path, home: Path) -> None:
     assert gap_recovered(0.3, 0.5, 0.4, bigger=False) == pytest.approx(0.5)
     assert gap_recovered(0.5, 0.3, 0.4, bigger=False) is None

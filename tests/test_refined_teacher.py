@@ -91,6 +91,7 @@ def test_it_is_trained_once_and_found_again(keys: dict[str, Any], record: dict[s
     assert len(folders) == 2
 
 
+@pytest.mark.slow
 def test_a_refining_that_was_killed_goes_on(keys: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
     from recbole_derrd.training import trainer
 
@@ -115,6 +116,7 @@ def test_a_refining_that_was_killed_goes_on(keys: dict[str, Any], tmp_path: Path
     assert went_on["distilled"]["test"] == whole["distilled"]["test"]
 
 
+@pytest.mark.slow
 def test_its_codes_are_a_baseline(keys: dict[str, Any], record: dict[str, Any]) -> None:
     own = {"compress_method": "quantized", "compress_bits": 8}
     coded = run_compressed(config_dict={**keys, **own}, show_result=False)
@@ -139,6 +141,7 @@ def test_codes_of_more_dimensions_than_it_has_are_refused_first(keys: dict[str, 
     assert not list(tmp_path.glob("cache/*/model.pth"))
 
 
+@pytest.mark.slow
 def test_a_teacher_without_embeddings_and_several_are_trained_on(keys: dict[str, Any], tmp_path: Path) -> None:
     own = {**keys, "compare_student": False, "checkpoint_dir": str(tmp_path / "saved")}
     one = run_recbole_derrd(
@@ -261,6 +264,7 @@ def test_dimensions_and_bytes_are_those_of_the_teachers_before_they_are_trained(
         assert size == (None if brought else sum(teacher.trained.bytes for teacher in teachers))
 
 
+@pytest.mark.slow
 def test_a_refined_teacher_that_is_no_better_leaves_the_first_to_teach(keys: dict[str, Any], tmp_path: Path) -> None:
     """Steps that are far too large spoil it."""
     worse = {"epochs": 1, "learning_rate": 50.0}

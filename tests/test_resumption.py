@@ -157,6 +157,7 @@ def positions(content: Any, place: Place = ()) -> list[Place]:
     return [found for key in keys for found in [(*place, key), *positions(content[key], (*place, key))]]
 
 
+@pytest.mark.slow
 def test_no_value_anywhere_ends_in_a_traceback(begun: Any) -> None:
     draw = random.Random(1)
     wrong: list[Any] = [

@@ -290,6 +290,7 @@ def test_the_teacher_of_the_table_is_that_of_the_runs(of_a_file: list[str], tmp_
     assert all(record["teacher"]["found"] and record["refined"]["found"] for record in _records(tmp_path))
 
 
+@pytest.mark.slow
 def test_settings_of_the_refined_teacher_are_the_files_and_the_commands(of_a_file: list[str], tmp_path: Path) -> None:
     assert main([*of_a_file, "--without-plain"]) == 0
     assert {record["refined"]["epochs"] for record in _records(tmp_path)} == {4}
