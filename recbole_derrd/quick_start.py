@@ -7,14 +7,14 @@ import time
 from collections.abc import Iterable, Mapping
 from logging import getLogger
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from recbole.utils import set_color
 
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.evaluation import left_out
 from recbole_derrd.config.settings import config_files
-from recbole_derrd.data.prepare import prepare_data
+from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment import purpose
 from recbole_derrd.experiment.exports import notes_of
@@ -36,11 +36,13 @@ from recbole_derrd.experiment.teachers import (
     teachers_of,
 )
 from recbole_derrd.exporting.student import check_export, export_student
+from recbole_derrd.model_cache.results import TrainedModel
 from recbole_derrd.model_cache.train_or_find import find_trained, train_or_find
 from recbole_derrd.report import run_table
 from recbole_derrd.report.writing import write_record
 from recbole_derrd.runtime.console import PRINTED, SHOWN
 from recbole_derrd.runtime.processes import broadcast, is_main_process, rendezvous, start
+from recbole_derrd.teacher import StoredKnowledge, Teacher
 
 
 def run_recbole_derrd(
@@ -128,13 +130,55 @@ def _run(config: DistillConfig, given: list[str], show_result: bool) -> dict[str
     notes.add(purpose.of_data(config, data))
     if options.teacher_refine and options.distillers:
         check_refining(config, data)
+    models = _models_before(config, data, notes)
+    product = train_student(config, data, models.knowledge)
+    if models.knowledge is not None:
+        models.knowledge.forget_teacher()
+    stored = None
+    if options.store_bits:
+        stored = export_student(config, data, product.model, Path(product.trainer.saved_model_file))
+    seconds = time.perf_counter() - started
+    record = record_of(
+        config, data, models.taught, models.plain, models.knowledge, product, seconds, stored, notes,
+        refined=models.refined,
+    )  # fmt: skip
+    name = "-".join([config["model"], config["dataset"], *(options.distillers or ["plain"]), f"seed{config['seed']}"])
+    name = name.replace("/", "_")
+    path = broadcast(write_record(record, Path(options.record_dir), name) if is_main_process() else None)
+    for what, words in (
+        ("Result", f":\n\n{run_table(record)}\n"),
+        ("Student", f": {product.trainer.saved_model_file} (an ordinary RecBole checkpoint)"),
+        ("Record", f":  {path}"),
+    ):
+        logger.info(set_color(what, "yellow") + words, extra=SHOWN if show_result else PRINTED)
+    return {**record.to_json(), "path": str(path)}
+
+
+class _Models(NamedTuple):
+    """What is there before the distilled student.
+
+    Attributes:
+        taught: the teacher; of several, first what they are together and then each.
+        plain: the student alone, if it is compared.
+        refined: the teacher trained on, if that is wanted.
+        knowledge: of the one that teaches.
+    """
+
+    taught: list[TrainedModel]
+    plain: TrainedModel | None
+    refined: Teacher | None
+    knowledge: StoredKnowledge | None
+
+
+def _models_before(config: DistillConfig, data: Data, notes: Notes) -> _Models:
+    """Train or find the teachers and the student alone, and note what is odd about them."""
+    options = config.run_options
     teachers = teachers_of(config, data) if options.distillers else []
     plain = None
     if options.distillers and options.compare_student:
         own = config.derived(config["model"], {})
         plain = find_trained(own, data.fingerprint) or train_or_find(own, role="student")
         log_model(plain, "Student alone")
-
     refined = refined_teacher(config, data, teachers) if options.teacher_refine and teachers else None
     knowledge = knowledge_of(config, teachers, data) if teachers else None
     taught = [teacher.trained for teacher in teachers]
@@ -147,24 +191,7 @@ def _run(config: DistillConfig, given: list[str], show_result: bool) -> dict[str
         notes.add(purpose.of_refined(config, taught[0], refined.trained, first_teaches=not better))
     if taught:
         notes.add(purpose.of_models(config, taught[0], plain))
-    product = train_student(config, data, knowledge)
-    if knowledge is not None:
-        knowledge.forget_teacher()
-    stored = None
-    if options.store_bits:
-        stored = export_student(config, data, product.model, Path(product.trainer.saved_model_file))
-    seconds = time.perf_counter() - started
-    record = record_of(config, data, taught, plain, knowledge, product, seconds, stored, notes, refined=refined)
-    name = "-".join([config["model"], config["dataset"], *(options.distillers or ["plain"]), f"seed{config['seed']}"])
-    name = name.replace("/", "_")
-    path = broadcast(write_record(record, Path(options.record_dir), name) if is_main_process() else None)
-    for what, words in (
-        ("Result", f":\n\n{run_table(record)}\n"),
-        ("Student", f": {product.trainer.saved_model_file} (an ordinary RecBole checkpoint)"),
-        ("Record", f":  {path}"),
-    ):
-        logger.info(set_color(what, "yellow") + words, extra=SHOWN if show_result else PRINTED)
-    return {**record.to_json(), "path": str(path)}
+    return _Models(taught, plain, refined, knowledge)
 
 
 def objective_function(

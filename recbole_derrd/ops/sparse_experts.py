@@ -54,6 +54,25 @@ def _spans(counts: list[int], size: int) -> Spans:
     return spans
 
 
+def _sorted_pairs(active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the active pairs of rows and experts, sorted by expert and then by row.
+
+    Args:
+        active: which pairs count [n, M].
+
+    Returns:
+        Where each pair is in the flat matrix [p]; where each is among these, row by row [p]; and where each row's begin
+        in that [n].
+    """
+    n_rows, n_experts = active.shape
+    # numpy finds and sorts small numbers faster.
+    found = np.flatnonzero(active.numpy())
+    order = torch.from_numpy(np.argsort((found % n_experts).astype(np.int16), kind="stable"))
+    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+    by_row = _starts(torch.from_numpy(np.bincount(found // n_experts, minlength=n_rows)))
+    return torch.from_numpy(found).index_select(0, order), place, by_row
+
+
 class SparseErrorSum(torch.autograd.Function):
     """See the file's head; called through :func:`recbole_derrd.ops.experts.expert_error_sum`."""
 
@@ -73,12 +92,7 @@ class SparseErrorSum(torch.autograd.Function):
         """Return the sum of the errors; the products for the gradients wait for the backward pass."""
         n_experts = weights.shape[1]
         size = len(first_bias) // n_experts
-        # numpy finds and sorts small numbers faster. Found row by row; ``place`` is where each pair lies once sorted.
-        found = np.flatnonzero(active.numpy())
-        order = torch.from_numpy(np.argsort((found % n_experts).astype(np.int16), kind="stable"))
-        place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
-        by_row = _starts(torch.from_numpy(np.bincount(found // n_experts, minlength=len(weights))))
-        pairs = torch.from_numpy(found).index_select(0, order)
+        pairs, place, by_row = _sorted_pairs(active)
         rows, experts, share = pairs // n_experts, pairs % n_experts, weights.reshape(-1).index_select(0, pairs)
         by_expert = experts.bincount(minlength=n_experts)
         spans = _spans(by_expert.tolist(), size)
