@@ -38,7 +38,7 @@ from recbole_derrd.distillers.de import DEOptions, DistillationExperts
 from recbole_derrd.distillers.ftd import TopologyEmbeddings, unit_rows
 from recbole_derrd.distillers.hint_embeddings import SIDES, HintOptions
 from recbole_derrd.distillers.step_batch import StepBatch
-from recbole_derrd.distillers.subsampling import Work, distinct_entities, subsample
+from recbole_derrd.distillers.subsampling import NUMBER, Work, distinct_entities, subsample
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.topology import grouped_distance
 from recbole_derrd.teacher import Knowledge
@@ -103,6 +103,8 @@ class HTDOptions(HintOptions):
         return DEOptions(num_experts=self.num_groups, **{key: getattr(self, key) for key in same})
 
 
+#: Operations of the topology on each number of an entity: gathered, brought to length 1, summed, and back.
+_PASSES = 8
 #: Entities of which an accelerator makes whole cosine matrices (256 MB each), rather than wait for the groups' sizes.
 _DENSE = 8192
 
@@ -216,14 +218,18 @@ class HierarchicalTopologyDistillation(Distiller[HTDOptions]):
         # One stream of noise, whose state a training checkpoint keeps.
         self.assignment.generator = self.generator
         self.topology = TopologyEmbeddings("HTD", self.assignment.hints[0])
+        self.sizes = self.assignment.hints[0].sizes()["user"]
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the epoch's temperature."""
         self.assignment.begin_epoch(epoch)
 
     def work(self) -> Work:
-        """Return the work of an entity in the assignment (GA), beside a topology of all entities."""
-        return self.assignment.work()
+        """Return the work of an entity in the assignment (GA), and in the topology (TD), of which all have a part."""
+        own, (mine, theirs) = self.assignment.work(), self.sizes
+        compared = 2 * self.options.num_groups + (self.options.members or 0)
+        products = self.options.num_groups * theirs + compared * (theirs + 3 * mine)
+        return Work(own.entity, own.step, products + NUMBER * _PASSES * (mine + theirs))
 
     def _topology_sum(self, embeddings: tuple[Tensor, Tensor], sizes: list[int]) -> Tensor:
         per_side, n_groups = self.options.num_groups, 2 * self.options.num_groups

@@ -40,10 +40,12 @@ class Work:
     Attributes:
         entity: of each user or item that it looks at.
         step: of each step, whatever the share.
+        every: of each user or item of the batch, whatever the share.
     """
 
     entity: float
     step: float = 0.0
+    every: float = 0.0
 
 
 def listed_work(student: Adapter, items: int, passes: int = 0) -> float:
@@ -104,7 +106,7 @@ def automatic_share(work: Work, entities: int, step: float, fewest: int = FEWEST
         >>> automatic_share(Work(entity=1000.0, step=0.0), entities=100, step=15_000.0)
         0.45
     """
-    affordable = (MULTIPLE * step - work.step) / work.entity
+    affordable = (MULTIPLE * step - work.step - work.every * entities) / work.entity
     return min(1.0, max(affordable, fewest) / max(entities, 1))
 
 

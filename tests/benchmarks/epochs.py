@@ -115,10 +115,15 @@ def measure(
     validations: dict[str, list[float]] = {name: [] for name in trainers if "+" not in name}
     for epoch in range(given.epochs + 1):
         for name, (trainer, data) in trainers.items():
+            begun: list[float] = []
+            if hasattr(trainer.model, "begin_epoch"):
+                trainer.model.begin_epoch = functools.partial(begin, type(trainer.model), trainer.model, begun)
             seconds = timed(functools.partial(trainer._train_epoch, data.train, epoch))
             if epoch:
                 epochs[name].append(seconds)
             print(f"{model} epoch {epoch} {name}: {seconds:.2f} s", flush=True)
+            if begun:
+                print(f"{model} before epoch {epoch}'s batches {name}: {begun[0]:.2f} s of it", flush=True)
             if name in validations and epoch < 3:
                 trainer.eval_collector.data_collect(data.train)
                 seconds = timed(functools.partial(trainer.evaluate, data.valid, load_best_model=False))
@@ -131,6 +136,11 @@ def measure(
             seconds = products_alone(given, data.train, experts)
             print(f"matrix products alone of {experts} experts a row: {seconds:.2f} s an epoch", flush=True)
     return rows_of(model, epochs), rows_of(model, validations), [model, *(f"{value:.2f}" for value in built.values())]
+
+
+def begin(of: Any, model: Any, begun: list[float], epoch: int) -> None:
+    """Begin an epoch, and append the seconds that it took."""
+    begun.append(timed(functools.partial(of.begin_epoch, model, epoch)))
 
 
 def timed(work: Any) -> float:

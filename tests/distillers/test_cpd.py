@@ -20,6 +20,7 @@ from recbole_derrd.distillers.cpd import (
     ranking_inconsistency,
 )
 from recbole_derrd.distillers.de import DistillationExperts, gating_weights, gumbel_noise, mixed_experts
+from recbole_derrd.distillers.subsampling import MULTIPLE
 from recbole_derrd.errors import OptionError
 from recbole_derrd.testing import LossContract, World, assert_share_is_unbiased, make_world, some_rows, step
 
@@ -301,6 +302,23 @@ class TestDrawing:
             chosen = {"feature": feature, "num_experts": 1, "ranking_weight": weight}
             whole, part = (build(world, sample=share, **chosen) for share in (1.0, 0.34))
             assert_share_is_unbiased(whole, part, batch)
+
+    @pytest.mark.parametrize(("maps", "wanted"), [(0, 2), (20, 4), (1000, 10)])
+    def test_by_itself_it_regularises_what_the_features_leave_time_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, maps: int, wanted: int
+    ) -> None:
+        """Of 20 users and items at least 10 maps, those of 2 users and their 4 items; a share is unbiased."""
+        world = make_world(tmp_path, some_rows(12, 41, 10), n_items=41)
+        whole, auto = (build(world, sample=share, num_experts=1) for share in (1.0, "auto"))
+        features = auto.maps.work()
+        budget = features.step + 20 * features.entity + maps * auto._map_work()
+        monkeypatch.setattr(auto, "step_work", lambda rows: budget / MULTIPLE)
+        seen: list[int] = []
+        real = auto._inconsistency_sum
+        monkeypatch.setattr(auto, "_inconsistency_sum", lambda users: seen.append(len(users)) or real(users))
+        auto(step(list(range(1, 11)), [1, 2, 3, 4, 5], [6, 7, 8, 9, 10]))
+        assert seen == [wanted]
+        assert_share_is_unbiased(whole, auto, step(list(range(1, 5)), [], []))
 
     @pytest.mark.parametrize("feature", ["experts", "cosine"])
     def test_layers(self, tmp_path: Path, feature: str) -> None:

@@ -71,13 +71,20 @@ def test_a_share_is_a_number_or_auto() -> None:
 _AMOUNTS = strategies.floats(1, 1e12)
 
 
-@given(_AMOUNTS, strategies.floats(0, 1e12), strategies.integers(0, 10**6), _AMOUNTS, strategies.integers(1, 1000))
+@given(
+    _AMOUNTS,
+    strategies.floats(0, 1e12),
+    strategies.floats(0, 1e9),
+    strategies.integers(0, 10**6),
+    _AMOUNTS,
+    strategies.integers(1, 1000),
+)
 def test_invariant_an_automatic_share_keeps_within_its_multiple(
-    entity: float, fixed: float, entities: int, step: float, fewest: int
+    entity: float, fixed: float, every: float, entities: int, step: float, fewest: int
 ) -> None:
     """A share, of at least the fewest entities, that costs no more than it may: neither more nor less than that."""
-    share = automatic_share(Work(entity, fixed), entities, step, fewest)
-    looked_at, cost = share * entities, fixed + share * entities * entity
+    share = automatic_share(Work(entity, fixed, every), entities, step, fewest)
+    looked_at, cost = share * entities, fixed + every * entities + share * entities * entity
     assert 0 < share <= 1 and looked_at >= min(fewest, entities) * (1 - 1e-9)
     assert cost <= MULTIPLE * step * (1 + 1e-9) or looked_at <= fewest * (1 + 1e-9)
     assert share == 1 or cost >= MULTIPLE * step * (1 - 1e-9)
