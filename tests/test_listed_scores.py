@@ -62,6 +62,13 @@ def test_small_and_empty_lists(shape: tuple[int, int]) -> None:
     products.sum().backward()
 
 
+@pytest.mark.parametrize("gathered", [1, 40])
+def test_blocks_of_users_change_nothing(monkeypatch: pytest.MonkeyPatch, gathered: int) -> None:
+    """One user at a time, and two before the last one."""
+    monkeypatch.setattr("recbole_derrd.ops.listed_scores._GATHERED", gathered)
+    torch.testing.assert_close(listed_products(*problem()), plain(*problem()))
+
+
 def test_slope_that_is_not_contiguous() -> None:
     """sum() gives expanded gradients, and so does a loss that reads some columns only."""
     users, items, positions = problem()

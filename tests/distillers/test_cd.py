@@ -223,6 +223,17 @@ class TestDrawing:
             if top_n:
                 assert set(row) <= set(self.order(world, guide, user)[:top_n])
 
+    @pytest.mark.parametrize("guide", ["student", "teacher"])
+    def test_rankings_of_some_users_at_a_time_change_nothing(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, guide: str
+    ) -> None:
+        """Blocks that draw hold several of those that rank, and neither ends where the users do."""
+        monkeypatch.setattr(unobserved_module, "_DRAWN_AT_ONCE", 14 * 2 * M)
+        whole = drawn(build(world, guide=guide, top_n=12))
+        monkeypatch.setattr("recbole_derrd.teacher.exact._FEWEST_USERS", 4)
+        monkeypatch.setattr("recbole_derrd.teacher.exact._CPU_SCORES", 1)
+        assert torch.equal(drawn(build(world, guide=guide, top_n=12)), whole)
+
     @pytest.mark.parametrize(("guide", "top_n"), [("student", 0), ("teacher", 0), ("student", 12), ("teacher", 12)])
     def test_rank_r_is_drawn_in_proportion_to_one_minus_r_over_n(self, world: World, guide: str, top_n: int) -> None:
         """Over many epochs, against the exact probabilities; the items of one epoch exclude each other, so cautious."""

@@ -315,6 +315,15 @@ class TestDrawing:
             for row in (items[user, :K].tolist(), items[user, K:].tolist()):
                 assert len(set(row)) == K and set(row) <= set(head)
 
+    def test_ranks_of_some_users_at_a_time_change_nothing(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As few as fit into a core's cache, and as few as fit into one search."""
+        whole = drawn(build(world))
+        monkeypatch.setattr("recbole_derrd.teacher.exact._FEWEST_USERS", 7)
+        monkeypatch.setattr("recbole_derrd.teacher.exact._CACHED_SCORES", 1)
+        assert torch.equal(drawn(build(world)), whole)
+        monkeypatch.setattr("recbole_derrd.teacher.exact._CPU_SCORES", 1)
+        assert torch.equal(drawn(build(world)), whole)
+
     def test_who_is_drawn_is_wrong(self, world: World) -> None:
         """The first K are of those that the student ranks too low, the last of those too high, where there are K."""
         checked = Counter[str]()

@@ -100,6 +100,21 @@ class TestSchedule:
         distiller.begin_epoch(2)
         assert merged == [4]
 
+    def test_blocks_of_users_change_nothing(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The student ranks, and the teachers' rankings are merged, for some users at a time."""
+        whole = build(world)
+        for epoch in (11, 101):
+            whole.begin_epoch(epoch)
+        monkeypatch.setattr("recbole_derrd.teacher.exact._FEWEST_USERS", 5)
+        monkeypatch.setattr("recbole_derrd.teacher.exact._CPU_SCORES", 1)
+        monkeypatch.setattr("recbole_derrd.distillers.hetcomp.method._FUSED_AT_ONCE", 5 * 2 * 12)
+        parts = build(world)
+        for epoch in (11, 101):
+            parts.begin_epoch(epoch)
+        assert whole.snapshot[1:].any(dim=1).sum() > 5
+        assert torch.equal(parts.snapshot, whole.snapshot) and torch.equal(parts.ranked, whole.ranked)
+        torch.testing.assert_close(parts.kept, whole.kept)
+
     def test_looking_at_the_student_leaves_no_trace(self, world: World) -> None:
         """Random states and training mode are as before; in evaluation mode the student is asked."""
         distiller, model = build(world), world.student.model

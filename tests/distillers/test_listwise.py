@@ -146,6 +146,17 @@ class TestListwise(LossContract):
             world.student.model.items.weight.data.mul_(-1)
             distiller.begin_epoch(epoch + 1)
 
+    @pytest.mark.parametrize(("items", "observed"), [("student", False), ("student", True), ("teacher", True)])
+    def test_rankings_of_some_users_at_a_time_change_nothing(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, items: str, observed: bool
+    ) -> None:
+        whole = build(world, items=items, observed=observed, k=7)
+        monkeypatch.setattr("recbole_derrd.teacher.exact._FEWEST_USERS", 5)
+        monkeypatch.setattr("recbole_derrd.teacher.exact._CPU_SCORES", 1)
+        parts = build(world, items=items, observed=observed, k=7)
+        assert whole.items is not None and parts.items is not None and torch.equal(parts.items, whole.items)
+        torch.testing.assert_close(parts.logits, whole.logits)
+
     def test_one_score_of_the_teachers_that_is_no_number_is_refused(self, world: World) -> None:
         with torch.no_grad():
             world.teacher.model.items.weight[5] = torch.nan

@@ -247,6 +247,19 @@ class TestDrawing:
         for user in range(1, 31):
             assert not set(negatives[user].tolist()) & (world.seen(user) | {0})
 
+    @pytest.mark.parametrize("at_once", [1 << 19, 40, 1])
+    def test_positions_are_of_the_users_own_rankings(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, at_once: int
+    ) -> None:
+        """Wherever the blocks of users end."""
+        monkeypatch.setattr(unobserved_module, "_DRAWN_AT_ONCE", at_once)
+        distiller = build(world)
+        assert distiller.negatives is not None and distiller.positions is not None
+        for user in range(1, 31):
+            ranking, drawn = distiller.rankings[user].tolist(), distiller.negatives[user].tolist()
+            expected = [ranking.index(item) if item in ranking else -1 for item in drawn]
+            assert distiller.positions[user].tolist() == expected
+
     def test_resumed_run_draws_what_an_uninterrupted_one_draws(self, world: World) -> None:
         through = build(world, start_epoch=3)
         assert through.negatives is None

@@ -90,6 +90,12 @@ def test_invariant_an_automatic_share_keeps_within_its_multiple(
     assert share == 1 or cost >= MULTIPLE * step * (1 - 1e-9)
 
 
+def test_an_automatic_term_costs_three_of_the_students_steps() -> None:
+    """As the options' help and the pages say."""
+    assert automatic_share(Work(entity=1000.0), entities=100, step=15_000.0) == pytest.approx(0.45)
+    assert automatic_share(Work(entity=1000.0, step=20_000.0), entities=100, step=15_000.0) == pytest.approx(0.25)
+
+
 def test_cpd_looks_at_more_than_its_cost_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """16 entities a step, as of the other methods, teach it nothing."""
     monkeypatch.setattr(subsampling, "MULTIPLE", 0.0)

@@ -60,6 +60,7 @@ CASES: list[tuple[str, dict[str, Any], float, float]] = [
         _of_network(3),
     ),
     ("rce_kd", {}, _listed(2 * 4 + 5, 24), 0),
+    ("rce_kd", {"l": 90, "m": 90}, _listed(2 * 4 + 40, 24), 0),
     ("rd", {}, _listed(4 + 20, 32), 0),
     ("rrd", {}, _listed(4 + 6, 24), 0),
     ("sld", {}, _listed(4 + 6, 16), 0),
