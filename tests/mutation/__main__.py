@@ -59,8 +59,10 @@ def tests_of(file: str) -> list[str]:
     # Slips in what several methods share show in the methods; a kernel has tests of its own.
     own = named or (importing and "/ops/" in file)
     shared = [] if own else [f"tests/distillers/test_{method}.py" for method in ("rrd", "de", "cpd", "cd", "sld")]
-    of_all = ["kernels_used"] if "/ops/" in file else ["kernels_used", "work", "share"]
+    of_all = ["kernels_used"] if "/ops/" in file else ["kernels_used", "work", "share", "preconditions"]
     of_all_files = [f"tests/distillers/test_{name}.py" for name in of_all]
+    if "/ops/" not in file:
+        of_all_files.append("tests/test_known_part.py")
     method = "hetcomp" if "/hetcomp/" in file else stem
     # Branches for cards run on a pretended one alone.
     if (ROOT / "configs" / "methods" / f"{method}.yaml").exists():
