@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.ops import rotation as rotation_module
-from recbole_derrd.ops.quantize import best_steps, squared_errors
 from recbole_derrd.ops.rotation import learned_rotation, random_rotation
 
 
@@ -30,26 +29,6 @@ def test_a_round_finds_the_best_rotation_for_its_codes() -> None:
     codes = turned.sign() * turned.abs().mean(dim=1, keepdim=True)
     left, _, right = torch.linalg.svd(unit(rows).T @ codes)
     torch.testing.assert_close(learned_rotation(rows, bits=1, seed=4, rounds=1), left @ right)
-
-
-@pytest.mark.parametrize("bits", [1, 2])
-def test_no_round_loses_what_the_round_before_has_won(bits: int) -> None:
-    rows, errors = some_rows(), []
-    for rounds in range(5):
-        turned = unit(rows) @ learned_rotation(rows, bits, seed=0, rounds=rounds)
-        errors.append(float(squared_errors(turned, best_steps(turned, bits), bits).sum()))
-    assert all(after <= before * (1 + 1e-6) for before, after in zip(errors, errors[1:])), errors
-    assert errors[-1] < 0.9 * errors[0]
-
-
-def test_lengths_and_rows_of_zeros_take_no_part() -> None:
-    rows = some_rows()
-    found = learned_rotation(rows, bits=1, seed=0)
-    torch.testing.assert_close(found.T @ found, torch.eye(6, dtype=torch.float64))
-    longer = torch.cat([torch.zeros(1, 6, dtype=torch.float64), 3 * rows, torch.zeros(2, 6, dtype=torch.float64)])
-    torch.testing.assert_close(learned_rotation(longer, bits=1, seed=0), found)
-    zeros = torch.zeros(3, 6)
-    assert torch.equal(learned_rotation(zeros, bits=1, seed=5), random_rotation(6, 5))
 
 
 def test_of_many_rows_some_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

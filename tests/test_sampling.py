@@ -88,6 +88,32 @@ class TestTopPositions:
         observed = [drawn[pair] for pair in expected]
         assert stats.chisquare(observed, [rows * share for share in expected.values()]).pvalue > LEVEL
 
+    @pytest.mark.parametrize("near", [0.0, 1.0])
+    def test_far_ranks_are_those_of_plain_floats(self, monkeypatch: pytest.MonkeyPatch, near: float) -> None:
+        """The same random numbers through the formulas, list by list: the same positions."""
+        monkeypatch.setattr(sampling, "_NEAR", near)
+        count, decay, longest, lengths = 3, 2.0, 12, [12, 9, 5, 3] * 20
+        ranks = range(1, longest + 1)
+        drawn, near_ranks = seeded(6), int(count + near * decay)
+        uniform = torch.rand(len(lengths), near_ranks, dtype=torch.float64, generator=drawn).tolist()
+        of_first = torch.rand(len(lengths), dtype=torch.float64, generator=drawn).tolist()
+        times, late = [], []
+        for row, length in enumerate(lengths):
+            arrivals = [-math.log(u) * math.exp(rank / decay) for u, rank in zip(uniform[row], ranks)][:length]
+            weight = sum(math.exp(-rank / decay) for rank in range(near_ranks + 1, length + 1))
+            first = -math.log(of_first[row]) / weight if weight else math.inf
+            times.append(dict(enumerate(arrivals)))
+            if first < sorted(arrivals)[count - 1]:
+                late.append((row, first))
+        far = torch.rand(len(late), longest - near_ranks, dtype=torch.float64, generator=drawn).tolist()
+        for (row, first), own in zip(late, far):
+            arrivals = [-math.log(u) * math.exp(rank / decay) for u, rank in zip(own, ranks[near_ranks:])]
+            arrivals = arrivals[: lengths[row] - near_ranks]
+            times[row].update((near_ranks + at, time - min(arrivals) + first) for at, time in enumerate(arrivals))
+        expected = [sorted(sorted(one, key=one.__getitem__)[:count]) for one in times]
+        found = sample_top_positions(torch.tensor(lengths), count, decay, longest, seeded(6)).tolist()
+        assert len(late) > 4 and found == expected
+
     def test_inclusion_does_not_depend_on_what_is_called_near(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The same ranks as often with all drawn one by one, with the usual near ones, and with hardly any."""
         shares = []

@@ -108,6 +108,16 @@ def test_ranks_count_the_higher_scores(kind: str, width: int, depth: int) -> Non
     assert torch.equal(ranks, counted.clamp(max=depth))
 
 
+@pytest.mark.parametrize("width", [LONG, LONG + 1])
+def test_more_are_wanted_than_there_are_blocks(width: int) -> None:
+    """A row that is long, and yet too short for so many."""
+    scores, count = some_scores(2, width, "random", seed=3), width // BLOCK + 5
+    assert_as_topk(scores, count)
+    wanted = scores[:, :50]
+    counted = (scores.unsqueeze(1) > wanted.unsqueeze(2)).sum(dim=2)
+    assert torch.equal(ranks_in_rows(scores, wanted, count), counted.clamp(max=count))
+
+
 def test_ranks_sort_only_what_reaches_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise they would be as slow as sorting all."""
     sorted_sizes: list[int] = []

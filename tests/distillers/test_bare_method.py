@@ -74,6 +74,42 @@ def test_a_methods_own_options_are_taken(tmp_path: Path) -> None:
     assert Weighted.defaults_for("LightGCN") == {"weighted_weight": 0.75} and Weighted.defaults_for("BPR") == {}
 
 
+KNOWN = {"user": np.array([True, True, False, True, True, True, True]), "item": np.arange(20) != 3}
+
+
+@pytest.mark.parametrize("sides", [("user",), ("item",), ("user", "item"), ()])
+def test_what_the_teacher_does_not_know_is_left_out(tmp_path: Path, sides: tuple[str, ...]) -> None:
+    """Of the side of which it does not know all."""
+    world = make_world(tmp_path, some_rows(6, 20, 5), 20)
+    world.knowledge.known = lambda side, by_embedding=False: KNOWN[side] if side in sides else None  # type: ignore
+    seen: list[StepBatch] = []
+    method = CalledWithEmbeddings(BareOptions(), world.knowledge, world.student, 1)
+    method.forward = lambda batch: seen.append(batch) or torch.tensor(7.0)  # type: ignore
+    method.term(step([1, 2], [3, 4], [5], rows=4))
+    method.term(StepBatch(torch.tensor([1, 2]), None, None, 4))
+    users = [1] if "user" in sides else [1, 2]
+    assert [batch.users.tolist() for batch in seen] == [users, users] and seen[0].rows == 4
+    assert seen[0].positives is not None and seen[0].negatives is not None
+    assert seen[0].positives.tolist() == ([4] if "item" in sides else [3, 4]) and seen[0].negatives.tolist() == [5]
+    assert seen[1].positives is None and seen[1].negatives is None
+
+
+def test_embeddings_are_asked_for_where_a_method_reads_them(tmp_path: Path) -> None:
+    """What is not known by its embedding alone is left out by those methods only."""
+    world = make_world(tmp_path, some_rows(6, 20, 5), 20)
+    embedded = {"user": None, "item": np.arange(20) != 5}
+    world.knowledge.known = lambda side, by_embedding=False: embedded[side] if by_embedding else None  # type: ignore
+    of_scores, of_embeddings = (
+        kind(BareOptions(), world.knowledge, world.student, 1) for kind in (Called, CalledWithEmbeddings)
+    )
+    assert of_scores.known("item") is None and of_embeddings.known("user") is None
+    found = of_embeddings.known("item")
+    assert found is not None and (~found).nonzero().tolist() == [[5]]
+    world.knowledge.known = lambda side, by_embedding=False: embedded[side] if by_embedding else KNOWN[side]  # type: ignore
+    found = CalledWithEmbeddings(BareOptions(), world.knowledge, world.student, 1).known("item")
+    assert found is not None and (~found).nonzero().tolist() == [[3], [5]]
+
+
 def test_a_batch_of_nothing_has_no_term(tmp_path: Path) -> None:
     """Items alone are something where a method looks at embeddings."""
     world = make_world(tmp_path, some_rows(6, 20, 5), 20)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import recbole_derrd.ops.full_softmax as full_softmax_module
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.distillers.full_catalogue import full_softmax_sum
-from recbole_derrd.ops import full_softmax
 from recbole_derrd.testing.world import make_world, some_rows
 
 from .test_listwise import ScoresOnly
@@ -41,8 +41,8 @@ def test_a_student_without_embeddings_is_asked_block_by_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     world = make_world(tmp_path, some_rows(6, 20, 5), 20)
-    monkeypatch.setattr(full_softmax, "_BLOCK_SCORES", block)
-    monkeypatch.setattr(full_softmax, "_FEWEST_USERS", 1)
+    monkeypatch.setattr(full_softmax_module, "_BLOCK_SCORES", block)
+    monkeypatch.setattr(full_softmax_module, "_FEWEST_USERS", 1)
     student: Adapter = ScoresOnly(world.student)
     asked: list[list[int]] = []
 

@@ -15,7 +15,13 @@ from torch import Tensor
 from recbole_derrd import registry
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.history import History
-from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved, short_users
+from recbole_derrd.distillers.preconditions import (
+    LEFT_OUT,
+    Requirement,
+    require_unobserved,
+    short_rankings,
+    short_users,
+)
 from recbole_derrd.distillers.rrd import RelaxedRankingDistillation, relaxed_ranking_loss
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment.preflight import check_data
@@ -225,9 +231,18 @@ def test_how_many_are_short() -> None:
     assert (found.users, found.short, found.fewest, found.fitting) == (4, 2, 0, 0)
     assert found.note() == f"2 of 4 users have fewer than a + b = 5 unobserved items: {LEFT_OUT}."
     assert required(history, 1, "a").note() == f"1 of 4 users have no unobserved items: {LEFT_OUT}."
+    assert required(history, 2, "a").note() == f"2 of 4 users have fewer than a = 2 unobserved items: {LEFT_OUT}."
     short = short_users(history, 5)
     assert short is not None and short.tolist() == [False, False, True, False, True]
     assert short_users(history, 0) is None and required(history, 0, "a").note() is None
+
+
+def test_rankings_that_are_short() -> None:
+    """The padding user's row is empty, and short of nothing."""
+    rankings = torch.tensor([[0, 0, 0], [4, 1, 0], [1, 2, 3], [5, 0, 0]])
+    short = short_rankings(rankings, 2)
+    assert short is not None and short.tolist() == [False, False, False, True]
+    assert short_rankings(rankings, 1) is None and short_rankings(rankings[:1], 3) is None
 
 
 def test_a_tenth_of_the_users_may_have_less_than_fits() -> None:

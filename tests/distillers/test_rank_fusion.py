@@ -58,6 +58,25 @@ def test_equal_sums_are_in_the_order_of_ids() -> None:
     assert ids.tolist() == [[2, 5, 3, 8]]
 
 
+def test_many_equals_are_in_the_order_of_ids() -> None:
+    """Sorting as many as this keeps no order that it is not asked to keep."""
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(1)) + 1
+    ids, _ = fused_rankings(order.view(1, 2, 20), torch.ones(20), 40)
+    assert ids.tolist() == [list(range(1, 41))]
+
+
+def test_weights_are_added_in_the_order_of_the_teachers() -> None:
+    """In another order the last digit may be another one."""
+    generator = torch.Generator().manual_seed(1)
+    rankings = torch.stack([torch.randperm(30, generator=generator) + 1 for _ in range(5)]).unsqueeze(0)
+    weights = torch.rand(30, generator=generator)
+    ids, sums = fused_rankings(rankings, weights, 30)
+    by_item = torch.zeros(31)
+    for ranking in rankings[0]:
+        by_item[ranking] += weights
+    assert torch.equal(sums[0], by_item[ids[0]])
+
+
 def test_no_weight_at_all_is_still_an_item() -> None:
     ids, _ = fused_rankings(torch.tensor([[[5, 2, 0]]]), torch.tensor([1.0, 0.0, 0.0]), 3)
     assert ids.tolist() == [[5, 2, 0]]

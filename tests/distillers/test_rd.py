@@ -255,6 +255,8 @@ class TestDrawing:
         monkeypatch.setattr(unobserved_module, "_DRAWN_AT_ONCE", at_once)
         distiller = build(world)
         assert distiller.negatives is not None and distiller.positions is not None
+        # Half the memory of what ids take.
+        assert distiller.positions.dtype == torch.int16
         for user in range(1, 31):
             ranking, drawn = distiller.rankings[user].tolist(), distiller.negatives[user].tolist()
             expected = [ranking.index(item) if item in ranking else -1 for item in drawn]

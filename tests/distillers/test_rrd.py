@@ -477,6 +477,13 @@ class TestDrawing:
             assert torch.equal(first, drawn(distiller)) is (interesting == "topk")
             assert torch.isfinite(distiller(step([1, 2], [], [])))
 
+    def test_the_first_items_have_others_below_them_in_each_epoch(self, world: World) -> None:
+        """However few those are."""
+        distiller = build(world, l=1, interesting="topk")
+        first = drawn(distiller).clone()
+        distiller.begin_epoch(1)
+        assert torch.equal(first[:, :K], drawn(distiller)[:, :K]) and (first[:, K] != drawn(distiller)[:, K]).any()
+
     def test_list_longer_than_the_catalogue(self, world: World) -> None:
         """top_n 500 of 60 items: each list is cut so that L items are left to be uninteresting."""
         items = drawn(build(world, top_n=500))

@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, strategies
 from scipy import stats
 
-from recbole_derrd.distillers import Need, subsampling
+from recbole_derrd.adapters import RowAdapter
+from recbole_derrd.distillers import Need, StepBatch, subsampling
 from recbole_derrd.distillers.de import DEOptions, experts_work
 from recbole_derrd.distillers.projector import networks_work
 from recbole_derrd.distillers.rrd import RRDOptions
@@ -20,9 +21,13 @@ from recbole_derrd.distillers.subsampling import (
     MULTIPLE,
     Work,
     automatic_share,
+    catalogue_work,
+    distinct_entities,
     epoch_seed,
+    listed_work,
     student_step,
     subsample,
+    subsampled_entities,
 )
 from recbole_derrd.errors import OptionError
 from recbole_derrd.registry import METHODS, method_class
@@ -96,6 +101,35 @@ def test_an_automatic_term_costs_three_of_the_students_steps() -> None:
     assert automatic_share(Work(entity=1000.0, step=20_000.0), entities=100, step=15_000.0) == pytest.approx(0.25)
 
 
+def test_a_share_of_few_or_no_entities() -> None:
+    """Of a batch without any it is a share all the same."""
+    assert automatic_share(Work(entity=1e9), entities=100, step=1.0) == pytest.approx(0.16)
+    assert automatic_share(Work(entity=2.0), entities=1, step=0.25, fewest=0) == pytest.approx(0.375)
+    assert automatic_share(Work(entity=1e9), entities=0, step=1.0) == 1.0
+
+
+def test_work_is_counted_in_multiply_adds() -> None:
+    """Of models that score whole rows, a list costs three passes of the model."""
+    model = torch.nn.Linear(10, 4)
+    model.n_items = 41
+    row = RowAdapter(model)
+    assert row.parameter_count() == 44
+    assert listed_work(row, 5) == 3 * 44 and listed_work(row, 5, 7) == 3 * 44 + 16 * 7 * 5
+    assert catalogue_work(row, 6, 12) == 3 * 44 + 41 * (6 + 16 * 12)
+    assert student_step(1000, 10) == 32 * 1000 + 2**15 * 10 + 2**24
+    assert student_step(1000, 10, 5) == 32 * 1000 + 2**15 * 10 + 16 * 5 + 2**24
+
+
+def test_entities_of_users_alone_are_refused() -> None:
+    """Half of the items is no batch of both sides."""
+    users, items = torch.tensor([1, 2]), torch.tensor([3])
+    for positives, negatives in ((items, None), (None, items), (None, None)):
+        batch = StepBatch(users, positives, negatives, 2)
+        for look in (distinct_entities, lambda *of: subsampled_entities(*of, 1.0, torch.Generator())):
+            with pytest.raises(OptionError, match="NKD needs the items"):
+                look("NKD", batch)
+
+
 def test_cpd_looks_at_more_than_its_cost_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """16 entities a step, as of the other methods, teach it nothing."""
     monkeypatch.setattr(subsampling, "MULTIPLE", 0.0)
@@ -157,6 +191,21 @@ def test_students_say_what_they_cost(tmp_path: Path) -> None:
     student.model.distillers = torch.nn.Linear(3, 5)
     assert student.parameter_count() == own and student.propagated_numbers() == 0
     assert student.logit_work() == student.item_embeddings(torch.tensor([1])).shape[1]
+
+
+@pytest.mark.parametrize(
+    ("seed", "epoch", "expected"),
+    [
+        (0, -1, 7919),
+        (1, 0, 1015841),
+        (2020, 3, 2020045655),
+        (2**62, 5, 4611686018427943338),
+        (2**62 + 12345, 7, 4611686030772996211),
+    ],
+)
+def test_seeds_of_epochs_stay_what_they_were(seed: int, epoch: int, expected: int) -> None:
+    """With others a training that is resumed by a later release would draw other items."""
+    assert epoch_seed(seed, epoch) == expected
 
 
 def test_a_seed_of_each_epoch_is_one_that_generators_take() -> None:

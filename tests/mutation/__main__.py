@@ -58,7 +58,7 @@ def tests_of(file: str) -> list[str]:
             importing.append(name)
     # Slips in what several methods share show in the methods; a kernel has tests of its own.
     own = named or (importing and "/ops/" in file)
-    shared = [] if own else [f"tests/distillers/test_{method}.py" for method in ("rrd", "de", "cpd", "cd", "sld")]
+    shared = [] if own else _tests_of_importers(module)
     of_all = ["kernels_used"] if "/ops/" in file else ["kernels_used", "work", "share", "preconditions"]
     of_all_files = [f"tests/distillers/test_{name}.py" for name in of_all]
     if "/ops/" not in file:
@@ -68,6 +68,17 @@ def tests_of(file: str) -> list[str]:
     if (ROOT / "configs" / "methods" / f"{method}.yaml").exists():
         of_all_files.append(f"tests/test_on_a_card.py::test_a_method_works_on_a_card[{method}]")
     return list(dict.fromkeys([*named, *importing, *shared, *of_all_files]))
+
+
+def _tests_of_importers(module: str) -> list[str]:
+    """Return the tests of five methods, and those named like what imports a module."""
+    stems = ["rrd", "de", "cpd", "cd", "sld"]
+    for room in ROOMS:
+        for source in sorted((ROOT / room).rglob("*.py")):
+            if re.search(rf"\b{re.escape(module)}\b", source.read_text(encoding="utf-8")):
+                stems.append("hetcomp" if source.parent.name == "hetcomp" else source.stem)
+    found = [f"tests/distillers/test_{stem}.py" for stem in dict.fromkeys(stems)]
+    return [test for test in found if (ROOT / test).exists()]
 
 
 def noticed(copy: Path, tests: list[str]) -> str:
