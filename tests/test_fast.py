@@ -264,6 +264,17 @@ def test_propagation_is_float32_under_mixed_precision() -> None:
     assert all(torch.equal(*pair) for pair in zip(*found))
 
 
+@pytest.mark.parametrize(("mkl", "kind"), [(True, torch.int32), (False, torch.int64)])
+def test_indices_have_half_the_bytes_where_the_product_takes_them(
+    monkeypatch: pytest.MonkeyPatch, mkl: bool, kind: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    dense = torch.tensor([[0.0, 2.0], [2.0, 0.0]])
+    adjacency = to_csr(dense.to_sparse())
+    assert adjacency.crow_indices().dtype == adjacency.col_indices().dtype == kind
+    assert torch.equal(adjacency.to_dense(), dense)
+
+
 # -- the option
 
 
