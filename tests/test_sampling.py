@@ -92,7 +92,7 @@ class TestTopPositions:
     def test_far_ranks_are_those_of_plain_floats(self, monkeypatch: pytest.MonkeyPatch, near: float) -> None:
         """The same random numbers through the formulas, list by list: the same positions."""
         monkeypatch.setattr(sampling, "_NEAR", near)
-        count, decay, longest, lengths = 3, 2.0, 12, [12, 9, 5, 3] * 20
+        count, decay, longest, lengths = 3, 2.0, 12, [12, 9, 5, 3] * 300
         ranks = range(1, longest + 1)
         drawn, near_ranks = seeded(6), int(count + near * decay)
         uniform = torch.rand(len(lengths), near_ranks, dtype=torch.float64, generator=drawn).tolist()
