@@ -216,6 +216,14 @@ def test_a_seed_of_each_epoch_is_one_that_generators_take() -> None:
         torch.Generator().manual_seed(max(seeds))
 
 
+def test_the_items_of_ir_rrd_are_half_of_its_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An item's five users cost what five items of a user do, and the item side may cost half of the term."""
+    kind, world = method_class("ir_rrd"), make_world(tmp_path, some_rows(30, 61, 9), 61)
+    built: Any = kind(kind.options_class(**kind.test_settings), world.knowledge, world.student, 7)
+    monkeypatch.setattr(built, "step_work", lambda rows: 1e6 * rows)
+    assert built._item_share(100_000, 10) == pytest.approx(3 * 1e7 / (2 * 5 * (3 * 4 + 640 + 16 * 24)) / 100_000)
+
+
 def test_the_items_of_ir_rrd_are_as_many_as_they_may_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(method_class("ir_rrd"), "fewest", 4)
     monkeypatch.setattr(subsampling, "MULTIPLE", 0.0)
