@@ -251,7 +251,7 @@ class ListwiseDistillation(Distiller[ListwiseOptions]):
             raise RuntimeError("begin_epoch must come before the first batch: it ranks the items.")
         items = self.items.index_select(0, users).long()
         scores = self.student.score(users, items)
-        with torch.autocast(device_type=scores.device.type, enabled=False):
+        with torch.autocast(device_type=self.student.device.type, enabled=False):
             teacher = self.logits.index_select(0, users)
             return cross_entropy(scores.float(), teacher, items > 0, self.options.temperature).sum()
 
