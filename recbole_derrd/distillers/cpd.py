@@ -46,8 +46,8 @@ from recbole_derrd.distillers.projector import projectors_of
 from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.subsampling import (
     LISTED,
-    MULTIPLE,
     Work,
+    automatic_share,
     epoch_seed,
     subsample,
     subsampled_entities,
@@ -276,12 +276,12 @@ class ConsistentPreferenceDistillation(Distiller[CPDOptions]):
     def _regularised_share(self, batch: StepBatch) -> float:
         """Return the share of the users: the features' own; with ``auto``, as many as these leave time for."""
         share = self.share(batch.entities, batch.rows)
-        if self.options.sample != AUTO or not len(batch.users):
+        if self.options.sample != AUTO:
             return share
-        own, compared = self.maps.work(), share * batch.entities
-        left = MULTIPLE * self.step_work(batch.rows) - own.step - own.entity * compared
-        maps: float = max(_REGULARISED * compared, left / self._map_work())
-        return min(share, maps / (1 + self.options.q) / len(batch.users))
+        own, compared, maps = self.maps.work(), share * batch.entities, 1 + self.options.q
+        of_user = Work(maps * self._map_work(), own.step + own.entity * compared)
+        step, fewest = self.step_work(batch.rows), _REGULARISED * compared / maps
+        return min(share, automatic_share(of_user, len(batch.users), step, fewest))
 
     @property
     def _regularised(self) -> bool:

@@ -90,7 +90,7 @@ def student_step(parameters: int, rows: int, propagated: int = 0) -> float:
     return of_parameters(parameters) + _ROW * rows + NUMBER * propagated + _CALLS
 
 
-def automatic_share(work: Work, entities: int, step: float, fewest: int = FEWEST) -> float:
+def automatic_share(work: Work, entities: int, step: float, fewest: float = FEWEST) -> float:
     """Return the largest share of a batch whose term costs at most ``MULTIPLE`` of the student's own step.
 
     Args:
