@@ -84,7 +84,10 @@ class TopologyEmbeddings:
     def __init__(self, name: str, hints: HintEmbeddings) -> None:
         """Check that users can be compared with items."""
         self.name, self.hints = name, hints
-        for role, (users, items) in zip(("student", "teacher"), zip(*hints.sizes().values())):
+        sizes = hints.sizes()
+        #: Dimensions of the student's embeddings and of the teacher's.
+        self.sizes = sizes["user"]
+        for role, users, items in zip(("student", "teacher"), *sizes.values()):
             if users != items:
                 raise OptionError(
                     f"{name} compares users with items, but the {role}'s embeddings have {users} dimensions for users "
@@ -129,11 +132,10 @@ class FullTopologyDistillation(Distiller[FTDOptions]):
         super().__init__(options, knowledge, student, seed)
         hints = HintEmbeddings(student, knowledge, student.layer(options.hint), options.teacher_hint)
         self.topology = TopologyEmbeddings("FTD", hints)
-        self.sizes = hints.sizes()["user"]
 
     def work(self) -> Work:
         """Return the work of an entity: its part of the products of sizes, and embeddings at length 1."""
-        student, teacher = self.sizes
+        student, teacher = self.topology.sizes
         return Work(teacher * teacher + 3 * student * (student + teacher) + 4 * NUMBER * (student + teacher))
 
     def forward(self, batch: StepBatch) -> Tensor:

@@ -218,7 +218,6 @@ class HierarchicalTopologyDistillation(Distiller[HTDOptions]):
         # One stream of noise, whose state a training checkpoint keeps.
         self.assignment.generator = self.generator
         self.topology = TopologyEmbeddings("HTD", self.assignment.hints[0])
-        self.sizes = self.assignment.hints[0].sizes()["user"]
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the epoch's temperature."""
@@ -226,7 +225,7 @@ class HierarchicalTopologyDistillation(Distiller[HTDOptions]):
 
     def work(self) -> Work:
         """Return the work of an entity in the assignment (GA), and in the topology (TD), of which all have a part."""
-        own, (mine, theirs) = self.assignment.work(), self.sizes
+        own, (mine, theirs) = self.assignment.work(), self.topology.sizes
         compared = 2 * self.options.num_groups + (self.options.members or 0)
         products = self.options.num_groups * theirs + compared * (theirs + 3 * mine)
         return Work(own.entity, own.step, products + NUMBER * _PASSES * (mine + theirs))
