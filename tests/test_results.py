@@ -313,18 +313,21 @@ _COSTS_START = "<!-- costs: written by pytest tests/test_results.py --regen -->\
 _COSTS_END = "<!-- end of costs -->\n"
 
 
-def costs() -> dict[str, dict[str, str]]:
+#: Lines of an epoch, and of what of it passes before its first batch: model, epoch, what it is of, seconds.
+_EPOCHS = re.compile(r"^(\w+) epoch ([1-9]\d*) (.*): ([\d.]+) s$", re.MULTILINE)
+_BEFORE_BATCHES = re.compile(r"^(\w+) before epoch ([1-9]\d*)'s batches (.*): ([\d.]+) s of it$", re.MULTILINE)
+
+
+def costs(lines: re.Pattern[str] = _EPOCHS) -> dict[str, dict[str, str]]:
     """Each epoch's ratio to the stock student's, by what it is of and by the student's model; the first is not counted.
 
     Medians over the epochs, as the table at the end of the record has them.
     """
-    seconds: dict[tuple[str, str, str], float] = {}
-    lines = re.compile(r"^(\w+) epoch ([1-9]\d*) (.*): ([\d.]+) s$", re.MULTILINE)
-    for model, epoch, what, time in lines.findall(COSTS.read_text("utf-8")):
-        seconds[model, what, epoch] = float(time)
+    record = COSTS.read_text("utf-8")
+    stock = {one[:2]: float(one[3]) for one in _EPOCHS.findall(record) if one[2] == "student, stock RecBole"}
     ratios: dict[str, dict[str, list[float]]] = {}
-    for (model, what, epoch), own in seconds.items():
-        ratio = own / seconds[model, "student, stock RecBole", epoch]
+    for model, epoch, what, seconds in lines.findall(record):
+        ratio = float(seconds) / stock[model, epoch]
         ratios.setdefault(what.replace("student + ", ""), {}).setdefault(model, []).append(ratio)
     return {
         what: {model: f"{statistics.median(values):.1f}" for model, values in found.items()}
@@ -332,21 +335,10 @@ def costs() -> dict[str, dict[str, str]]:
     }
 
 
-def costs_before_batches() -> dict[str, str]:
-    """What of each BPR student's epoch passes before its first batch, as :func:`costs` has it."""
-    record = COSTS.read_text("utf-8")
-    own = re.findall(r"(?m)^BPR before epoch ([1-9]\d*)'s batches student \+ (.*): ([\d.]+) s of it$", record)
-    plain = dict(re.findall(r"(?m)^BPR epoch ([1-9]\d*) student, stock RecBole: ([\d.]+) s$", record))
-    ratios: dict[str, list[float]] = {}
-    for epoch, what, seconds in own:
-        ratios.setdefault(what, []).append(float(seconds) / float(plain[epoch]))
-    return {what: f"{statistics.median(values):.1f}" for what, values in ratios.items()}
-
-
 def costs_table() -> str:
-    before = costs_before_batches()
+    before = costs(_BEFORE_BATCHES)
     rows = [
-        f"| {what} | {ratios['BPR']} | {before.get(what, '')} | {ratios['LightGCN']} |"
+        f"| {what} | {ratios['BPR']} | {before[what]['BPR'] if what in before else ''} | {ratios['LightGCN']} |"
         for what, ratios in costs().items()
     ]
     return "\n".join(["| epoch of | BPR | before its first batch | LightGCN |", "|---|--:|--:|--:|", *rows, ""])
