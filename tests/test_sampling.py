@@ -193,6 +193,19 @@ class TestSubsets:
         drawn = sample_subsets(full(30, size), size, seeded(0)).sort(dim=1).values
         assert torch.equal(drawn, torch.arange(size).expand(30, size))
 
+    @pytest.mark.parametrize(("size", "count"), [(1000, 120), (300, 60), (130, 120), (40, 1)])
+    def test_both_ways_replace_what_floyd_replaces(self, size: int, count: int) -> None:
+        """Few are taken, some of them by what took the place of another; or many are."""
+        sizes = torch.tensor([size, size + 1, 2 * size, size] * 20)
+        uniform = torch.rand(len(sizes), count, dtype=torch.float64, generator=seeded(7)).tolist()
+        drawn = sample_subsets(sizes, count, seeded(7)).tolist()
+        for row, numbers in enumerate(uniform):
+            expected: list[int] = []
+            for j, number in enumerate(numbers, int(sizes[row]) - count):
+                pick = int(number * (j + 1))
+                expected.append(j if pick in expected else pick)
+            assert drawn[row] == expected
+
     def test_large_sizes_reach_every_number(self) -> None:
         """Uniform numbers of 24 bits, float32's, would skip every odd item of a catalogue this large."""
         drawn = sample_subsets(full(100, 2**26), 3, seeded(0))

@@ -6,10 +6,13 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 #: Ranks that are drawn one by one, beyond the number of draws and in units of the decay.
 _NEAR = 8.0
+#: Numbers of a row that are taken when they are drawn, on average, up to which they are replaced one by one.
+_FEW_TAKEN = 8
 
 
 def sample_top_positions(lengths: Tensor, count: int, decay: float, longest: int, generator: torch.Generator) -> Tensor:
@@ -107,14 +110,39 @@ def sample_subsets(sizes: Tensor, count: int, generator: torch.Generator) -> Ten
     Returns:
         [n, count] int64, in no particular order.
     """
-    drawn = torch.empty(len(sizes), count, dtype=torch.int64)
     uniform = torch.rand(len(sizes), count, dtype=torch.float64, generator=generator)
-    for step in range(count):
-        last = sizes - count + step
-        pick = (uniform[:, step] * (last + 1)).long()
-        taken = (drawn[:, :step] == pick.unsqueeze(1)).any(dim=1)
-        drawn[:, step] = torch.where(taken, last, pick)
+    last = (sizes - count).unsqueeze(1) + torch.arange(count)
+    drawn = (uniform * (last + 1)).long()
+    if not len(sizes) or count * count <= 2 * _FEW_TAKEN * int(sizes.min()):
+        _replace_one_by_one(drawn.numpy(), last.numpy())
+    else:
+        _replace_in_order(drawn, last)
     return drawn
+
+
+def _replace_one_by_one(drawn: NDArray[np.int64], last: NDArray[np.int64]) -> None:
+    """Replace, in each row [n, count], a number that the row has before by that of ``last``, until all are distinct.
+
+    Each round replaces the first of each row that still has one, so that it costs what sorting these rows costs.
+    """
+    count = drawn.shape[1]
+    bits = count.bit_length()
+    rows = np.arange(len(drawn))
+    while len(rows):
+        # Equal numbers become neighbours, in the order of their positions.
+        keys = np.sort((drawn[rows] << bits) | np.arange(count), axis=1)
+        taken = (keys[:, 1:] >> bits) == (keys[:, :-1] >> bits)
+        some = taken.any(axis=1)
+        rows = rows[some]
+        position = np.where(taken[some], keys[some, 1:] & ((1 << bits) - 1), count).min(axis=1, initial=count)
+        drawn[rows, position] = last[rows, position]
+
+
+def _replace_in_order(drawn: Tensor, last: Tensor) -> None:
+    """Do the same position by position, which is quicker where much is taken."""
+    for step in range(1, drawn.shape[1]):
+        taken = (drawn[:, :step] == drawn[:, step : step + 1]).any(dim=1)
+        drawn[:, step] = torch.where(taken, last[:, step], drawn[:, step])
 
 
 def sample_outside(keys: Tensor, offsets: Tensor, n_items: int, count: int, generator: torch.Generator) -> Tensor:
