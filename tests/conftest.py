@@ -56,6 +56,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--begin-within", type=float, metavar="SECONDS", help="skip the tests that begin later than this")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Leave whole runs out of the quick tests."""
+    if item.get_closest_marker("whole_run"):
+        item.add_marker("slow")
+
+
 def pytest_collection_finish() -> None:
     """Spare the collector of garbage what has been imported, which stays."""
     gc.collect()

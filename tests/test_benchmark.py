@@ -21,6 +21,8 @@ from recbole_derrd.cli import main
 from recbole_derrd.errors import OptionError
 from recbole_derrd.report.reading import read_records
 
+pytestmark = pytest.mark.whole_run
+
 ROOT = Path(__file__).resolve().parent.parent
 Settings = Callable[..., dict[str, Any]]
 EXPERIMENTS = [{"name": "plain", "distillers": []}, {"name": "RRD", "distillers": ["rrd"]}]

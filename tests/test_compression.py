@@ -25,6 +25,8 @@ from recbole_derrd.experiment.compress import recipe_name, run_compressed
 from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.quick_start import run_recbole_derrd
 
+pytestmark = pytest.mark.whole_run
+
 Settings = Callable[..., dict[str, Any]]
 FULL: dict[str, Any] = {}
 FIXED = {"eval_args": {"mode": "fixed20", "split": {"LS": "valid_and_test"}, "order": "RO", "group_by": "user"}}

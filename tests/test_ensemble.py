@@ -22,6 +22,8 @@ from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.student.model import build_student
 from recbole_derrd.teacher import EnsembleKnowledge, RankWeighting, Teacher, ensemble_model, teacher_specs
 
+pytestmark = pytest.mark.whole_run
+
 Settings = Callable[..., dict[str, Any]]
 TEACHERS = [{"model": "BPR", "embedding_size": 16}, {"model": "ItemKNN", "k": 5}, {"model": "LightGCN", "n_layers": 1}]
 RRD = {"distillers": ["rrd"], "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8}

@@ -23,6 +23,8 @@ from recbole_derrd.report.document import report_of
 from recbole_derrd.report.reading import records_of
 from recbole_derrd.report.schema import RunRecord
 
+pytestmark = pytest.mark.whole_run
+
 DIGITS = {"metric_decimal_place": 12}
 WHOLE_USERS = ("ENMF", "MultiVAE", "CDAE")
 SAMPLED = {"mode": {"valid": "uni20", "test": "uni20"}}

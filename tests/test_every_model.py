@@ -21,6 +21,8 @@ from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.recbole_compat.models import general_models, missing_package
 from recbole_derrd.student.model import DistilledMixin
 
+pytestmark = pytest.mark.whole_run
+
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "models.md"
 MODELS = sorted(general_models(), key=str.lower)
 DISTILLATION = {"rrd_k": 4, "rrd_l": 4, "rrd_top_n": 10, "de_num_experts": 3, "compare_student": False}

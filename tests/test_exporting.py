@@ -29,6 +29,8 @@ from recbole_derrd.runtime import files
 from recbole_derrd.serving import Recommender
 from recbole_derrd.training.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.whole_run
+
 ROOT = Path(__file__).resolve().parent.parent
 WITH_EMBEDDINGS = ["BPR", "LightGCN", "NGCF", "ENMF", "SimpleX", "FISM", "DMF", "GCMC", "NCEPLRec"]
 WITHOUT = ["NeuMF", "EASE", "MultiVAE", "Pop", "ItemKNN", "CDAE"]

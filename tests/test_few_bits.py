@@ -24,7 +24,7 @@ from recbole_derrd.teacher import Teacher
 from recbole_derrd.training.checkpoint import read_checkpoint
 from recbole_derrd.training.trainer import trainer_for
 
-pytestmark = pytest.mark.usefixtures("few_rounds")
+pytestmark = [pytest.mark.whole_run, pytest.mark.usefixtures("few_rounds")]
 Settings = Callable[..., dict[str, Any]]
 RRD = {"rrd_k": 5, "rrd_l": 5, "rrd_top_n": 20}
 

@@ -24,7 +24,7 @@ from recbole_derrd.student.propagated import readers_of
 from recbole_derrd.training.checkpoint import read_checkpoint
 from recbole_derrd.training.trainer import trainer_for
 
-pytestmark = pytest.mark.usefixtures("few_rounds")
+pytestmark = [pytest.mark.whole_run, pytest.mark.usefixtures("few_rounds")]
 GRAPHS = ("LightGCN", "NGCF", "SGL")
 MORE: dict[str, dict[str, Any]] = {"NGCF": {"hidden_size_list": [8, 8]}}
 

@@ -30,6 +30,8 @@ from recbole_derrd.report.run_table import run_table
 from recbole_derrd.report.schema import RunRecord
 from recbole_derrd.training.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.whole_run
+
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> dict[str, Any]:

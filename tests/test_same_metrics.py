@@ -29,6 +29,8 @@ from recbole_derrd.evaluation.collector import _best_items
 from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.training.trainer import trainer_for
 
+pytestmark = pytest.mark.whole_run
+
 RANKING = ["NDCG", "Recall", "MRR", "Hit", "Precision", "MAP"]
 #: Metrics of the items that are recommended, of which four fail in stock RecBole's collector.
 ITEMS = ["ItemCoverage", "AveragePopularity", "ShannonEntropy", "GiniIndex", "TailPercentage"]

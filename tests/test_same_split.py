@@ -24,6 +24,8 @@ from recbole_derrd.model_cache.valid_score import Comparison, ReportedScore, com
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.teacher import Teacher, teacher_specs
 
+pytestmark = pytest.mark.whole_run
+
 FOLDS = {"benchmark_filename": ["train", "valid", "test"]}
 IN_TIME = {"eval_args": {"order": "TO", "split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "user", "mode": "full"}}
 #: Long enough to know its training items by heart, and validated once.

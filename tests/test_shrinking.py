@@ -28,7 +28,7 @@ from recbole_derrd.shrinking.budget import Split, read_size, splits_of_bytes, sp
 from recbole_derrd.shrinking.plan import coded_settings, plain_settings
 from recbole_derrd.training.checkpoint import read_checkpoint
 
-pytestmark = pytest.mark.usefixtures("few_rounds")
+pytestmark = [pytest.mark.whole_run, pytest.mark.usefixtures("few_rounds")]
 
 # -- budgets
 

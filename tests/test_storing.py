@@ -21,7 +21,7 @@ from recbole_derrd.serving import Recommender
 from recbole_derrd.training.checkpoint import read_checkpoint
 from recbole_derrd.training.checkpointing import load_weights
 
-pytestmark = pytest.mark.usefixtures("few_rounds")
+pytestmark = [pytest.mark.whole_run, pytest.mark.usefixtures("few_rounds")]
 Settings = Callable[..., dict[str, Any]]
 COMMON: dict[str, Any] = {
     "distillers": ["rrd"], "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "epochs": 3, "teacher": {"embedding_size": 16},

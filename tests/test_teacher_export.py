@@ -20,6 +20,8 @@ from recbole_derrd.exporting import Request, export
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.teacher import read_exported
 
+pytestmark = pytest.mark.whole_run
+
 Settings = Callable[..., dict[str, Any]]
 RRD: dict[str, Any] = {"distillers": ["rrd"], "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "latency_users": 0, "epochs": 2}
 ALL = {**RRD, "distillers": ["de", "rrd", "nkd", "cpd", "cd", "listwise", "ir_rrd", "rd", "sld", "dcd", "rce_kd"],

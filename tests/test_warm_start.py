@@ -21,6 +21,8 @@ from recbole_derrd.quick_start import knowledge_of, run_recbole_derrd, teachers_
 from recbole_derrd.student.model import build_student
 from recbole_derrd.teacher import Teacher
 
+pytestmark = pytest.mark.whole_run
+
 Settings = Callable[..., dict[str, Any]]
 
 
