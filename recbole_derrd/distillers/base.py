@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recbole_derrd.adapters import Adapter
+from recbole_derrd.adapters import Adapter, RowAdapter
 from recbole_derrd.config.options import Options
 from recbole_derrd.config.options.schema import AUTO
 from recbole_derrd.data.history import History
@@ -154,6 +154,11 @@ class Distiller(nn.Module, Generic[OptionsT]):
         """Return the work of the student's own step on so many rows."""
         return student_step(self.student.parameter_count(), rows, self.student.propagated_numbers())
 
+    def _rows_per_epoch(self) -> int:
+        """Return the rows of an epoch: interactions, or users of models that are trained on whole users."""
+        history = self.knowledge.history
+        return history.n_users - 1 if isinstance(self.student, RowAdapter) else len(history.items)
+
     def drawn_scores(self, batch: StepBatch, *drawn: Tensor | None) -> tuple[Tensor, float, list[Tensor]]:
         """Return the logits [n, K] of the drawn items of the users that the term looks at, and the factor of the sum.
 
@@ -185,7 +190,8 @@ class Distiller(nn.Module, Generic[OptionsT]):
         given = getattr(self.options, "sample", 1.0)
         if given != AUTO:
             return float(given)
-        found = automatic_share(self.work(), entities, self.step_work(rows), self.fewest)
+        steps = max(1.0, self._rows_per_epoch() / max(rows, 1))
+        found = automatic_share(self.work(), entities, self.step_work(rows), self.fewest, steps)
         if self.found_share is None:
             self.found_share = found
             getLogger().info(

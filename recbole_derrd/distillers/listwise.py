@@ -43,7 +43,7 @@ from recbole_derrd.distillers.full_catalogue import full_softmax_sum
 from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved, short_users
 from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.student_view import eval_mode, student_rankings
-from recbole_derrd.distillers.subsampling import Work, catalogue_work, listed_work, subsample
+from recbole_derrd.distillers.subsampling import Work, catalogue_work, listed_work, ranking_work, subsample
 from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.ops.full_softmax import (
     LOWEST,
@@ -326,7 +326,8 @@ class ListwiseDistillation(Distiller[ListwiseOptions]):
         """Return the work of a user's softmaxes: over K items, or over the catalogue."""
         options = self.options
         if options.items != "all":
-            return Work(listed_work(self.student, options.k, passes=16))
+            ranked = ranking_work(self.student) if options.items == "student" else 0.0
+            return Work(listed_work(self.student, options.k, passes=16), epoch=ranked)
         of_teacher = 0 if self.embeddings is None else self.embeddings[1].shape[1]
         return Work(catalogue_work(self.student, of_teacher, _PASSES if of_teacher else _PASSES // 2))
 

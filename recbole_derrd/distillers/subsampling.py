@@ -25,6 +25,8 @@ NUMBER = 16
 DRAWN = 128
 #: An item of a user's list: found, its embedding gathered, its gradient brought back.
 LISTED = 640
+#: Operations on each score of a catalogue that is ranked.
+_RANKED = 12
 #: A parameter in the optimizer's step.
 _PARAMETER = 32
 #: A row of a batch: its loading, its negative item, forward and backward.
@@ -41,11 +43,13 @@ class Work:
         entity: of each user or item that it looks at.
         step: of each step, whatever the share.
         every: of each user or item of the batch, whatever the share.
+        epoch: of each epoch, for all users.
     """
 
     entity: float
     step: float = 0.0
     every: float = 0.0
+    epoch: float = 0.0
 
 
 def listed_work(student: Adapter, items: int, passes: int = 0) -> float:
@@ -74,6 +78,13 @@ def catalogue_work(student: Adapter, teacher_size: int, passes: int) -> float:
     return student.n_items * (3.0 * student.logit_work() + teacher_size + NUMBER * passes)
 
 
+def ranking_work(student: Adapter) -> float:
+    """Return the work of ranking the catalogue for all users, as a validation does."""
+    by_rows = isinstance(student, RowAdapter)
+    row = student.parameter_count() if by_rows else student.n_items * student.logit_work()
+    return float((student.n_users - 1) * (row + NUMBER * _RANKED * student.n_items))
+
+
 def of_parameters(count: int) -> float:
     """Return the work of the optimizer's step on so many parameters."""
     return float(_PARAMETER * count)
@@ -90,7 +101,9 @@ def student_step(parameters: int, rows: int, propagated: int = 0) -> float:
     return of_parameters(parameters) + _ROW * rows + NUMBER * propagated + _CALLS
 
 
-def automatic_share(work: Work, entities: int, step: float, fewest: float = FEWEST) -> float:
+def automatic_share(
+    work: Work, entities: int, step: float, fewest: float = FEWEST, steps_per_epoch: float = 1.0
+) -> float:
     """Return the largest share of a batch whose term costs at most ``MULTIPLE`` of the student's own step.
 
     Args:
@@ -98,6 +111,7 @@ def automatic_share(work: Work, entities: int, step: float, fewest: float = FEWE
         entities: users, or users and items, of the batch.
         step: work of the student's own step.
         fewest: entities that a term looks at whatever they cost.
+        steps_per_epoch: over which the work of an epoch is spread.
 
     Returns:
         Above 0, at most 1; of at least ``fewest`` entities where there are as many.
@@ -106,7 +120,8 @@ def automatic_share(work: Work, entities: int, step: float, fewest: float = FEWE
         >>> automatic_share(Work(entity=1000.0, step=0.0), entities=100, step=15_000.0)
         0.45
     """
-    affordable = (MULTIPLE * step - work.step - work.every * entities) / work.entity
+    fixed = work.step + work.every * entities + work.epoch / steps_per_epoch
+    affordable = (MULTIPLE * step - fixed) / work.entity
     return min(1.0, max(affordable, fewest) / max(entities, 1))
 
 

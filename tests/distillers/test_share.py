@@ -25,6 +25,7 @@ from recbole_derrd.distillers.subsampling import (
     distinct_entities,
     epoch_seed,
     listed_work,
+    ranking_work,
     student_step,
     subsample,
     subsampled_entities,
@@ -80,16 +81,19 @@ _AMOUNTS = strategies.floats(1, 1e12)
     _AMOUNTS,
     strategies.floats(0, 1e12),
     strategies.floats(0, 1e9),
+    strategies.floats(0, 1e12),
+    strategies.floats(1, 1e6),
     strategies.integers(0, 10**6),
     _AMOUNTS,
     strategies.integers(1, 1000),
 )
 def test_invariant_an_automatic_share_keeps_within_its_multiple(
-    entity: float, fixed: float, every: float, entities: int, step: float, fewest: int
+    entity: float, fixed: float, every: float, epoch: float, steps: float, entities: int, step: float, fewest: int
 ) -> None:
     """A share, of at least the fewest entities, that costs no more than it may: neither more nor less than that."""
-    share = automatic_share(Work(entity, fixed, every), entities, step, fewest)
-    looked_at, cost = share * entities, fixed + every * entities + share * entities * entity
+    share = automatic_share(Work(entity, fixed, every, epoch), entities, step, fewest, steps)
+    looked_at = share * entities
+    cost = fixed + every * entities + epoch / steps + looked_at * entity
     assert 0 < share <= 1 and looked_at >= min(fewest, entities) * (1 - 1e-9)
     assert cost <= MULTIPLE * step * (1 + 1e-9) or looked_at <= fewest * (1 + 1e-9)
     assert share == 1 or cost >= MULTIPLE * step * (1 - 1e-9)
@@ -116,6 +120,9 @@ def test_work_is_counted_in_multiply_adds() -> None:
     assert row.parameter_count() == 44
     assert listed_work(row, 5) == 3 * 44 and listed_work(row, 5, 7) == 3 * 44 + 16 * 7 * 5
     assert catalogue_work(row, 6, 12) == 3 * 44 + 41 * (6 + 16 * 12)
+    # Ranked for the users of a model that scores whole rows, the padding user left out: a pass each, and the search.
+    model.n_users = 7
+    assert ranking_work(row) == 6 * (44 + 41 * 16 * 12)
     assert student_step(1000, 10) == 32 * 1000 + 2**15 * 10 + 2**24
     assert student_step(1000, 10, 5) == 32 * 1000 + 2**15 * 10 + 16 * 5 + 2**24
 
@@ -130,13 +137,38 @@ def test_entities_of_users_alone_are_refused() -> None:
                 look("NKD", batch)
 
 
-def test_cpd_looks_at_more_than_its_cost_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """16 entities a step, as of the other methods, teach it nothing."""
+@pytest.mark.parametrize(("name", "fewest"), [("cpd", 160), ("dcd", 64), ("rce_kd", 512), ("rrd", 16)])
+def test_some_look_at_more_than_their_cost_allows(
+    name: str, fewest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 entities a step, as of most methods, teach CPD nothing, and RCE-KD less."""
     monkeypatch.setattr(subsampling, "MULTIPLE", 0.0)
-    kind = method_class("cpd")
+    kind = method_class(name)
     world = make_world(tmp_path, some_rows(30, 61, 9), 61)
     built = kind(kind.options_class(**kind.test_settings), world.knowledge, world.student, 7)
-    assert built.share(100_000, 1) == pytest.approx(160 / 100_000)
+    assert built.share(100_000, 1) == pytest.approx(fewest / 100_000)
+
+
+@pytest.mark.parametrize("rows", [10, 30, 10_000])
+def test_the_work_of_an_epoch_is_spread_over_its_steps(
+    rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as its batches: at least one."""
+    kind, world = method_class("dcd"), make_world(tmp_path, some_rows(30, 61, 9), 61)
+    built: Any = kind(kind.options_class(**kind.test_settings), world.knowledge, world.student, 7)
+    steps = max(1.0, len(world.knowledge.history.items) / rows)
+    monkeypatch.setattr(built, "step_work", lambda rows: 1e6)
+    monkeypatch.setattr(kind, "fewest", 0)
+    per_user, ranking = 2 * 4 * (3 * 4 + 640 + 16 * 24), 30 * 61 * (4 + 16 * 12)
+    assert 0 < built.share(100_000, rows) * 100_000 == pytest.approx((3e6 - ranking / steps) / per_user)
+
+
+def test_models_of_whole_users_have_as_many_rows_as_users(tmp_path: Path) -> None:
+    world = make_world(tmp_path, some_rows(30, 61, 9), 61)
+    built: Any = method_class("dcd")(method_class("dcd").options_class(k=4), world.knowledge, world.student, 7)
+    assert built._rows_per_epoch() == len(world.knowledge.history.items)
+    built.student = RowAdapter(torch.nn.Linear(2, 2))
+    assert built._rows_per_epoch() == world.knowledge.n_users - 1
 
 
 def test_work_grows_with_every_size() -> None:

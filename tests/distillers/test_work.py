@@ -52,6 +52,7 @@ CASES: list[tuple[str, dict[str, Any], float, float]] = [
     ("listwise", {}, 41 * (3 * 4 + 6 + 16 * 24), 0),
     ("listwise", {"top_n": 8}, 41 * (3 * 4 + 16 * 12), 0),
     ("listwise", {"items": "teacher", "k": 7}, _listed(7, 16), 0),
+    ("listwise", {"items": "student", "k": 7, "temperature": 0.7}, _listed(7, 16), 0),
     ("nkd", {}, _network(3, 2) + (128 + 8 * 16) * (4 + 6), _of_network(3, 2)),
     (
         "nkd",
@@ -71,6 +72,17 @@ CASES: list[tuple[str, dict[str, Any], float, float]] = [
 EVERY = {"htd": 3 * 6 + (6 + 64) * (6 + 3 * 4) + 8 * 16 * (4 + 6)}
 
 
+#: Of each epoch: 12 users rank 41 items, a product of 4 numbers and the search each. By method and options.
+_RANKING = 12 * 41 * (4 + 16 * 12)
+EPOCH = {
+    ("dcd",): _RANKING,
+    ("dcd", "item_weight"): 2 * _RANKING,
+    ("listwise", "items", "k", "temperature"): _RANKING,
+    ("rce_kd",): _RANKING,
+    ("rce_kd", "l", "m"): _RANKING,
+}
+
+
 @pytest.mark.parametrize(("name", "options", "entity", "fixed"), CASES)
 def test_the_work_of_every_method_is_that_of_its_sizes(
     name: str, options: dict[str, Any], entity: float, fixed: float, tmp_path: Path
@@ -81,7 +93,8 @@ def test_the_work_of_every_method_is_that_of_its_sizes(
         tmp_path, some_rows(12, 41, 10), 41, teachers=TEACHERS if Need.TRAJECTORY in kind.needs else None
     )
     built = kind(kind.options_class(**{**kind.test_settings, **options}), world.knowledge, world.student, 5)
-    assert built.work() == Work(pytest.approx(entity), pytest.approx(fixed), pytest.approx(EVERY.get(name, 0)))
+    every, epoch = EVERY.get(name, 0), EPOCH.get((name, *options), 0)
+    assert built.work() == Work(*(pytest.approx(one) for one in (entity, fixed, every, epoch)))
 
 
 def test_no_method_is_left_out() -> None:
