@@ -19,7 +19,7 @@ from recbole_derrd.experiment.preflight import check_run
 from recbole_derrd.model_cache.building import load_model
 from recbole_derrd.quick_start import knowledge_of, run_recbole_derrd
 from recbole_derrd.student.model import build_student
-from recbole_derrd.student.quantized import quantized_tables
+from recbole_derrd.student.quantized import coded_tables
 from recbole_derrd.teacher import Teacher
 from recbole_derrd.training.checkpoint import read_checkpoint
 from recbole_derrd.training.trainer import trainer_for
@@ -109,7 +109,7 @@ def test_codes_and_steps_come_back_from_the_checkpoint_exactly(tiny_settings: Se
     for name in ("user_embedding", "item_embedding"):
         assert torch.equal(student.get_submodule(name).weight, content["state_dict"][f"{name}.weight"])
         assert content["table_steps"][name]["bits"] == bits
-    for name, quantizer in quantized_tables(student):
+    for name, quantizer, _ in coded_tables(student):
         assert torch.equal(quantizer.steps(), content["table_steps"][name]["steps"])
 
 
@@ -193,7 +193,7 @@ def test_every_loss_trains_the_latent_rows_and_the_steps(tiny_settings: Settings
     student.begin_epoch(0)
     batch = next(iter(data.train)).to(student.device)
     losses = student.calculate_loss(batch)
-    ((name, quantizer),) = quantized_tables(student)
+    ((name, quantizer, _),) = coded_tables(student)
     latent = student.get_parameter(f"{name}.parametrizations.weight.original")
     for loss in losses:
         rows, steps = torch.autograd.grad(loss, [latent, quantizer.log_ratios], retain_graph=True)

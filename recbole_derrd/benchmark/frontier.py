@@ -17,13 +17,13 @@ from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment.log import deprecations_hidden
 from recbole_derrd.experiment.plans import Sizes
 from recbole_derrd.experiment.refine import check_refining, dimensions_named, refined_config, who_teaches
-from recbole_derrd.shrinking.budget import Split, splits_of_bytes
-from recbole_derrd.shrinking.plan import coded_settings, plain_settings
+from recbole_derrd.shrinking.budget import Split, sizes_of_codebooks, splits_of_bytes
+from recbole_derrd.shrinking.plan import codebook_settings, coded_settings, plain_settings
 
 #: Dimensions of a codeword at most: more make codebooks larger than the codes of a small catalogue.
 _PART = 8
 #: Kinds that are made of the refined teacher.
-_REFINED = frozenset({"trained", "refined"})
+_REFINED = frozenset({"trained", "trained_codebooks", "refined"})
 #: What leaves no student's settings in a run that compresses.
 _NO_STUDENT = {"distillers": [], "warm_start": "none", "store_bits": 0}
 
@@ -69,7 +69,7 @@ def read_frontier(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
     ]
     # The file's own experiments ask for it by name: True is the training that the file describes.
     others = [_asking(one, refine if given is None else given, given is not None) for one in options.experiments]
-    ours = [one["name"] for one in made if one.get("student_bits")]
+    ours = [one["name"] for one in made if one.get("student_bits") or one.get("student_codebooks")]
     whole = dataclasses.replace(options, base=base, experiments=[*made, *others], proposed=options.proposed or ours)
     return plan_of(file, whole, over)
 
@@ -103,6 +103,10 @@ def _experiments(
     for kind in options.kinds:
         if kind in ("pq", "opq", "rq", "prq"):
             yield from _by_codebooks(kind, item_bytes, sizes)
+        elif kind == "trained_codebooks":
+            for size in sizes_of_codebooks(item_bytes, most)[: options.ways]:
+                name = f"{item_bytes} B: {item_bytes} codebooks of {size} dimensions, trained"
+                yield name, {**codebook_settings(sizes, item_bytes, size), "store_bits": 0}
         elif kind == "student":
             yield (
                 f"{item_bytes} B: student alone, {item_bytes} dimensions",

@@ -25,13 +25,13 @@ def _arrays(model: Any) -> Iterator[tuple[int, int]]:
         yield from ((count * size, count * own) for count, size, own in served.values())
         return
     if adapter_class(type(model)).trainable:
-        # Of tables in few bits the codes count, each row's with its step.
-        few_bits = model.row_bytes() if hasattr(model, "row_bytes") else {}
+        # Of coded tables the codes count, with the steps of their rows or their codebooks.
+        coded = model.stored_sizes() if hasattr(model, "stored_sizes") else {}
         for name, parameter in model.named_parameters():
             if name.startswith("distillers."):
                 continue
-            if name in few_bits:
-                yield (parameter.numel() if few_bits[name] else 0), len(parameter) * few_bits[name]
+            if name in coded:
+                yield coded[name].numbers, coded[name].bytes
             else:
                 yield parameter.numel(), parameter.numel() * parameter.element_size()
         return
@@ -60,14 +60,16 @@ def model_bytes(model: Any) -> int:
 def bytes_per_item(model: Any) -> float:
     """Return how many bytes must be kept for each item of the catalogue.
 
-    A model that is a dot product of two embeddings serves with one vector an item, so that is what counts; of any other
-    model nothing can be left out, and all its bytes are shared out over the items.
+    A model that is a dot product of two embeddings serves with one vector an item, so that is what counts, without the
+    codebooks that all items share; of any other model nothing can be left out, and all its bytes are shared out over
+    the items.
     """
     adapter = adapter_of(model)
     if not isinstance(adapter, EmbeddingAdapter):
         return model_bytes(model) / (adapter.n_items - 1)
-    if hasattr(model, "row_bytes") and model.row_bytes("item"):
-        return float(sum(model.row_bytes("item").values()))
+    coded = model.stored_sizes("item") if hasattr(model, "stored_sizes") else {}
+    if coded:
+        return float(sum(one.row_bytes for one in coded.values()))
     served = _served(model)
     if served:
         return float(served["item"][2])

@@ -102,9 +102,15 @@ def _check_other_methods(config: DistillConfig) -> None:
 
 def _check_bits(config: DistillConfig) -> None:
     options = config.run_options
+    own = adapter_class(model_class(config["model"]))
+    if options.student_codebooks and len(own.tables.get("item", ())) != 1:
+        able = sorted(name for name, adapter in ADAPTERS.items() if len(adapter.tables.get("item", ())) == 1)
+        raise OptionError(
+            f"student_codebooks cannot train {config['model']}, only {', '.join(able)}, which learn from any teacher: "
+            "set model, or take it out."
+        )
     if options.student_bits == options.user_bits == 32:
         return
-    own = adapter_class(model_class(config["model"]))
     if not own.tables and not own.propagates:
         able = sorted(name for name, adapter in ADAPTERS.items() if adapter.tables or adapter.propagates)
         raise OptionError(

@@ -125,7 +125,7 @@ def weak_teacher(config: DistillConfig) -> str | None:
     A student in few bits may well have a teacher of its own size.
     """
     spec, options = _only_trained(config), config.run_options
-    if spec is None or options.store_bits or options.student_bits < 32:
+    if spec is None or options.store_bits or options.codes_items:
         return None
     name = spec.name(config)
     # Of a class of the user's own only its parameters tell the size.
@@ -293,7 +293,7 @@ def _brought_alike(config: DistillConfig, teacher: TrainedModel) -> list[str]:
     """Say so where a brought teacher is the student's own model in its own sizes, and no plain student shows it."""
     specs = teacher_specs(config)
     options = config.run_options
-    if len(specs) != 1 or specs[0].checkpoint is None or options.store_bits or options.student_bits < 32:
+    if len(specs) != 1 or specs[0].checkpoint is None or options.store_bits or options.codes_items:
         return []
     sizes = ["embedding_size", *model_settings(config["model"])]
     if teacher.model != config["model"] or any(teacher.settings.get(key) != config[key] for key in sizes):

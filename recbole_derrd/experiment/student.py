@@ -73,17 +73,19 @@ def student_key(config: DistillConfig, data: Data, knowledge: StoredKnowledge) -
 
 
 def _added_settings(config: DistillConfig) -> list[Any]:
-    """Return the bits and the falling rate that a student is trained with, for its key; nothing where none are."""
+    """Return the bits, codebooks and falling rate that a student is trained with, for its key; nothing without."""
     options = config.run_options
     trained = [options.student_bits, options.user_bits, options.student_rotation]
+    coded = [] if options.student_bits == options.user_bits == 32 else [trained]
+    books = [["student_codebooks", options.student_codebooks]] if options.student_codebooks else []
     falling = [] if options.learning_rate_end is None else [["learning_rate_end", options.learning_rate_end]]
-    return falling if options.student_bits == options.user_bits == 32 else [trained, *falling]
+    return [*coded, *books, *falling]
 
 
 def starts_at_codes(config: DistillConfig) -> bool:
     """Return whether a student begins as its teacher's codes, which are a model that a training may spoil."""
     options = config.run_options
-    return options.warm_start != "none" and min(options.student_bits, options.user_bits) < 32
+    return options.warm_start != "none" and (options.codes_items or options.user_bits < 32)
 
 
 class Fitted(NamedTuple):

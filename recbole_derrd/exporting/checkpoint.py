@@ -23,7 +23,7 @@ from recbole_derrd.exporting.request import Asked
 from recbole_derrd.model_cache.building import build_model, freeze
 from recbole_derrd.teacher.checkpoint_settings import checkpoint_settings, loads_a_file
 from recbole_derrd.training.checkpoint import read_checkpoint
-from recbole_derrd.training.checkpointing import STEPS, load_weights
+from recbole_derrd.training.checkpointing import ENTRIES, load_weights
 
 #: Settings of the data, their split and an evaluation. Columns of vectors that a data set preloads are left out.
 _OF_THE_DATA = (
@@ -67,9 +67,9 @@ class Trained:
         return [name[:200] for name in names]
 
     @property
-    def table_steps(self) -> dict[str, dict[str, Any]]:
-        """Bits and steps of the tables of a student that was trained in few bits; empty in float32."""
-        found = self.content.get(STEPS)
+    def table_entries(self) -> dict[str, dict[str, Any]]:
+        """Bits and steps, or codes and codebooks, of the tables of a coded student; empty in float32."""
+        found = self.content.get(ENTRIES)
         known = isinstance(found, dict) and all(isinstance(one, dict) for one in found.values())
         return found if known else {}  # type: ignore[return-value]
 

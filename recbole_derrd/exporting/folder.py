@@ -30,7 +30,7 @@ def export(request: Request) -> dict[str, Any]:
     request.check()
     with deprecations_hidden():
         trained = load_trained(request)
-    embeddings = embeddings_of(trained.adapter, request.wanted_bits, trained.config["seed"], trained.table_steps)
+    embeddings = embeddings_of(trained.adapter, request.wanted_bits, trained.config["seed"], trained.table_entries)
     if embeddings is None:
         _check_without_embeddings(request, trained.adapter.name)
     with locked(request.out, "exports to this folder", tidy=True):

@@ -23,6 +23,7 @@ _WHOLE = 32
 #: Families in the order of tables and colours, each by its name.
 FAMILIES = {
     "trained": "student trained in few bits",
+    "trained codebooks": "student trained in codebooks",
     "distilled": "distilled student, float32",
     "quantized afterwards": "distilled student, quantised afterwards",
     "refined": "refined teacher, quantised",
@@ -131,7 +132,10 @@ def _families(group: Group) -> dict[str, str]:
         elif settings.get("compress_method", "none") != "none":
             found[key] = "refined" if settings.get("teacher_refine") else "codes"
         elif row.distilled:
-            found[key] = "trained" if settings.get("student_bits", _WHOLE) < _WHOLE else "distilled"
+            bits = settings.get("student_bits", _WHOLE) < _WHOLE
+            found[key] = (
+                "trained codebooks" if settings.get("student_codebooks") else "trained" if bits else "distilled"
+            )
         else:
             found[key] = "plain"
     return found
@@ -187,10 +191,10 @@ def frontier_figure(frontier: Frontier) -> Any:
         xs = [one.item_bytes for one in points]
         means = [one.row.mean(metric) or 0.0 for one in points]
         spreads = [statistics.stdev(values) if len(values := one.row.values(metric)) > 1 else 0.0 for one in points]
-        marker, style = "osD^vPX*"[place % 8], "-" if family == "trained" else ("--", ":", "-.")[place % 3]
+        marker, style = "osD^vPX*"[place % 8], "-" if family.startswith("trained") else ("--", ":", "-.")[place % 3]
         axes.errorbar(
             xs, means, yerr=spreads, fmt=marker + style, color=colour, capsize=2,
-            linewidth=2.4 if family == "trained" else 1.3, markersize=5,
+            linewidth=2.4 if family.startswith("trained") else 1.3, markersize=5,
         )  # fmt: skip
         ends.append((means[-1], FAMILIES[family], marker, colour))
     if frontier.teacher is not None:

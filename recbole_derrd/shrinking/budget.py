@@ -12,6 +12,8 @@ from recbole_derrd.ops.packing import STEP_BYTES, packed_size
 BITS = (1, 2, 4, 8)
 #: Splits of fewer dimensions are not looked at.
 _FEWEST_DIMENSIONS = 4
+#: Dimensions that a codebook may be worth.
+_DIMENSIONS_A_CODEBOOK = (16, 32)
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -46,6 +48,16 @@ class Split:
         """Say it in words."""
         users = "" if self.user_bits == 32 else f", users in {self.user_bits} bits"
         return f"{self.size} dimensions in {self.bits} bit{'' if self.bits == 1 else 's'}{users}"
+
+
+def sizes_of_codebooks(codebooks: int, most: int) -> list[int]:
+    """Return the dimensions that a student in so many codebooks may have, largest first.
+
+    Args:
+        codebooks: a byte of an item each.
+        most: the most dimensions that the student may have.
+    """
+    return sorted({min(most, dimensions * codebooks) for dimensions in _DIMENSIONS_A_CODEBOOK}, reverse=True)
 
 
 def splits_of_bytes(item_bytes: int, most: int) -> list[Split]:

@@ -27,6 +27,18 @@ def coded_settings(sizes: Sizes, split: Split) -> dict[str, Any]:
     }
 
 
+def codebook_settings(sizes: Sizes, codebooks: int, size: int) -> dict[str, Any]:
+    """Return the settings of a student in so many codebooks, of so many dimensions, taught by the refined teacher."""
+    return {
+        **softmax_settings(sizes),
+        "teacher_refine": True,
+        "embedding_size": size,
+        "student_codebooks": codebooks,
+        # Codes stay as they begin, near their best.
+        "epochs": _EPOCHS if sizes.many else _FEW_EPOCHS,
+    }
+
+
 def plain_settings(sizes: Sizes, item_bytes: int, *, users: bool) -> dict[str, Any]:
     """Return the settings of a student that learns without a teacher, its embeddings put into 8 bits afterwards.
 

@@ -1,18 +1,47 @@
-"""What a student in few bits is made of: rows that are read through their quantiser, and how many bits they have."""
+"""What a student of few bytes is made of: rows that are read through their quantiser, and how many bits they have."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from recbole_derrd.errors import CheckpointError
+from recbole_derrd.ops.packing import STEP_BYTES, packed_size
 from recbole_derrd.ops.quantize import best_steps
 from recbole_derrd.ops.straight_through import quantized, stored_steps, unit_of
 from recbole_derrd.training.fitting import fitting_steps
+
+
+class Stored(NamedTuple):
+    """What a part of a table takes where it is stored: numbers, bytes, and bytes of each of the table's rows."""
+
+    numbers: int
+    bytes: int
+    row_bytes: int
+
+
+class Reader(Protocol):
+    """What a table is read through: torch's parametrization of its weight, whose own parameter is the latent one."""
+
+    def __call__(self, latent: Tensor) -> Tensor:
+        """Return the table as it is read [n, d]."""
+
+    def entry(self, latent: Tensor) -> dict[str, Any]:
+        """Return what a checkpoint holds beside the table as it is read."""
+
+    def load(self, latent: Tensor, rows: Tensor, entry: Any, name: str) -> None:
+        """Read these rows from now on: by a checkpoint's entry, or as near to them as can be where it has none.
+
+        Raises:
+            CheckpointError: the entry does not fit the table.
+        """
+
+    def stored(self, latent: Tensor) -> Stored:
+        """Return what the table takes, of which other parameters of the reader take nothing."""
 
 
 class QuantizedRows(nn.Module):
@@ -52,6 +81,23 @@ class QuantizedRows(nn.Module):
         """Take these steps [n]."""
         self.log_ratios.copy_((steps.to(self.start) / self.start).log())
 
+    def entry(self, latent: Tensor) -> dict[str, Any]:
+        """Return bits and steps."""
+        return {"bits": self.bits, "steps": self.steps().detach()}
+
+    @torch.no_grad()
+    def load(self, latent: Tensor, rows: Tensor, entry: Any, name: str) -> None:
+        """Take the steps; the rows stand where their codes do."""
+        rows = rows.to(self.start)
+        known = steps_in_file({} if entry is None else {name: entry}, name, self)
+        self.start_at(best_steps(rows, self.bits) if known is None else known)
+        latent.copy_(rows)
+
+    def stored(self, latent: Tensor) -> Stored:
+        """Return the size of codes and steps; of the ratios nothing is stored."""
+        row_bytes = packed_size(latent.shape[1], self.bits) + STEP_BYTES
+        return Stored(latent.numel(), len(latent) * row_bytes, row_bytes)
+
 
 @dataclasses.dataclass(frozen=True)
 class Bits:
@@ -61,15 +107,17 @@ class Bits:
         user: of the users' tables.
         item: of the items' tables.
         rotation: how the tables are turned before: learned, random or none.
+        codebooks: codebooks of the items' table in place of bits; 0 is none.
     """
 
     user: int = 32
     item: int = 32
     rotation: str = "learned"
+    codebooks: int = 0
 
     def __bool__(self) -> bool:
-        """Whether any table is in few bits."""
-        return self.user < 32 or self.item < 32
+        """Whether any table is in few bits or in codebooks."""
+        return self.user < 32 or self.item < 32 or self.codebooks > 0
 
 
 def steps_in_file(steps: Mapping[str, Any], name: str, reader: QuantizedRows) -> Tensor | None:

@@ -19,14 +19,14 @@ from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.recbole_compat.models import model_class
 from recbole_derrd.registry import method_class
 from recbole_derrd.runtime.randomness import kept_random_state
-from recbole_derrd.student.bits import Bits
+from recbole_derrd.student.bits import Bits, Stored
 from recbole_derrd.student.propagated import READERS, load_steps, propagated_steps, served_rows, served_weights
 from recbole_derrd.student.quantized import (
     load_plain_weights,
     plain_weights,
     quantize_student,
-    row_bytes,
-    table_steps,
+    stored_sizes,
+    table_entries,
 )
 from recbole_derrd.student.warm_start import warm_start
 from recbole_derrd.teacher import Knowledge
@@ -115,22 +115,22 @@ class DistilledMixin:
         state = plain_weights(self)  # type: ignore[arg-type]
         return {name: value for name, value in state.items() if not name.startswith(f"{READERS}.")}
 
-    def load_plain_weights(self, weights: Mapping[str, Tensor], steps: Mapping[str, Any]) -> None:
-        """Load :meth:`plain_weights`, and the steps that :meth:`table_steps` gave."""
-        load_plain_weights(self, weights, steps)  # type: ignore[arg-type]
-        load_steps(self, steps)  # type: ignore[arg-type]
+    def load_plain_weights(self, weights: Mapping[str, Tensor], entries: Mapping[str, Any]) -> None:
+        """Load :meth:`plain_weights`, and the codes that :meth:`table_entries` gave."""
+        load_plain_weights(self, weights, entries)  # type: ignore[arg-type]
+        load_steps(self, entries)  # type: ignore[arg-type]
 
     def served_weights(self) -> dict[str, Tensor]:
         """Return the state of the BPR that a graph student in few bits serves with; empty for any other student."""
         return served_weights(self, self.adapter)  # type: ignore[arg-type]
 
-    def table_steps(self) -> dict[str, dict[str, Any]]:
-        """Return bits and steps of each table in few bits; empty in float32."""
-        return table_steps(self) | dict(propagated_steps(self))  # type: ignore[arg-type]
+    def table_entries(self) -> dict[str, dict[str, Any]]:
+        """Return bits and steps, or codes and codebooks, of each coded table; empty in float32."""
+        return table_entries(self) | dict(propagated_steps(self))  # type: ignore[arg-type]
 
-    def row_bytes(self, side: str | None = None) -> dict[str, int]:
-        """Return the bytes of a row of each parameter of the tables in few bits, of one side's if one is named."""
-        return row_bytes(self, None if side is None else self.adapter.tables.get(side, ()))  # type: ignore[arg-type]
+    def stored_sizes(self, side: str | None = None) -> dict[str, Stored]:
+        """Return what each parameter of the coded tables takes where it is stored, of one side's if one is named."""
+        return stored_sizes(self, None if side is None else self.adapter.tables.get(side, ()))  # type: ignore[arg-type]
 
     def served_rows(self) -> dict[str, tuple[int, int, int]]:
         """Return (rows, numbers of a row, its bytes) of each side of a graph student in few bits; empty otherwise."""
@@ -209,7 +209,7 @@ def build_student(config: DistillConfig, data: Data, knowledge: Knowledge) -> An
         student.attach(methods, options.base_weight)
         if options.warm_start == "svd":
             warm_start(student.adapter, knowledge)
-        if options.student_bits < 32 or options.user_bits < 32:
-            bits = Bits(options.user_bits, options.student_bits, options.student_rotation)
+        bits = Bits(options.user_bits, options.student_bits, options.student_rotation, options.student_codebooks)
+        if bits:
             quantize_student(student, student.adapter, bits, seed)
     return student

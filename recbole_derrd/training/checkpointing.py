@@ -35,7 +35,7 @@ from recbole_derrd.training.resumption import (
 #: Parameters under this name belong to distillation and never reach the student's checkpoint.
 DISTILLERS = "distillers"
 #: Where the checkpoint of a student in few bits holds its tables' steps; stock RecBole does not read it.
-STEPS = "table_steps"
+ENTRIES = "table_steps"
 #: Where the checkpoint of a graph student in few bits, a BPR's, holds the graph model's own weights and values.
 GRAPH = "graph_student"
 
@@ -72,10 +72,10 @@ class SavingMixin:
 
     def _stock_state(self, epoch: int) -> dict[str, Any]:
         weights = plain_weights(self.model)
-        steps: dict[str, Any] = self.model.table_steps() if hasattr(self.model, "table_steps") else {}
+        coded: dict[str, Any] = self.model.table_entries() if hasattr(self.model, "table_entries") else {}
         optimizer = self.optimizer.state_dict()
-        # Of a student in few bits it belongs to other parameters than the weights in the file.
-        own = 0 if steps else self._own_parameters()
+        # Of a coded student it belongs to other parameters than the weights in the file.
+        own = 0 if coded else self._own_parameters()
         optimizer = {
             "state": {key: value for key, value in optimizer["state"].items() if key < own},
             "param_groups": [
@@ -98,7 +98,7 @@ class SavingMixin:
             "other_parameter": others,
             "optimizer": optimizer,
             **added,
-            **({STEPS: steps} if steps else {}),
+            **({ENTRIES: coded} if coded else {}),
         }
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
@@ -261,7 +261,7 @@ def load_weights(model: Any, checkpoint: dict[str, Any], source: str | Path) -> 
     refuse_other_weights(plain_weights(model), checkpoint["state_dict"], type(model).__name__, source)
     values = fitting_values(model, checkpoint.get("other_parameter") or {}, source)
     if hasattr(model, "load_plain_weights"):
-        model.load_plain_weights(checkpoint["state_dict"], checkpoint.get(STEPS) or {})
+        model.load_plain_weights(checkpoint["state_dict"], checkpoint.get(ENTRIES) or {})
     else:
         model.load_state_dict(checkpoint["state_dict"], strict=False)
     model.load_other_parameter(values)

@@ -74,6 +74,23 @@ def fitting_steps(given: Any, rows: int) -> Tensor | None:
     return steps if bool((steps.isfinite() & (steps > 0)).all()) else None
 
 
+def fitting_codes(given: Any, rows: int, codebooks: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
+    """Return codes and codebooks of a table that a checkpoint holds, or None where they do not fit it.
+
+    Args:
+        given: the checkpoint's entry of the table.
+        rows: of the table.
+        codebooks: their shape: how many, of how many codewords, of how many dimensions.
+    """
+    codes, books = (given.get(key) if isinstance(given, Mapping) else None for key in ("codes", "codebooks"))
+    if not isinstance(codes, Tensor) or not isinstance(books, Tensor) or tuple(books.shape) != codebooks:
+        return None
+    whole = codes.dtype == torch.uint8 and codes.shape == (rows, codebooks[0]) and books.dtype == torch.float16
+    if not whole or int(codes.max()) >= codebooks[1] or not bool(books.isfinite().all()):
+        return None
+    return codes, books
+
+
 def fitting_values(model: Any, given: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
     """Return the values beside the weights that a model takes (RecBole's ``other_parameter``), on the model's device.
 

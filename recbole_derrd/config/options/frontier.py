@@ -10,7 +10,7 @@ from recbole_derrd.config.options.schema import option
 from recbole_derrd.errors import OptionError, did_you_mean
 
 #: What is made for each number of bytes, in the order of the table.
-KINDS = ("trained", "untrained", "refined", "lloyd_max", "pq", "opq", "rq", "prq", "student")
+KINDS = ("trained", "trained_codebooks", "untrained", "refined", "lloyd_max", "pq", "opq", "rq", "prq", "student")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +20,10 @@ class FrontierOptions(BenchmarkOptions):
     bytes: list[Any] = option([], "Bytes of an item's codes, without the 2 of its scale: [5, 10, 20].")
     kinds: list[Any] = option(
         ["trained", "untrained", "refined", "student"],
-        "What is made for each: trained (a student in few bits, as 'recbole-derrd shrink' trains it), untrained and "
-        "refined (the codes of the teacher and of the refined teacher), lloyd_max, pq, opq, rq, prq (the teacher's, by "
-        "other levels and by codebooks), student (a student alone, in 8 bits).",
+        "What is made for each: trained (a student in few bits, as 'recbole-derrd shrink' trains it), "
+        "trained_codebooks (a student in codebooks, a byte each), untrained and refined (the codes of the teacher and "
+        "of the refined teacher), lloyd_max, pq, opq, rq, prq (the teacher's, by other levels and by codebooks), "
+        "student (a student alone, in 8 bits).",
     )
     ways: int = option(
         2, "Ways to spend the bytes that are tried: of dimensions and bits, those of the fewest bits first.", low=1

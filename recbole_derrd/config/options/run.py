@@ -91,6 +91,15 @@ class RunOptions(Options):
         high=32,
     )
     user_bits: int = option(32, "The same of its users.", low=1, high=32)
+    student_codebooks: int = option(
+        0,
+        "Codebooks of the distilled student's items, in place of bits: an item is a sum of codewords, one of the 256 "
+        "of each codebook, and takes a byte a codebook. The codes are found where the student starts (warm_start: svd) "
+        "and stay; the codebooks are trained. They are stored once, so they pay where items are many. 0 is none. For "
+        "students BPR and LINE.",
+        low=0,
+        high=256,
+    )
     student_rotation: str = option(
         "learned",
         "How the tables of a student in few bits are turned before its training begins: learned is the rotation that "
@@ -174,6 +183,7 @@ class RunOptions(Options):
                 raise OptionError(
                     f"Option '{key}' must be 8, 4, 3, 2 or 1, or 32 for float32, but is {getattr(self, key)}."
                 )
+        self._check_codebooks()
         if self.teacher_refine == {}:
             # No settings are the plan's own.
             object.__setattr__(self, "teacher_refine", True)
@@ -186,6 +196,22 @@ class RunOptions(Options):
                     f"Option 'fast' cannot be or hold '{part}'.{did_you_mean(str(part), known)} It is auto, all, none, "
                     f"or a list of {', '.join(FAST_EXACT + FAST_ROUNDED + FAST_DISTILLED)}."
                 )
+
+    @property
+    def codes_items(self) -> bool:
+        """Whether the student's items are trained in few bits or in codebooks."""
+        return self.student_bits < 32 or self.student_codebooks > 0
+
+    def _check_codebooks(self) -> None:
+        if self.student_codebooks and self.student_bits < 32:
+            raise OptionError(
+                "student_codebooks and student_bits both say how the student's items are stored: take one of them out."
+            )
+        if self.student_codebooks and self.warm_start == "none":
+            raise OptionError(
+                "student_codebooks codes the items where the student starts, and codes of random numbers teach "
+                "nothing: set warm_start: svd."
+            )
 
     def _check_teachers(self) -> None:
         if self.teacher_export is not None:
