@@ -31,7 +31,8 @@ def quantize_student(model: Any, adapter: Adapter, bits: Bits, seed: int) -> Non
         bits: bits of its tables.
         seed: seed of the rotation.
     """
-    if bits.rotation != "none" and adapter.rotates:
+    # A sum of codewords turns with them: no rotation makes it lose less.
+    if min(bits.user, bits.item) < 32 and bits.rotation != "none" and adapter.rotates:
         shaped, own = ("item", bits.item) if bits.item < 32 else ("user", bits.user)
         rows = adapter.embeddings(shaped).detach().cpu().float()[1:]
         rotation = random_rotation(rows.shape[1], seed) if bits.rotation == "random" else None
