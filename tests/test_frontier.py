@@ -18,9 +18,9 @@ from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.experiment.preflight import check_run
 from recbole_derrd.experiment.refine import OF_THE_PLANS
 from recbole_derrd.report import RunRecord
-from recbole_derrd.report.frontier import FAMILIES, frontier_figure, frontier_table, frontiers_of
+from recbole_derrd.report.frontier import FAMILIES, codebook_bytes, frontier_figure, frontier_table, frontiers_of
 from recbole_derrd.report.frontier_pages import frontier_page
-from recbole_derrd.shrinking.budget import Split
+from recbole_derrd.shrinking.budget import Split, sizes_of_codebooks
 from recbole_derrd.shrinking.plan import coded_settings
 from recbole_derrd.teacher import teacher_specs
 from tests.synthetic_records import made, part
@@ -59,6 +59,20 @@ def test_the_experiments_by_hand(tmp_path: Path, tiny_data: Path) -> None:
     assert [one.name for one in plan.experiments if one.compressed] == [
         one.name for one in plan.experiments if "of the" in one.name
     ]
+
+
+def test_students_in_codebooks_by_hand(tmp_path: Path, tiny_data: Path) -> None:
+    """A byte a codebook, of 16 and 32 dimensions each, as far as the teacher has them; none where bits do as well."""
+    plan = read_frontier(written(tmp_path, tiny_data, bytes=[1, 4, 5], kinds=["trained_codebooks"]))
+    assert [one.name for one in plan.experiments] == [
+        "1 B: 1 codebook of 16 dimensions, trained", "4 B: 4 codebooks of 16 dimensions, trained"
+    ]  # fmt: skip
+    for number, one in zip((1, 4), plan.experiments):
+        assert one.proposed and one.settings["student_codebooks"] == number
+        assert one.settings["warm_start"] == "svd" and one.settings["teacher_refine"]
+        check_run(DistillConfig(config_dict=one.settings))
+    assert sizes_of_codebooks(5, 200) == [160, 80] and sizes_of_codebooks(10, 200) == [200, 160]
+    assert sizes_of_codebooks(50, 200) == [200] and sizes_of_codebooks(51, 200) == []
 
 
 def test_all_have_one_teacher_and_pass_the_checks_of_a_run(tmp_path: Path, tiny_data: Path) -> None:
@@ -242,6 +256,30 @@ def test_the_validation_split_chooses_and_the_test_split_is_shown() -> None:
     assert lines[0][1] == "Teacher" and lines[0][3:5] == ["0.5000", "100 %"]
     assert lines[1][:5] == ["3", "8 x 1", "2", "0.4350 ± 0.0071", "87 %"] and lines[1][5] == "2"
     assert [row[3].mark for row in table.rows[1:5]] == ["best", "", "", ""]
+
+
+def test_codebooks_are_shared_out_over_the_items() -> None:
+    """9 users of 8 numbers, 19 items of 2 codes, and a codebook of 400 bytes; a padding row on both sides."""
+    more = {"data": {"users": 9, "items": 19, "fingerprint": {"ids": "i", "train": "t", "valid": "v", "test": "w"}}}
+    whole = 10 * 8 * 4 + 20 * 2 + 400
+
+    def one(name: str, size: int, **options: Any) -> RunRecord:
+        record = {**made(name, 1, 0.4), **more, "options": options}
+        record["distilled"] = {**part("BPR", 0.4, size // 4, embedding_size=8), "bytes_per_item": 2.0}
+        return RunRecord.from_json(record)
+
+    (frontier,) = frontiers_of([
+        one("ours", whole, student_codebooks=2),
+        one("theirs", whole + 200, compress_method="product"),
+        one("unknown", whole, compress_method="product", compress_users=True),
+    ])  # fmt: skip
+    shared = {row.label: codebook_bytes(row, 9, 19) for row in frontier.group.rows.values() if row.distilled}
+    assert shared == {"ours": pytest.approx(400 / 19), "theirs": pytest.approx(600 / 19), "unknown": None}
+    table = frontier_table(frontier)
+    assert table.head[:3] == ["bytes an item", "codebooks, bytes an item", ""]
+    lines = {row[2].text: row[1].text for row in table.rows}
+    assert lines["ours"] == "21" and lines["Teacher"] == "0"
+    assert any("Codebooks are stored once" in note for note in table.notes)
 
 
 def test_in_text_the_best_has_a_star_and_the_first_places_data_come_first(tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ def _experiments(
             yield from _by_codebooks(kind, item_bytes, sizes)
         elif kind == "trained_codebooks":
             for size in sizes_of_codebooks(item_bytes, most)[: options.ways]:
-                name = f"{item_bytes} B: {item_bytes} codebooks of {size} dimensions, trained"
+                several = "" if item_bytes == 1 else "s"
+                name = f"{item_bytes} B: {item_bytes} codebook{several} of {size} dimensions, trained"
                 yield name, {**codebook_settings(sizes, item_bytes, size), "store_bits": 0}
         elif kind == "student":
             yield (

@@ -132,37 +132,73 @@ def _families(group: Group) -> dict[str, str]:
         elif settings.get("compress_method", "none") != "none":
             found[key] = "refined" if settings.get("teacher_refine") else "codes"
         elif row.distilled:
-            bits = settings.get("student_bits", _WHOLE) < _WHOLE
-            found[key] = (
-                "trained codebooks" if settings.get("student_codebooks") else "trained" if bits else "distilled"
-            )
+            found[key] = _family_of_student(settings)
         else:
             found[key] = "plain"
     return found
+
+
+def _family_of_student(settings: dict[str, Any]) -> str:
+    if settings.get("student_codebooks"):
+        return "trained codebooks"
+    return "trained" if settings.get("student_bits", _WHOLE) < _WHOLE else "distilled"
+
+
+def codebook_bytes(row: Row, users: int | None, items: int | None) -> float | None:
+    """Return the bytes of a row's codebooks, shared out over the items; 0 without, None where they are not known.
+
+    Args:
+        row: the row.
+        users: of the data, the padding left out; in float32.
+        items: of the data, the padding left out.
+    """
+    settings = row.settings
+    if not settings.get("student_codebooks") and settings.get("compress_method") != "product":
+        return 0.0
+    size = settings.get("compress_size") or settings.get("embedding_size")
+    whole, own = row.number("bytes"), row.number("bytes_per_item")
+    coded_users = settings.get("user_bits", _WHOLE) < _WHOLE or settings.get("compress_users")
+    if size is None or whole is None or own is None or users is None or items is None or coded_users:
+        return None
+    return float(whole - 4 * size * (users + 1) - own * (items + 1)) / items
 
 
 def frontier_table(frontier: Frontier) -> Table:
     """Return the table: of each family, at every number of bytes, the row that is best on the validation split."""
     group, metric, teacher = frontier.group, frontier.metric, frontier.teacher
     whole = teacher.mean(metric) if teacher else None
-    head = ["bytes an item", "", "runs", metric, "of the teacher", "chosen from", "training (s)"]
+    data = group.records[0].data
+    shared = {one.row.key: codebook_bytes(one.row, data.users, data.items) for one in frontier.points}
+    codebooks = any(shared.values())
+    more = ["codebooks, bytes an item"] if codebooks else []
+    head = ["bytes an item", *more, "", "runs", metric, "of the teacher", "chosen from", "training (s)"]
+
+    def line(size: str, row: Row, among: int | None, *, best: bool) -> list[Cell]:
+        cells, own = _line(size, row, metric, whole, among, best=best), shared.get(row.key, 0.0)
+        return [cells[0], *([Cell("-" if own is None else f"{own:,.0f}")] if codebooks else []), *cells[1:]]
+
     sizes = sorted({round(one.item_bytes) for one in frontier.points})
     rows = []
     if teacher is not None:
         size = teacher.number("bytes_per_item")
-        rows.append(_line(f"{size:,.0f}" if size else "-", teacher, metric, whole, None, best=False))
+        rows.append(line(f"{size:,.0f}" if size else "-", teacher, None, best=False))
     sign = 1 if bigger_is_better(metric) else -1
     for size in sizes:
         points = [one for one in frontier.points if round(one.item_bytes) == size]
         top = max(points, key=lambda one: sign * (one.row.mean(metric) or 0.0))
-        rows += [_line(f"{size:,}", one.row, metric, whole, one.among, best=one is top) for one in points]
+        rows += [line(f"{size:,}", one.row, one.among, best=one is top) for one in points]
     notes = [
         "Each row is the best of its family and number of bytes on the validation split, out of as many as "
         f'"chosen from" says. {metric} is that of the test split, mean ± standard deviation over seeds. '
-        "Bytes are those of the codes and of a row's scale, without codebooks.",
+        "Bytes are those of the codes and of a row's scale"
+        + (
+            ". Codebooks are stored once; the column beside shares their bytes out over the items of these data."
+            if codebooks
+            else ", without codebooks."
+        ),
         "The best row of each number of bytes is in bold.",
     ]
-    return Table(f"{group.title}: bytes and quality", head, rows, notes)
+    return Table(f"{group.title}: bytes and quality", head, rows, notes, words=2 + len(more))
 
 
 def _line(size: str, row: Row, metric: str, whole: float | None, among: int | None, *, best: bool) -> list[Cell]:

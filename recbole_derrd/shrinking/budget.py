@@ -14,6 +14,8 @@ BITS = (1, 2, 4, 8)
 _FEWEST_DIMENSIONS = 4
 #: Dimensions that a codebook may be worth.
 _DIMENSIONS_A_CODEBOOK = (16, 32)
+#: Above so many bits a dimension, codebooks gain nothing.
+_MOST_BITS = 2
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -51,12 +53,14 @@ class Split:
 
 
 def sizes_of_codebooks(codebooks: int, most: int) -> list[int]:
-    """Return the dimensions that a student in so many codebooks may have, largest first.
+    """Return the dimensions that a student in so many codebooks may have, largest first; none where bits do as well.
 
     Args:
         codebooks: a byte of an item each.
         most: the most dimensions that the student may have.
     """
+    if 8 * codebooks > _MOST_BITS * most:
+        return []
     return sorted({min(most, dimensions * codebooks) for dimensions in _DIMENSIONS_A_CODEBOOK}, reverse=True)
 
 
