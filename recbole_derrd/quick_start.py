@@ -160,7 +160,7 @@ class _Models(NamedTuple):
     Attributes:
         taught: the teacher; of several, first what they are together and then each.
         plain: the student alone, if it is compared.
-        refined: the teacher trained on, if that is wanted.
+        refined: the refined teacher, if that is wanted.
         knowledge: of the one that teaches.
     """
 

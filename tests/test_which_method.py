@@ -11,6 +11,7 @@ import pytest
 
 from recbole_derrd.evaluation.metrics import percent
 from recbole_derrd.report.comparison import gap_of
+from recbole_derrd.report.frontier import codebook_bytes
 from recbole_derrd.report.grouping import groups_of
 from recbole_derrd.report.reading import records_of
 from recbole_derrd.report.rows import Group, Row
@@ -107,12 +108,23 @@ def page_of(records: str) -> str:
     return {"quickstart-rrd": "quickstart", "ml-100k-neumf": "ml-100k"}.get(records, records)
 
 
+def most_seeds(group: Group) -> int:
+    return max(len(row.distinct()) for row in group.ordered() if row.role != "teacher")
+
+
+def whole_bytes(group: Group, row: Row) -> float:
+    """Return a row's bytes an item, its codebooks shared out over the items; 0 where they are not known."""
+    data, own = group.records[0].data, row.number("bytes_per_item") or 0
+    shared = codebook_bytes(row, data.users, data.items) if own else None
+    return 0 if shared is None else own + shared
+
+
 def best_within(group: Group, budget: float, distilled: bool, whole: float) -> str:
     rows = [
         row
         for row in group.ordered()
         if row.role != "teacher" and row.distilled == distilled
-        and 0 < (row.number("bytes_per_item") or 0) <= budget and row.values(group.headline)
+        and 0 < whole_bytes(group, row) <= budget and row.values(group.headline)
     ]  # fmt: skip
     if not rows:
         return "- | - | -"
@@ -129,7 +141,7 @@ def sizes() -> str:
         teacher = next(row for row in group.ordered() if row.role == "teacher")
         lines = [
             f"**{title}**. {metric} of the teacher: {teacher.mean(group.headline):.4f}, in "
-            f"{teacher.number('bytes_per_item'):,.0f} bytes an item; seeds: {len(alone_of(group).distinct())} at most.",
+            f"{teacher.number('bytes_per_item'):,.0f} bytes an item; seeds: {most_seeds(group)} at most.",
             "",
             f"| bytes an item, at most | without distillation | {metric} | of the teacher | distilled | {metric} "
             "| of the teacher |",

@@ -63,7 +63,7 @@ COMMANDS = {
     ),
     "export": Command(
         "make a checkpoint, of stock RecBole too, into what is served: embeddings with the data's own ids, rankings",
-        "recbole-derrd export CHECKPOINT --out=FOLDER [--format=npy|safetensors|parquet] [--bits=8|4|2|1]\n"
+        "recbole-derrd export CHECKPOINT --out=FOLDER [--format=npy|safetensors|parquet] [--bits=8|4|3|2|1]\n"
         "                            [--top=N] [--index=faiss|usearch] [--keep-seen] [--force] [--data_path=FOLDER]\n"
         "                            [--key=value ...]\n"
         "       recbole-derrd export CHECKPOINT --strip --out=FILE",
@@ -123,7 +123,7 @@ OPTIONS: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
         (("--format",), "npy|safetensors|parquet", "how embeddings are written (parquet: rankings too); npy if none"),
         (
             ("--bits",),
-            "8|4|2|1",
+            "8|4|3|2|1",
             "quantise the embeddings to so many bits a dimension; if none, as the model was trained",
         ),
         (("--top",), "N", "write each user's N best items as well, to top.csv"),

@@ -122,7 +122,8 @@ def _check_bits(config: DistillConfig) -> None:
 def _check_refining(config: DistillConfig) -> None:
     if not config.run_options.distillers and config.compress_options.method == "none":
         raise OptionError(
-            "teacher_refine trains a teacher on, and a run without distillers has none. Add distillers, or take it out."
+            "teacher_refine trains a teacher further, and a run without distillers has none. Add distillers, or take "
+            "it out."
         )
     following = [name for name in config.method_options if Need.TRAJECTORY in method_class(name).needs]
     if following:

@@ -69,7 +69,7 @@ def record_of(
         seconds: how long the run took.
         stored: that student in few bits.
         warnings: what the settings ask for in vain.
-        refined: the teacher trained on, which has taught in the place of the first.
+        refined: the refined teacher, which has taught in the place of the first.
     """
     teacher = taught[0] if taught else None
     if stored is not None:

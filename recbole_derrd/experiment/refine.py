@@ -1,4 +1,4 @@
-"""The teacher trained on: a student of its own size that learns from it, and then teaches in its place."""
+"""The refined teacher: a student of its own size that learns from it, and then teaches in its place."""
 
 from __future__ import annotations
 

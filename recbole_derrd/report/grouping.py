@@ -86,7 +86,7 @@ class _Adding:
         return row
 
     def _refined(self) -> None:
-        """Add the teacher trained on; gaps are those to the teacher itself."""
+        """Add the refined teacher; gaps are those to the teacher itself."""
         one = self.record.refined
         if one is not None:
             self._put(

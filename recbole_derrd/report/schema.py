@@ -233,7 +233,7 @@ class RunRecord(Declared):
     #: Of several teachers: what they are together.
     teacher: ModelEntry | None = known(ModelEntry)
     teachers: list[ModelEntry] = many(ModelEntry, most=1000)
-    #: The teacher trained on, which has taught in its place.
+    #: The refined teacher, which has taught in its place.
     refined: ModelEntry | None = known(ModelEntry)
     student: ModelEntry | None = known(ModelEntry)
     stored: StoredEntry | None = known(StoredEntry)

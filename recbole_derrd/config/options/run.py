@@ -51,8 +51,8 @@ class RunOptions(Options):
     )
     teacher_refine: bool | dict[str, Any] = option(
         False,
-        "Train the teacher on before it teaches: a BPR of its own size learns from it and from the users' own items "
-        "over the whole catalogue, is often better, and then teaches in its place; the table has both. True, or "
+        "Train the teacher further before it teaches: a BPR of its own size learns from it and from the users' own "
+        "items over the whole catalogue, is often better, and then teaches in its place; the table has both. True, or "
         "settings of that training: {epochs: 20}. It has the run's seed, also where the teacher's is fixed, unless it "
         "is given one here: {seed: 2020}.",
         kind=(bool, dict),

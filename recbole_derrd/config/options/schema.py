@@ -56,7 +56,10 @@ def share(what: str, *, auto: bool) -> Any:
     meaning = f"Share of {what}, drawn again in each step; below 1 is faster, with the same term on average."
     if not auto:
         return option(1.0, meaning, above=0, high=1)
-    meaning += " auto chooses it so that the term costs at most a few times the student's own step; 1 is "
+    meaning += (
+        " auto takes the largest share that costs at most three times the student's own step, but a fixed number of "
+        "users or items at least (16; DCD 64, CPD 160, RCE-KD 512); 1 is "
+    )
     return option(
         AUTO,
         meaning + "the full sum.",
