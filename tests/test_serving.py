@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
+from recbole_derrd.compression.codebook_table import CodebookTable
 from recbole_derrd.compression.tables import QuantizedTable
 from recbole_derrd.errors import DataError, DistillError, OptionError
+from recbole_derrd.ops.residual import codeword_sums
 from recbole_derrd.serving import Recommender
 from recbole_derrd.serving.arrays import read_safetensors
 from recbole_derrd.serving.codes import decode
@@ -38,8 +40,18 @@ def quantized(table: np.ndarray[Any, Any], bits: int) -> QuantizedTable:
     return QuantizedTable.of(torch.from_numpy(table), bits)
 
 
-def write(folder: Path, bits: int = 32, kind: str = "npy") -> Path:
-    """Write an export; user u<r> has seen the items r ... r + 6."""
+def in_codebooks(codewords: int = 256, codebooks: int = 3) -> dict[str, np.ndarray[Any, Any]]:
+    draw = np.random.default_rng(1)
+    return {
+        "codes": draw.integers(0, codewords, (ITEMS, codebooks), dtype=np.uint8),
+        "codebooks": draw.normal(size=(codebooks, codewords, SIZE)).astype(np.float16),
+    }
+
+
+def write(
+    folder: Path, bits: int = 32, kind: str = "npy", coded: dict[str, np.ndarray[Any, Any]] | None = None, **more: Any
+) -> Path:
+    """Write an export; user u<r> has seen the items r ... r + 6. Items may be coded in codebooks."""
     folder.mkdir()
     units = {}
     for side, table in zip(("user", "item"), tables()):
@@ -48,11 +60,11 @@ def write(folder: Path, bits: int = 32, kind: str = "npy") -> Path:
             made = quantized(table, bits)
             arrays = {"codes": made.packed.numpy(), "scales": made.scales.numpy()}
             units[side] = float(made.unit)
-        write_vectors(folder, side, arrays, kind)
+        write_vectors(folder, side, coded if coded and side == "item" else arrays, kind)
     write_identities(folder, [f"u{row}" for row in range(USERS)], NAMES)
     seen = np.concatenate([np.arange(row, row + SEEN) for row in range(USERS)])
     write_seen(folder, np.arange(USERS + 1) * SEEN, seen)
-    embedding = {"size": SIZE, "bits": bits, "format": kind, "units": units}
+    embedding = {"size": SIZE, "bits": bits, "format": kind, "units": units, **more}
     write_card(folder, {"model": "BPR", "users": USERS, "items": ITEMS, "embedding": embedding})
     return folder
 
@@ -119,6 +131,79 @@ def test_few_bits_are_those_of_compression(
     wanted = np.sort(users @ items.T, axis=1)[:, ::-1][:, :9]
     lists = [model.recommend(user, 9, exclude_seen=False) for user in model.user_ids]
     assert np.allclose([[one.score for one in ranking] for ranking in lists], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["npy", "safetensors"])
+@pytest.mark.parametrize("codewords", [1, 7, 256])
+@pytest.mark.parametrize("codebooks", [1, 3])
+def test_codebooks_are_those_of_compression(
+    tmp_path: Path, codebooks: int, codewords: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recbole_derrd.serving.vectors._BLOCK", 17 * SIZE)
+    monkeypatch.setattr("recbole_derrd.serving.codewords._BLOCK", 5 * SIZE)
+    coded = in_codebooks(codewords, codebooks)
+    model = Recommender.load(write(tmp_path / "coded", 32, kind, coded, item_codebooks=codebooks))
+    codes, given = (torch.from_numpy(coded[name]) for name in ("codes", "codebooks"))
+    table = CodebookTable(codes.unsqueeze(2), given)
+    assert table.shared_bytes == 2 * given.numel() and table.rows().dtype == torch.float32
+    assert torch.equal(table.rows(), codeword_sums(codes, given.float()))
+    items = table.rows().numpy()
+    assert np.array_equal(np.concatenate([block for _, block in model._item_vectors.blocks()]), items)
+    assert np.array_equal(model._item_vectors.rows(np.array([5, 3, 5])), items[[5, 3, 5]])
+    wanted = np.sort(tables()[0] @ items.T, axis=1)[:, ::-1][:, :9]
+    lists = [model.recommend(user, 9, exclude_seen=False) for user in model.user_ids]
+    assert np.allclose([[one.score for one in ranking] for ranking in lists], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_codebooks_are_searched_in_two_stages_as_float32_is(tmp_path: Path) -> None:
+    coded = in_codebooks()
+    items = CodebookTable(*(torch.from_numpy(one) for one in (coded["codes"][:, :, None], coded["codebooks"]))).rows()
+    folders = (
+        write(tmp_path / "coded", coded=coded, item_codebooks=3),
+        write(tmp_path / "plain", coded={"embeddings": items.numpy()}),
+    )
+    one, other = (Recommender.load(folder, search="two_stage", candidates=4) for folder in folders)
+    for user in one.user_ids:
+        assert one.recommend(user, 5) == [(item, pytest.approx(score)) for item, score in other.recommend(user, 5)]
+    assert [found.item for found in one.similar(NAMES[3], 5)] == [found.item for found in other.similar(NAMES[3], 5)]
+    wanted = [found.item for found in other.recommend_from(NAMES[:4], 5)]
+    assert [found.item for found in one.recommend_from(NAMES[:4], 5)] == wanted
+
+
+def _not_finite(coded: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    coded["codebooks"][1, 2, 3] = np.inf
+    return coded
+
+
+@pytest.mark.parametrize("kind", ["npy", "safetensors"])
+@pytest.mark.parametrize(
+    ("change", "more", "words"),
+    [
+        (lambda coded: {**coded, "codes": coded["codes"][:-1]}, {}, "not 200 of 12 dimensions in 3 codebooks"),
+        (lambda coded: {**coded, "codes": coded["codes"][:, 1:]}, {}, "not 200 of 12 dimensions in 3 codebooks"),
+        (lambda coded: {**coded, "codebooks": coded["codebooks"][:2]}, {}, "dimensions in 3 codebooks"),
+        (lambda coded: {**coded, "codebooks": coded["codebooks"][:, :0]}, {}, "dimensions in 3 codebooks"),
+        (lambda coded: {**coded, "codebooks": np.repeat(coded["codebooks"], 40, axis=1)}, {}, "in 3 codebooks"),
+        (lambda coded: {**coded, "codebooks": coded["codebooks"][:, :, 1:]}, {}, "dimensions in 3 codebooks"),
+        (lambda coded: {**coded, "codebooks": coded["codebooks"][0]}, {}, "damaged"),
+        (lambda coded: {**coded, "codebooks": coded["codebooks"].astype(np.float32)}, {}, "damaged"),
+        (lambda coded: {**coded, "codebooks": coded["codebooks"][:, :-1]}, {}, "codewords that there are not"),
+        (_not_finite, {}, "no finite number"),
+        (lambda coded: coded, {"item_codebooks": 4}, "dimensions in 4 codebooks"),
+        (lambda coded: coded, {"item_codebooks": 0}, "item_codebooks is 0"),
+        (lambda coded: coded, {"item_codebooks": 2.5}, "item_codebooks is 2.5"),
+        (lambda coded: coded, {"bits": 8}, "in 3 codebooks and in 8 bits"),
+        (lambda coded: {"codes": coded["codes"]}, {}, "damaged"),
+        (lambda coded: {"embeddings": tables()[1]}, {}, "damaged"),
+    ],
+)
+def test_codebooks_that_do_not_fit_are_a_sentence(
+    tmp_path: Path, change: Any, more: dict[str, Any], words: str, kind: str
+) -> None:
+    folder = write(tmp_path / "export", kind=kind, coded=change(in_codebooks(7)), **{"item_codebooks": 3, **more})
+    with pytest.raises(DataError) as caught:
+        Recommender.load(folder)
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 13])
@@ -188,8 +273,11 @@ def test_a_wrong_question_is_a_sentence(export: Path, ask: Any, words: str) -> N
     assert words in str(caught.value)
 
 
-def test_every_changed_byte_of_every_file_is_found(tmp_path: Path) -> None:
-    folder = write(tmp_path / "export", 4)
+@pytest.mark.parametrize("bits", [4, 32])
+def test_every_changed_byte_of_every_file_is_found(tmp_path: Path, bits: int) -> None:
+    """Of few bits, and of codebooks."""
+    more = {"coded": in_codebooks(), "item_codebooks": 3} if bits == 32 else {}
+    folder = write(tmp_path / "export", bits, **more)  # type: ignore[arg-type]
     for file in sorted(folder.iterdir()):
         content = file.read_bytes()
         for damaged in (content[:-4], content[: len(content) // 2], b"", content[:-3] + bytes([content[-3] ^ 1])

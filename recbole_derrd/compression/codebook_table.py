@@ -21,7 +21,7 @@ _CHUNK_NUMBERS = 1 << 20
 class CodebookTable:
     """A byte for each codeword: one a part of the vector, or several of a part that are added up.
 
-    ``codes`` is uint8 [n, levels, parts], ``codebooks`` float32 [levels, centres, d].
+    ``codes`` is uint8 [n, levels, parts], ``codebooks`` float32 or float16 [levels, centres, d].
     """
 
     codes: Tensor
@@ -59,15 +59,16 @@ class CodebookTable:
     @property
     def shared_bytes(self) -> int:
         """The codebooks."""
-        return 4 * self.codebooks.numel()
+        return self.codebooks.numel() * self.codebooks.element_size()
 
     def arrays(self) -> dict[str, Tensor]:
         """Return codes and codebooks."""
         return {"codes": self.codes, "codebooks": self.codebooks}
 
     def rows(self, ids: Tensor | None = None) -> Tensor:
-        """Add codewords up. The padding row stands for some codewords too."""
+        """Add codewords up, in float32 and in the order of the codebooks. The padding row stands for some too."""
         codes = self.codes if ids is None else self.codes[ids]
         owner = part_of_dimension(self.size, self.codes.shape[2])
         chunk = max(1, _CHUNK_NUMBERS // self.size)
-        return torch.cat([additive_rows(part, self.codebooks, owner) for part in codes.split(chunk)])
+        codebooks = self.codebooks.float()
+        return torch.cat([additive_rows(part, codebooks, owner) for part in codes.split(chunk)])

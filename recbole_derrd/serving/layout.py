@@ -11,7 +11,10 @@
 ``items.npy``           float32 [items, d]; score(u, i) = ⟨users[u], items[i]⟩
 ``items.codes.npy``     uint8 [items, ⌈d · bits / 8⌉], of an export in few bits (:mod:`recbole_derrd.serving.codes`)
 ``items.scales.npy``    float16 [items]; the same two for users
-``items.safetensors``   of ``--format=safetensors``: the arrays ``embeddings``, or ``codes`` and ``scales``, in one file
+``items.codes.npy``     uint8 [items, codebooks], of a student in codebooks: its users are as above
+``items.codebooks.npy``  float16 [codebooks, codewords, d]; items[r] = Σ_l codebooks[l, codes[r, l]]
+``items.safetensors``   of ``--format=safetensors``: the arrays ``embeddings``, or ``codes`` and ``scales`` or
+                        ``codebooks``, in one file
 ``items.parquet``       of ``--format=parquet``: columns ``item_id`` and ``embedding``
 ``items.faiss``         of ``--index=faiss``: an IndexFlatIP; ``items.usearch`` of ``--index=usearch``; label r is row r
 ``top.csv``             of ``--top``: ``user_id, rank, item_id, score``; all that a model without embeddings has
@@ -53,8 +56,8 @@ _CARD = fields(
                 "format": text(),
                 "units": nullable(mapping(number())),
             },
-            # Where the users' vectors have other bits than the items'.
-            {"user_bits": whole(low=1, high=32)},
+            # Where the users' vectors have other bits than the items', and where the items are sums of codewords.
+            {"user_bits": whole(low=1, high=32), "item_codebooks": whole(low=1, high=256)},
         ),
         "seen": flag,
         "score": anything,

@@ -32,7 +32,7 @@ def write_vectors(folder: Path, side: str, arrays: Mapping[str, np.ndarray[Any, 
     Args:
         folder: the export.
         side: "user" or "item".
-        arrays: ``embeddings`` (float32), or ``codes`` (uint8) and ``scales`` (float16).
+        arrays: ``embeddings`` (float32), or ``codes`` (uint8) and ``scales`` or ``codebooks`` (float16).
         kind: "npy" or "safetensors".
     """
     if kind == "safetensors":
