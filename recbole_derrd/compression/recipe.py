@@ -16,10 +16,11 @@ from recbole_derrd.compression.product import faiss_or_refuse, product_codes, pr
 from recbole_derrd.compression.tables import LloydMaxTable, PlainTable, QuantizedTable, Table
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.errors import DataError, OptionError
+from recbole_derrd.ops.residual import CODEWORDS
 from recbole_derrd.ops.rotation import learned_rotation, random_rotation
 from recbole_derrd.ops.svd import score_factors
 from recbole_derrd.teacher.exact import DIVERGED
-from recbole_derrd.training.fitting import fitting_steps
+from recbole_derrd.training.fitting import fitting_codes, fitting_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +96,12 @@ def compress(teacher: EmbeddingAdapter, options: CompressOptions, seed: int) -> 
 
 @torch.no_grad()
 def trained_tables(student: EmbeddingAdapter, steps: Mapping[str, Mapping[str, Any]]) -> Tables:
-    """Return the tables of a student that was trained in few bits: its own codes and steps, exactly.
+    """Return the tables of a student that was trained in few bits or in codebooks: its own codes, exactly.
 
     Args:
         student: the student.
-        steps: bits and steps of its tables by their modules' names, as its checkpoint holds them.
+        steps: bits and steps, or codes and codebooks, of its tables by their modules' names, as its checkpoint holds
+            them.
 
     Raises:
         DataError: they do not fit its tables.
@@ -111,11 +113,28 @@ def trained_tables(student: EmbeddingAdapter, steps: Mapping[str, Mapping[str, A
         if known is None:
             sides.append(PlainTable(rows))
             continue
+        if side == "item" and "codebooks" in known:
+            sides.append(_trained_codebooks(rows, known, name))
+            continue
         bits, own = known.get("bits"), fitting_steps(known, len(rows))
         if own is None or type(bits) is not int or not 1 <= bits <= 8:
             raise DataError(f"The steps of '{name}' in the checkpoint do not fit its table. Train the student again.")
         sides.append(QuantizedTable.with_steps(rows, own.float().cpu(), bits))
     return Tables(*sides)
+
+
+def _trained_codebooks(rows: Tensor, entry: Mapping[str, Any], name: str) -> CodebookTable:
+    """Return a table of the codes and codebooks that a student's rows [n, d] were trained in."""
+    given = entry["codebooks"]
+    count = len(given) if isinstance(given, Tensor) and given.dim() else 0
+    found = fitting_codes(entry, len(rows), (count, min(CODEWORDS, len(rows) - 1), rows.shape[1])) if count else None
+    if found is not None:
+        table = CodebookTable(found[0].cpu().unsqueeze(2), found[1].cpu())
+        # Another device may have added them up in another way.
+        most = 1e-6 * count * float(table.codebooks.abs().max())
+        if torch.allclose(table.rows()[1:], rows[1:], rtol=1e-5, atol=most):
+            return table
+    raise DataError(f"The codes of '{name}' in the checkpoint do not fit its table. Train the student again.")
 
 
 def _turned(users: Tensor, items: Tensor, options: CompressOptions, seed: int) -> tuple[Tensor, Tensor]:

@@ -56,10 +56,21 @@ def _embedding(request: Request, embeddings: Embeddings) -> dict[str, Any]:
         "size": embeddings.size,
         "bits": embeddings.bits,
         **({} if embeddings.user_bits is None else {"user_bits": embeddings.user_bits}),
+        **_codebooks(embeddings),
         "format": request.kind,
         "units": embeddings.units or None,
         "bytes_per_item": embeddings.bytes_a_row("item"),
         "bytes_per_user": embeddings.bytes_a_row("user"),
+    }
+
+
+def _codebooks(embeddings: Embeddings) -> dict[str, int]:
+    """Return how many codebooks the items share, and their bytes; nothing where they have none."""
+    if not embeddings.item_codebooks:
+        return {}
+    return {
+        "item_codebooks": embeddings.item_codebooks,
+        "codebook_bytes": embeddings.arrays["item"]["codebooks"].nbytes,
     }
 
 
@@ -91,7 +102,7 @@ def summary(card: dict[str, Any], out: Path) -> str:
     lines = [f"{card['model']} on {card['data']['dataset']}: {card['users']:,} users, {card['items']:,} items."]
     if embedding:
         lines.append(
-            f"Embeddings of {embedding['size']} dimensions in {embedding['bits']} bits, "
+            f"Embeddings of {embedding['size']} dimensions in {_bits_or_codebooks(embedding)}, "
             f"{embedding['bytes_per_item']} bytes an item; the score is the inner product."
         )
     else:
@@ -135,6 +146,8 @@ def readme(card: dict[str, Any]) -> str:
 def _with_embeddings(card: dict[str, Any]) -> list[str]:
     embedding = card["embedding"]
     bits = "float32" if embedding["bits"] == 32 else f"{embedding['bits']} bits a dimension"
+    if "item_codebooks" in embedding:
+        bits = _bits_or_codebooks(embedding)
     if embedding.get("user_bits", embedding["bits"]) != embedding["bits"]:
         other = embedding["user_bits"]
         bits += f" (the users' in {'float32' if other == 32 else f'{other} bits'})"
@@ -142,6 +155,12 @@ def _with_embeddings(card: dict[str, Any]) -> list[str]:
         f"The score of a user and an item is the **inner product** (no cosine) of two vectors of {embedding['size']} "
         f"dimensions, in {bits}: {embedding['bytes_per_item']} bytes an item ({embedding['format']}).",
     ]
+    if "item_codebooks" in embedding:
+        lines += [
+            "",
+            "The vector of item r is a sum of codewords, one of each codebook: `codebooks[l, codes[r, l]]` over all l.",
+            f"The codebooks are float16, and take {embedding['codebook_bytes']:,} bytes for all items together.",
+        ]
     if embedding["format"] == "parquet":
         return lines
     return [
@@ -154,6 +173,14 @@ def _with_embeddings(card: dict[str, Any]) -> list[str]:
         'model.recommend("a user\'s id", k=10)',
         "```",
     ]
+
+
+def _bits_or_codebooks(embedding: dict[str, Any]) -> str:
+    if "item_codebooks" not in embedding:
+        return f"{embedding['bits']} bits"
+    count = embedding["item_codebooks"]
+    users = "" if "user_bits" in embedding else " (the users' in float32)"
+    return f"{count} codebook{'' if count == 1 else 's'}{users}"
 
 
 def _without_embeddings(card: dict[str, Any]) -> list[str]:

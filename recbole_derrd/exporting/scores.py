@@ -11,12 +11,13 @@ import torch
 
 from recbole_derrd.adapters import Adapter, EmbeddingAdapter
 from recbole_derrd.compression import Tables, compress, storing_recipe
+from recbole_derrd.compression.codebook_table import CodebookTable
 from recbole_derrd.compression.recipe import trained_tables
 from recbole_derrd.compression.tables import QuantizedTable
 from recbole_derrd.data.history import History
 from recbole_derrd.errors import DataError
 from recbole_derrd.serving.ranking import best
-from recbole_derrd.serving.vectors import Vectors
+from recbole_derrd.serving.vectors import CodewordVectors, Vectors
 
 #: Scores of a block of users (24 MB of float32), and its most users.
 _SCORES, _USERS = 6 << 20, 256
@@ -33,6 +34,8 @@ class Embeddings:
     bits: int
     #: Bits of the users' vectors, where they have others than the items'.
     user_bits: int | None = None
+    #: Codebooks whose codewords the items' vectors are sums of; 0 where they are not.
+    item_codebooks: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
@@ -41,12 +44,15 @@ class Embeddings:
 
     def vectors(self, side: str) -> Vectors:
         """Return a side's vectors as they are served."""
+        if side == "item" and self.item_codebooks:
+            return CodewordVectors(self.arrays[side], self.size, self.item_codebooks, self.counts[side])
         bits = self.user_bits or self.bits if side == "user" else self.bits
         return Vectors(self.arrays[side], self.size, bits, self.units.get(side, 1.0), self.counts[side])
 
     def bytes_a_row(self, side: str) -> int:
-        """Return the bytes of one vector, its scale included."""
-        return sum(array.nbytes for array in self.arrays[side].values()) // self.counts[side]
+        """Return the bytes of one vector, its scale included; codebooks are shared by all."""
+        own = (array.nbytes for name, array in self.arrays[side].items() if name != "codebooks")
+        return sum(own) // self.counts[side]
 
 
 @torch.no_grad()
@@ -61,7 +67,8 @@ def embeddings_of(
         adapter: the model.
         bits: bits a dimension; if none those that the model was trained in, which is float32 for most.
         seed: seed of the rotation of few bits.
-        steps: of a model that was trained in few bits, its tables' steps: its own codes are given.
+        steps: of a model that was trained in few bits or in codebooks, what its checkpoint holds of its tables: its
+            own codes are given.
 
     Raises:
         DataError: they hold what is no finite number.
@@ -82,8 +89,9 @@ def embeddings_of(
 
 
 def _item_bits(adapter: EmbeddingAdapter, steps: Mapping[str, Mapping[str, Any]]) -> int:
-    """Return the bits that a model's items were trained in."""
-    bits = steps.get(adapter.tables["item"][0], {}).get("bits", 32) if adapter.tables else 32
+    """Return the bits that a model's items were trained in; 0, which nobody asks for, of codebooks."""
+    own = steps.get(adapter.tables["item"][0], {}) if adapter.tables else {}
+    bits = 0 if "codebooks" in own else own.get("bits", 32)
     return bits if type(bits) is int else 32
 
 
@@ -92,16 +100,25 @@ def _in_few_bits(adapter: EmbeddingAdapter, bits: int, seed: int) -> Embeddings:
 
 
 def of_tables(tables: Tables, bits: int) -> Embeddings:
-    """Return quantised tables, of which the users' may be float32, as they are stored."""
+    """Return coded tables, of which the users' may be float32, as they are stored.
+
+    Args:
+        tables: the tables.
+        bits: of the items; 0 of codebooks.
+    """
     arrays, units = {}, {}
     for side, table in (("user", tables.users), ("item", tables.items)):
         if isinstance(table, QuantizedTable):
             arrays[side] = {"codes": table.packed[1:].numpy(), "scales": table.scales[1:].numpy()}
             units[side] = float(table.unit)
+        elif isinstance(table, CodebookTable):
+            # Of a trained student: one part, and float16.
+            arrays[side] = {"codes": table.codes[1:].squeeze(2).numpy(), "codebooks": table.codebooks.numpy()}
         else:
             arrays[side] = {"embeddings": np.ascontiguousarray(table.rows()[1:].numpy(), np.float32)}
     user_bits = tables.users.bits if isinstance(tables.users, QuantizedTable) else 32
-    return Embeddings(arrays, units, tables.items.size, bits, None if user_bits == bits else user_bits)
+    bits, codebooks = bits or 32, len(arrays["item"].get("codebooks", ()))
+    return Embeddings(arrays, units, tables.items.size, bits, None if user_bits == bits else user_bits, codebooks)
 
 
 def scorer_of(adapter: Adapter, embeddings: Embeddings | None) -> Callable[[np.ndarray[Any, Any]], Any]:
