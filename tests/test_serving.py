@@ -150,6 +150,13 @@ def test_codebooks_are_those_of_compression(
     items = table.rows().numpy()
     assert np.array_equal(np.concatenate([block for _, block in model._item_vectors.blocks()]), items)
     assert np.array_equal(model._item_vectors.rows(np.array([5, 3, 5])), items[[5, 3, 5]])
+    # Few queries look their products up, many multiply the rows.
+    queries = tables()[0]
+    few, many = (model._item_vectors.products(np.tile(queries[:5], (times, 1)))[:5] for times in (1, 4))
+    assert few.dtype == many.dtype == np.float32
+    assert np.allclose(few, queries[:5] @ items.T, rtol=1e-4, atol=1e-5) and np.allclose(
+        few, many, rtol=1e-4, atol=1e-5
+    )
     wanted = np.sort(tables()[0] @ items.T, axis=1)[:, ::-1][:, :9]
     lists = [model.recommend(user, 9, exclude_seen=False) for user in model.user_ids]
     assert np.allclose([[one.score for one in ranking] for ranking in lists], wanted, rtol=1e-4, atol=1e-5)

@@ -45,3 +45,30 @@ def codeword_sums(codes: np.ndarray[Any, Any], codebooks: np.ndarray[Any, Any]) 
             np.take(codebook, own, axis=0, out=more, mode="clip")
             out += more
     return rows
+
+
+def codeword_products(
+    queries: np.ndarray[Any, Any], codes: np.ndarray[Any, Any], codebooks: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    """Return the inner products of queries with the rows, float32 [queries, n], without adding the rows up.
+
+    Each codeword is multiplied once, and a row's product is the sum of its codewords': equal to the row's own product
+    within rounding.
+
+    Args:
+        queries: float32 [queries, d].
+        codes: uint8 [n, codebooks], each below the number of codewords.
+        codebooks: float32 [codebooks, codewords, d].
+
+    Example:
+        >>> codebooks = np.array([[[1.0], [2.0]], [[0.5], [0.25]]], dtype=np.float32)
+        >>> codeword_products(np.array([[2.0]], np.float32), np.array([[1, 0]], np.uint8), codebooks).tolist()
+        [[5.0]]
+    """
+    scores = np.zeros((len(queries), len(codes)), np.float32)
+    spare = np.empty(len(codes), np.float32)
+    for own, query in zip(scores, queries):
+        for table, column in zip(codebooks @ query, codes.T):
+            np.take(table, column, out=spare, mode="clip")
+            own += spare
+    return scores

@@ -11,10 +11,12 @@ import numpy as np
 from recbole_derrd.runtime.stored_arrays import DamagedFileError
 from recbole_derrd.serving.arrays import mapped, read_safetensors
 from recbole_derrd.serving.codes import decode, row_bytes
-from recbole_derrd.serving.codewords import CODEWORDS, codeword_sums
+from recbole_derrd.serving.codewords import CODEWORDS, codeword_products, codeword_sums
 
 #: Numbers of the rows that are decoded at once (1 MB of float32, which a processor's cache holds).
 _BLOCK = 1 << 18
+#: Queries up to which products of codewords are looked up.
+_FEW_QUERIES = 16
 Rows = Union[slice, "np.ndarray[Any, Any]"]
 
 
@@ -99,6 +101,12 @@ class CodewordVectors(Vectors):
     def rows(self, which: Rows) -> np.ndarray[Any, Any]:
         """Return these rows, float32 [n, size]."""
         return codeword_sums(self._arrays["codes"][which], self._codebooks)
+
+    def products(self, queries: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return the inner products of queries with every row; of many queries it is quicker to add the rows up."""
+        if len(queries) > _FEW_QUERIES:
+            return super().products(queries)
+        return codeword_products(queries, self._arrays["codes"], self._codebooks)
 
 
 def open_vectors(folder: Path, side: str, embedding: dict[str, Any], count: int) -> Vectors:
