@@ -48,6 +48,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "LightGCN + NKD + CPD + SLD": ("LightGCN", {"distillers": ["nkd", "cpd", "sld"], "n_layers": 2,
                                                  "warm_start": "svd"}),
     "BPR in 2 bits": ("BPR", {"distillers": ["listwise"], "student_bits": 2, "warm_start": "svd"}),
+    "BPR in codebooks": ("BPR", {"distillers": ["listwise"], "student_codebooks": 4, "warm_start": "svd"}),
     "LightGCN in 4 bits": ("LightGCN", {"distillers": ["rrd"], "student_bits": 4, "n_layers": 2}),
 }  # fmt: skip
 #: What makes methods fit the small data.
