@@ -181,7 +181,7 @@ class DualCorrectionDistillation(Distiller[DCDOptions]):
         "CIKM 2021"
     )
     test_settings: ClassVar = {"k": 4, "t": 3.0, "top_n": 12}
-    # On CiteULike a student of 74 users a step is as good as one of all 736.
+    # On CiteULike a student of 64 users a step is as good as one of all 736.
     fewest: ClassVar = 64
 
     def __init__(self, options: DCDOptions, knowledge: Knowledge, student: Adapter, seed: int) -> None:
