@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from synthetic_records import made, part
 
 from recbole_derrd.benchmark.frontier import read_frontier
 from recbole_derrd.benchmark.runner import check_experiments
@@ -23,7 +24,6 @@ from recbole_derrd.report.frontier_pages import frontier_page
 from recbole_derrd.shrinking.budget import Split, sizes_of_codebooks
 from recbole_derrd.shrinking.plan import coded_settings
 from recbole_derrd.teacher import teacher_specs
-from tests.synthetic_records import made, part
 
 
 def written(folder: Path, tiny_data: Path, **content: Any) -> Path:

@@ -7,6 +7,7 @@ from typing import Any, Callable
 
 import pytest
 import torch
+from test_few_bits import built
 from torch.nn.utils import parametrize
 
 from recbole_derrd.config.distill_config import DistillConfig
@@ -16,11 +17,9 @@ from recbole_derrd.evaluation.size import bytes_per_item, model_bytes, parameter
 from recbole_derrd.experiment.preflight import check_run
 from recbole_derrd.model_cache.building import load_model
 from recbole_derrd.ops.residual import codeword_sums
-from recbole_derrd.quick_start import knowledge_of, run_recbole_derrd
+from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.student.codewords import CodewordRows
-from recbole_derrd.student.model import build_student
 from recbole_derrd.student.quantized import coded_tables
-from recbole_derrd.teacher import Teacher
 from recbole_derrd.training.checkpoint import read_checkpoint
 from recbole_derrd.training.checkpointing import SavingMixin
 from recbole_derrd.training.trainer import trainer_for
@@ -36,14 +35,6 @@ def keys_of(tiny_settings: Settings, model: str = "BPR", **more: Any) -> dict[st
         "teacher_model": "BPR", "teacher": {"embedding_size": 8, "epochs": 3}, **more,
     }  # fmt: skip
     return tiny_settings(model, **given)
-
-
-def built(keys: dict[str, Any], model: str = "BPR") -> tuple[Any, Any, DistillConfig]:
-    config = DistillConfig(model, "tiny", config_dict=keys)
-    check_run(config)
-    data = prepare_data(config)
-    knowledge = knowledge_of(config, [Teacher.of(config, data)], data)
-    return build_student(config, prepare_data(config), knowledge), data, config
 
 
 def only_reader(student: Any) -> tuple[CodewordRows, Any]:
