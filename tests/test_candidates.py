@@ -17,7 +17,11 @@ from recbole.trainer import Trainer
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.candidates import CandidateLoader, candidates_digest, draw_candidates
 from recbole_derrd.data.prepare import prepare_data
-from recbole_derrd.errors import DataError, OptionError
+from recbole_derrd.errors import CheckpointError, DataError, OptionError
+from recbole_derrd.exporting.checkpoint import described_by
+from recbole_derrd.exporting.evaluate import Evaluation, evaluate_checkpoints
+from recbole_derrd.exporting.protocol import mode_of_the_run, options_of_the_run
+from recbole_derrd.exporting.request import Source
 from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.model_cache.keys import cache_key
 from recbole_derrd.quick_start import run_recbole_derrd
@@ -267,6 +271,56 @@ def test_a_run_with_fixed_candidates(tiny_settings: Settings) -> None:
     assert record["protocol"]["mode"] == {"valid": "fixed20", "test": "fixed20"}
     assert candidates_digest(torch.from_numpy(np.load(record["candidates_file"]))) == record["candidates"]
     assert record["distilled"]["test"].keys() == record["teacher"]["test"].keys()
+
+
+def test_a_checkpoint_is_evaluated_by_its_runs_protocol(tiny_settings: Settings, tmp_path: Path) -> None:
+    """Stock RecBole's part of it says full; mode, seed and file of the candidates are in this plugin's own part."""
+    own, _ = prepared(tiny_settings)
+    config, data = prepared(tiny_settings, candidates_seed=7, candidates_file=str(tmp_path / "own.npy"), split_seed=5)
+    assert not torch.equal(prepare_data(own).valid.candidates, data.valid.candidates)
+    model, file = build_model(config, data), tmp_path / "model.pth"
+    trainer = trainer_for(config, model, checkpoint=file, role="student")
+    trainer.fit(data.train, data.valid)
+    test = trainer.evaluate(data.test, load_best_model=False)
+
+    def evaluated(*settings: str) -> Any:
+        return evaluate_checkpoints(Evaluation((file,), settings=settings))[0]
+
+    record = evaluated()
+    assert record.distilled.test == {name: float(value) for name, value in test.items()} and not record.warnings
+    assert record.distilled.valid["ndcg@5"] == trainer.best_valid_score
+    assert record.protocol["mode"] == {"valid": "fixed20", "test": "fixed20"} and record.split_seed == 5
+    assert record.candidates == data.candidates and record.candidates_file == str(tmp_path / "own.npy")
+    assert described_by(Source(file, "export"))[0].candidates_seed == 7
+    assert evaluated("--eval_args={mode: full, split: {LS: valid_and_test}}").protocol["mode"]["test"] == "full"
+    assert evaluated(f"--candidates_file={tmp_path / 'other.npy'}", "--candidates_seed=8").distilled.test
+    content = torch.load(file, weights_only=False)
+    # A file of an earlier version: its protocol is stock RecBole's, and its validation score says that it was not.
+    earlier = {key: value for key, value in content["derrd"].items() if key != "mode" and "candidates" not in key}
+    torch.save({**content, "derrd": earlier}, file)
+    record = evaluated()
+    assert record.protocol["mode"]["test"] == "full" and "give its own --eval_args" in record.warnings[0]
+    (tmp_path / "other.npy").replace(tmp_path / "own.npy")
+    torch.save(content, file)
+    with pytest.raises(DataError, match="among other candidates than those in"):
+        evaluated()
+    (tmp_path / "own.npy").unlink()
+    with pytest.raises(DataError, match=r"there is no such file\. Name the file: --candidates_file=FILE"):
+        evaluated()
+    assert not (tmp_path / "own.npy").exists()
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [{"mode": "fixed20"}, {"mode": {"valid": 1, "test": 2}}, {"candidates_seed": "7"}, {"split_seed": True},
+     {"candidates_file": 3}, {"candidates_file": "a\0b"}],
+    ids=str,
+)  # fmt: skip
+def test_what_is_no_protocol_in_a_checkpoint_is_refused(damaged: dict[str, Any]) -> None:
+    content = {"derrd": damaged}
+    with pytest.raises(CheckpointError, match=f"The {next(iter(damaged))} in 'a.pth' is .* Give your own: --"):
+        options_of_the_run(content, Path("a.pth"), ())
+        mode_of_the_run(content, Path("a.pth"))
 
 
 def test_stock_recbole_judges_such_a_student_by_full_ranking(tiny_settings: Settings) -> None:

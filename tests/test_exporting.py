@@ -21,13 +21,18 @@ from stock import ITEMS, USERS, ring_rows, settings_on, stock_checkpoint, write_
 
 from recbole_derrd.cli import main
 from recbole_derrd.compression import compress
+from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.compress import CompressOptions
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.exporting import Request, export
-from recbole_derrd.exporting.checkpoint import Trained, load_trained
+from recbole_derrd.exporting.checkpoint import Trained, described_by, load_trained, run_settings
+from recbole_derrd.exporting.request import Source
+from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.runtime import files
 from recbole_derrd.serving import Recommender
 from recbole_derrd.training.checkpoint import read_checkpoint
+from recbole_derrd.training.trainer import trainer_for
 
 pytestmark = pytest.mark.whole_run
 
@@ -174,16 +179,45 @@ def test_the_card_and_the_readme_tell_of_it(trained: Any, tmp_path: Path) -> Non
 def test_a_distilled_student_names_its_method_and_its_data(
     tiny_settings: Any, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Its split's seed is in its file; a file of an earlier version holds none, and it has to be given."""
     more = {"rrd_k": 4, "rrd_l": 4, "rrd_top_n": 8, "teacher": {"embedding_size": 16}}
     settings = tiny_settings("BPR", distillers=["rrd"], split_seed=5, **more)
     student = run_recbole_derrd("BPR", "tiny", config_dict=settings)["checkpoints"]["student"]
-    out = f"--out={tmp_path / 'out'}"
-    assert main(["export", student, out]) == 2
-    assert "was not trained on these data: its training interactions are others" in capsys.readouterr().err
-    assert main(["export", student, out, "--split_seed=5"]) == 0
+    content = torch.load(student, weights_only=False)
+    assert content["derrd"].pop("split_seed") == 5
+    torch.save(content, tmp_path / "earlier.pth")
+    earlier, out = str(tmp_path / "earlier.pth"), f"--out={tmp_path / 'out'}"
+    assert main(["export", earlier, out]) == 2
+    said = capsys.readouterr().err
+    assert "was not trained on these data: its training interactions are others" in said and "--split_seed=N" in said
+    assert main(["export", earlier, out, "--split_seed=5"]) == 0
+    assert main(["export", student, out, "--force"]) == 0
     card = json.loads((tmp_path / "out" / "card.json").read_text())
     assert [method["name"] for method in card["method"]] == ["rrd"] and card["method"][0]["citation"]
     assert "Distilled by rrd." in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_encoding_of_the_data_is_read_from_the_checkpoint(tmp_path: Path) -> None:
+    file, rows = tmp_path / "data" / "ring" / "ring.inter", [(f"\u00fc{user}", *rest) for user, *rest in ring_rows()]
+    write_rows(rows, file)  # type: ignore[arg-type]
+    file.write_bytes(file.read_text(encoding="utf-8").encode("latin-1"))
+    stock_checkpoint("BPR", settings_on(tmp_path / "data", tmp_path, encoding="latin-1"), tmp_path / "BPR.pth")
+    trained = load_trained(Request(tmp_path / "BPR.pth", tmp_path / "out"))
+    assert all(user.startswith("\u00fc") for user in trained.tokens[0])
+    settings = run_settings(trained.config, trained.content)
+    assert settings["encoding"] == "latin-1" and "split_seed" not in settings
+
+
+def test_the_settings_of_a_run_on_a_checkpoints_data_hold_its_split(tiny_settings: Any, tmp_path: Path) -> None:
+    more = {"split_seed": 5, "candidates_seed": 6, "eval_args": {"mode": "fixed9"}}
+    config = DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", **more))
+    data = prepare_data(config)
+    trainer = trainer_for(config, build_model(config, data), checkpoint=tmp_path / "BPR.pth", role="student")
+    trainer.fit(data.train, data.valid)
+    for given, seed in (((), 5), (("--split_seed=3",), 3)):
+        settings = run_settings(*described_by(Source(tmp_path / "BPR.pth", "shrink", settings=given)))
+        assert (settings["split_seed"], settings["candidates_seed"]) == (seed, 6)
+        assert settings["eval_args"]["mode"] == {"valid": "fixed9", "test": "fixed9"}
 
 
 # -- what is refused

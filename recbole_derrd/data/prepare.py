@@ -48,6 +48,8 @@ class Data:
     candidates: str | None = None
     #: The file that keeps them.
     candidates_file: Path | None = None
+    #: What the run's own options say of the split and of what held-out items are ranked among.
+    protocol: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def tokens(self) -> dict[str, list[str]]:
@@ -61,7 +63,7 @@ class Data:
     def seen(self) -> dict[str, Any]:
         """What a checkpoint says of the data that its model was trained on."""
         counts = {"users": self.history.n_users - 1, "items": self.history.n_items - 1}
-        return {"fingerprint": dataclasses.asdict(self.fingerprint), **counts}
+        return {"fingerprint": dataclasses.asdict(self.fingerprint), **counts, **self.protocol}
 
 
 def prepare_data(config: DistillConfig) -> Data:
@@ -105,6 +107,7 @@ def prepare_data(config: DistillConfig) -> Data:
         None if candidates is None else candidates_digest(candidates),
         file,
     )
+    data = dataclasses.replace(data, protocol=_protocol(config, data.candidates))
     # A trainer that is given this loader writes it into its checkpoints.
     data.train.seen = data.seen
     return data
@@ -119,6 +122,21 @@ def _candidate_counts(config: DistillConfig) -> dict[str, int]:
             "candidates_file out, or set one number for both splits."
         )
     return counts
+
+
+def _protocol(config: DistillConfig, candidates: str | None) -> dict[str, Any]:
+    """Return what a checkpoint, whose settings are those of stock RecBole, says of this plugin's own beside them."""
+    options = config.run_options
+    stated: dict[str, Any] = {"split_seed": options.split_seed}
+    if candidates is not None:
+        file = options.candidates_file
+        stated.update(
+            mode=dict(config["eval_args"]["mode"]),
+            candidates=candidates,
+            candidates_seed=options.candidates_seed,
+            candidates_file=None if file is None else os.path.abspath(file),
+        )
+    return {key: value for key, value in stated.items() if value is not None}
 
 
 @contextlib.contextmanager

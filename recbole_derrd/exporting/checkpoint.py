@@ -19,6 +19,12 @@ from recbole_derrd.config.settings import read_command_line
 from recbole_derrd.data.fingerprint import Fingerprint
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import CheckpointError, DataError, OptionError, did_you_mean, shown
+from recbole_derrd.exporting.protocol import (
+    OF_THE_SPLIT,
+    mode_of_the_run,
+    options_of_the_run,
+    refuse_other_candidates,
+)
 from recbole_derrd.exporting.request import Asked
 from recbole_derrd.model_cache.building import build_model, freeze
 from recbole_derrd.teacher.checkpoint_settings import checkpoint_settings, loads_a_file
@@ -28,13 +34,13 @@ from recbole_derrd.training.checkpointing import ENTRIES, load_weights
 #: Settings of the data, their split and an evaluation. Columns of vectors that a data set preloads are left out.
 _OF_THE_DATA = (
     *(key for key in dataset_arguments if key not in ("preload_weight", "additional_feat_suffix")),
-    "eval_args", "seed", "reproducibility", "metrics", "topk", "valid_metric",
+    "encoding", "eval_args", "seed", "reproducibility", "metrics", "topk", "valid_metric",
     "repeatable", "eval_batch_size", "metric_decimal_place",
 )  # fmt: skip
 #: Those of them that are always stated.
 _OF_THE_PROTOCOL = ("eval_args", "seed", "metrics", "topk", "valid_metric")
-#: Settings that are the user's alone to give.
-_OF_THE_USER = ("data_path", "dataset", "encoding", "split_seed", "use_gpu", "gpu_id")
+#: Further settings that a user may give.
+_OF_THE_USER = ("data_path", "dataset", *OF_THE_SPLIT, "use_gpu", "gpu_id")
 #: The commands' own options, which a misspelt setting may have been meant for.
 _OF_THE_COMMAND = {
     "export": ("out", "format", "bits", "top", "index", "keep-seen", "force", "model"),
@@ -114,7 +120,7 @@ def data_key(config: DistillConfig) -> str:
         **{key: config[key] for key in (*_OF_THE_DATA, *_OF_THE_USER, "device", "MODEL_TYPE", "MODEL_INPUT_TYPE")},
         "negatives": negatives if drawn else config["model"],
         "fast": sorted(config.fast),
-        "options": [config.run_options.split_seed, config.run_options.candidates_file],
+        "options": [config.run_options.split_seed, config.run_options.candidates_file, config.candidates_seed],
         # Fixed candidates are kept there.
         "cache": config.cache_dir if any(mode.startswith("fixed") for mode in modes) else None,
     }
@@ -136,6 +142,7 @@ def load_trained(request: Asked, preparation: Preparation | None = None) -> Trai
     config, content = described_by(request)
     data = (preparation or Preparation()).data_of(config)
     _refuse_other_data(content, data, request.checkpoint)
+    refuse_other_candidates(content, data, request.checkpoint, _given(request))
     model = build_model(config, data)
     _refuse_other_sizes(model, content, request.checkpoint)
     load_weights(model, content, request.checkpoint)
@@ -170,6 +177,8 @@ def run_settings(config: DistillConfig, content: dict[str, Any]) -> dict[str, An
     usual = config.internal_config_dict
     stated = (key for key in _OF_THE_DATA if content["config"].get(key) is not None)
     own = {key: config[key] for key in stated if key in _OF_THE_PROTOCOL or config[key] != usual.get(key)}
+    options = ((key, getattr(config.run_options, key)) for key in OF_THE_SPLIT)
+    own.update({key: value for key, value in options if value is not None})
     return {"dataset": config["dataset"], **_data_path({"data_path": config["data_path"]}, config["dataset"]), **own}
 
 
@@ -185,7 +194,7 @@ def _config_of(request: Asked, content: dict[str, Any]) -> DistillConfig:
     dataset = described.get("dataset")
     if not (isinstance(dataset, str) and re.fullmatch(r"[^\\/\0\r\n]{1,200}", dataset) and dataset.strip(".")):
         raise CheckpointError(f"The settings in '{request.checkpoint}' name no data set, but {shown(dataset)}.")
-    given = {setting.partition("=")[0].lstrip("-") for setting in request.settings}
+    given = _given(request)
     _refuse_unknown(given, name, request.doing)
     of_data = {key: described[key] for key in _OF_THE_DATA if described.get(key) is not None and key not in given}
     unfit = next((key for key, value in of_data.items() if not _plain(value)), None)
@@ -194,6 +203,10 @@ def _config_of(request: Asked, content: dict[str, Any]) -> DistillConfig:
             f"The setting {unfit} in '{request.checkpoint}' is {shown(described[unfit])}, which is no plain value. "
             f"Give your own: --{unfit}=VALUE."
         )
+    mode = None if "eval_args" in given else mode_of_the_run(content, request.checkpoint)
+    if mode is not None and isinstance(of_data.get("eval_args"), dict):
+        of_data["eval_args"] = {**of_data["eval_args"], "mode": mode}
+    of_data.update(options_of_the_run(content, request.checkpoint, given))
     of_model = checkpoint_settings(name, content, request.checkpoint, dict.fromkeys(given & set(model_settings(name))))
     of_model = {key: value for key, value in of_model.items() if key not in given}
     # RecBole's trainer makes the folder of its checkpoints, and an evaluation needs none.
@@ -201,6 +214,10 @@ def _config_of(request: Asked, content: dict[str, Any]) -> DistillConfig:
     settings = {**_data_path(described, dataset), **of_data, **of_model, **_negatives(described), **quiet}
     settings.update(_valid_metric(settings, read_command_line(request.settings)))
     return DistillConfig(name, None, config_dict={"dataset": dataset, **settings}, command_line=request.settings)
+
+
+def _given(request: Asked) -> set[str]:
+    return {setting.partition("=")[0].lstrip("-") for setting in request.settings}
 
 
 def _valid_metric(settings: dict[str, Any], given: dict[str, Any]) -> dict[str, str]:
@@ -291,8 +308,13 @@ def _refuse_other_data(content: dict[str, Any], data: Data, checkpoint: Path) ->
         absent = _absent(content["derrd"], data)
         raise DataError(
             f"'{checkpoint}' was not trained on these data: {difference}{absent}. Give the data that it "
-            "was trained on (--data_path=FOLDER), and its --split_seed=N if its run had one."
+            f"was trained on (--data_path=FOLDER){_or_split_seed(content)}."
         )
+
+
+def _or_split_seed(content: dict[str, Any]) -> str:
+    """Return what else may be missing: older checkpoints of this plugin do not hold the seed of their split."""
+    return "" if "split_seed" in content["derrd"] else ", and its --split_seed=N if its run had one"
 
 
 def _absent(ours: Any, data: Data) -> str:

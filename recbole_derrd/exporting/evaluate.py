@@ -24,6 +24,7 @@ from recbole_derrd.exporting.checkpoint import (
     fingerprint_in,
     load_trained,
 )
+from recbole_derrd.exporting.protocol import mode_of_the_run
 from recbole_derrd.exporting.request import Source
 from recbole_derrd.model_cache.results import plain_metrics
 from recbole_derrd.model_cache.same_split import FINGERPRINT, SCORE, TRUSTED
@@ -156,9 +157,9 @@ def _split_check(
     Raises:
         CheckpointError: its file says that the split is another one.
     """
-    if fingerprint_in(trained.content) is not None:  # compared when it was loaded
-        return {"by": FINGERPRINT}, []
     reported = reported_by(trained.content)
+    if fingerprint_in(trained.content) is not None:  # compared when it was loaded
+        return {"by": FINGERPRINT}, _other_score(trained, checkpoint, reported, valid)
     if isinstance(reported, str):
         words = f"Nothing shows that '{checkpoint.name}' was trained on this split, and has seen no held-out item of it"
         return {"by": "nothing", "reason": reported}, [f"{words}: {reported}."]
@@ -181,6 +182,27 @@ def _split_check(
             "evaluates it all the same."
         )
     return {"by": TRUSTED, **comparison.summary()}, [f"Evaluated all the same (--trusted): {fault}"]
+
+
+def _other_score(
+    trained: Trained, checkpoint: Path, reported: ReportedScore | str, valid: dict[str, float] | None
+) -> list[str]:
+    """Return what is to be said where a checkpoint's validation score on its own split is another one in its file."""
+    if isinstance(reported, str) or valid is None:
+        return []
+    # Stock RecBole's settings, which are read for it, do not know the modes of this plugin.
+    mode = (mode_of_the_run(trained.content, checkpoint) or {}).get("valid", reported.mode)
+    reported = dataclasses.replace(reported, mode=mode)
+    if not evaluated_alike(trained.config, reported):
+        return []
+    comparison = _comparison(trained, checkpoint, reported, valid)
+    if comparison.agree:
+        return []
+    return [
+        f"'{checkpoint.name}' says {reported.metric} = {reported.value:.{reported.decimals}f} on its validation split "
+        f"(best_valid_score), and on the same split it has {comparison.here:.{reported.decimals}f} here. Its run may "
+        "have ranked held-out items among others, which files of earlier versions do not say: give its own --eval_args."
+    ]
 
 
 def _comparison(
