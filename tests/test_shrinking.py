@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +289,25 @@ def test_the_teacher_of_the_table_is_that_of_the_runs(of_a_file: list[str], tmp_
     models = sorted(path.parent.name.split("-")[0] for path in (tmp_path / "saved" / "cache").glob("*/model.pth"))
     assert models == ["BPR", "Refined"]
     assert all(record["teacher"]["found"] and record["refined"]["found"] for record in _records(tmp_path))
+
+
+def test_the_split_of_a_file_is_that_of_the_export(
+    of_a_file: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its seed is no setting of RecBole's; and an export that fails takes no table with it."""
+    with open(tmp_path / "run.yaml", "a") as file:
+        file.write("split_seed: 5\n")
+    arguments = [*of_a_file, "--without-plain", f"--out={tmp_path / 'small'}"]
+    assert main(arguments) == 0
+    assert f"Export:  {tmp_path / 'small'}" in capsys.readouterr().out
+
+    def failing(request: Any) -> None:
+        raise OptionError("The disk is full.")
+
+    monkeypatch.setattr(sys.modules["recbole_derrd.shrinking.shrink"], "export", failing)
+    assert main([*arguments, "--force"]) == 2
+    said = capsys.readouterr()
+    assert "The disk is full." in said.err and "Shrunk: " in said.out and "Student: " in said.out
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.config.other_methods import NOT_AMONG
 from recbole_derrd.config.settings import config_files, read_command_line, read_settings
 from recbole_derrd.data.prepare import Data, prepare_data
-from recbole_derrd.errors import OptionError
+from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.evaluation.metrics import bigger_is_better
 from recbole_derrd.evaluation.size import model_bytes
 from recbole_derrd.experiment.log import deprecations_hidden, log_data, own_log, own_threads
@@ -252,8 +252,13 @@ class _Shrinking:
         path = Path(record["checkpoints"]["student"])
         seconds = refined.trained.seconds + sum(one["distilled"]["seconds"] for one, _ in records)
         rows.append(_of_entry(f"Shrunk: {split}", record["distilled"], seconds))
-        place = self._exported(request, path)
-        return Outcome(tuple(rows), path, place, Path(record["path"]), tuple(self.choices), self.metric)
+        outcome = Outcome(tuple(rows), path, None, Path(record["path"]), tuple(self.choices), self.metric)
+        try:
+            return dataclasses.replace(outcome, export=self._exported(request, path))
+        except DistillError:
+            # What the trainings have come to is not lost with it.
+            self.tell(outcome.summary())
+            raise
 
     # -- the steps
 
