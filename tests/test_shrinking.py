@@ -19,14 +19,16 @@ from hypothesis import strategies as st
 from recbole_derrd.cli import main
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options import RunOptions
-from recbole_derrd.errors import OptionError
+from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.experiment.plans import Sizes, refining
 from recbole_derrd.experiment.refine import OF_THE_PLANS
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.serving import Recommender
 from recbole_derrd.shrinking import Budget, shrink
 from recbole_derrd.shrinking.budget import Split, read_size, splits_of_bytes, splits_of_total
+from recbole_derrd.shrinking.outcome import Row
 from recbole_derrd.shrinking.plan import coded_settings, plain_settings
+from recbole_derrd.shrinking.shrink import _Shrinking
 from recbole_derrd.training.checkpoint import read_checkpoint
 
 pytestmark = [pytest.mark.whole_run, pytest.mark.usefixtures("few_rounds")]
@@ -291,6 +293,17 @@ def test_the_teacher_of_the_table_is_that_of_the_runs(of_a_file: list[str], tmp_
     assert all(record["teacher"]["found"] and record["refined"]["found"] for record in _records(tmp_path))
 
 
+def test_what_is_worth_a_training() -> None:
+    shrinking = _Shrinking.__new__(_Shrinking)
+    shrinking.metric, shrinking.sign = "ndcg@5", 1
+    rows = [(Row(str(value), {}, {"ndcg@5": value}, None, None, None, None), Split(8, bits))
+            for value, bits in ((0.5, 2), (0.49, 4), (0.1, 8), (math.nan, 1))]  # fmt: skip
+    assert sorted(reversed(rows), key=lambda one: shrinking._rank(one[0])) == rows
+    assert [split.bits for split in shrinking._worth_a_training(rows)] == [2, 4]
+    with pytest.raises(DataError, match="No codes have a ndcg@5 on the validation split"):
+        shrinking._worth_a_training(rows[3:])
+
+
 def test_the_split_of_a_file_is_that_of_the_export(
     of_a_file: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,6 +388,7 @@ def test_teachers_are_given_all_that_plans_set() -> None:
         (["--times=much"], "--times must be a number"),
         (["--bytes=2", "--out=."], "--out must name a new folder"),
         (["--bytes=2", "--nproc=2"], "one process"),
+        (["--bytes=2", "--eval_args={split: {RS: [0.8, 0, 0.2]}}"], "eval_args leaves none. Take a teacher whose run"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_trained(

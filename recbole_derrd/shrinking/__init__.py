@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from recbole_derrd.shrinking.budget import Budget
 from recbole_derrd.shrinking.outcome import Outcome, Row
-from recbole_derrd.shrinking.shrink import Budget, shrink
+from recbole_derrd.shrinking.shrink import shrink
 
 __all__ = ["Budget", "Outcome", "Row", "shrink"]

@@ -52,6 +52,51 @@ class Split:
         return f"{self.size} dimensions in {self.bits} bit{'' if self.bits == 1 else 's'}{users}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What may be spent: exactly one of the three.
+
+    Attributes:
+        item_bytes: bytes of an item's codes; the users stay float32.
+        size: bytes of all users and items together, e.g. "1MB"; the users are in 8 bits.
+        times: how many times smaller than the teacher the whole shall be.
+    """
+
+    item_bytes: int | None = None
+    size: str | None = None
+    times: float | None = None
+
+    def check(self) -> None:
+        """Refuse none, several, and what is no size.
+
+        Raises:
+            OptionError: what to write.
+        """
+        given = [value for value in (self.item_bytes, self.size, self.times) if value is not None]
+        if len(given) != 1:
+            raise OptionError(
+                "How small? Write one of --bytes=20 (an item), --size=1MB (the whole) and --times=40 (smaller)."
+            )
+        if self.size is not None:
+            read_size(self.size)
+        if self.times is not None and not self.times > 1:
+            raise OptionError(f"--times must be above 1, but is {self.times}.")
+
+    def splits(self, users: int, items: int, teacher_bytes: int, most: int) -> list[Split]:
+        """Return the ways to spend it; ids include the padding."""
+        if self.item_bytes is not None:
+            return splits_of_bytes(self.item_bytes, most)
+        if self.size is not None:
+            return splits_of_total(read_size(self.size), users, items, most)
+        total, least = int(teacher_bytes / (self.times or 1)), least_total(users, items)
+        try:
+            return splits_of_total(total, users, items, most)
+        except OptionError as error:
+            possible = int(10 * teacher_bytes / least) / 10
+            hint = f" Give --times={possible:g} or less." if total < least < teacher_bytes and possible > 1 else ""
+            raise OptionError(f"The model has {teacher_bytes:,} bytes. {error}{hint}") from error
+
+
 def sizes_of_codebooks(codebooks: int, most: int) -> list[int]:
     """Return the dimensions that a student in so many codebooks may have, largest first; none where bits do as well.
 

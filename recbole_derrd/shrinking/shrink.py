@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import re
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -16,10 +17,11 @@ from recbole_derrd.adapters import EmbeddingAdapter
 from recbole_derrd.compression import compress, evaluate_tables
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.compress import CompressOptions
+from recbole_derrd.config.options.evaluation import left_out
 from recbole_derrd.config.other_methods import NOT_AMONG
 from recbole_derrd.config.settings import config_files, read_command_line, read_settings
 from recbole_derrd.data.prepare import Data, prepare_data
-from recbole_derrd.errors import DistillError, OptionError
+from recbole_derrd.errors import DataError, DistillError, OptionError
 from recbole_derrd.evaluation.metrics import bigger_is_better
 from recbole_derrd.evaluation.size import model_bytes
 from recbole_derrd.experiment.log import deprecations_hidden, log_data, own_log, own_threads
@@ -42,7 +44,7 @@ from recbole_derrd.model_cache.results import TrainedModel, TrainResult
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.runtime.processes import rendezvous
 from recbole_derrd.runtime.randomness import kept_random_state
-from recbole_derrd.shrinking.budget import Split, least_total, read_size, splits_of_bytes, splits_of_total
+from recbole_derrd.shrinking.budget import Budget, Split
 from recbole_derrd.shrinking.outcome import Outcome, Row
 from recbole_derrd.shrinking.plan import coded_settings, plain_settings
 
@@ -56,51 +58,6 @@ _OF_A_TRAINING = ("learner", *(key for key in OF_THE_PLANS if key not in _SPENT)
 _OF_A_TAUGHT_STUDENT = ("distillers", "base_weight", "warm_start")
 #: Splits whose untrained codes come within this share of the best are worth a training.
 _NEAR = 0.97
-
-
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """What may be spent: exactly one of the three.
-
-    Attributes:
-        item_bytes: bytes of an item's codes; the users stay float32.
-        size: bytes of all users and items together, e.g. "1MB"; the users are in 8 bits.
-        times: how many times smaller than the teacher the whole shall be.
-    """
-
-    item_bytes: int | None = None
-    size: str | None = None
-    times: float | None = None
-
-    def check(self) -> None:
-        """Refuse none, several, and what is no size.
-
-        Raises:
-            OptionError: what to write.
-        """
-        given = [value for value in (self.item_bytes, self.size, self.times) if value is not None]
-        if len(given) != 1:
-            raise OptionError(
-                "How small? Write one of --bytes=20 (an item), --size=1MB (the whole) and --times=40 (smaller)."
-            )
-        if self.size is not None:
-            read_size(self.size)
-        if self.times is not None and not self.times > 1:
-            raise OptionError(f"--times must be above 1, but is {self.times}.")
-
-    def splits(self, users: int, items: int, teacher_bytes: int, most: int) -> list[Split]:
-        """Return the ways to spend it; ids include the padding."""
-        if self.item_bytes is not None:
-            return splits_of_bytes(self.item_bytes, most)
-        if self.size is not None:
-            return splits_of_total(read_size(self.size), users, items, most)
-        total, least = int(teacher_bytes / (self.times or 1)), least_total(users, items)
-        try:
-            return splits_of_total(total, users, items, most)
-        except OptionError as error:
-            possible = int(10 * teacher_bytes / least) / 10
-            hint = f" Give --times={possible:g} or less." if total < least < teacher_bytes and possible > 1 else ""
-            raise OptionError(f"The model has {teacher_bytes:,} bytes. {error}{hint}") from error
 
 
 def shrink(
@@ -213,6 +170,11 @@ class _Shrinking:
         if rendezvous(self.config) is not None:
             # A refined teacher of several processes is another one than that of one.
             raise OptionError("shrink trains in one process: take out nproc and world_size.")
+        if "validation" in left_out(self.config):
+            raise OptionError(
+                "shrink chooses on the validation split, and eval_args leaves none. Take a teacher whose run has one, "
+                "e.g. eval_args: {split: {RS: [0.8, 0.1, 0.1]}}."
+            )
         self.metric = str(self.config["valid_metric"]).lower()
         self.sign = 1 if bigger_is_better(self.metric) else -1
 
@@ -238,8 +200,7 @@ class _Shrinking:
             rows.append(_of_trained("Refined teacher", refined.trained))
         if compare_student:
             rows.insert(1, self._plain(sizes, splits))
-        best = found[0][0].valid[self.metric]
-        worth = [split for row, split in found if self._near(row.valid[self.metric], best)][:_TRAINED]
+        worth = self._worth_a_training(found)
         named = " and ".join(map(str, worth))
         self.choose(
             f"There are {len(splits)} ways to spend the bytes. The refined teacher's codes, untrained, are the best on "
@@ -303,7 +264,7 @@ class _Shrinking:
             with _quiet(), kept_random_state():
                 result = evaluate_tables(teacher.config, data, tables, role="compressed", seconds=seconds)
             found.append((_of_tables(f"{name}: {split}", result, tables.items.bytes_a_row), split))
-        return sorted(found, key=lambda one: -self.sign * one[0].valid[self.metric])
+        return sorted(found, key=lambda one: self._rank(one[0]))
 
     def _exported(self, request: Request | None, path: Path) -> Path | None:
         if request is None:
@@ -320,6 +281,25 @@ class _Shrinking:
     def choose(self, sentence: str) -> None:
         self.choices.append(sentence)
         self._tell(sentence)
+
+    def _worth_a_training(self, found: list[tuple[Row, Split]]) -> list[Split]:
+        """Return the splits of the best untrained codes, of all splits with theirs, the best first.
+
+        Raises:
+            DataError: no codes have a number for what chooses.
+        """
+        known = [(row.valid[self.metric], split) for row, split in found if self._rank(row) < math.inf]
+        if not known:
+            raise DataError(
+                f"No codes have a {self.metric} on the validation split, so that none are the best: it is no number "
+                "there. Choose another valid_metric, or check what eval_args leaves for the validation split."
+            )
+        return [split for value, split in known if self._near(value, known[0][0])][:_TRAINED]
+
+    def _rank(self, row: Row) -> float:
+        """Return a number that is the smaller the better a row is on the validation split; infinity for no number."""
+        value = row.valid.get(self.metric, math.nan)
+        return math.inf if math.isnan(value) else -self.sign * value
 
     def _near(self, value: float, best: float) -> bool:
         return value >= _NEAR * best if self.sign > 0 else value <= best / _NEAR
