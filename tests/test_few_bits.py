@@ -13,15 +13,18 @@ from torch.nn.utils import parametrize
 from recbole_derrd.adapters import adapter_class
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
-from recbole_derrd.errors import OptionError
+from recbole_derrd.errors import CheckpointError, OptionError
 from recbole_derrd.evaluation.size import bytes_per_item, model_bytes, parameter_count
 from recbole_derrd.experiment.preflight import check_run
+from recbole_derrd.exporting.checkpoint import load_trained
+from recbole_derrd.exporting.request import Source
 from recbole_derrd.model_cache.building import load_model
 from recbole_derrd.quick_start import knowledge_of, run_recbole_derrd
 from recbole_derrd.student.model import build_student
 from recbole_derrd.student.quantized import coded_tables
 from recbole_derrd.teacher import Teacher
 from recbole_derrd.training.checkpoint import read_checkpoint
+from recbole_derrd.training.checkpointing import load_weights
 from recbole_derrd.training.trainer import trainer_for
 
 pytestmark = [pytest.mark.whole_run, pytest.mark.usefixtures("few_rounds")]
@@ -96,6 +99,33 @@ def test_bytes_are_those_of_codes_and_steps(tiny_settings: Settings) -> None:
     assert bytes_per_item(student) == 3 + 2
     assert model_bytes(student) == items * (3 + 2) + users * (10 + 2)
     assert parameter_count(student) == 10 * (users + items)
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("BPR", {"user_bits": 8}),
+        ("LightGCN", {"user_bits": 8}),
+        ("BPR", {"student_bits": 32, "student_codebooks": 3, "warm_start": "svd"}),
+    ],
+)
+def test_a_plain_model_of_its_checkpoint_takes_as_many(
+    tiny_settings: Settings, tmp_path: Path, model: str, more: dict[str, Any]
+) -> None:
+    """As evaluate reads it, or a run whose teacher it is."""
+    student, data, config = built(keys_of(tiny_settings, model, embedding_size=10, **more), model)
+    trainer = trainer_for(config, student, checkpoint=tmp_path / "student.pth", role="distilled")
+    trainer.extra["derrd"] = data.seen
+    trainer._save_checkpoint(0, verbose=False)
+    loaded = load_trained(Source(tmp_path / "student.pth", "evaluate")).adapter.model
+    for size in (bytes_per_item, model_bytes, parameter_count):
+        assert size(loaded) == size(student)
+    content = torch.load(tmp_path / "student.pth", weights_only=False)
+    (entry, *_) = content["table_steps"].values()
+    for damage in ({"bits": 99}, {"steps": torch.ones(3)}, {"codes": None}, {"codebooks": torch.ones(2, 2)}):
+        if set(damage) <= set(entry):
+            with pytest.raises(CheckpointError, match=r"do not fit its table\. Train the student"):
+                load_weights(loaded, {**content, "table_steps": {"item_embedding": {**entry, **damage}}}, "a.pth")
 
 
 @pytest.mark.parametrize("bits", [1, 4])

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
 from recbole_derrd.adapters import EmbeddingAdapter, adapter_class, adapter_of
+
+
+class Stored(NamedTuple):
+    """What a part of a table takes where it is stored: numbers, bytes, and bytes of each of the table's rows."""
+
+    numbers: int
+    bytes: int
+    row_bytes: int
+
+
+def _coded(model: Any, side: str | None = None) -> Mapping[str, Stored]:
+    """Return what each parameter of a model's coded tables takes, of one side or all; empty in float32.
+
+    A student knows it; of a plain model whoever loads it has noted what its checkpoint holds (``sizes_in_file``).
+    """
+    if hasattr(model, "stored_sizes"):
+        known: Mapping[str, Stored] = model.stored_sizes() if side is None else model.stored_sizes(side)
+        return known
+    noted: Mapping[str, Stored] = getattr(model, "sizes_in_file", {})
+    if side is None or not noted:
+        return noted
+    names = [f"{table}.weight" for table in adapter_class(type(model)).tables.get(side, ())]
+    return {name: noted[name] for name in names if name in noted}
 
 
 def _served(model: Any) -> dict[str, tuple[int, int, int]]:
@@ -26,7 +49,7 @@ def _arrays(model: Any) -> Iterator[tuple[int, int]]:
         return
     if adapter_class(type(model)).trainable:
         # Of coded tables the codes count, with the steps of their rows or their codebooks.
-        coded = model.stored_sizes() if hasattr(model, "stored_sizes") else {}
+        coded = _coded(model)
         for name, parameter in model.named_parameters():
             if name.startswith("distillers."):
                 continue
@@ -67,7 +90,7 @@ def bytes_per_item(model: Any) -> float:
     adapter = adapter_of(model)
     if not isinstance(adapter, EmbeddingAdapter):
         return model_bytes(model) / (adapter.n_items - 1)
-    coded = model.stored_sizes("item") if hasattr(model, "stored_sizes") else {}
+    coded = _coded(model, "item")
     if coded:
         return float(sum(one.row_bytes for one in coded.values()))
     served = _served(model)

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from recbole_derrd.errors import CheckpointError
+from recbole_derrd.evaluation.size import Stored
 from recbole_derrd.ops.packing import STEP_BYTES, packed_size
 from recbole_derrd.ops.quantize import best_steps
 from recbole_derrd.ops.straight_through import quantized, stored_steps, unit_of
 from recbole_derrd.training.fitting import fitting_steps
-
-
-class Stored(NamedTuple):
-    """What a part of a table takes where it is stored: numbers, bytes, and bytes of each of the table's rows."""
-
-    numbers: int
-    bytes: int
-    row_bytes: int
 
 
 class Reader(Protocol):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from recbole_derrd.errors import CheckpointError
+from recbole_derrd.evaluation.size import Stored
 from recbole_derrd.ops.residual import codes_of, codeword_sums, residual_codes
-from recbole_derrd.student.bits import Stored
 from recbole_derrd.training.fitting import fitting_codes
 
 

@@ -15,11 +15,12 @@ from recbole_derrd.adapters import Adapter, adapter_of
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import Data
 from recbole_derrd.distillers import Distiller, StepBatch
+from recbole_derrd.evaluation.size import Stored
 from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.recbole_compat.models import model_class
 from recbole_derrd.registry import method_class
 from recbole_derrd.runtime.randomness import kept_random_state
-from recbole_derrd.student.bits import Bits, Stored
+from recbole_derrd.student.bits import Bits
 from recbole_derrd.student.propagated import READERS, load_steps, propagated_steps, served_rows, served_weights
 from recbole_derrd.student.quantized import (
     load_plain_weights,

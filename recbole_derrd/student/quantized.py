@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from recbole_derrd.adapters import Adapter
+from recbole_derrd.evaluation.size import Stored
 from recbole_derrd.ops.rotation import learned_rotation, random_rotation
-from recbole_derrd.student.bits import Bits, QuantizedRows, Reader, Stored
+from recbole_derrd.student.bits import Bits, QuantizedRows, Reader
 from recbole_derrd.student.codewords import CodewordRows
 from recbole_derrd.student.propagated import quantize_propagated
 

@@ -23,7 +23,7 @@ from recbole_derrd.training.checkpoint import (
     write_plain,
     write_stock_checkpoint,
 )
-from recbole_derrd.training.fitting import fitting_values, refuse_other_weights
+from recbole_derrd.training.fitting import fitting_values, refuse_other_weights, sizes_of_entries
 from recbole_derrd.training.resumption import (
     UnfitError,
     refuse_unfit_attributes,
@@ -263,5 +263,6 @@ def load_weights(model: Any, checkpoint: dict[str, Any], source: str | Path) -> 
     if hasattr(model, "load_plain_weights"):
         model.load_plain_weights(checkpoint["state_dict"], checkpoint.get(ENTRIES) or {})
     else:
+        model.sizes_in_file = sizes_of_entries(checkpoint.get(ENTRIES), checkpoint["state_dict"], source)
         model.load_state_dict(checkpoint["state_dict"], strict=False)
     model.load_other_parameter(values)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.errors import CheckpointError, shown
+from recbole_derrd.evaluation.size import Stored
+from recbole_derrd.ops.packing import STEP_BYTES, packed_size
 
 _SHOWN = 3
 #: Says whether a model can work with a value.
@@ -89,6 +91,46 @@ def fitting_codes(given: Any, rows: int, codebooks: tuple[int, ...]) -> tuple[Te
     if not whole or int(codes.max()) >= codebooks[1] or not bool(books.isfinite().all()):
         return None
     return codes, books
+
+
+def sizes_of_entries(entries: Any, weights: Mapping[str, Any], source: str | Path) -> dict[str, Stored]:
+    """Return what the codes of each coded table of a checkpoint take, by the name of its weights.
+
+    Args:
+        entries: bits and steps, or codes and codebooks, of the checkpoint's tables by their modules' names.
+        weights: the checkpoint's weights by name.
+        source: the checkpoint's file.
+
+    Raises:
+        CheckpointError: an entry does not fit its table.
+    """
+    found = {}
+    for table, entry in entries.items() if isinstance(entries, Mapping) else ():
+        rows = weights.get(f"{table}.weight")
+        size = _size_of_entry(entry, rows) if isinstance(rows, Tensor) and rows.dim() == 2 else None
+        if size is None:
+            raise CheckpointError(
+                f"The steps or codes of '{table}' in '{source}' do not fit its table. Train the student again."
+            )
+        found[f"{table}.weight"] = size
+    return found
+
+
+def _size_of_entry(entry: Any, rows: Tensor) -> Stored | None:
+    if not isinstance(entry, Mapping):
+        return None
+    if "codebooks" not in entry:
+        bits = entry.get("bits")
+        if fitting_steps(entry, len(rows)) is None or type(bits) is not int or not 1 <= bits <= 8:
+            return None
+        row_bytes = packed_size(rows.shape[1], bits) + STEP_BYTES
+        return Stored(rows.numel(), len(rows) * row_bytes, row_bytes)
+    books = entry["codebooks"]
+    shape = tuple(books.shape) if isinstance(books, Tensor) and books.dim() == 3 else (0, 0, 0)
+    if shape[2] != rows.shape[1] or fitting_codes(entry, len(rows), shape) is None:
+        return None
+    numbers = len(rows) * shape[0]
+    return Stored(numbers + books.numel(), numbers + 2 * books.numel(), shape[0])
 
 
 def fitting_values(model: Any, given: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
