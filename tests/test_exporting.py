@@ -23,6 +23,7 @@ from recbole_derrd.cli import main
 from recbole_derrd.compression import compress
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.compress import CompressOptions
+from recbole_derrd.config.settings import file_names
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.exporting import Request, export
 from recbole_derrd.exporting.checkpoint import Trained, described_by, load_trained, run_settings
@@ -31,6 +32,7 @@ from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.runtime import files
 from recbole_derrd.serving import Recommender
+from recbole_derrd.serving.lists import named_users
 from recbole_derrd.training.checkpoint import read_checkpoint
 from recbole_derrd.training.trainer import trainer_for
 
@@ -371,6 +373,12 @@ def test_recommend_writes_csv(folder: Path, tmp_path: Path, capsys: pytest.Captu
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "user_id,rank,item_id,score" and len(lines) == 5
     assert lines[1].startswith(f"u3,1,{served.recommend('u3', 1, exclude_seen=False)[0].item},")
+
+
+def test_many_users_are_named_with_commas() -> None:
+    """As many as a command line takes: the text is longer than any file's name."""
+    assert named_users(",".join(["u1", "u2"] * 9999), []) == ["u1", "u2"] * 9999
+    assert file_names(" ".join(["run.yaml"] * 999)) == ["run.yaml"] * 999
 
 
 @pytest.mark.parametrize(
