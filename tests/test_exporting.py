@@ -41,6 +41,7 @@ pytestmark = pytest.mark.whole_run
 ROOT = Path(__file__).resolve().parent.parent
 WITH_EMBEDDINGS = ["BPR", "LightGCN", "NGCF", "ENMF", "SimpleX", "FISM", "DMF", "GCMC", "NCEPLRec"]
 WITHOUT = ["NeuMF", "EASE", "MultiVAE", "Pop", "ItemKNN", "CDAE"]
+FOURS = {"rating": "[4,inf)"}
 WHOLE_USERS = ("ENMF", "MultiVAE", "CDAE")
 
 
@@ -208,6 +209,19 @@ def test_the_encoding_of_the_data_is_read_from_the_checkpoint(tmp_path: Path) ->
     assert all(user.startswith("\u00fc") for user in trained.tokens[0])
     settings = run_settings(trained.config, trained.content)
     assert settings["encoding"] == "latin-1" and "split_seed" not in settings
+
+
+def test_a_setting_of_the_data_that_was_taken_out_stays_out(tiny_settings: Any, tmp_path: Path) -> None:
+    """All columns (load_col: none), of which one filters; RecBole's default is two columns."""
+    config = DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", load_col=None, val_interval=FOURS))
+    data = prepare_data(config)
+    trainer = trainer_for(config, build_model(config, data), checkpoint=tmp_path / "BPR.pth", role="student")
+    trainer.fit(data.train, data.valid)
+    trained = load_trained(Source(tmp_path / "BPR.pth", "evaluate"))
+    assert trained.data.fingerprint == data.fingerprint and "timestamp" in trained.data.dataset.inter_feat.columns
+    settings = run_settings(trained.config, trained.content)
+    assert settings["load_col"] is None and settings["val_interval"] == FOURS
+    assert not {key for key, value in settings.items() if value is None} - {"load_col"}
 
 
 def test_the_settings_of_a_run_on_a_checkpoints_data_hold_its_split(tiny_settings: Any, tmp_path: Path) -> None:

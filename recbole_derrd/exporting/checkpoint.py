@@ -175,8 +175,7 @@ def run_settings(config: DistillConfig, content: dict[str, Any]) -> dict[str, An
     RecBole's own defaults are left out, since a report shows what a run was given.
     """
     usual = config.internal_config_dict
-    stated = (key for key in _OF_THE_DATA if content["config"].get(key) is not None)
-    own = {key: config[key] for key in stated if key in _OF_THE_PROTOCOL or config[key] != usual.get(key)}
+    own = {key: config[key] for key in _stated(content["config"]) if key in _OF_THE_PROTOCOL or config[key] != usual.get(key)}
     options = ((key, getattr(config.run_options, key)) for key in OF_THE_SPLIT)
     own.update({key: value for key, value in options if value is not None})
     return {"dataset": config["dataset"], **_data_path({"data_path": config["data_path"]}, config["dataset"]), **own}
@@ -196,7 +195,7 @@ def _config_of(request: Asked, content: dict[str, Any]) -> DistillConfig:
         raise CheckpointError(f"The settings in '{request.checkpoint}' name no data set, but {shown(dataset)}.")
     given = _given(request)
     _refuse_unknown(given, name, request.doing)
-    of_data = {key: described[key] for key in _OF_THE_DATA if described.get(key) is not None and key not in given}
+    of_data = {key: value for key, value in _stated(described).items() if key not in given}
     unfit = next((key for key, value in of_data.items() if not _plain(value)), None)
     if unfit is not None:
         raise CheckpointError(
@@ -214,6 +213,12 @@ def _config_of(request: Asked, content: dict[str, Any]) -> DistillConfig:
     settings = {**_data_path(described, dataset), **of_data, **of_model, **_negatives(described), **quiet}
     settings.update(_valid_metric(settings, read_command_line(request.settings)))
     return DistillConfig(name, None, config_dict={"dataset": dataset, **settings}, command_line=request.settings)
+
+
+def _stated(described: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the data and their evaluation that a checkpoint states; of data none is a value too."""
+    there = {key: described[key] for key in _OF_THE_DATA if key in described}
+    return {key: value for key, value in there.items() if value is not None or key in dataset_arguments}
 
 
 def _given(request: Asked) -> set[str]:
