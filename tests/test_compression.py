@@ -12,9 +12,10 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_derrd.adapters import adapter_class, adapter_of
+from recbole_derrd.benchmark.frontier import _by_codebooks
 from recbole_derrd.compression import CompressedModel, compress
 from recbole_derrd.compression.model import CompressedAdapter
-from recbole_derrd.compression.recipe import check_recipe
+from recbole_derrd.compression.recipe import check_rank, check_recipe
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.data.prepare import prepare_data
@@ -22,6 +23,7 @@ from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.evaluation.latency import measure_latency
 from recbole_derrd.evaluation.size import model_bytes
 from recbole_derrd.experiment.compress import recipe_name, run_compressed
+from recbole_derrd.experiment.plans import Sizes
 from recbole_derrd.model_cache.building import build_model
 from recbole_derrd.quick_start import run_recbole_derrd
 
@@ -210,6 +212,13 @@ def test_options_are_known_to_the_configuration(tiny_settings: Settings) -> None
         DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", teacher={"compress_bits": 4}))
 
 
+def test_codebooks_of_a_frontier_are_of_no_more_dimensions_than_scores_have() -> None:
+    ((_, settings),) = _by_codebooks("pq", 5, Sizes(30, 40, 400, 48))
+    options = CompressOptions.from_keys({key: value for key, value in settings.items() if "compress_" in key})
+    assert options.size == 30
+    check_rank(options, 30, 40)
+
+
 def test_what_cannot_be_compressed_is_refused(
     prepared: Any, tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +229,11 @@ def test_what_cannot_be_compressed_is_refused(
     ):
         with pytest.raises(OptionError, match=words):
             compressed(prepared, **options)
+    tables, wide = torch.nn.ModuleList(torch.nn.Embedding(rows, 48) for rows in (31, 41)), prepared[2]
+    wide.user_embedding, wide.item_embedding = tables
+    compressed(prepared, method="svd", size=30)
+    with pytest.raises(OptionError, match="Give 30 at most, or take it out"):
+        compressed(prepared, method="product", size=31, bytes=31)
     with torch.no_grad():
         prepared[2].item_embedding.weight[4] = torch.nan
     with pytest.raises(DataError, match="NaN"):
@@ -229,6 +243,7 @@ def test_what_cannot_be_compressed_is_refused(
         ("NeuMF", {"compress_method": "svd", "compress_size": 2}, "NeuMF's is not"),
         ("BPR", {"compress_method": "svd", "compress_size": 2, "nproc": 2}, "by one process"),
         ("BPR", {"compress_method": "svd", "compress_size": 9}, "more than the teacher's 8 dimensions"),
+        ("BPR", {"compress_method": "svd", "compress_size": 31, "embedding_size": 48}, "30 users and 40 items have"),
     ):
         with pytest.raises(OptionError, match=words):
             run_compressed(model, "tiny", config_dict=tiny_settings(model, **more))

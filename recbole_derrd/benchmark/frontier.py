@@ -136,7 +136,7 @@ def _of_split(kind: str, split: Split, sizes: Sizes) -> dict[str, Any]:
 
 
 def _by_codebooks(kind: str, item_bytes: int, sizes: Sizes) -> Iterator[tuple[str, dict[str, Any]]]:
-    most = sizes.refined if sizes.teacher is None else sizes.teacher
+    most = sizes.refined if sizes.teacher is None else min(sizes.teacher, sizes.users, sizes.items)
     part = min(_PART, most // item_bytes)
     if part == 0 or (kind == "prq" and item_bytes % 2):
         return

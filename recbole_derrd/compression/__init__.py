@@ -2,6 +2,6 @@
 
 from recbole_derrd.compression.evaluate import evaluate_tables
 from recbole_derrd.compression.model import CompressedModel
-from recbole_derrd.compression.recipe import Tables, check_recipe, compress, storing_recipe
+from recbole_derrd.compression.recipe import Tables, check_rank, check_recipe, compress, storing_recipe
 
-__all__ = ["CompressedModel", "Tables", "check_recipe", "compress", "evaluate_tables", "storing_recipe"]
+__all__ = ["CompressedModel", "Tables", "check_rank", "check_recipe", "compress", "evaluate_tables", "storing_recipe"]

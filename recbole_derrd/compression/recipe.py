@@ -70,6 +70,19 @@ def _check_sizes(options: CompressOptions, size: int) -> None:
         )
 
 
+def check_rank(options: CompressOptions, users: int, items: int) -> None:
+    """Refuse more dimensions than the scores of so many users and items have, once the data are there.
+
+    Raises:
+        OptionError: what to do.
+    """
+    if options.size is not None and options.size > min(users, items):
+        raise OptionError(
+            f"compress_size = {options.size} is more than the scores of {users:,} users and {items:,} items have "
+            f"dimensions. Give {min(users, items)} at most, or take it out to keep the teacher's own embeddings."
+        )
+
+
 @torch.no_grad()
 def compress(teacher: EmbeddingAdapter, options: CompressOptions, seed: int) -> Tables:
     """Compress a frozen teacher.
@@ -80,12 +93,13 @@ def compress(teacher: EmbeddingAdapter, options: CompressOptions, seed: int) -> 
         seed: seed of the rotation and of k-means.
 
     Raises:
-        OptionError: more dimensions or bytes are asked for than the teacher has dimensions.
+        OptionError: more dimensions or bytes are asked for than the teacher, or its scores, have dimensions.
         DataError: the teacher's embeddings hold NaN.
     """
     with teacher.shared():
         users, items = _plain(teacher.user_embeddings()), _plain(teacher.item_embeddings())
     _check_sizes(options, items.shape[1])
+    check_rank(options, len(users) - 1, len(items) - 1)
     if options.size is not None:
         users, items = score_factors(users, items, options.size)
         # A row of zeros comes out of it as rounding errors.

@@ -14,7 +14,7 @@ from typing import Any
 from recbole.utils import set_color
 
 from recbole_derrd.adapters import EmbeddingAdapter, adapter_class
-from recbole_derrd.compression import Tables, check_recipe, compress, evaluate_tables
+from recbole_derrd.compression import Tables, check_rank, check_recipe, compress, evaluate_tables
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.config.settings import config_files
@@ -102,6 +102,7 @@ def _run(config: DistillConfig, given: list[str], result: dict[str, Any]) -> dic
     options = config.compress_options
     data = prepare_data(config)
     log_data(config, data)
+    check_rank(options, data.history.n_users - 1, data.history.n_items - 1)
     if config.run_options.teacher_refine:
         own = check_refining(config, data)
         check_recipe(options, adapter_class(model_class(own["model"])), own["model"], own["embedding_size"])

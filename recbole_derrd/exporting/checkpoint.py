@@ -175,7 +175,8 @@ def run_settings(config: DistillConfig, content: dict[str, Any]) -> dict[str, An
     RecBole's own defaults are left out, since a report shows what a run was given.
     """
     usual = config.internal_config_dict
-    own = {key: config[key] for key in _stated(content["config"]) if key in _OF_THE_PROTOCOL or config[key] != usual.get(key)}
+    stated = _stated(content["config"])
+    own = {key: config[key] for key in stated if key in _OF_THE_PROTOCOL or config[key] != usual.get(key)}
     options = ((key, getattr(config.run_options, key)) for key in OF_THE_SPLIT)
     own.update({key: value for key, value in options if value is not None})
     return {"dataset": config["dataset"], **_data_path({"data_path": config["data_path"]}, config["dataset"]), **own}
