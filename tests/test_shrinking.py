@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from recbole_derrd.cli import main
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options import RunOptions
+from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import DataError, OptionError
 from recbole_derrd.experiment.plans import Sizes, refining
 from recbole_derrd.experiment.refine import OF_THE_PLANS
@@ -261,7 +262,7 @@ def test_the_teachers_of_a_runs_settings_are_shrunk(
     arguments = [f"--config_files={file}", "--bytes=2", "--without-plain", f"--record_dir={records}", *own]
     assert main(["shrink", *arguments]) == 0
     said = capsys.readouterr().out
-    assert "Refined teacher" in said and "Shrunk" in said
+    assert "Refined teacher" in said and "Shrunk" in said and "none of their distillers, learning_rate;" in said
     (record,) = [json.loads(path.read_text()) for path in sorted(records.glob("*.json"))][-1:]
     assert record["teacher"]["model"] == "LightGCN" and record["teacher"]["settings"]["learning_rate"] == 0.03
     assert main(["shrink", f"--config_files={file}", "saved/BPR.pth", "--bytes=2"]) == 2
@@ -291,6 +292,21 @@ def test_the_teacher_of_the_table_is_that_of_the_runs(of_a_file: list[str], tmp_
     models = sorted(path.parent.name.split("-")[0] for path in (tmp_path / "saved" / "cache").glob("*/model.pth"))
     assert models == ["BPR", "Refined"]
     assert all(record["teacher"]["found"] and record["refined"]["found"] for record in _records(tmp_path))
+
+
+def test_settings_of_files_that_do_not_hold_are_named(tiny_settings: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("model: NeuMF\nteacher_model: BPR\nepochs: 2\nteacher_refine: {epochs: 3}\n")
+    (tmp_path / "b.yaml").write_text("learning_rate: 0.1\nlistwise_labels: 0.5\nrrd_k: 3\nmetrics: [NDCG]\n")
+    data = prepare_data(DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR")))
+    said: list[str] = []
+    shrinking = _Shrinking.__new__(_Shrinking)
+    shrinking.files, shrinking._tell = [tmp_path / "a.yaml", tmp_path / "b.yaml"], said.append
+    shrinking.given = {"learning_rate": 0.2}
+    shrinking._tell_of_the_files(data)
+    assert len(said) == 1 and "takes none of their epochs, listwise_labels;" in said[0]
+    shrinking.files = []
+    shrinking._tell_of_the_files(data)
+    assert len(said) == 1
 
 
 def test_what_is_worth_a_training() -> None:

@@ -161,6 +161,7 @@ class _Shrinking:
     ) -> None:
         refine = _refining(files, settings)
         self.files, self.settings, self._tell = files, _without(settings, ["teacher_refine"]), tell
+        self.given = read_command_line(settings)
         self.choices: list[str] = []
         # Budgets share the refined teacher, and an interrupted shrinking goes on where it was.
         self.common = {**common, "compare_student": False, "resume": True, "teacher_refine": refine}
@@ -185,6 +186,7 @@ class _Shrinking:
             data = prepare_data(config)
             log_data(config, data)
             self._check(budget, data)
+            self._tell_of_the_files(data)
             teachers = teachers_of(config, data)
             knowledge = knowledge_of(config, teachers, data)
             trained = evaluated(config, teachers, knowledge, data)
@@ -277,6 +279,17 @@ class _Shrinking:
 
     def tell(self, sentence: str) -> None:
         self._tell(sentence)
+
+    def _tell_of_the_files(self, data: Data) -> None:
+        """Say which settings of files do not hold for what is trained here: its plan has its own."""
+        planned = {"compare_student", *coded_settings(Sizes.of(data, None), Split(8, 8))}
+        of_files = {key for file in self.files for key in read_settings(file)}
+        idle = sorted((of_files & planned) - {"teacher_refine", *self.given})
+        if idle:
+            self.tell(
+                f"The files describe the teacher's run. What shrink trains from it has a plan of its own, and takes "
+                f"none of their {', '.join(idle)}; settings of its trainings are given on the command line."
+            )
 
     def choose(self, sentence: str) -> None:
         self.choices.append(sentence)
