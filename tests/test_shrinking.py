@@ -29,7 +29,7 @@ from recbole_derrd.shrinking import Budget, shrink
 from recbole_derrd.shrinking.budget import Split, read_size, splits_of_bytes, splits_of_total
 from recbole_derrd.shrinking.outcome import Row
 from recbole_derrd.shrinking.plan import coded_settings, plain_settings
-from recbole_derrd.shrinking.shrink import _Shrinking
+from recbole_derrd.shrinking.shrink import _of_the_settings, _Shrinking
 from recbole_derrd.training.checkpoint import read_checkpoint
 
 pytestmark = [pytest.mark.whole_run, pytest.mark.usefixtures("few_rounds")]
@@ -92,14 +92,16 @@ def test_splits_of_a_whole_fit_and_one_dimension_more_would_not(
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("1MB", 10**6), ("250kB", 250_000), ("1.5 mb", 1_500_000), ("4096", 4096), ("2GB", 2 * 10**9)]
+    ("text", "size"),
+    [(2000, 2000), ("1MB", 10**6), ("250kB", 250_000), ("1.5 mb", 1_500_000), ("4096", 4096), ("2GB", 2 * 10**9)],
 )
-def test_sizes_are_read(text: str, size: int) -> None:
+def test_sizes_are_read(text: str | int, size: int) -> None:
     assert read_size(text) == size
+    Budget(size=text).check()
 
 
-@pytest.mark.parametrize("text", ["", "MB", "-1MB", "1TB", "0", "1e6", "nan"])
-def test_what_is_no_size_is_refused(text: str) -> None:
+@pytest.mark.parametrize("text", ["", "MB", "-1MB", "1TB", "0", "1e6", "nan", 0, -1, True])
+def test_what_is_no_size_is_refused(text: str | int) -> None:
     with pytest.raises(OptionError, match="--size cannot be"):
         read_size(text)
 
@@ -309,6 +311,24 @@ def test_settings_of_files_that_do_not_hold_are_named(tiny_settings: Any, tmp_pa
     assert len(said) == 1
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no folder that nobody may write")
+def test_a_place_that_cannot_be_is_refused_at_once() -> None:
+    """To the caller of the function, too: no export is worth trainings that it cannot keep."""
+    with pytest.raises(OptionError, match=r"Cannot write to --out = '/proc/nope/small': .*\. Choose another folder"):
+        shrink("absent.pth", Budget(item_bytes=4), "/proc/nope/small")
+
+
+def test_a_teachers_name_is_enough(tiny_settings: Any) -> None:
+    """The student of a shrinking is a BPR, whoever teaches."""
+    keys = {key: value for key, value in tiny_settings("BPR").items() if key not in ("metrics", "topk")}
+    given = [f"--{key}={value}" for key, value in {**keys, "valid_metric": "NDCG@10"}.items()]
+    for model in ("LightGCN", "BPR"):
+        assert _of_the_settings([], (*given, "--dataset=tiny", f"--teacher_model={model}"))["teacher_model"] == model
+    assert _of_the_settings([], (*given, "--dataset=tiny", "--teacher={epochs: 2}"))["teacher_model"] == "BPR"
+    own = (*given, "--dataset=tiny", "--model=NeuMF", "--teacher={epochs: 2}")
+    assert _of_the_settings([], own)["teacher_model"] == "NeuMF"
+
+
 def test_what_is_worth_a_training() -> None:
     shrinking = _Shrinking.__new__(_Shrinking)
     shrinking.metric, shrinking.sign = "ndcg@5", 1
@@ -403,6 +423,8 @@ def test_teachers_are_given_all_that_plans_set() -> None:
         (["--times=1"], "above 1"),
         (["--times=much"], "--times must be a number"),
         (["--bytes=2", "--out=."], "--out must name a new folder"),
+        (["--bytes=2", f"--out={__file__}/small"], "Not a directory. Choose another folder."),
+        (["--bytes=2", f"--out={'a' * 300}"], "File name too long. Choose another folder."),
         (["--bytes=2", "--nproc=2"], "one process"),
         (["--bytes=2", "--eval_args={split: {RS: [0.8, 0, 0.2]}}"], "eval_args leaves none. Take a teacher whose run"),
     ],

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
+import os
 from pathlib import Path
 from typing import ClassVar, Union
 
 from recbole_derrd.errors import OptionError, did_you_mean
 from recbole_derrd.exporting.index import check_index
+from recbole_derrd.runtime.files import try_writing
 from recbole_derrd.serving.layout import BITS, CARD, FORMATS
 
 
@@ -85,6 +88,7 @@ class Request:
         if not 0 <= self.top <= 1_000_000:
             raise OptionError(f"--top, the length of the rankings, must be 1 to 1000000, but is {self.top}.")
         self.check_place()
+        self.check_writable()
 
     def check_place(self) -> None:
         """Refuse a place where something lies that must not be replaced.
@@ -94,12 +98,28 @@ class Request:
         """
         if self.out.name in ("", ".", ".."):
             raise OptionError(f"--out must name a new folder, and '{self.out}' names none, e.g. --out=export.")
-        if not (self.out.exists() or self.out.is_symlink()):
+        if not os.path.lexists(self.out):
             return
         if not self.force:
             raise OptionError(f"'{self.out}' exists. Choose another folder, or replace an export by --force.")
         if not (self.out / CARD).is_file() or self.out.is_symlink():
             raise OptionError(f"'{self.out}' is no export, so --force does not replace it. Choose another folder.")
+
+    def check_writable(self) -> None:
+        """Refuse a place that the system does not let be written, before hours are spent on what it is for.
+
+        Raises:
+            OptionError: why not.
+        """
+        above = self.out.absolute().parents
+        try:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.lstat(self.out)
+            try_writing(next(place for place in above if os.path.lexists(place)))
+        except OSError as error:
+            raise OptionError(
+                f"Cannot write to --out = '{self.out}': {error.strerror or error}. Choose another folder."
+            ) from error
 
 
 #: What names a checkpoint: its ``checkpoint``, ``model``, ``settings`` and ``doing``.

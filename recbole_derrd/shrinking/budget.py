@@ -58,12 +58,12 @@ class Budget:
 
     Attributes:
         item_bytes: bytes of an item's codes; the users stay float32.
-        size: bytes of all users and items together, e.g. "1MB"; the users are in 8 bits.
+        size: bytes of all users and items together, a number or e.g. "1MB"; the users are in 8 bits.
         times: how many times smaller than the teacher the whole shall be.
     """
 
     item_bytes: int | None = None
-    size: str | None = None
+    size: str | int | None = None
     times: float | None = None
 
     def check(self) -> None:
@@ -179,12 +179,13 @@ def least_total(n_users: int, n_items: int) -> int:
     return Split(_FEWEST_DIMENSIONS, BITS[0], 8).total(n_users, n_items)
 
 
-def read_size(text: str) -> int:
-    """Return the bytes of a size as one writes it: 1MB, 250 kB, 4096.
+def read_size(given: str | int) -> int:
+    """Return the bytes of a size as one writes it: 1MB, 250 kB, 4096; a number is of bytes.
 
     Raises:
         OptionError: it is none.
     """
+    text = str(given)
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kMG]?B)?\s*", text, re.IGNORECASE)
     unit = _UNITS.get((match[2] or "").upper()) if match else None
     if match is None or unit is None or not float(match[1]):

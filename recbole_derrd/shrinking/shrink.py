@@ -96,6 +96,7 @@ def shrink(
     request = None if out is None else Request(Path(), Path(out), force=force, command=command)
     if request is not None:
         request.check_place()
+        request.check_writable()
     files, given = config_files(config_file_list), tuple(settings)
     _refuse_spent(given)
     common = _of_the_file(Path(checkpoint), given) if checkpoint is not None else _of_the_settings(files, given)
@@ -117,7 +118,8 @@ def _of_the_settings(files: list[str | Path], settings: tuple[str, ...]) -> dict
             "Which model? Name a checkpoint (recbole-derrd shrink saved/BPR.pth --bytes=20), or a teacher in the "
             "settings: teacher_model, teacher, teachers, teacher_checkpoint or teacher_export."
         )
-    return who_teaches(DistillConfig(None, None, files, {}, settings))
+    # A teacher is of the run's model where it names no other, and the student here is a BPR.
+    return who_teaches(DistillConfig(None if "model" in given else "BPR", None, files, {}, settings))
 
 
 def _refining(files: list[str | Path], settings: tuple[str, ...]) -> bool | dict[str, Any]:
