@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from recbole.model.general_recommender import BPR, LightGCN
+from recbole.model.general_recommender import BPR, ENMF, LightGCN, RecVAE
 
 from recbole_derrd.adapters import adapter_class
 from recbole_derrd.adapters.factors import TwoTablesAdapter
@@ -16,6 +16,7 @@ from recbole_derrd.cli import main
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import CheckpointError, OptionError
+from recbole_derrd.experiment.preflight import check_roles
 from recbole_derrd.model_cache.keys import cache_key
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.recbole_compat.models import model_class, name_of, recbole_ancestor
@@ -110,6 +111,24 @@ def test_another_source_is_another_model(
 def test_what_is_no_model_is_a_sentence(name: str, words: str, tiny_settings: Settings) -> None:
     with pytest.raises(OptionError, match=words):
         DistillConfig(name, "tiny", config_dict=tiny_settings("BPR"))
+
+
+class Autoencoder(RecVAE):
+    """RecBole trains it as a RecVAE, one epoch's losses added up to another's."""
+
+
+class WholeUsers(ENMF):
+    """Its embeddings are of no pair."""
+
+
+def test_a_model_of_whole_users_is_its_ancestors(tiny_settings: Settings, tmp_path: Path) -> None:
+    """It takes no negatives, of which its teacher has its own, and its trainer no tuple of losses."""
+    more = {"train_neg_sample_args": None, "teacher_model": "BPR", "teacher": {"embedding_size": 16}, **RRD}
+    settings = tiny_settings("RecVAE", record_dir=str(tmp_path), **more, compare_student=False)
+    record = run_recbole_derrd(Autoencoder, "tiny", config_dict={**settings, "distillers": ["listwise"]})
+    assert record["distillers"] == ["listwise"] and record["teacher"]["model"] == "BPR"
+    with pytest.raises(OptionError, match="is trained on whole users"):
+        check_roles(name_of(WholeUsers), ["BPR"], ["de"])
 
 
 def test_a_checkpoint_does_not_say_which_modules_are_imported(own: str, tiny_settings: Settings) -> None:

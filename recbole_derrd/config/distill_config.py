@@ -278,7 +278,7 @@ class DistillConfig(Config):
         count = given.get("sample_num", 1)
         if given.get("distribution") != "none" and (not isinstance(count, int) or count < 1):
             raise OptionError(f"sample_num in train_neg_sample_args must be a whole number from 1 on, but is {count}.")
-        needs = self["MODEL_TYPE"] != ModelType.TRADITIONAL and self.model not in WHOLE_USER_MODELS
+        needs = self["MODEL_TYPE"] != ModelType.TRADITIONAL and not trains_on_whole_users(self.model)
         pairs = needs and self["MODEL_INPUT_TYPE"] == InputType.PAIRWISE
         if pairs and given.get("distribution") == "none":
             raise OptionError(
@@ -345,7 +345,7 @@ class DistillConfig(Config):
         # Also where the model has a seed of its own: all are evaluated among the same.
         kept["candidates_seed"] = self.candidates_seed
         # That a student trained on whole users samples no negatives says nothing of models that need them.
-        whole_users = self.model in WHOLE_USER_MODELS and model not in WHOLE_USER_MODELS
+        whole_users = trains_on_whole_users(self.model) and not trains_on_whole_users(model)
         if whole_users and base.get("train_neg_sample_args", {}) is None:
             del base["train_neg_sample_args"]
         derived = DistillConfig(model, self.dataset, config_dict={**base, **kept, **settings}, typed=True)
@@ -363,6 +363,11 @@ class DistillConfig(Config):
     def cache_dir(self) -> Path:
         """Folder of trained models and knowledge."""
         return Path(self.run_options.cache_dir or Path(self["checkpoint_dir"]) / "cache")
+
+
+def trains_on_whole_users(model: str) -> bool:
+    """Whether a model, or the RecBole model that it is derived from, is trained on whole users and not on pairs."""
+    return recbole_ancestor(model) in WHOLE_USER_MODELS
 
 
 def _refuse_of_the_run(refining: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import torch
 from recbole.utils import FeatureType
 
 from recbole_derrd.adapters import ADAPTERS, EmbeddingAdapter, adapter_class
-from recbole_derrd.config.distill_config import WHOLE_USER_MODELS, DistillConfig
+from recbole_derrd.config.distill_config import DistillConfig, trains_on_whole_users
 from recbole_derrd.config.options.filters import check_column
 from recbole_derrd.config.other_methods import idle_options, without_effect
 from recbole_derrd.data.prepare import Data
@@ -284,7 +284,7 @@ def check_roles(student: str, teachers: list[str], distillers: list[str], *, emb
                     f"{name} needs user and item embeddings, and the {role} {' or '.join(models)} has none. "
                     f"Use distillers that need none ({_without_embeddings()}), or another {role}."
                 )
-        if student in WHOLE_USER_MODELS:
+        if trains_on_whole_users(student):
             raise OptionError(
                 f"{name} needs the items of a batch, and {student} is trained on whole users. Use distillers that "
                 f"need none: {_without_embeddings()}."

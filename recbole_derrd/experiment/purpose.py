@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from recbole.utils import InputType, ModelType
 
-from recbole_derrd.config.distill_config import WHOLE_USER_MODELS, DistillConfig, model_settings
+from recbole_derrd.config.distill_config import DistillConfig, model_settings, trains_on_whole_users
 from recbole_derrd.config.options.evaluation import left_out
 from recbole_derrd.config.options.recbole_keys import SET_BY_RECBOLE
 from recbole_derrd.config.options.schema import AUTO
@@ -176,7 +176,7 @@ def _reads_labels(config: DistillConfig) -> bool:
         return True
     sampled = config["train_neg_sample_args"]["distribution"] != "none"
     by_pairs = config["MODEL_INPUT_TYPE"] != InputType.POINTWISE or config["MODEL_TYPE"] == ModelType.TRADITIONAL
-    return not (sampled or by_pairs or recbole_ancestor(config["model"]) in WHOLE_USER_MODELS)
+    return not (sampled or by_pairs or trains_on_whole_users(config["model"]))
 
 
 def _candidates(config: DistillConfig) -> list[str]:

@@ -32,7 +32,7 @@ from recbole_derrd.student.quantized import (
 from recbole_derrd.student.warm_start import warm_start
 from recbole_derrd.teacher import Knowledge
 
-# RecVAETrainer adds up epochs with +, which a tuple of terms would break.
+# RecVAETrainer adds up epochs with +, which a tuple of terms would break; it trains models derived from RecVAE too.
 _SUMMED_LOSS = ("RecVAE",)
 
 
@@ -106,7 +106,7 @@ class DistilledMixin:
         self.loss_names = names
         losses = (*terms, *bases)
         self.last_terms = {name: loss.detach() for name, loss in zip(names, losses)}
-        if type(self).__mro__[2].__name__ in _SUMMED_LOSS:
+        if any(one.__name__ in _SUMMED_LOSS and one.__module__.startswith("recbole.") for one in type(self).__mro__):
             self.loss_names = ["sum"]
             return sum(losses)
         return losses
