@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Callable
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.utils import parametrize
@@ -16,8 +17,10 @@ from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.errors import CheckpointError, OptionError
 from recbole_derrd.evaluation.size import bytes_per_item, model_bytes, parameter_count
 from recbole_derrd.experiment.preflight import check_run
+from recbole_derrd.exporting import Request, export
 from recbole_derrd.exporting.checkpoint import load_trained
 from recbole_derrd.exporting.request import Source
+from recbole_derrd.exporting.scores import embeddings_of
 from recbole_derrd.model_cache.building import load_model
 from recbole_derrd.quick_start import knowledge_of, run_recbole_derrd
 from recbole_derrd.student.model import build_student
@@ -126,6 +129,21 @@ def test_a_plain_model_of_its_checkpoint_takes_as_many(
         if set(damage) <= set(entry):
             with pytest.raises(CheckpointError, match=r"do not fit its table\. Train the student"):
                 load_weights(loaded, {**content, "table_steps": {"item_embedding": {**entry, **damage}}}, "a.pth")
+
+
+def test_float32_is_written_where_it_is_asked_for(tiny_settings: Settings, tmp_path: Path) -> None:
+    """Of users in few bits and items that are not; Parquet and an index have nothing else."""
+    student, _, config = built(keys_of(tiny_settings, student_bits=32, user_bits=8))
+    trainer = trainer_for(config, student, checkpoint=tmp_path / "student.pth", role="distilled")
+    trainer._save_checkpoint(0, verbose=False)
+    for bits, users in ((None, 8), (32, None)):
+        card = export(Request(tmp_path / "student.pth", tmp_path / f"out{bits}", bits=bits))
+        assert card["embedding"]["bits"] == 32 and card["embedding"].get("user_bits") == users
+    trained = load_trained(Source(tmp_path / "student.pth", "export"))
+    wanted = Request(tmp_path / "student.pth", tmp_path / "out", "parquet").wanted_bits
+    found = embeddings_of(trained.adapter, wanted, 0, trained.table_entries)
+    assert found is not None and set(found.arrays["user"]) == {"embeddings"}
+    assert np.array_equal(np.load(tmp_path / "out32" / "users.npy"), found.arrays["user"]["embeddings"])
 
 
 @pytest.mark.parametrize("bits", [1, 4])

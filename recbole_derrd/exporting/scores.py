@@ -75,8 +75,10 @@ def embeddings_of(
     """
     if not isinstance(adapter, EmbeddingAdapter):
         return None
-    if steps and bits in (None, _item_bits(adapter, steps)):
-        return of_tables(trained_tables(adapter, steps), _item_bits(adapter, steps))
+    trained = _item_bits(adapter, steps) if steps else 32
+    # Asked for by name, float32 is that of both sides, whatever the users were trained in.
+    if steps and (bits is None or bits == trained < 32):
+        return of_tables(trained_tables(adapter, steps), trained)
     bits = bits or 32
     if bits != 32:
         return _in_few_bits(adapter, bits, seed)
