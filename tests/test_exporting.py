@@ -25,6 +25,7 @@ from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.compress import CompressOptions
 from recbole_derrd.config.settings import file_names
 from recbole_derrd.data.prepare import prepare_data
+from recbole_derrd.errors import DataError
 from recbole_derrd.exporting import Request, export
 from recbole_derrd.exporting.checkpoint import Trained, described_by, load_trained, run_settings
 from recbole_derrd.exporting.request import Source
@@ -362,6 +363,23 @@ def test_parquet_holds_ids_and_embeddings(trained: Any, tmp_path: Path) -> None:
     rows = parquet.read_table(tmp_path / "out" / "top.parquet").to_pylist()
     lists = read_lists(tmp_path / "plain" / "top.csv")
     assert [row["item_id"] for row in rows] == [item for ranking in lists.values() for item, _ in ranking]
+
+
+def test_rankings_alone_are_named_as_they_are_written(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written(file: Path, rows: Any) -> int:
+        file.write_bytes(b"PAR1")
+        return len(list(rows))
+
+    monkeypatch.setattr("recbole_derrd.exporting.request.refuse_without_pyarrow", lambda: None)
+    monkeypatch.setattr("recbole_derrd.exporting.folder.write_rankings", written)
+    card = export(Request(trained("Pop"), tmp_path / "out", "parquet", top=3))
+    assert card["top"]["file"] == "top.parquet" and (tmp_path / "out" / "top.parquet").is_file()
+    page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "`top.parquet` holds" in page and "top.csv" not in page
+    with pytest.raises(DataError, match=r"Its users' rankings are in 'top\.parquet'"):
+        Recommender.load(tmp_path / "out")
 
 
 # -- recommend

@@ -17,7 +17,7 @@ from recbole_derrd.exporting.request import Request
 from recbole_derrd.exporting.scores import Embeddings
 from recbole_derrd.registry import METHODS, method_class
 from recbole_derrd.report.environment import versions
-from recbole_derrd.serving.layout import TOP
+from recbole_derrd.serving.layout import TOP, TOP_PARQUET
 from recbole_derrd.teacher.checkpoint_settings import loads_a_file
 
 
@@ -75,7 +75,13 @@ def _codebooks(embeddings: Embeddings) -> dict[str, int]:
 
 
 def _top(request: Request, rows: int) -> dict[str, Any]:
-    return {"count": request.top, "rows": rows, "seen_items": "kept" if request.keep_seen else "left out"}
+    seen = "kept" if request.keep_seen else "left out"
+    return {
+        "count": request.top,
+        "rows": rows,
+        "seen_items": seen,
+        "file": TOP_PARQUET if request.kind == "parquet" else TOP,
+    }
 
 
 def _methods(names: list[str] | None) -> list[dict[str, str]] | None:
@@ -128,8 +134,7 @@ def readme(card: dict[str, Any]) -> str:
     if card["index"]:
         lines += ["", *usage(card["index"])]
     if top:
-        file = TOP if not embedding or embedding["format"] != "parquet" else "top.parquet"
-        lines += ["", f"`{file}` holds {top['rows']:,} rows `user_id, rank, item_id, score`: each user's "]
+        lines += ["", f"`{top['file']}` holds {top['rows']:,} rows `user_id, rank, item_id, score`: each user's "]
         lines[-1] += f"top-{top['count']} ranking, with the user's training items {top['seen_items']}."
     lines += [
         "",

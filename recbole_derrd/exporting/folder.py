@@ -16,7 +16,7 @@ from recbole_derrd.exporting.request import Request
 from recbole_derrd.exporting.scores import Embeddings, embeddings_of
 from recbole_derrd.runtime.files import building_folder, write_errors_named
 from recbole_derrd.runtime.locks import locked
-from recbole_derrd.serving.layout import README, TOP
+from recbole_derrd.serving.layout import README, TOP, TOP_PARQUET
 from recbole_derrd.serving.lists import write_csv
 from recbole_derrd.serving.writing import write_card, write_identities, write_seen, write_vectors
 
@@ -81,6 +81,6 @@ def _write_rankings(folder: Path, request: Request, trained: Trained, embeddings
     """Write the users' rankings; return how many rows there are."""
     every = ranking_rows(trained, embeddings, request.top, keep_seen=request.keep_seen)
     if request.kind == "parquet":
-        return write_rankings(folder / Path(TOP).with_suffix(".parquet"), every)
+        return write_rankings(folder / TOP_PARQUET, every)
     with open(folder / TOP, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
         return write_csv(file, every)

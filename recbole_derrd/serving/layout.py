@@ -17,7 +17,8 @@
                         ``codebooks``, in one file
 ``items.parquet``       of ``--format=parquet``: columns ``item_id`` and ``embedding``
 ``items.faiss``         of ``--index=faiss``: an IndexFlatIP; ``items.usearch`` of ``--index=usearch``; label r is row r
-``top.csv``             of ``--top``: ``user_id, rank, item_id, score``; all that a model without embeddings has
+``top.csv``             of ``--top``: ``user_id, rank, item_id, score``; all that a model without embeddings has;
+                        ``top.parquet`` of ``--format=parquet``
 ======================  ================================================================================================
 """
 
@@ -32,7 +33,7 @@ from recbole_derrd.runtime.stored_arrays import DamagedFileError, checksum, unse
 
 #: Raised whenever a file changes its meaning.
 FORMAT = 1
-CARD, README, TOP = "card.json", "README.md", "top.csv"
+CARD, README, TOP, TOP_PARQUET = "card.json", "README.md", "top.csv", "top.parquet"
 SEEN = ("seen.indptr.npy", "seen.items.npy")
 #: How vectors are written, and which of them numpy alone reads.
 FORMATS, READABLE = ("npy", "safetensors", "parquet"), ("npy", "safetensors")

@@ -15,7 +15,7 @@ from recbole_derrd.runtime.stored_arrays import DamagedFileError
 from recbole_derrd.serving.arrays import mapped
 from recbole_derrd.serving.fold_in import folded_in
 from recbole_derrd.serving.ids import Ids, read_ids
-from recbole_derrd.serving.layout import BITS, FORMATS, READABLE, SEEN, TOP, damaged, ids_file, read_card
+from recbole_derrd.serving.layout import BITS, FORMATS, READABLE, SEEN, TOP, TOP_PARQUET, damaged, ids_file, read_card
 from recbole_derrd.serving.search import EXACT, TWO_STAGE, Search, TwoStageSearch
 from recbole_derrd.serving.vectors import Vectors, open_vectors
 
@@ -83,9 +83,10 @@ class Recommender:
         card = read_card(place, check=check)
         embedding = card.get("embedding")
         if embedding is None:
+            top = TOP_PARQUET if TOP_PARQUET in card["files"] else TOP
             raise DataError(
                 f"The export '{place}' holds no embeddings, because {card['model']} has none that its score is made "
-                f"of. Its users' rankings are in '{TOP}'."
+                f"of. Its users' rankings are in '{top}'."
             )
         kind, bits = embedding["format"], embedding["bits"]
         if kind in FORMATS and kind not in READABLE:

@@ -25,7 +25,7 @@ from recbole_derrd.data.atomic_files import content_digest
 from recbole_derrd.errors import DataError
 from recbole_derrd.runtime.stored_arrays import DamagedFileError
 from recbole_derrd.serving.ids import read_ids
-from recbole_derrd.serving.layout import CARD, TOP, damaged, ids_file, read_card
+from recbole_derrd.serving.layout import CARD, TOP, TOP_PARQUET, damaged, ids_file, read_card
 from recbole_derrd.serving.vectors import open_vectors
 from recbole_derrd.teacher.exported.columns import read_archive, read_csv, read_parquet
 from recbole_derrd.teacher.exported.rankings import Rankings, rankings_of
@@ -33,7 +33,6 @@ from recbole_derrd.teacher.exported.rankings import Rankings, rankings_of
 Array = np.ndarray[Any, Any]
 SIDES = ("user", "item")
 _PARQUET = tuple(f"{side}s.parquet" for side in SIDES)
-_TOP_PARQUET = Path(TOP).with_suffix(".parquet").name
 #: What a file that is none of these should be.
 _KINDS = (
     "Give a folder that 'recbole-derrd export' has written, a folder with users.parquet and items.parquet, or a file "
@@ -183,7 +182,7 @@ def _export(folder: Path) -> Exported:
             tables, read = _tables(folder, embedding, counts, ids)
             found = Exported(folder, ids, tables, None, True, _digest(files + read))
         else:
-            file = next((folder / name for name in (TOP, _TOP_PARQUET) if name in card["files"]), None)
+            file = next((folder / name for name in (TOP, TOP_PARQUET) if name in card["files"]), None)
             if file is None:
                 raise DamagedFileError("it holds neither embeddings nor rankings")
             columns = read_csv(file) if file.suffix == ".csv" else read_parquet(file)
