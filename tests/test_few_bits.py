@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Callable
 
@@ -12,9 +13,10 @@ import torch
 from torch.nn.utils import parametrize
 
 from recbole_derrd.adapters import adapter_class
+from recbole_derrd.compression.recipe import trained_tables
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.prepare import prepare_data
-from recbole_derrd.errors import CheckpointError, OptionError
+from recbole_derrd.errors import CheckpointError, DataError, OptionError
 from recbole_derrd.evaluation.size import bytes_per_item, model_bytes, parameter_count
 from recbole_derrd.experiment.preflight import check_run
 from recbole_derrd.exporting import Request, export
@@ -144,6 +146,31 @@ def test_float32_is_written_where_it_is_asked_for(tiny_settings: Settings, tmp_p
     found = embeddings_of(trained.adapter, wanted, 0, trained.table_entries)
     assert found is not None and set(found.arrays["user"]) == {"embeddings"}
     assert np.array_equal(np.load(tmp_path / "out32" / "users.npy"), found.arrays["user"]["embeddings"])
+
+
+@pytest.mark.parametrize("model", ["BPR", "LightGCN"])
+def test_codes_are_exported_exactly_though_the_largest_step_has_grown(
+    tiny_settings: Settings, tmp_path: Path, model: str
+) -> None:
+    """By 1,024: in a unit as large, float16 has few digits left for the smallest steps."""
+    student, _, config = built(keys_of(tiny_settings, model, student_bits=4, user_bits=4), model)
+    readers = student.propagated_bits.values() if model == "LightGCN" else [one for _, one, _ in coded_tables(student)]
+    with torch.no_grad():
+        for reader in readers:
+            reader.log_ratios.uniform_(-9, 0)
+            reader.log_ratios[-1] = math.log(1024)
+    trainer = trainer_for(config, student, checkpoint=tmp_path / "student.pth", role="distilled")
+    trainer._save_checkpoint(0, verbose=False)
+    trained = load_trained(Source(tmp_path / "student.pth", "export"))
+    tables = trained_tables(trained.adapter, trained.table_entries)
+    for side, table in (("user", tables.users), ("item", tables.items)):
+        assert torch.equal(table.rows()[1:], trained.adapter.embeddings(side)[1:])
+    for unit in (torch.zeros(1), torch.full((1,), 1e-9), torch.ones(2), torch.ones(1, dtype=torch.int64), 1.0):
+        damaged = {name: {**entry, "unit": unit} for name, entry in trained.table_entries.items()}
+        with pytest.raises(DataError, match=r"The unit of 'user_embedding' .* does not fit its steps\. Train the"):
+            trained_tables(trained.adapter, damaged)
+    earlier = {name: {"bits": one["bits"], "steps": one["steps"]} for name, one in trained.table_entries.items()}
+    assert trained_tables(trained.adapter, earlier).items.bytes_a_row == tables.items.bytes_a_row
 
 
 @pytest.mark.parametrize("bits", [1, 4])

@@ -20,7 +20,7 @@ from recbole_derrd.ops.residual import CODEWORDS
 from recbole_derrd.ops.rotation import learned_rotation, random_rotation
 from recbole_derrd.ops.svd import score_factors
 from recbole_derrd.teacher.exact import DIVERGED
-from recbole_derrd.training.fitting import fitting_codes, fitting_steps
+from recbole_derrd.training.fitting import fits_unit, fitting_codes, fitting_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,10 @@ def trained_tables(student: EmbeddingAdapter, steps: Mapping[str, Mapping[str, A
         bits, own = known.get("bits"), fitting_steps(known, len(rows))
         if own is None or type(bits) is not int or not 1 <= bits <= 8:
             raise DataError(f"The steps of '{name}' in the checkpoint do not fit its table. Train the student again.")
-        sides.append(QuantizedTable.with_steps(rows, own.float().cpu(), bits))
+        stored, unit = own.float().cpu(), known.get("unit")
+        if unit is not None and not fits_unit(unit, stored):
+            raise DataError(f"The unit of '{name}' in the checkpoint does not fit its steps. Train the student again.")
+        sides.append(QuantizedTable.with_steps(rows, stored, bits, None if unit is None else unit.float().cpu()))
     return Tables(*sides)
 
 

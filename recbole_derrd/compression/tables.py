@@ -85,9 +85,13 @@ class QuantizedTable:
         return cls.with_steps(embeddings, best_steps(embeddings, bits), bits)
 
     @classmethod
-    def with_steps(cls, embeddings: Tensor, steps: Tensor, bits: int) -> QuantizedTable:
-        """Code embeddings [n, d] with given steps [n]; of a student in few bits, with its own, nothing is lost."""
-        unit = unit_of(steps)
+    def with_steps(cls, embeddings: Tensor, steps: Tensor, bits: int, unit: Tensor | None = None) -> QuantizedTable:
+        """Code embeddings [n, d] with given steps [n].
+
+        Of a student in few bits nothing is lost with its own steps and the unit [1] that they were trained in. Where
+        the largest has grown since, the smallest have fewer digits in the unit that is found from them.
+        """
+        unit = unit_of(steps) if unit is None else unit
         scales = (steps / unit).half()
         # Coded with the steps as they are stored, so that their rounding is not an error on top.
         stored = scales.float() * unit

@@ -75,8 +75,8 @@ class QuantizedRows(nn.Module):
         self.log_ratios.copy_((steps.to(self.start) / self.start).log())
 
     def entry(self, latent: Tensor) -> dict[str, Any]:
-        """Return bits and steps."""
-        return {"bits": self.bits, "steps": self.steps().detach()}
+        """Return bits, steps, and the unit that they are stored in."""
+        return {"bits": self.bits, "steps": self.steps().detach(), "unit": self.unit.detach()}
 
     @torch.no_grad()
     def load(self, latent: Tensor, rows: Tensor, entry: Any, name: str) -> None:

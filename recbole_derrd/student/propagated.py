@@ -67,9 +67,9 @@ def served_weights(model: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
 
 
 def propagated_steps(model: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the table of each side in few bits, and its bits and steps."""
+    """Yield the table of each side in few bits, and its bits and steps, and the unit of these."""
     for side, reader in readers_of(model).items():
-        yield table_of(side), {"bits": reader.bits, "steps": reader.steps().detach()}
+        yield table_of(side), {"bits": reader.bits, "steps": reader.steps().detach(), "unit": reader.unit.detach()}
 
 
 def load_steps(model: nn.Module, steps: Mapping[str, Any]) -> None:

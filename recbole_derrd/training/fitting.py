@@ -76,6 +76,13 @@ def fitting_steps(given: Any, rows: int) -> Tensor | None:
     return steps if bool((steps.isfinite() & (steps > 0)).all()) else None
 
 
+def fits_unit(unit: Any, steps: Tensor) -> bool:
+    """Return whether a checkpoint's entry is a unit [1] in which float16 holds these steps [n]."""
+    if not isinstance(unit, Tensor) or unit.shape != (1,) or not unit.is_floating_point() or not float(unit) > 0:
+        return False
+    return bool((steps / unit.float().cpu()).half().isfinite().all())
+
+
 def fitting_codes(given: Any, rows: int, codebooks: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
     """Return codes and codebooks of a table that a checkpoint holds, or None where they do not fit it.
 
