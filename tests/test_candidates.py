@@ -17,7 +17,7 @@ from recbole.trainer import Trainer
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.data.candidates import CandidateLoader, candidates_digest, draw_candidates
 from recbole_derrd.data.prepare import prepare_data
-from recbole_derrd.errors import CheckpointError, DataError, OptionError
+from recbole_derrd.errors import CheckpointError, DataError, DistillError, OptionError
 from recbole_derrd.exporting.checkpoint import described_by
 from recbole_derrd.exporting.evaluate import Evaluation, evaluate_checkpoints
 from recbole_derrd.exporting.protocol import mode_of_the_run, options_of_the_run
@@ -308,6 +308,19 @@ def test_a_checkpoint_is_evaluated_by_its_runs_protocol(tiny_settings: Settings,
     with pytest.raises(DataError, match=r"there is no such file\. Name the file: --candidates_file=FILE"):
         evaluated()
     assert not (tmp_path / "own.npy").exists()
+
+
+def test_candidates_that_cannot_be_kept_are_drawn_all_the_same(
+    tiny_settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beside a checkpoint that nobody may write to; the user's own file has to be written."""
+    _, kept = prepared(tiny_settings)
+    (tmp_path / "text").write_text("no folder")
+    _, drawn = prepared(tiny_settings, cache_dir=str(tmp_path / "text" / "cache"))
+    assert torch.equal(drawn.valid.candidates, kept.valid.candidates)
+    assert "The candidates are drawn for this run alone: Cannot write" in caplog.text
+    with pytest.raises(DistillError, match="Cannot write"):
+        prepared(tiny_settings, candidates_file=str(tmp_path / "text" / "own.npy"))
 
 
 @pytest.mark.parametrize(

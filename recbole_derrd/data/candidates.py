@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from recbole_derrd.data.loaders import CatalogueSizedLoader, taking_over
-from recbole_derrd.errors import DataError
+from recbole_derrd.errors import DataError, DistillError
 from recbole_derrd.ops.sampling import exclusion_keys, sample_outside
 from recbole_derrd.runtime.files import replacing_file
 from recbole_derrd.runtime.locks import clearing_folder
@@ -113,15 +113,25 @@ def _refuse_other_content(file: Path) -> None:
 def _drawn(file: Path, drawing: tuple[Any, ...], own: bool) -> Tensor:
     candidates = draw_candidates(*drawing)
     if is_main_process():
-        alone = contextlib.nullcontext() if own else clearing_folder(file.parent, ".npy*", "candidates")
-        with alone, replacing_file(file) as partial:
-            with open(partial, "wb") as content:
-                np.save(content, candidates.numpy())
-            if not own:
-                # First: another run must not find candidates without it.
-                with replacing_file(_description(file)) as description:
-                    description.write_text(sealed({"checksum": checksum(partial)}), encoding="ascii")
+        try:
+            _keep(file, candidates, own)
+        except DistillError as error:
+            if own:
+                raise
+            # A checkpoint may lie where nobody may write, and its candidates are drawn alike each time.
+            getLogger().warning(f"The candidates are drawn for this run alone: {error}")
     return candidates
+
+
+def _keep(file: Path, candidates: Tensor, own: bool) -> None:
+    alone = contextlib.nullcontext() if own else clearing_folder(file.parent, ".npy*", "candidates")
+    with alone, replacing_file(file) as partial:
+        with open(partial, "wb") as content:
+            np.save(content, candidates.numpy())
+        if not own:
+            # First: another run must not find candidates without it.
+            with replacing_file(_description(file)) as description:
+                description.write_text(sealed({"checksum": checksum(partial)}), encoding="ascii")
 
 
 def _checked(
