@@ -26,7 +26,7 @@ from recbole_derrd.experiment.refine import OF_THE_PLANS
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.serving import Recommender
 from recbole_derrd.shrinking import Budget, shrink
-from recbole_derrd.shrinking.budget import Split, read_size, splits_of_bytes, splits_of_total
+from recbole_derrd.shrinking.budget import Codebooks, Split, read_size, splits_of_bytes, splits_of_total
 from recbole_derrd.shrinking.outcome import Row
 from recbole_derrd.shrinking.plan import coded_settings, plain_settings
 from recbole_derrd.shrinking.shrink import _of_the_settings, _Shrinking
@@ -224,6 +224,43 @@ def test_a_model_is_shrunk_and_served(trained: tuple[Path, list[str]], tmp_path:
         _, scores = zip(*served.recommend(user, k=5, exclude_seen=False))
         np.testing.assert_allclose(sorted(scores, reverse=True), np.sort(wanted[row])[::-1][:5], rtol=1e-5)
     assert "Shrunk" in outcome.table() and "bytes an item" in outcome.table()
+
+
+@pytest.mark.parametrize(
+    ("item_bytes", "items", "most", "found"),
+    [
+        (10, 327_680, 128, (10, 128)),  # 10 * 256 * 128 numbers of 2 bytes are 2 bytes an item
+        (10, 327_679, 128, (10, 127)),
+        (10, 204_800, 128, (10, 80)),  # as many as signs
+        (10, 204_799, 128, None),
+        (1, 10_000_000, 128, (1, 32)),
+        (20, 10_000_000, 64, None),  # 2 bits and a half a dimension
+        (16, 10_000_000, 64, (16, 64)),
+    ],
+)
+def test_codebooks_that_take_no_more_than_scales(
+    item_bytes: int, items: int, most: int, found: tuple[int, int] | None
+) -> None:
+    assert Budget(item_bytes=item_bytes).codebooks(items, most) == (found and Codebooks(*found))
+    assert Budget(times=10).codebooks(items, most) is None
+
+
+def test_a_large_catalogue_is_shrunk_to_codebooks_too(
+    trained: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the tiny one were large, and the codes in bits much worse."""
+    checkpoint, settings = trained
+    monkeypatch.setattr(Budget, "codebooks", lambda self, items, most: Codebooks(2, 6))
+    monkeypatch.setattr(_Shrinking, "_worth_a_training", lambda self, found: [])
+    outcome = shrink(checkpoint, Budget(item_bytes=2), tmp_path / "small", settings, compare_student=False)
+    assert outcome.rows[-1].name == "Shrunk: 2 codebooks of 6 dimensions" and outcome.shrunk.item_bytes == 2
+    assert any("codebooks hardly count" in choice for choice in outcome.choices)
+    content = read_checkpoint(outcome.checkpoint)
+    assert content["table_steps"]["item_embedding"]["codes"].shape[1] == 2
+    served = Recommender.load(tmp_path / "small")
+    wanted = (content["state_dict"]["user_embedding.weight"] @ content["state_dict"]["item_embedding.weight"][1:].T)[1]
+    (best, *_) = served.recommend(served.user_ids[0], k=5, exclude_seen=False)
+    assert best.score == pytest.approx(float(wanted.max()), rel=1e-5)
 
 
 def test_a_checkpoint_is_one_teacher_for_all_of_its_students(trained: tuple[Path, list[str]], tmp_path: Path) -> None:

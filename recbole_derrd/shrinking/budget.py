@@ -7,6 +7,7 @@ import re
 
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.packing import STEP_BYTES, packed_size
+from recbole_derrd.ops.residual import CODEWORDS
 
 #: Bits that a student can be trained in, fewest first.
 BITS = (1, 2, 4, 8)
@@ -14,6 +15,8 @@ BITS = (1, 2, 4, 8)
 _FEWEST_DIMENSIONS = 4
 #: Dimensions that a codebook may be worth.
 _DIMENSIONS_A_CODEBOOK = (16, 32)
+#: Bytes of a number of a codebook.
+_CODEBOOK_BYTES = 2
 #: Above so many bits a dimension, codebooks gain nothing.
 _MOST_BITS = 2
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -53,6 +56,18 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True)
+class Codebooks:
+    """Codebooks of a student's items, a byte of an item each, and the student's dimensions."""
+
+    number: int
+    size: int
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        return f"{self.number} codebook{'' if self.number == 1 else 's'} of {self.size} dimensions"
+
+
+@dataclasses.dataclass(frozen=True)
 class Budget:
     """What may be spent: exactly one of the three.
 
@@ -81,6 +96,21 @@ class Budget:
             read_size(self.size)
         if self.times is not None and not self.times > 1:
             raise OptionError(f"--times must be above 1, but is {self.times}.")
+
+    def codebooks(self, items: int, most: int) -> Codebooks | None:
+        """Return codebooks that take no more of an item's bytes than a row's scale in bits does; None if none do.
+
+        Args:
+            items: of the catalogue, the padding included.
+            most: the most dimensions that the student may have.
+        """
+        number = self.item_bytes
+        if number is None or 8 * number > _MOST_BITS * most:
+            return None
+        affordable = items * STEP_BYTES // (number * CODEWORDS * _CODEBOOK_BYTES)
+        size = min(most, affordable, _DIMENSIONS_A_CODEBOOK[-1] * number)
+        # With fewer dimensions than signs of as many bytes they would gain nothing.
+        return Codebooks(number, size) if size >= min(most, 8 * number) else None
 
     def splits(self, users: int, items: int, teacher_bytes: int, most: int) -> list[Split]:
         """Return the ways to spend it; ids include the padding."""

@@ -46,12 +46,12 @@ from recbole_derrd.runtime.processes import rendezvous
 from recbole_derrd.runtime.randomness import kept_random_state
 from recbole_derrd.shrinking.budget import Budget, Split
 from recbole_derrd.shrinking.outcome import Outcome, Row
-from recbole_derrd.shrinking.plan import coded_settings, plain_settings
+from recbole_derrd.shrinking.plan import codebook_settings, coded_settings, plain_settings
 
 #: Splits of the budget that are trained; which, their untrained codes say on the validation split.
 _TRAINED = 2
 #: Settings that the bytes decide.
-_SPENT = ("embedding_size", "student_bits", "user_bits", "store_bits", "store_users")
+_SPENT = ("embedding_size", "student_bits", "student_codebooks", "user_bits", "store_bits", "store_users")
 #: Settings of a training that a user may give, which hold for the refined teacher too.
 _OF_A_TRAINING = ("learner", *(key for key in OF_THE_PLANS if key not in _SPENT))
 #: Settings that a student without a teacher does not have.
@@ -210,13 +210,18 @@ class _Shrinking:
             f"There are {len(splits)} ways to spend the bytes. The refined teacher's codes, untrained, are the best on "
             f"the validation split with {named}: this is trained."
         )
-        records = [(self._run(coded_settings(sizes, split), f"{split}", self.settings), split) for split in worth]
-        record, split = max(records, key=lambda one: self.sign * one[0]["distilled"]["valid"][self.metric])
+        plans = {str(split): coded_settings(sizes, split) for split in worth}
+        books = budget.codebooks(history.n_items, most)
+        if books is not None:
+            plans[str(books)] = codebook_settings(sizes, books.number, books.size)
+            self.choose(f"The items are so many that codebooks hardly count beside them: {books} are trained too.")
+        records = [(self._run(plan, name, self.settings), name) for name, plan in plans.items()]
+        record, name = max(records, key=lambda one: self.sign * one[0]["distilled"]["valid"][self.metric])
         if len(records) > 1:
-            self.choose(f"{split}: the best of the trained ones on the validation split.")
+            self.choose(f"{name}: the best of the trained ones on the validation split.")
         path = Path(record["checkpoints"]["student"])
         seconds = refined.trained.seconds + sum(one["distilled"]["seconds"] for one, _ in records)
-        rows.append(_of_entry(f"Shrunk: {split}", record["distilled"], seconds))
+        rows.append(_of_entry(f"Shrunk: {name}", record["distilled"], seconds))
         outcome = Outcome(tuple(rows), path, None, Path(record["path"]), tuple(self.choices), self.metric)
         try:
             return dataclasses.replace(outcome, export=self._exported(request, path))
