@@ -13,6 +13,7 @@ import torch
 from device.noise import same_noise
 from device.pretend import CARD, CardGenerator, MixedDevicesError, OnCard, pretended_card
 from device.worlds import batch_of, built, world_on
+from torch.nn.utils import parametrize
 
 import recbole_derrd.runtime.processes as processes
 from recbole_derrd.errors import OptionError
@@ -20,6 +21,7 @@ from recbole_derrd.ops.experts import _rows_at_once
 from recbole_derrd.ops.full_softmax import users_at_once
 from recbole_derrd.registry import METHODS, method_class
 from recbole_derrd.runtime.randomness import random_state, set_random_state
+from recbole_derrd.student.codewords import CodewordRows
 from recbole_derrd.student.model import DistilledMixin
 from recbole_derrd.training.attributes import put_back
 
@@ -162,3 +164,17 @@ def test_more_processes_than_cards_are_a_sentence(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(OptionError, match=r"gpu_id = 0,1 and nproc = 2 ask for more GPUs than the 1 that torch finds"):
         processes.join(1, {"gpu_id": "0,1", "nproc": 2})
+
+
+def test_a_table_in_codebooks_lives_on_the_card(card: torch.device) -> None:
+    """Codes are found on the CPU, and come from a checkpoint of either."""
+    table = torch.nn.Embedding(30, 4).to(card)
+    reader, table.weight = CodewordRows.of(table.weight, 2, seed=0)
+    parametrize.register_parametrization(table, "weight", reader, unsafe=True)
+    latent = table.parametrizations.weight.original
+    table.weight.square().sum().backward()
+    assert isinstance(latent.grad, OnCard) and isinstance(reader.codes, OnCard)
+    rows, entry = table.weight.detach(), reader.entry(latent)
+    for given in (entry, {key: value.cpu() for key, value in entry.items()}, None):
+        reader.load(latent, rows, given, "table")
+        assert isinstance(reader.codes, OnCard) and torch.allclose(table.weight.detach().cpu(), rows.cpu(), atol=1e-3)

@@ -43,7 +43,8 @@ def codeword_sums(codes: Tensor, codebooks: Tensor) -> Tensor:
     levels, codewords, size = codebooks.shape
     first = torch.arange(levels, device=codes.device) * codewords
     every = codebooks.reshape(levels * codewords, size)
-    rows: Tensor = torch.nn.functional.embedding_bag(codes.long() + first, every, mode="sum")
+    starts = torch.arange(len(codes), device=codes.device) * levels
+    rows: Tensor = torch.nn.functional.embedding_bag((codes.long() + first).flatten(), every, starts, mode="sum")
     return rows
 
 

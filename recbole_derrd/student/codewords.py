@@ -20,23 +20,27 @@ class CodewordRows(nn.Module):
     whose rounding gradients pass as they are. The padding row stands for some codewords too.
 
     Args:
-        levels: codebooks.
-        seed: seed of k-means.
+        codes: of the rows, the padding row's among them: uint8 [n, levels].
     """
 
     codes: Tensor
 
-    def __init__(self, levels: int, seed: int) -> None:
-        """Hold no codes yet: torch asks :meth:`right_inverse` for the codebooks."""
+    def __init__(self, codes: Tensor) -> None:
+        """Hold the codes."""
         super().__init__()
-        self.levels, self.seed = levels, seed
-        self.register_buffer("codes", torch.zeros(0, levels, dtype=torch.uint8))
+        self.register_buffer("codes", codes)
 
-    def right_inverse(self, rows: Tensor) -> Tensor:
-        """Code rows [n, d]; return the codebooks [levels, codewords, d]."""
-        codes, codebooks = residual_codes(rows.detach().float().cpu()[1:], self.levels, self.seed)
-        self.codes = _with_padding(codes).to(rows.device)
-        return codebooks.to(rows)
+    @classmethod
+    def of(cls, rows: Tensor, levels: int, seed: int) -> tuple[CodewordRows, nn.Parameter]:
+        """Code rows [n, d] in so many codebooks; return what reads them, and the codebooks [levels, codewords, d].
+
+        Args:
+            rows: the table as training begins, the padding row first.
+            levels: codebooks.
+            seed: seed of k-means.
+        """
+        codes, codebooks = residual_codes(rows.detach().float().cpu()[1:], levels, seed)
+        return cls(_with_padding(codes).to(rows.device)), nn.Parameter(codebooks.to(rows))
 
     def forward(self, codebooks: Tensor) -> Tensor:
         """Return what the rows' codes stand for [n, d]."""
@@ -66,7 +70,7 @@ class CodewordRows(nn.Module):
 
     def stored(self, latent: Tensor) -> Stored:
         """Return the size of codes and codebooks."""
-        return Stored(self.codes.numel() + latent.numel(), self.codes.numel() + 2 * latent.numel(), self.levels)
+        return Stored(self.codes.numel() + latent.numel(), self.codes.numel() + 2 * latent.numel(), len(latent))
 
 
 def _with_padding(codes: Tensor) -> Tensor:

@@ -44,8 +44,9 @@ def quantize_student(model: Any, adapter: Adapter, bits: Bits, seed: int) -> Non
     for side, own in (("user", bits.user), ("item", bits.item)):
         for table in (model.get_submodule(name) for name in adapter.tables[side]):
             if side == "item" and bits.codebooks:
-                # The parameter becomes another, of another shape.
-                _read_through(table, CodewordRows(bits.codebooks, seed), unsafe=True)
+                reader, table.weight = CodewordRows.of(table.weight, bits.codebooks, seed)
+                # The table and its parameter are of different shapes.
+                _read_through(table, reader, unsafe=True)
             elif own < 32:
                 _read_through(table, QuantizedRows(table.weight, own))
 
