@@ -13,7 +13,7 @@ from recbole.utils import set_color
 
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.evaluation import left_out
-from recbole_derrd.config.settings import config_files
+from recbole_derrd.config.settings import config_files, settings_under
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment import purpose
@@ -71,7 +71,7 @@ def run_recbole_derrd(
     Raises:
         DistillError: something the user can mend; its message says what and how.
     """
-    files, settings, arguments = config_files(config_file_list), dict(config_dict or {}), list(command_line)
+    files, settings, arguments = config_files(config_file_list), settings_under(config_dict, {}), list(command_line)
     config = DistillConfig(model, dataset, files, settings, arguments)
     check_run(config)
     check_export(config)
@@ -82,7 +82,7 @@ def run_recbole_derrd(
         return _in_this_process(config, list(notes), show_result)
     # The command line's processes go over those of a dict; here they are settled.
     others = [argument for argument in arguments if argument.lstrip("-").partition("=")[0] not in meeting]
-    several = {**settings, **meeting}
+    several = settings_under(settings, meeting)
     done = start(_one_of_several, meeting["nproc"], model, dataset, files, several, others, list(notes), show_result)
     if done is None:
         # The first process, which writes the record, runs on another machine.
@@ -108,7 +108,7 @@ def _one_of_several(
     show_result: bool,
 ) -> str:
     """Do a whole run as one of its processes; the paths of record and log, as JSON."""
-    config = DistillConfig(model, dataset, files, {**settings, "local_rank": local_rank}, arguments)
+    config = DistillConfig(model, dataset, files, settings_under(settings, {"local_rank": local_rank}), arguments)
     record = _in_this_process(config, notes, show_result)
     return json.dumps({key: record[key] for key in ("path", "log")})
 

@@ -18,6 +18,14 @@ from filelock import FileLock
 from recbole_derrd.benchmark import runner
 from recbole_derrd.benchmark.plan import Plan, read_plan
 from recbole_derrd.cli import main
+from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.config.settings import (
+    ReadSettings,
+    read_settings,
+    read_written,
+    settings_under,
+    written_settings,
+)
 from recbole_derrd.errors import OptionError
 from recbole_derrd.report.reading import read_records
 
@@ -30,8 +38,9 @@ EXPERIMENTS = [{"name": "plain", "distillers": []}, {"name": "RRD", "distillers"
 #: Stands in for a training: a minimal record for a good experiment; a bad one says why, a deadly one is killed.
 FAKE = """
 import json, os, sys, pathlib
+from recbole_derrd.config.settings import read_written
 job = json.loads(sys.stdin.readline())
-settings = job["settings"]
+settings = read_written(job["settings"])
 print("training", flush=True)
 if settings.get("rrd_k") == 1:
     sys.exit("recbole-derrd: This experiment cannot work.")
@@ -44,7 +53,8 @@ if settings.get("rrd_k") == 4:
 record = {"schema": 2, "model": "BPR", "dataset": "tiny", "seed": settings["seed"], "protocol": {"mode": "full"},
           "valid_metric": "ndcg@5", "distilled": {"model": "BPR", "test": {"ndcg@5": 0.1}},
           "data": {"fingerprint": {"ids": "i", "test": "t"}}, "benchmark": settings["benchmark"],
-          "options": {"threads": settings["threads"]}, "command": " ".join(job["command"])}
+          "options": {"threads": settings["threads"], "own": repr(settings.get("own"))},
+          "command": " ".join(job["command"])}
 name = f"{settings['benchmark']['experiment']}-{settings['seed']}.json"
 (pathlib.Path(settings["record_dir"]) / name).write_text(json.dumps(record))
 """
@@ -269,6 +279,27 @@ def test_dates_reach_the_experiments_and_mixed_keys_are_a_sentence(tmp_path: Pat
     assert len({experiment.key for experiment in plan.experiments}) == len(plan.experiments)
     with pytest.raises(OptionError, match="keys of several kinds"):
         plan_of(tmp_path, base={"threshold": {"rating": 3, 4: 1}})
+
+
+def test_settings_are_of_the_same_kinds_in_a_run_and_in_a_benchmark(
+    tmp_path: Path, logged: list[str], tiny_settings: Settings
+) -> None:
+    """A text in quotes stays a text, and a dict keeps its keys: a model of the user's own reads what it would alone."""
+    own = {"mode": "on", "version": "12", "at": datetime.date(2024, 1, 1), "sizes": {1: 64, 2: 32}, "rate": 1e-05}
+    plan = plan_of(tmp_path, base={"model": "BPR", "dataset": "tiny", "own": own}, seeds=[1])
+    assert runner.run_benchmark(plan, [], logged.append) == 0
+    assert {record.options["own"] for record in read_records(plan.record_dir)[0]} == {repr(dict(sorted(own.items())))}
+    own = {"rate": "1e-3", "none": "None", "lines": "a\nb: c", "place": tmp_path, "many": (1, 2), **own}
+    written = {**own, "place": str(tmp_path), "many": [1, 2]}
+    assert repr(read_written(written_settings(own))) == repr(ReadSettings(written))
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump({**tiny_settings("BPR"), "model": "BPR", "dataset": "tiny", "own_mode": "on"}))
+    alone = DistillConfig(config_file_list=[file])
+    asked = DistillConfig(config_dict=ReadSettings(read_settings(file)))
+    assert asked["own_mode"] == alone["own_mode"] == "on"
+    assert settings_under(ReadSettings({"own_mode": "on"}), {"nproc": 2}) == {"own_mode": "on", "nproc": 2}
+    assert isinstance(settings_under(ReadSettings(), {}), ReadSettings)
+    assert DistillConfig(config_dict={**read_settings(file)})["own_mode"] is True, "as RecBole does with a dict"
 
 
 def test_dry_only_tells(tmp_path: Path, logged: list[str]) -> None:

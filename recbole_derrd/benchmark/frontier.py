@@ -11,6 +11,7 @@ from recbole_derrd.benchmark.folds import folds_of
 from recbole_derrd.benchmark.plan import Plan, base_settings, plan_of, read_options
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.frontier import FrontierOptions
+from recbole_derrd.config.settings import ReadSettings
 from recbole_derrd.config.shipped import found_config
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import OptionError
@@ -45,7 +46,7 @@ def read_frontier(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
     under = base_settings(file, options, over)
     # The plans are made once: folds of one data set have its sizes.
     fold = next(iter(folds_of(options.folds, under)), None)
-    config = DistillConfig(config_dict={**under, **over, **(fold.settings if fold else {})})
+    config = DistillConfig(config_dict=ReadSettings({**under, **over, **(fold.settings if fold else {})}))
     with deprecations_hidden():
         data = prepare_data(config)
         sizes = Sizes.of(data, dimensions_named(config, data))

@@ -17,6 +17,7 @@ from typing import IO, Any, Callable
 
 from recbole_derrd.benchmark.other_methods import note_of, refuse_typed
 from recbole_derrd.benchmark.plan import Experiment, Plan
+from recbole_derrd.config.settings import ReadSettings, written_settings
 from recbole_derrd.data.atomic_files import data_files
 from recbole_derrd.errors import DistillError, OptionError
 from recbole_derrd.model_cache.named_files import named_files
@@ -64,7 +65,7 @@ def check_experiments(experiments: Iterable[Experiment]) -> None:
             continue
         seen.add((experiment.name, experiment.fold))
         try:
-            config = DistillConfig(config_dict=experiment.settings)
+            config = DistillConfig(config_dict=ReadSettings(experiment.settings))
             check_run(config)
             if experiment.compressed:
                 check_compressing(config)
@@ -127,7 +128,7 @@ def _files_of(settings: dict[str, Any]) -> tuple[dict[str, str], str | None]:
     from recbole_derrd.config.distill_config import DistillConfig
 
     try:
-        config = DistillConfig(config_dict=settings)
+        config = DistillConfig(config_dict=ReadSettings(settings))
         return data_files(config), config["data_path"]
     except DistillError:
         return {}, None
@@ -253,10 +254,10 @@ def _start(plan: Plan, experiment: Experiment, command: list[str]) -> _Running:
         start_new_session=os.name != "nt",
     )
     assert process.stdin is not None
-    job = {"settings": settings, "compressed": experiment.compressed, "command": command}
+    job = {"settings": written_settings(settings), "compressed": experiment.compressed, "command": command}
     # A process that dies at once is reported when it is polled.
     with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(json.dumps(job, default=str) + "\n")
+        process.stdin.write(json.dumps(job) + "\n")
         process.stdin.flush()
     return _Running(experiment, process, log, output, time.perf_counter())
 

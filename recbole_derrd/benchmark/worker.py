@@ -13,6 +13,7 @@ import sys
 import threading
 from typing import Any
 
+from recbole_derrd.config.settings import read_written
 from recbole_derrd.errors import DistillError
 from recbole_derrd.runtime.machine_errors import sentence_of
 
@@ -51,7 +52,7 @@ def main() -> int:
     # The record says what the user typed, not how this process was started.
     sys.argv = list(job["command"])
     try:
-        run_experiment(job["settings"], compressed=job["compressed"])
+        run_experiment(read_written(job["settings"]), compressed=job["compressed"])
     except Exception as error:
         sentence = str(error) if isinstance(error, DistillError) else sentence_of(error)
         if sentence is None:

@@ -26,6 +26,7 @@ from recbole_derrd.config.options.recbole import RecBoleOptions
 from recbole_derrd.config.options.recbole_keys import NOT_THE_TEACHERS
 from recbole_derrd.config.settings import (
     Loader,
+    ReadSettings,
     candidate_count,
     config_files,
     read_command_line,
@@ -41,7 +42,6 @@ _NEGATIVES = ("distribution", "sample_num", "alpha", "dynamic", "candidate_num")
 
 #: Models that RecBole trains on whole users, not on pairs (a table of its data loaders).
 WHOLE_USER_MODELS = frozenset("MultiDAE MultiVAE MacridVAE CDAE ENMF RaCT RecVAE DiffRec LDiffRec".split())
-
 
 #: Options of a run that the training of a refined teacher has as well.
 _OF_REFINING = frozenset(
@@ -77,7 +77,7 @@ class DistillConfig(Config):
         model: RecBole model name, a class of your own, or its dotted path; read from the settings if None.
         dataset: data set name; read from the settings if None.
         config_file_list: YAML files, later ones win.
-        config_dict: settings; strings in it are typed as YAML.
+        config_dict: settings; strings in it are typed as YAML, unless they are ``ReadSettings``.
         command_line: arguments ``--key=value``; the process's own arguments are never read.
         typed: strings in ``config_dict`` are what they are, since they have been typed before.
     """
@@ -93,7 +93,7 @@ class DistillConfig(Config):
         typed: bool = False,
     ) -> None:
         """Build and check the configuration."""
-        self._typed = typed
+        self._typed, self._as_read = typed, typed or isinstance(config_dict, ReadSettings)
         #: Keys that nobody is known to read, by their place in the settings ("" is the run itself).
         self.unknown_keys: dict[str, list[str]] = {}
         self._command_line = list(command_line)
@@ -175,7 +175,7 @@ class DistillConfig(Config):
         return merged
 
     def _load_variable_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
-        if self._typed:
+        if self._as_read:
             return config_dict
         return {key: _typed(value, inside=key in ("teacher", "teachers")) for key, value in config_dict.items()}
 

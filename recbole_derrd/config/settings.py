@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,17 +84,52 @@ def _inner(node: yaml.Node) -> list[yaml.Node]:
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*([eE][-+]?\d+)?|\.(inf|Inf|INF|nan|NaN|NAN)|[-+]\.(inf|Inf|INF))$"
-    ),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML that puts what :class:`Loader` would take for another kind of value in quotes."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write a value each time."""
+        return True
 
 
-# None is what RecBole's users write for nothing; RecBole evaluates it.
-Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^None$"), ["N"])
+_Dumper.add_multi_representer(int, lambda dumper, value: dumper.represent_int(int(value)))
+_Dumper.add_multi_representer(float, lambda dumper, value: dumper.represent_float(float(value)))
+_Dumper.add_multi_representer(dict, lambda dumper, value: dumper.represent_dict(dict(value)))
+_Dumper.add_multi_representer(object, lambda dumper, value: dumper.represent_str(str(value)))
+
+for _kind in (Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(
+            r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*([eE][-+]?\d+)?|\.(inf|Inf|INF|nan|NaN|NAN)|[-+]\.(inf|Inf|INF))$"
+        ),
+        list("-+0123456789."),
+    )
+    # None is what RecBole's users write for nothing; RecBole evaluates it.
+    _kind.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^None$"), ["N"])
+
+
+class ReadSettings(dict[str, Any]):
+    """Settings as YAML has given them: a text in them was in quotes, and is not typed once more."""
+
+    def over(self, more: Mapping[str, Any]) -> ReadSettings:
+        """Return these settings with others on top."""
+        return ReadSettings({**self, **more})
+
+
+def settings_under(given: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with others on top; what YAML has typed stays so."""
+    return given.over(more) if isinstance(given, ReadSettings) else {**(given or {}), **more}
+
+
+def written_settings(settings: Mapping[str, Any]) -> str:
+    """Return settings as YAML from which :func:`read_written` makes them again, each value of its kind."""
+    return str(yaml.dump(dict(settings), Dumper=_Dumper, sort_keys=False))
+
+
+def read_written(text: str) -> ReadSettings:
+    """Return the settings that :func:`written_settings` has written."""
+    return ReadSettings(yaml.load(text, Loader=Loader))
 
 
 # What PyYAML raises where a value is not of its tag or form, such as a 13th month, beside its own errors.

@@ -17,7 +17,7 @@ from recbole_derrd.adapters import EmbeddingAdapter, adapter_class
 from recbole_derrd.compression import Tables, check_rank, check_recipe, compress, evaluate_tables
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options.compress import CompressOptions
-from recbole_derrd.config.settings import config_files
+from recbole_derrd.config.settings import config_files, settings_under
 from recbole_derrd.data.prepare import Data, prepare_data
 from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment import purpose
@@ -65,7 +65,7 @@ def run_compressed(
         DistillError: something the user can mend; its message says what and how.
     """
     arguments = [argument for argument in command_line if not argument.startswith(("--distillers=", "--warm_start="))]
-    settings = {**(config_dict or {}), "distillers": [], "warm_start": "none"}
+    settings = settings_under(config_dict, {"distillers": [], "warm_start": "none"})
     config = DistillConfig(model, dataset, config_files(config_file_list), settings, arguments)
     check_run(config)
     check_compressing(config)
