@@ -212,3 +212,20 @@ def test_a_file_with_odd_settings_ends_in_a_short_sentence(
     with pytest.raises(DistillError) as error:
         brought(data, tmp_path, saved(home, content, **settings))
     assert len(str(error.value)) < 1500
+
+
+def test_a_class_of_the_users_own_has_settings_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = ("depth", "names", "gain", "file", "epochs", "state", "sizes", "on")
+    reads = "".join(f"        config[{key!r}]\n" for key in keys)
+    (tmp_path / "deep_models.py").write_text(
+        "from recbole.model.general_recommender import BPR\n\n\nclass Deep(BPR):\n"
+        f"    def __init__(self, config, dataset):\n        super().__init__(config, dataset)\n{reads}"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = {"depth": 3, "names": ["a", "b"], "gain": 0.5, "sizes": (4, np.int64(5)), "on": True}
+    others = {"file": "/etc/x", "epochs": 9, "state": "INFO", "unread": 7, "embedding_size": 8}
+    found = checkpoint_settings("deep_models.Deep", content({**own, **others}), "x.pth", {})
+    assert found == {**own, "sizes": [4, 5], "embedding_size": 8}
+    assert checkpoint_settings("deep_models.Deep", content(own), "x.pth", {"depth": 7})["depth"] == 7
+    with pytest.raises(CheckpointError, match="its setting depth is 9999999, which is more than 1000"):
+        checkpoint_settings("deep_models.Deep", content({"depth": 9_999_999}), "x.pth", {})

@@ -183,3 +183,45 @@ def test_a_checkpoint_of_an_own_model_is_evaluated_and_asked_for_rankings(
     assert "u1,1," in capsys.readouterr().out
     (evaluated,), _ = records_of(tmp_path / "records")
     assert evaluated.model == own and evaluated.distilled.test == record["distilled"]["test"]
+
+
+TURNED = """
+from recbole.model.general_recommender import BPR
+
+
+class Turned(BPR):
+    \"\"\"It ranks the other way round where a setting of its own says so.\"\"\"
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.power = config["power"] or 1
+
+    def full_sort_predict(self, interaction):
+        return (-1) ** (self.power + 1) * super().full_sort_predict(interaction)
+"""
+
+
+def test_a_checkpoint_of_an_own_model_keeps_the_models_own_settings(
+    tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "turned_models.py").write_text(TURNED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = tiny_settings("BPR", record_dir="runs", latency_users=0, epochs=2)
+    model = "turned_models.Turned"
+    alone = run_recbole_derrd(model, "tiny", config_dict={**settings, "distillers": [], "power": 2})
+    checkpoint = alone["checkpoints"]["student"]
+    taught = {**settings, **RRD, "teacher_model": model, "teacher_checkpoint": checkpoint, "compare_student": False}
+    for student, more in ((model, {"power": 1}), ("BPR", {})):
+        found = run_recbole_derrd(student, "tiny", config_dict={**taught, **more})["teacher"]
+        assert found["test"] == alone["distilled"]["test"] and found["settings"]["power"] == 2
+    # What the user says of the teacher goes over it.
+    other = run_recbole_derrd("BPR", "tiny", config_dict={**taught, "teacher": {"power": 1}})["teacher"]
+    assert other["test"] != alone["distilled"]["test"]
+    tests = []
+    for number, more in enumerate(([], ["--power=1"])):
+        assert main(["evaluate", checkpoint, f"--model={model}", f"--records=r{number}", *more]) == 0
+        tests.append(records_of(tmp_path / f"r{number}")[0][0].distilled.test)
+    assert tests == [alone["distilled"]["test"], other["test"]]
+    assert main(["evaluate", checkpoint, f"--model={model}", "--strength=1"]) == 2
+    assert "Unknown option '--strength'" in capsys.readouterr().err

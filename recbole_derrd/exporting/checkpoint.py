@@ -14,6 +14,7 @@ from recbole.utils import dataset_arguments
 
 from recbole_derrd.adapters import Adapter, adapter_of
 from recbole_derrd.config.distill_config import DistillConfig, model_settings
+from recbole_derrd.config.known_keys import mentions
 from recbole_derrd.config.options.evaluation import measured_names
 from recbole_derrd.config.settings import read_command_line
 from recbole_derrd.data.fingerprint import Fingerprint
@@ -207,7 +208,7 @@ def _config_of(request: Asked, content: dict[str, Any]) -> DistillConfig:
     if mode is not None and isinstance(of_data.get("eval_args"), dict):
         of_data["eval_args"] = {**of_data["eval_args"], "mode": mode}
     of_data.update(options_of_the_run(content, request.checkpoint, given))
-    of_model = checkpoint_settings(name, content, request.checkpoint, dict.fromkeys(given & set(model_settings(name))))
+    of_model = checkpoint_settings(name, content, request.checkpoint, dict.fromkeys(given))
     of_model = {key: value for key, value in of_model.items() if key not in given}
     # RecBole's trainer makes the folder of its checkpoints, and an evaluation needs none.
     quiet = {**_QUIET, "checkpoint_dir": str(request.checkpoint.parent)}
@@ -256,7 +257,7 @@ def _model_of(described: dict[str, Any], request: Asked) -> str:
 
 def _refuse_unknown(given: set[str], model: str, doing: str) -> None:
     known = {*_OF_THE_DATA, *_OF_THE_USER, *(key for key in model_settings(model) if not loads_a_file(key))}
-    for key in sorted(given - known):
+    for key in sorted(key for key in given - known if not mentions(model, key)):
         raise OptionError(f"Unknown option '--{key}' of {doing}.{did_you_mean(key, {*known, *_OF_THE_COMMAND[doing]})}")
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,19 @@ import numpy as np
 import torch
 
 from recbole_derrd.config.distill_config import model_settings
+from recbole_derrd.config.known_keys import mentions
+from recbole_derrd.config.options import RunOptions
+from recbole_derrd.config.options.compress import CompressOptions
+from recbole_derrd.config.options.recbole_keys import SET_BY_RECBOLE
 from recbole_derrd.errors import CheckpointError, shown
 
 #: Settings that make RecBole's models load a file while they are built. A checkpoint holds the weights itself.
 _LOADS = ("use_pretrain", "train_method", "train_stage")
 #: Settings that the user alone may set: with several categories LDiffRec unpickles a file of the data set.
 _OF_THE_USER = ("n_cate",)
+
+#: Keys of every configuration that no model is described by.
+_OF_THE_RUN = frozenset("model dataset config_files encoding ip port nproc world_size offset group_offset".split())
 
 #: A number that no weight in the file confirms may be so many times RecBole's default, and in any case so large.
 _TIMES, _ALWAYS = 100, 1000
@@ -51,7 +59,60 @@ def checkpoint_settings(
                 f"source that you trust, say so yourself in the teacher's settings: {{{key}: ...}}."
             )
         found[key] = value
+    found.update(_of_an_own_class(model, described, {*defaults, *given}, sizes, source))
     return {**found, **given, **{key: default for key, default in defaults.items() if loads_a_file(key)}}
+
+
+def _of_an_own_class(
+    model: str, described: Mapping[str, Any], others: Collection[str], sizes: frozenset[int], source: str | Path
+) -> dict[str, Any]:
+    """Return the settings that a class of the user's own reads beside those of RecBole's model: its source names them.
+
+    Left to the run, they would be those of its student, and the teacher another model without a word.
+
+    Raises:
+        CheckpointError: a number is impossible.
+    """
+    found = {}
+    for key, given in described.items() if "." in model else ():
+        if not isinstance(key, str) or key in others or key in _not_of_models() or loads_a_file(key):
+            continue
+        value = _plain(given)
+        # Paths are those of the machine that wrote the file.
+        if not _is_plain(value) or not mentions(model, key):
+            continue
+        numbers = value if isinstance(value, list) else [value]
+        fault = next(filter(None, (_fault_of_own(key, one, sizes) for one in numbers)), None)
+        if fault:
+            raise CheckpointError(
+                f"'{source}' cannot be a {model}: its setting {key} is {shown(value)}, {fault}. If the file is from a "
+                f"source that you trust, say so yourself in the teacher's settings: {{{key}: ...}}."
+            )
+        found[key] = value
+    return found
+
+
+@functools.cache
+def _not_of_models() -> frozenset[str]:
+    """Return RecBole's keys of data, training and evaluation, and this plugin's own of a run."""
+    from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
+
+    recboles = {*dataset_arguments, *evaluation_arguments, *general_arguments, *training_arguments}
+    return frozenset({*recboles, *SET_BY_RECBOLE, *_OF_THE_RUN, *RunOptions.keys(), *CompressOptions.keys()})
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return len(value) <= _LONGEST_LIST and all(_is_plain(one) and not isinstance(one, list) for one in value)
+    if isinstance(value, str):
+        return re.fullmatch(r"[\w.-]{1,64}", value) is not None
+    return isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _fault_of_own(key: str, value: Any, sizes: frozenset[int]) -> str | None:
+    if isinstance(value, (bool, str)):
+        return None
+    return _fault_of_number(key, value, 0.0 if isinstance(value, float) else 0, sizes)
 
 
 def checkpoint_seed(content: Mapping[str, Any]) -> int | None:
