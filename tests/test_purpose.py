@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable
@@ -13,7 +14,14 @@ import torch
 from synthetic_records import run_table
 
 from recbole_derrd.config.distill_config import DistillConfig, model_settings
-from recbole_derrd.experiment.purpose import of_data, of_models, of_other_methods, of_settings
+from recbole_derrd.experiment.purpose import (
+    of_data,
+    of_models,
+    of_other_methods,
+    of_refined,
+    of_settings,
+    refined_is_better,
+)
 from recbole_derrd.model_cache.results import TrainedModel
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.registry import METHODS
@@ -215,3 +223,15 @@ def test_a_run_repeats_it_under_its_table_and_in_its_record(
     assert [logged.count(one) for one in said] == [1, 1, 1, 1]
     # A file may be for several runs: an option of another method is in the log, and no note of the result.
     assert sum("cd_weight has no effect" in one for one in logged) == 1
+
+
+def test_without_a_validation_split_a_refined_teacher_teaches(tiny_settings: Settings) -> None:
+    """What cannot be told is not said, and what was asked for is done."""
+    config = made(tiny_settings("BPR", distillers=["rrd"], teacher=LARGE))
+    teacher, refined = (
+        dataclasses.replace(trained("BPR", 200, 0.4), valid={"ndcg@5": value}) for value in (math.nan, math.nan)
+    )
+    assert refined_is_better(config, teacher, refined)
+    assert of_refined(config, teacher, refined, first_teaches=True) == []
+    worse = dataclasses.replace(refined, valid={"ndcg@5": 0.2})
+    assert not refined_is_better(config, dataclasses.replace(teacher, valid={"ndcg@5": 0.3}), worse)

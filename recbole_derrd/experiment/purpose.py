@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from recbole.utils import InputType, ModelType
@@ -227,7 +228,8 @@ def refined_is_better(config: DistillConfig, teacher: TrainedModel, refined: Tra
     """Return whether a refined teacher is better on the validation split, or there is none to tell it by."""
     metric = config["valid_metric"].lower()
     sign = 1 if config["valid_metric_bigger"] else -1
-    return metric not in teacher.valid or sign * (refined.valid[metric] - teacher.valid[metric]) > 0
+    gain = sign * (refined.valid.get(metric, math.nan) - teacher.valid.get(metric, math.nan))
+    return math.isnan(gain) or gain > 0
 
 
 def of_refined(
