@@ -226,3 +226,11 @@ def test_a_printed_report_does_not_wait_for_torch(tmp_path: Path) -> None:
         "assert not {'torch', 'recbole'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, cwd=tmp_path)
+
+
+def test_what_is_named_twice_counts_once(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    folder = written(tmp_path / "runs" / "toy", synthetic())
+    once = records_of(tmp_path / "runs")[0]
+    several = records_of(tmp_path / "runs", folder, folder / "000.json", folder / ".." / "toy" / "001.json")[0]
+    assert [record.source for record in several] == [record.source for record in once] and len(once) == 10

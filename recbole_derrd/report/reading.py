@@ -39,11 +39,14 @@ def read_records(*places: Path) -> tuple[list[RunRecord], dict[Source, str]]:
 def records_of(*places: Path) -> tuple[list[RunRecord], dict[Source, str]]:
     """Return what :func:`read_records` returns; there must be a record in each folder or file.
 
+    What lies in several of the places is read once.
+
     Raises:
         DataError: there is no such folder or file, or no record in it.
     """
     records: list[RunRecord] = []
     unread: dict[Source, str] = {}
+    seen: set[tuple[Path, int | None]] = set()
     for place in places:
         if not Path(place).exists():
             raise DataError(f"There is no folder or file '{place}'. Give what holds the records of your runs.")
@@ -54,9 +57,16 @@ def records_of(*places: Path) -> tuple[list[RunRecord], dict[Source, str]]:
             raise DataError(f"No record in '{place}' can be read: {source} {fault}{more}.")
         if not own:
             raise DataError(f"There is no record in '{place}'. Each run writes one into its record_dir.")
-        records += own
+        # A folder may be given beside the one that it lies in, and a file twice.
+        new = {_place_of(record.source): record for record in own if record.source is not None}
+        records += [record for place_of, record in new.items() if place_of not in seen]
+        seen |= new.keys()
         unread |= faults
     return records, unread
+
+
+def _place_of(source: Source) -> tuple[Path, int | None]:
+    return source.path.resolve(), source.line
 
 
 def _contents(places: tuple[Path, ...]) -> Iterator[tuple[Source, Any]]:
