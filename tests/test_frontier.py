@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from synthetic_records import made, part
+from synthetic_records import made, part, rich
 
 from recbole_derrd.benchmark.frontier import read_frontier
 from recbole_derrd.benchmark.runner import check_experiments
@@ -372,3 +372,32 @@ def test_what_is_not_there_yet_is_no_damaged_record(
     assert main(["frontier", str(written(tmp_path, tiny_data)), "--dry=True"]) == 0
     said = capsys.readouterr().out
     assert "counts as missing" not in said and "0 of 7 experiments are recorded" in said
+
+
+def test_models_that_are_alike_on_the_validation_split_alone_are_points_of_their_own() -> None:
+    """As two runs of one experiment are, of a metric that few validation items hold apart."""
+    twice = [coded("codes", 1, score, 0.4, 3.0, compress_method="quantized") for score in (0.35, 0.36)]
+    (frontier,) = frontiers_of(twice)
+    assert [one.among for one in frontier.points] == [2]
+
+
+def test_of_several_teachers_it_is_what_they_are_together() -> None:
+    (frontier,) = frontiers_of([RunRecord.from_json(rich())])
+    assert frontier.teacher is not None and frontier.teacher.label == "Ensemble of all teachers"
+    lines = [[cell.text for cell in row] for row in frontier_table(frontier).rows]
+    assert lines[0][1:5] == ["Ensemble of all teachers", "1", "0.5000", "100 %"] and lines[1][4] == "80 %"
+
+
+def test_a_picture_that_cannot_be_written_is_refused_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.svg").mkdir()
+    for place, words in (("file/front.svg", "Choose another place."), ("folder.svg", "is a folder.")):
+        assert main(["frontier", str(tmp_path / "absent.yaml"), f"--plot={tmp_path / place}"]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_without_a_validation_split_nothing_can_be_chosen(tmp_path: Path, tiny_data: Path) -> None:
+    file = written(tmp_path, tiny_data)
+    with pytest.raises(OptionError, match="chosen on the validation split, and eval_args leaves none"):
+        read_frontier(file, ["--eval_args={split: {RS: [0.8, 0.0, 0.2]}}"])

@@ -10,6 +10,7 @@ from typing import Any
 from recbole_derrd.benchmark.folds import folds_of
 from recbole_derrd.benchmark.plan import Plan, base_settings, plan_of, read_options
 from recbole_derrd.config.distill_config import DistillConfig
+from recbole_derrd.config.options.evaluation import left_out
 from recbole_derrd.config.options.frontier import FrontierOptions
 from recbole_derrd.config.settings import ReadSettings
 from recbole_derrd.config.shipped import found_config
@@ -47,6 +48,8 @@ def read_frontier(file: str | Path, arguments: Iterable[str] = ()) -> Plan:
     # The plans are made once: folds of one data set have its sizes.
     fold = next(iter(folds_of(options.folds, under)), None)
     config = DistillConfig(config_dict=ReadSettings({**under, **over, **(fold.settings if fold else {})}))
+    if "validation" in left_out(config):
+        raise OptionError("The best of each size is chosen on the validation split, and eval_args leaves none.")
     with deprecations_hidden():
         data = prepare_data(config)
         sizes = Sizes.of(data, dimensions_named(config, data))

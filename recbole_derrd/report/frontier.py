@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,9 +72,9 @@ class Frontier:
 
     @property
     def teacher(self) -> Row | None:
-        """The teacher that everything is compared with."""
-        rows = [row for row in self.group.rows.values() if row.role == "teacher" and row.label.startswith("Teacher")]
-        return rows[0] if rows else None
+        """The teacher that everything is compared with: the one of most rows, of several what they are together."""
+        taught = Counter(row.teacher for row in self.group.rows.values() if row.teacher)
+        return self.group.rows[taught.most_common(1)[0][0]] if taught else None
 
     def of(self, family: str) -> list[Point]:
         """Return a family's points, fewest bytes first."""
@@ -96,12 +98,12 @@ def frontiers_of(records: Sequence[RunRecord], metric: str | None = None) -> lis
         DataError: no record says how many bytes an item takes.
     """
     found = []
-    for group, valid in zip(groups_of(records, "test", metric), groups_of(records, "valid", metric)):
+    for group in groups_of(records, "test", metric):
         families = _families(group)
         by_place: dict[tuple[str, float], list[tuple[Row, float]]] = {}
         for key, family in families.items():
-            row, score = group.rows[key], valid.rows[key].mean(group.headline)
-            size = row.number("bytes_per_item")
+            row = group.rows[key]
+            score, size = _on_the_validation_split(row, group.headline), row.number("bytes_per_item")
             if size is not None and score is not None and row.values(group.headline):
                 by_place.setdefault((family, round(size, 1)), []).append((row, score))
         sign = 1 if bigger_is_better(group.headline) else -1
@@ -116,6 +118,12 @@ def frontiers_of(records: Sequence[RunRecord], metric: str | None = None) -> lis
     if not found:
         raise DataError("These records say of no model but teachers how many bytes an item takes.")
     return found
+
+
+def _on_the_validation_split(row: Row, metric: str) -> float | None:
+    scores = [entry.model.valid.get(metric, math.nan) for entry in row.distinct()]
+    known = [score for score in scores if math.isfinite(score)]
+    return statistics.fmean(known) if known else None
 
 
 def _families(group: Group) -> dict[str, str]:
@@ -234,9 +242,9 @@ def frontier_figure(frontier: Frontier) -> Any:
         )  # fmt: skip
         ends.append((means[-1], FAMILIES[family], marker, colour))
     if frontier.teacher is not None:
-        height, size = frontier.teacher.mean(metric) or 0.0, frontier.teacher.number("bytes_per_item") or 0.0
+        height, size = frontier.teacher.mean(metric) or 0.0, frontier.teacher.number("bytes_per_item")
         axes.axhline(height, color="0.6", linewidth=1, zorder=0)
-        ends.append((height, f"teacher, {size:,.0f} B", "_", "0.6"))
+        ends.append((height, f"teacher, {size:,.0f} B" if size else "teacher", "_", "0.6"))
     axes.set_xscale("log")
     ticks = sorted({round(one.item_bytes) for family in families for one in frontier.front(family)})
     kept = [tick for place, tick in enumerate(ticks) if place == 0 or tick >= 1.25 * ticks[place - 1]]

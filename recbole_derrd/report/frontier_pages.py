@@ -12,7 +12,7 @@ from recbole_derrd.report.frontier import frontier_figure, frontier_table, front
 from recbole_derrd.report.plots import PLOTS_NEED, as_svg, can_plot
 from recbole_derrd.report.reading import read_records, records_of
 from recbole_derrd.report.table import BEST
-from recbole_derrd.runtime.files import replacing_file
+from recbole_derrd.runtime.files import replacing_file, try_writing
 
 #: Kinds of pictures, by the file's end.
 KINDS = ("svg", "png", "pdf")
@@ -24,12 +24,19 @@ def refuse_picture(path: Path) -> None:
     """Refuse a picture that cannot be written, before anything is trained.
 
     Raises:
-        OptionError: its name has another end, or matplotlib is missing.
+        OptionError: its name has another end, matplotlib is missing, or its folder cannot be written.
     """
     if path.suffix.lstrip(".").lower() not in KINDS:
         raise OptionError(f"--plot must name a file that ends in {', '.join('.' + kind for kind in KINDS)}: '{path}'.")
     if not can_plot():
         raise OptionError(PLOTS_NEED)
+    if path.is_dir():
+        raise OptionError(f"--plot must name a file, and '{path}' is a folder.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try_writing(path.parent)
+    except OSError as error:
+        raise OptionError(f"Cannot write --plot={path}: {error.strerror or error}. Choose another place.") from error
 
 
 def frontier_page(places: Sequence[Path], picture: Path) -> str:
