@@ -116,6 +116,27 @@ def test_what_the_seeds_vary(tmp_path: Path) -> None:
     assert second.settings["seed"] == 2 and not {"split_seed", "teacher"} & second.settings.keys()
 
 
+def test_a_seed_without_a_value_is_one_left_out(tmp_path: Path) -> None:
+    """As in a file for single runs: the split, and the teacher, stay those of the first seed all the same."""
+    base = {"model": "BPR", "dataset": "tiny", "split_seed": None, "teacher": {"seed": None, "embedding_size": 64}}
+    for experiment in plan_of(tmp_path, base=base).experiments:
+        assert experiment.settings["split_seed"] == 1
+        assert experiment.settings["teacher"] == {"seed": 1, "embedding_size": 64}
+
+
+def test_experiments_are_proposed_by_numbers_and_by_points_of_the_grid(tmp_path: Path) -> None:
+    named = [{"name": 8, "distillers": ["rrd"]}, {"name": "RRD", "distillers": ["rrd"], "rrd_k": 3}]
+    plan = plan_of(tmp_path, experiments=named, proposed=[8])
+    assert {one.name for one in plan.experiments if one.proposed} == {"8"}
+    grid = {"distillers": [[], "de", "de, rrd", ["rrd"]]}
+    plan = plan_of(tmp_path, experiments=[], grid=grid, proposed=["DE-RRD"], seeds=[1])
+    assert [(one.name, one.proposed) for one in plan.experiments] == [
+        ("plain", False), ("DE", False), ("DE-RRD", True), ("RRD", False),
+    ]  # fmt: skip
+    with pytest.raises(OptionError, match=r"'proposed' names the unknown experiment 'DERRD'. Did you mean 'DE-RRD'\?"):
+        plan_of(tmp_path, experiments=[], grid=grid, proposed=["DERRD"])
+
+
 def test_an_experiments_key_is_its_settings_and_nothing_else(tmp_path: Path) -> None:
     keys = {experiment.key for experiment in plan_of(tmp_path).experiments}
     same = plan_of(

@@ -16,6 +16,7 @@ from recbole_derrd.config.options.benchmark import BenchmarkOptions
 from recbole_derrd.config.settings import file_names, read_command_line, read_settings
 from recbole_derrd.config.shipped import found_config
 from recbole_derrd.errors import OptionError, did_you_mean
+from recbole_derrd.registry import method_names
 from recbole_derrd.report.schema import BenchmarkEntry
 
 #: Raised whenever the same settings come to mean another run, so that experiments are run anew.
@@ -249,29 +250,32 @@ def _experiments(options: BenchmarkOptions) -> list[tuple[str, dict[str, Any], b
         own = {str(key): value for key, value in experiment.items() if key != "name"}
         _refuse_given(f"the experiment '{experiment['name']}'", own)
         named.append((str(experiment["name"]), own))
-    unknown = [name for name in options.proposed if name not in dict(named)]
-    if unknown:
-        raise OptionError(
-            f"'proposed' names the unknown experiment '{unknown[0]}'.{did_you_mean(str(unknown[0]), dict(named))}"
-        )
     if not named and not options.grid:
         raise OptionError("A benchmark needs 'experiments', a 'grid' or both.")
     _refuse_given("'grid'", options.grid)
     for key, values in options.grid.items():
         if not isinstance(values, list) or not values:
             raise OptionError(f"'{key}' in 'grid' must be a list of values, e.g. [8, 16], but is {values!r}.")
+    # By its own name an experiment is proposed at every point of the grid, by that of a point there alone.
+    proposed, known = set(map(str, options.proposed)), {name for name, _ in named}
     found = []
     for name, own in named or [("", {})]:
         for values in itertools.product(*options.grid.values()):
             point = dict(zip(options.grid, values))
             shown = [_shown(key, value) for key, value in point.items()]
-            found.append((", ".join([name, *shown] if name else shown), {**own, **point}, name in options.proposed))
+            whole = ", ".join([name, *shown] if name else shown)
+            known.add(whole)
+            found.append((whole, {**own, **point}, bool({name, whole} & proposed)))
+    for name in map(str, options.proposed):
+        if name not in known:
+            raise OptionError(f"'proposed' names the unknown experiment '{name}'.{did_you_mean(name, known)}")
     return found
 
 
 def _shown(key: str, value: Any) -> str:
     if key == "distillers":
-        return "-".join(map(str, value)).upper() if value else "plain"
+        names = method_names(value) if isinstance(value, str) else value or []
+        return "-".join(map(str, names)).upper() or "plain"
     return str(value) if key in ("model", "dataset") else f"{key}={value}"
 
 
@@ -283,11 +287,15 @@ def _seeded(settings: Mapping[str, Any], seed: int, first: int, options: Benchma
     """
     if options.vary == "split":
         return {"seed": seed}
-    given: dict[str, Any] = {"seed": seed, "split_seed": settings.get("split_seed", first)}
+    # A key without a value is a key left out.
+    split_seed = settings.get("split_seed")
+    given: dict[str, Any] = {"seed": seed, "split_seed": first if split_seed is None else split_seed}
     if options.teacher_seed == "fixed":
         teacher = settings.get("teacher") or {}
         # What is no dict is refused when the experiments are checked.
-        given["teacher"] = {"seed": first, **teacher} if isinstance(teacher, Mapping) else teacher
+        if isinstance(teacher, Mapping) and teacher.get("seed") is None:
+            teacher = {**teacher, "seed": first}
+        given["teacher"] = teacher
     return given
 
 
