@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import signal
@@ -10,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from synthetic_records import synthetic
 
@@ -18,12 +20,24 @@ import recbole_derrd.report.environment as environment
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.experiment import record_entries
 from recbole_derrd.experiment.record_entries import command_line
+from recbole_derrd.report.reading import read_records
 from recbole_derrd.report.schema import RunRecord
 from recbole_derrd.report.writing import write_record
 from recbole_derrd.runtime.files import replacing_file
 from recbole_derrd.runtime.locks import clearing_folder
 
 RECORD = RunRecord.from_json(synthetic()[0])
+
+
+def test_a_setting_may_have_keys_that_json_does_not_know(tmp_path: Path) -> None:
+    """Those of a model of the user's own, given in Python: the training is over when its record is written."""
+    settings = {"own": {np.int64(3): 64, (1, 2): [{np.float32(0.5): None}], "a": {4: True}}}
+    path = write_record(
+        dataclasses.replace(RECORD, distilled=dataclasses.replace(RECORD.distilled, settings=settings)), tmp_path, "own"
+    )
+    (read,), unread = read_records(tmp_path)
+    assert path.parent == tmp_path and not unread
+    assert read.distilled.settings == {"own": {"3": 64, "(1, 2)": [{"0.5": None}], "a": {"4": True}}}
 
 
 def test_records_never_overwrite_each_other(tmp_path: Path) -> None:

@@ -141,3 +141,12 @@ def test_a_model_with_a_damaged_result_is_made_anew(tiny_settings: Settings, cap
     assert train_or_find(config).found
     file.write_text(sealed({**content_of(file), "test": {"x": 0.1}}))
     assert train_or_find(config).test == first.test, "a metric that is not there is measured anew"
+
+
+def test_a_setting_may_have_keys_that_json_does_not_know(tmp_path: Path) -> None:
+    """It is written when the training is over."""
+    (tmp_path / "entry").mkdir()
+    write_result(dataclasses.replace(GOOD, settings={"own": {(1, 2): 3}}), tmp_path / "entry")
+    (tmp_path / "model.pth").write_bytes(b"")
+    found = read_result(tmp_path / "entry", tmp_path / "model.pth")
+    assert found is not None and found.settings == {"own": {"(1, 2)": 3}}

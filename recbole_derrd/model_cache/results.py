@@ -29,6 +29,7 @@ from recbole_derrd.runtime.json_files import (
     sequence,
     text,
     whole,
+    with_text_keys,
 )
 from recbole_derrd.runtime.processes import is_main_process
 from recbole_derrd.runtime.stored_arrays import DamagedFileError, is_sealed, sealed
@@ -111,7 +112,7 @@ def write_result(result: TrainedModel, folder: Path) -> None:
     content = {name: value for name, value in dataclasses.asdict(result).items() if name in _STORED}
     with replacing_file(folder / RESULT) as partial:
         # The seal is of the content as it will be read: settings may hold paths, which are text by then.
-        partial.write_text(sealed(json.loads(json.dumps(content, default=str))), encoding="ascii")
+        partial.write_text(sealed(json.loads(json.dumps(with_text_keys(content), default=str))), encoding="ascii")
 
 
 def read_result(folder: Path, checkpoint: Path) -> TrainedModel | None:

@@ -133,7 +133,7 @@ class BenchmarkEntry(Declared):
     name: str | None = known(_TEXT)
     experiment: str | None = known(_TEXT)
     #: Among the experiments; what is of no benchmark comes first.
-    position: int = may_miss(whole(high=10**9), default=-1)
+    position: int = may_miss(whole(-1, 10**9), default=-1)
     #: A hash of the settings; the second is without the seed.
     key: str | None = known(_TEXT)
     settings: str | None = known(_TEXT)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from recbole_derrd.report.schema import RunRecord
 from recbole_derrd.runtime.files import replacing_file
+from recbole_derrd.runtime.json_files import with_text_keys
 from recbole_derrd.runtime.locks import clearing_folder
 
 
@@ -21,5 +22,5 @@ def write_record(record: RunRecord, folder: Path, name: str) -> Path:
         attempt += 1
     # No later record has this one's name, so what a killed process leaves is removed by the next record of any name.
     with clearing_folder(path.parent, ".json", "records"), replacing_file(path) as partial:
-        partial.write_text(json.dumps(record.to_json(), indent=1, default=str) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(with_text_keys(record.to_json()), indent=1, default=str) + "\n", encoding="utf-8")
     return path

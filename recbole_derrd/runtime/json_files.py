@@ -26,6 +26,14 @@ MAX_DEPTH = 40
 MAX_DIGITS = 40
 
 
+def with_text_keys(value: Any) -> Any:
+    """Return a value whose dicts have keys that JSON can hold: settings of a user's own model may have any."""
+    if isinstance(value, dict):
+        plain = (str, int, float, bool, type(None))
+        return {key if isinstance(key, plain) else str(key): with_text_keys(one) for key, one in value.items()}
+    return [with_text_keys(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file: an ordinary one, not too large, not nested too deeply, with each key once.
 
