@@ -366,3 +366,13 @@ def test_a_folder_that_cannot_be_written_is_found_before_anything_is_trained(
     config = DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", record_dir=str(tmp_path)))
     with pytest.raises(OptionError, match="Cannot write to record_dir"):
         check_run(config)
+
+
+def test_an_empty_folder_is_a_sentence_and_texts_in_teacher_refine_are_typed(tiny_settings: Settings) -> None:
+    """RecBole would fail on the folder once the data are read."""
+    given = {**tiny_settings("BPR", checkpoint_dir=""), "model": "BPR", "dataset": "tiny"}
+    with pytest.raises(OptionError, match="checkpoint_dir is empty: name a folder"):
+        check_run(DistillConfig(config_dict=given))
+    refine = {"epochs": "2", "learning_rate": "1e-2"}
+    config = DistillConfig(config_dict={**given, "distillers": ["rrd"], "teacher_refine": refine, "teacher": refine})
+    assert config["teacher_refine"] == config["teacher"] == {"epochs": 2, "learning_rate": 0.01}

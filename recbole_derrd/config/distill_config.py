@@ -139,8 +139,7 @@ class DistillConfig(Config):
         """Choose the device; as one of several processes join the others, on gloo where RecBole knows nccl alone."""
         settings = self.final_config_dict
         if settings["gpu_id"] is None:
-            # What --gpu_id= is read as.
-            settings["gpu_id"] = ""
+            settings["gpu_id"] = ""  # what --gpu_id= is read as
         if "local_rank" not in settings:
             super()._init_device()
             return
@@ -177,7 +176,8 @@ class DistillConfig(Config):
     def _load_variable_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
         if self._as_read:
             return config_dict
-        return {key: _typed(value, inside=key in ("teacher", "teachers")) for key, value in config_dict.items()}
+        within = ("teacher", "teachers", "teacher_refine")
+        return {key: _typed(value, inside=key in within) for key, value in config_dict.items()}
 
     def _load_cmd_line(self) -> dict[str, Any]:
         return read_command_line(self._command_line)

@@ -47,6 +47,8 @@ def check_run(config: DistillConfig) -> None:
             "RecBole's saved data loaders know nothing of split_seed, and it would take them for another split: take "
             "out save_dataloaders or split_seed."
         )
+    if not config["checkpoint_dir"]:
+        raise OptionError("checkpoint_dir is empty: name a folder, '.' for the present one, or take it out.")
     for key, folder in (
         ("record_dir", options.record_dir),
         ("checkpoint_dir", config["checkpoint_dir"]),
