@@ -401,3 +401,9 @@ def test_without_a_validation_split_nothing_can_be_chosen(tmp_path: Path, tiny_d
     file = written(tmp_path, tiny_data)
     with pytest.raises(OptionError, match="chosen on the validation split, and eval_args leaves none"):
         read_frontier(file, ["--eval_args={split: {RS: [0.8, 0.0, 0.2]}}"])
+
+
+@pytest.mark.parametrize("bits", [None, "2"])
+def test_bits_that_are_no_number_are_none(bits: Any) -> None:
+    (frontier,) = frontiers_of([coded("de", 1, 0.4, 0.4, 16.0, student_bits=bits, user_bits=bits)])
+    assert [one.family for one in frontier.points] == ["distilled"]

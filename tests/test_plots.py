@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from synthetic_records import groups_of, made, synthetic, written
 
 from recbole_derrd.cli import main
-from recbole_derrd.report.plots import caption_of, figures_of, front, with_unit
+from recbole_derrd.report.plots import caption_of, figures_of, front, learning_curves, with_unit
 
 
 @pytest.mark.slow
@@ -86,3 +87,14 @@ def test_colours_differ_in_grey_print(tmp_path: Path) -> None:
 
     grey = [0.299 * red + 0.587 * green + 0.114 * blue for red, green, blue, _ in _colours(8)]
     assert grey == sorted(grey) and min(b - a for a, b in zip(grey, grey[1:])) > 0.03 and grey[-1] < 0.75
+
+
+def test_a_mean_curve_is_of_the_same_epochs() -> None:
+    """A score that is not a number is left out of its own curve, and shifts no other."""
+    records = [made("DE", seed, 0.4) for seed in (1, 2)]
+    for record, middle in zip(records, (math.nan, 0.2)):
+        record["distilled"]["valid_scores"] = [[0, 0.1], [1, middle], [2, 0.3]]
+    figure = learning_curves(groups_of(records)[0])
+    assert figure is not None
+    (line,) = [line for line in figure.axes[0].lines if line.get_label() == "DE"]
+    assert list(line.get_xdata()) == [0, 2] and list(line.get_ydata()) == [0.1, 0.3]

@@ -149,7 +149,12 @@ def _families(group: Group) -> dict[str, str]:
 def _family_of_student(settings: dict[str, Any]) -> str:
     if settings.get("student_codebooks"):
         return "trained codebooks"
-    return "trained" if settings.get("student_bits", _WHOLE) < _WHOLE else "distilled"
+    return "trained" if _in_few_bits(settings, "student_bits") else "distilled"
+
+
+def _in_few_bits(settings: dict[str, Any], key: str) -> bool:
+    bits = settings.get(key)
+    return isinstance(bits, int) and bits < _WHOLE
 
 
 def codebook_bytes(row: Row, users: int | None, items: int | None) -> float | None:
@@ -165,7 +170,7 @@ def codebook_bytes(row: Row, users: int | None, items: int | None) -> float | No
         return 0.0
     size = settings.get("compress_size") or settings.get("embedding_size")
     whole, own = row.number("bytes"), row.number("bytes_per_item")
-    coded_users = settings.get("user_bits", _WHOLE) < _WHOLE or settings.get("compress_users")
+    coded_users = _in_few_bits(settings, "user_bits") or settings.get("compress_users")
     if size is None or whole is None or own is None or users is None or items is None or coded_users:
         return None
     return float(whole - 4 * size * (users + 1) - own * (items + 1)) / items

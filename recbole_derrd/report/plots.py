@@ -114,10 +114,8 @@ def learning_curves(group: Group) -> Any | None:
         colour = colours[place]
         for curve in curves if len(curves) > 1 else []:
             axes.plot(*zip(*curve), color=colour, alpha=0.2, linewidth=0.8)
-        shortest = min(map(len, curves))
-        epochs = [point[0] for point in curves[0][:shortest]]
-        means = [statistics.fmean(curve[step][1] for curve in curves) for step in range(shortest)]
-        marker = _MARKERS[place % len(_MARKERS)] if shortest == 1 else None
+        epochs, means = _mean_curve(curves)
+        marker = _MARKERS[place % len(_MARKERS)] if len(epochs) == 1 else None
         # Neighbours in colour differ in style.
         style = ("-", "--", ":", "-.")[place % 4]
         axes.plot(epochs, means, style, color=colour, label=as_label(row.label), linewidth=1.6, marker=marker)
@@ -127,6 +125,13 @@ def learning_curves(group: Group) -> Any | None:
     axes.set_ylabel(as_label(f"{group.chosen_by}, validation split"))
     _name_rows(figure, axes, last)
     return figure
+
+
+def _mean_curve(curves: list[list[tuple[int, float]]]) -> tuple[list[int], list[float]]:
+    """Return epochs and mean scores, at the epochs that all curves have; where they share none, at those of any."""
+    scores = [dict(curve) for curve in curves]
+    epochs = sorted(set.intersection(*map(set, scores)) or set.union(*map(set, scores)))
+    return epochs, [statistics.fmean(one[epoch] for one in scores if epoch in one) for epoch in epochs]
 
 
 def against(group: Group, name: str, label: str, unit: str) -> Any | None:
