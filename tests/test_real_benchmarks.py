@@ -153,7 +153,7 @@ def test_an_experiment_imports_nothing_that_lies_about(tmp_path: Path, monkeypat
     Path("mine.py").write_text(f"open({str(tmp_path / 'own')!r}, 'a').close()\n{own}")
     path = [entry for entry in sys.path if entry not in ("", str(tmp_path))]
     settings = {"model": "mine.Mine", "dataset": "tiny", "rrd_k": -1}
-    job = {"settings": settings, "compressed": False, "command": ["x"]}
+    job = {"settings": yaml.safe_dump(settings), "compressed": False, "command": ["x"]}
     # As python -m recbole_derrd has it: what is installed goes first.
     command = [*runner.WORKER, *path, str(tmp_path)]
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
