@@ -91,6 +91,7 @@ def test_colours_differ_in_grey_print(tmp_path: Path) -> None:
 
 def test_a_mean_curve_is_of_the_same_epochs() -> None:
     """A score that is not a number is left out of its own curve, and shifts no other."""
+    pytest.importorskip("matplotlib")
     records = [made("DE", seed, 0.4) for seed in (1, 2)]
     for record, middle in zip(records, (math.nan, 0.2)):
         record["distilled"]["valid_scores"] = [[0, 0.1], [1, middle], [2, 0.3]]
