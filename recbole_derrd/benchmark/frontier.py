@@ -19,7 +19,7 @@ from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment.log import deprecations_hidden
 from recbole_derrd.experiment.plans import Sizes
 from recbole_derrd.experiment.refine import check_refining, dimensions_named, refined_config, who_teaches
-from recbole_derrd.shrinking.budget import Split, sizes_of_codebooks, splits_of_bytes
+from recbole_derrd.shrinking.budget import Codebooks, Split, sizes_of_codebooks, splits_of_bytes
 from recbole_derrd.shrinking.plan import codebook_settings, coded_settings, plain_settings
 
 #: Dimensions of a codeword at most: more make codebooks larger than the codes of a small catalogue.
@@ -109,8 +109,7 @@ def _experiments(
             yield from _by_codebooks(kind, item_bytes, sizes)
         elif kind == "trained_codebooks":
             for size in sizes_of_codebooks(item_bytes, most)[: options.ways]:
-                several = "" if item_bytes == 1 else "s"
-                name = f"{item_bytes} B: {item_bytes} codebook{several} of {size} dimensions, trained"
+                name = f"{item_bytes} B: {Codebooks(item_bytes, size)}, trained"
                 yield name, {**codebook_settings(sizes, item_bytes, size), "store_bits": 0}
         elif kind == "student":
             yield (

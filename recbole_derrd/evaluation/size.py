@@ -10,6 +10,7 @@ import scipy.sparse as sp
 import torch
 
 from recbole_derrd.adapters import EmbeddingAdapter, adapter_class, adapter_of
+from recbole_derrd.ops.packing import STEP_BYTES, packed_size
 
 
 class Stored(NamedTuple):
@@ -18,6 +19,18 @@ class Stored(NamedTuple):
     numbers: int
     bytes: int
     row_bytes: int
+
+    @classmethod
+    def in_bits(cls, rows: int, size: int, bits: int) -> Stored:
+        """Return what codes of so many bits a dimension take, each row's with its step."""
+        row_bytes = packed_size(size, bits) + STEP_BYTES
+        return cls(rows * size, rows * row_bytes, row_bytes)
+
+    @classmethod
+    def in_codebooks(cls, rows: int, codebooks: torch.Tensor) -> Stored:
+        """Return what codes of a byte a codebook take, and the codebooks [levels, codewords, d] in float16."""
+        codes, numbers = rows * len(codebooks), codebooks.numel()
+        return cls(codes + numbers, codes + 2 * numbers, len(codebooks))
 
 
 def _coded(model: Any, side: str | None = None) -> Mapping[str, Stored]:

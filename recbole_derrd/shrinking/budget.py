@@ -105,10 +105,10 @@ class Budget:
             most: the most dimensions that the student may have.
         """
         number = self.item_bytes
-        if number is None or 8 * number > _MOST_BITS * most:
+        sizes = [] if number is None else sizes_of_codebooks(number, most)
+        if number is None or not sizes:
             return None
-        affordable = items * STEP_BYTES // (number * CODEWORDS * _CODEBOOK_BYTES)
-        size = min(most, affordable, _DIMENSIONS_A_CODEBOOK[-1] * number)
+        size = min(sizes[0], items * STEP_BYTES // (number * CODEWORDS * _CODEBOOK_BYTES))
         # With fewer dimensions than signs of as many bytes they would gain nothing.
         return Codebooks(number, size) if size >= min(most, 8 * number) else None
 

@@ -44,7 +44,7 @@ from recbole_derrd.model_cache.results import TrainedModel, TrainResult
 from recbole_derrd.quick_start import run_recbole_derrd
 from recbole_derrd.runtime.processes import rendezvous
 from recbole_derrd.runtime.randomness import kept_random_state
-from recbole_derrd.shrinking.budget import Budget, Split
+from recbole_derrd.shrinking.budget import Budget, Codebooks, Split
 from recbole_derrd.shrinking.outcome import Outcome, Row
 from recbole_derrd.shrinking.plan import codebook_settings, coded_settings, plain_settings
 
@@ -204,17 +204,7 @@ class _Shrinking:
             rows.append(_of_trained("Refined teacher", refined.trained))
         if compare_student:
             rows.insert(1, self._plain(sizes, splits))
-        worth = self._worth_a_training(found)
-        named = " and ".join(map(str, worth))
-        self.choose(
-            f"There are {len(splits)} ways to spend the bytes. The refined teacher's codes, untrained, are the best on "
-            f"the validation split with {named}: this is trained."
-        )
-        plans = {str(split): coded_settings(sizes, split) for split in worth}
-        books = budget.codebooks(history.n_items, most)
-        if books is not None:
-            plans[str(books)] = codebook_settings(sizes, books.number, books.size)
-            self.choose(f"The items are so many that codebooks hardly count beside them: {books} are trained too.")
+        plans = self._plans(sizes, found, budget.codebooks(history.n_items, most))
         records = [(self._run(plan, name, self.settings), name) for name, plan in plans.items()]
         record, name = max(records, key=lambda one: self.sign * one[0]["distilled"]["valid"][self.metric])
         if len(records) > 1:
@@ -238,6 +228,22 @@ class _Shrinking:
         known = 0 if budget.times is None else bytes_named(self.config, data)
         if known is not None:
             budget.splits(data.history.n_users, data.history.n_items, known, own["embedding_size"])
+
+    def _plans(
+        self, sizes: Sizes, found: list[tuple[Row, Split]], books: Codebooks | None
+    ) -> dict[str, dict[str, Any]]:
+        """Choose what is trained, by the untrained codes of all splits; return the settings by their names."""
+        worth = self._worth_a_training(found)
+        named = " and ".join(map(str, worth))
+        self.choose(
+            f"There are {len(found)} ways to spend the bytes. The refined teacher's codes, untrained, are the best on "
+            f"the validation split with {named}: this is trained."
+        )
+        plans = {str(split): coded_settings(sizes, split) for split in worth}
+        if books is not None:
+            plans[str(books)] = codebook_settings(sizes, books.number, books.size)
+            self.choose(f"The items are so many that codebooks hardly count beside them: {books} are trained too.")
+        return plans
 
     def _run(self, plan: dict[str, Any], what: str, settings: tuple[str, ...]) -> dict[str, Any]:
         """Train a student by a plan, over which the user's settings go."""

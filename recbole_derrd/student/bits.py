@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from recbole_derrd.errors import CheckpointError
 from recbole_derrd.evaluation.size import Stored
-from recbole_derrd.ops.packing import STEP_BYTES, packed_size
 from recbole_derrd.ops.quantize import best_steps
 from recbole_derrd.ops.straight_through import quantized, stored_steps, unit_of
 from recbole_derrd.training.fitting import fitting_steps
@@ -88,8 +87,7 @@ class QuantizedRows(nn.Module):
 
     def stored(self, latent: Tensor) -> Stored:
         """Return the size of codes and steps; of the ratios nothing is stored."""
-        row_bytes = packed_size(latent.shape[1], self.bits) + STEP_BYTES
-        return Stored(latent.numel(), len(latent) * row_bytes, row_bytes)
+        return Stored.in_bits(len(latent), latent.shape[1], self.bits)
 
 
 @dataclasses.dataclass(frozen=True)

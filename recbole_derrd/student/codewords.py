@@ -70,7 +70,7 @@ class CodewordRows(nn.Module):
 
     def stored(self, latent: Tensor) -> Stored:
         """Return the size of codes and codebooks."""
-        return Stored(self.codes.numel() + latent.numel(), self.codes.numel() + 2 * latent.numel(), len(latent))
+        return Stored.in_codebooks(len(self.codes), latent)
 
 
 def _with_padding(codes: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from recbole_derrd.training.resumption import (
 
 #: Parameters under this name belong to distillation and never reach the student's checkpoint.
 DISTILLERS = "distillers"
-#: Where the checkpoint of a student in few bits holds its tables' steps; stock RecBole does not read it.
+#: Where the checkpoint of a coded student holds its tables' steps or codebooks; stock RecBole does not read it.
 ENTRIES = "table_steps"
 #: Where the checkpoint of a graph student in few bits, a BPR's, holds the graph model's own weights and values.
 GRAPH = "graph_student"

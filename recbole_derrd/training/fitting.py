@@ -12,7 +12,6 @@ from torch import Tensor
 
 from recbole_derrd.errors import CheckpointError, shown
 from recbole_derrd.evaluation.size import Stored
-from recbole_derrd.ops.packing import STEP_BYTES, packed_size
 
 _SHOWN = 3
 #: Says whether a model can work with a value.
@@ -130,14 +129,12 @@ def _size_of_entry(entry: Any, rows: Tensor) -> Stored | None:
         bits = entry.get("bits")
         if fitting_steps(entry, len(rows)) is None or type(bits) is not int or not 1 <= bits <= 8:
             return None
-        row_bytes = packed_size(rows.shape[1], bits) + STEP_BYTES
-        return Stored(rows.numel(), len(rows) * row_bytes, row_bytes)
+        return Stored.in_bits(len(rows), rows.shape[1], bits)
     books = entry["codebooks"]
     shape = tuple(books.shape) if isinstance(books, Tensor) and books.dim() == 3 else (0, 0, 0)
     if shape[2] != rows.shape[1] or fitting_codes(entry, len(rows), shape) is None:
         return None
-    numbers = len(rows) * shape[0]
-    return Stored(numbers + books.numel(), numbers + 2 * books.numel(), shape[0])
+    return Stored.in_codebooks(len(rows), books)
 
 
 def fitting_values(model: Any, given: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
