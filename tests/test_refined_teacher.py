@@ -41,7 +41,9 @@ def keys(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> dict[str,
         "record_dir": str(folder / "records"), "distillers": ["rrd"], "rrd_k": 4, "rrd_l": 4, "rrd_top_n": 10,
         "teacher": {"embedding_size": 16, "epochs": 1}, "embedding_size": 4, "epochs": 4, "train_batch_size": 128,
         "latency_users": 0, "metrics": ["NDCG", "Recall"], "topk": [5], "valid_metric": "NDCG@5",
-        "show_progress": False, "teacher_refine": {"epochs": 3, "learning_rate": 0.05}, "learning_rate": 0.02,
+        "show_progress": False, "learning_rate": 0.02,
+        # A teacher of one epoch: raised to the size of a finished one's, its scores teach noise.
+        "teacher_refine": {"epochs": 3, "learning_rate": 0.05, "teacher_scale": 1},
     }  # fmt: skip
 
 
@@ -269,7 +271,7 @@ def test_dimensions_and_bytes_are_those_of_the_teachers_before_they_are_trained(
 @pytest.mark.slow
 def test_a_refined_teacher_that_is_no_better_leaves_the_first_to_teach(keys: dict[str, Any], tmp_path: Path) -> None:
     """Steps that are far too large spoil it."""
-    worse = {"epochs": 1, "learning_rate": 50.0}
+    worse = {"epochs": 1, "learning_rate": 50.0, "teacher_scale": 1}
     own = {**keys, "teacher_refine": worse, "compare_student": False, "record_dir": str(tmp_path)}
     record = run_recbole_derrd(config_dict=own, show_result=False)
     refined, teacher = (record[who]["valid"][record["valid_metric"]] for who in ("refined", "teacher"))

@@ -46,8 +46,8 @@ WHOLE_USER_MODELS = frozenset("MultiDAE MultiVAE MacridVAE CDAE ENMF RaCT RecVAE
 #: Options of a run that the training of a refined teacher has as well.
 _OF_REFINING = frozenset(
     """
-    distillers base_weight warm_start student_bits user_bits student_codebooks student_rotation learning_rate_end fast
-    distill_seed checkpoint_step
+    distillers base_weight teacher_scale warm_start student_bits user_bits student_codebooks student_rotation
+    learning_rate_end fast distill_seed checkpoint_step
     """.split()
 )
 

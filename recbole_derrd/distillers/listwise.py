@@ -196,8 +196,7 @@ class ListwiseDistillation(Distiller[ListwiseOptions]):
             self.rankings = torch.from_numpy(knowledge.top_items(options.top_n)).to(device)
             self.ranking_scores = torch.from_numpy(knowledge.top_scores(options.top_n)).to(device)
         elif isinstance(knowledge.teacher, EmbeddingAdapter):
-            layer = knowledge.teacher.hints[0]
-            users, items = (torch.from_numpy(knowledge.embeddings(side, layer)).to(device) for side in ("user", "item"))
+            users, items = (torch.from_numpy(table).to(device) for table in knowledge.score_embeddings())
             self.embeddings = (users, items)
 
     @classmethod
@@ -292,6 +291,7 @@ class ListwiseDistillation(Distiller[ListwiseOptions]):
         else:
             teacher = self.knowledge.teacher
             scores = teacher.score_all(users.to(teacher.device)).to(users.device, torch.float32, copy=True)
+            scores *= self.knowledge.score_scale
         scores[hidden] = LOWEST
         return Targets(target_probabilities(scores, temperature), None, hidden)
 

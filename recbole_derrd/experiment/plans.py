@@ -12,6 +12,7 @@ import dataclasses
 import math
 from typing import Any
 
+from recbole_derrd.config.options.schema import AUTO
 from recbole_derrd.data.prepare import Data
 
 #: Dimensions of a refined teacher at most, and those of one that learns from a model without embeddings.
@@ -79,6 +80,7 @@ def softmax_settings(sizes: Sizes) -> dict[str, Any]:
     return {
         "distillers": ["listwise"],
         "base_weight": 0.0,
+        "teacher_scale": AUTO,
         "warm_start": "svd",
         "listwise_weight": 1.0,
         "listwise_labels": 0.1,
@@ -106,6 +108,7 @@ def _by_rankings(sizes: Sizes) -> dict[str, Any]:
     starts = sizes.teacher is not None
     return {
         "distillers": ["ir_rrd", "listwise"],
+        "teacher_scale": AUTO,
         # From the teacher's own best approximation few epochs do; from chance more are needed.
         "warm_start": "svd" if starts else "none",
         "epochs": 12 if starts else 200,

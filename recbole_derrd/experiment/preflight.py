@@ -65,6 +65,7 @@ def check_run(config: DistillConfig) -> None:
                 "warm_start: none."
             )
         return
+    _check_scale(config)
     if options.teacher_refine:
         # The refined teacher can teach; of the first one its own training asks, in a check of its own.
         check_roles(config["model"], ["BPR"], list(options.distillers))
@@ -100,6 +101,21 @@ def _check_other_methods(config: DistillConfig) -> None:
         found = idle_options(config.cmd_config_dict, config.run_options.distillers)
         if found:
             raise OptionError(without_effect(found, dashes="--"))
+
+
+def _check_scale(config: DistillConfig) -> None:
+    """Refuse a scale of the teacher's scores that nothing reads if somebody has typed it, else say so."""
+    options = config.run_options
+    reads = any(Need.SCORES in method_class(name).needed(own) for name, own in config.method_options.items())
+    if options.teacher_scale == 1 or reads or options.warm_start != "none":
+        return
+    words = (
+        f"teacher_scale has no effect: {' and '.join(options.distillers)} read no scores of the teacher, and the "
+        "student does not start at them (warm_start)."
+    )
+    if "teacher_scale" in config.cmd_config_dict:
+        raise OptionError(f"{words} Take it out.")
+    getLogger().warning(words)
 
 
 def _check_bits(config: DistillConfig) -> None:

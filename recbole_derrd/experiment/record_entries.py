@@ -38,8 +38,8 @@ from recbole_derrd.teacher import StoredKnowledge, Teacher
 
 #: Options of a run that change its result and that few runs set.
 _SELDOM = (
-    "warm_start", "teacher_refine", "student_bits", "user_bits", "student_codebooks", "student_rotation",
-    "distill_seed", "teacher_snapshots", "knowledge_search",
+    "teacher_scale", "warm_start", "teacher_refine", "student_bits", "user_bits", "student_codebooks",
+    "student_rotation", "distill_seed", "teacher_snapshots", "knowledge_search",
 )  # fmt: skip
 _USUAL = RunOptions()
 

@@ -73,13 +73,14 @@ def student_key(config: DistillConfig, data: Data, knowledge: StoredKnowledge) -
 
 
 def _added_settings(config: DistillConfig) -> list[Any]:
-    """Return the bits, codebooks and falling rate that a student is trained with, for its key; nothing without."""
+    """Return bits, codebooks, falling rate and the teacher's scale of a training, for its key; nothing without."""
     options = config.run_options
     trained = [options.student_bits, options.user_bits, options.student_rotation]
     coded = [] if options.student_bits == options.user_bits == 32 else [trained]
     books = [["student_codebooks", options.student_codebooks]] if options.student_codebooks else []
     falling = [] if options.learning_rate_end is None else [["learning_rate_end", options.learning_rate_end]]
-    return [*coded, *books, *falling]
+    scaled = [] if options.teacher_scale == 1 else [["teacher_scale", options.teacher_scale]]
+    return [*coded, *books, *falling, *scaled]
 
 
 def starts_at_codes(config: DistillConfig) -> bool:

@@ -12,6 +12,7 @@ from recbole.utils import set_color
 from recbole_derrd.adapters import adapter_class
 from recbole_derrd.config.distill_config import DistillConfig
 from recbole_derrd.config.options import Options
+from recbole_derrd.config.options.schema import AUTO
 from recbole_derrd.data.candidates import CandidateLoader
 from recbole_derrd.data.prepare import Data
 from recbole_derrd.distillers import Need
@@ -121,10 +122,11 @@ def knowledge_of(config: DistillConfig, teachers: AnyTeacher | Sequence[AnyTeach
         snapshots_wanted(config),
     )
     weighting = weighting_of(config)
+    scale = None if options.teacher_scale == AUTO else float(options.teacher_scale)
     members = []
     for teacher in teachers:
         folder = knowledge_folder(config.cache_dir, teacher.trained.key, data.fingerprint.train)
-        members.append(StoredKnowledge(folder, teacher, data.history, settings, weighting))
+        members.append(StoredKnowledge(folder, teacher, data.history, settings, weighting, scale))
     if len(members) == 1:
         return members[0]
     starter = _best(config, teachers, lambda teacher: _can_start(config, teacher))
@@ -144,7 +146,7 @@ def knowledge_of(config: DistillConfig, teachers: AnyTeacher | Sequence[AnyTeach
     )
     folder = knowledge_folder(config.cache_dir, ensemble.key, data.fingerprint.train)
     # The ensemble adds up rankings: there are no embeddings to search by.
-    return EnsembleKnowledge(folder, ensemble, data.history, dataclasses.replace(settings, search="exact"))
+    return EnsembleKnowledge(folder, ensemble, data.history, dataclasses.replace(settings, search="exact"), scale)
 
 
 def _can_start(config: DistillConfig, teacher: AnyTeacher) -> bool:

@@ -55,7 +55,7 @@ _SPENT = ("embedding_size", "student_bits", "student_codebooks", "user_bits", "s
 #: Settings of a training that a user may give, which hold for the refined teacher too.
 _OF_A_TRAINING = ("learner", *(key for key in OF_THE_PLANS if key not in _SPENT))
 #: Settings that a student without a teacher does not have.
-_OF_A_TAUGHT_STUDENT = ("distillers", "base_weight", "warm_start")
+_OF_A_TAUGHT_STUDENT = ("distillers", "base_weight", "warm_start", "teacher_scale")
 #: Splits whose untrained codes come within this share of the best are worth a training.
 _NEAR = 0.97
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -108,13 +109,19 @@ class EnsembleKnowledge(StoredKnowledge):
         ensemble: the teachers.
         history: training items of each user.
         settings: how the ensemble's own arrays are built.
+        score_scale: what scores are multiplied by; None is 1.
     """
 
     def __init__(
-        self, folder: Path, ensemble: Ensemble, history: History, settings: BuildSettings | None = None
+        self,
+        folder: Path,
+        ensemble: Ensemble,
+        history: History,
+        settings: BuildSettings | None = None,
+        score_scale: float | None = 1.0,
     ) -> None:
         """Open the knowledge; nothing is computed yet."""
-        super().__init__(folder, ensemble, history, settings, ensemble.rank_weighting)
+        super().__init__(folder, ensemble, history, settings, ensemble.rank_weighting, score_scale)
         self.ensemble = ensemble
 
     @property
@@ -125,6 +132,11 @@ class EnsembleKnowledge(StoredKnowledge):
     def total_seconds(self) -> float:
         """Return how long building arrays took in this process, the teachers' own included."""
         return super().total_seconds() + sum(member.total_seconds() for member in self.members)
+
+    @functools.cached_property
+    def score_scale(self) -> float:
+        """What scores are multiplied by; an ensemble's are sums of what ranks count, which have a size of their own."""
+        return 1.0 if self._score_scale is None else self._score_scale
 
     def known(self, side: str, *, by_embedding: bool = False) -> Array | None:
         """Return whom any teacher knows, or the one whose embeddings are used; see :meth:`Knowledge.known`."""

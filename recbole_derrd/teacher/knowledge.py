@@ -31,8 +31,13 @@ class QueryKnowledge(Protocol):
         """The frozen teacher, loaded on first use."""
         ...
 
+    @property
+    def score_scale(self) -> float:
+        """What all scores that this gives are multiplied by; those of :attr:`teacher` itself are not."""
+        ...
+
     def scores(self, queries: Tensor, items: Tensor) -> Tensor:
-        """Return the teacher's logits [n, K] of items [n, K] for queries [n]."""
+        """Return the teacher's logits [n, K] of items [n, K] for queries [n], times :attr:`score_scale`."""
         ...
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from logging import getLogger
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
@@ -16,6 +19,7 @@ from recbole_derrd.teacher.knowledge import Array
 from recbole_derrd.teacher.rank_weighting import RankWeighting
 from recbole_derrd.teacher.ranking_arrays import TopItems, TopUsers, Trajectory
 from recbole_derrd.teacher.score_arrays import ObservedRanks, TopScores, listed_scores
+from recbole_derrd.teacher.score_scale import automatic_scale, spread_of
 from recbole_derrd.teacher.source import LazyTeacher, TeacherSource
 
 
@@ -31,6 +35,7 @@ class StoredKnowledge:
         history: training items of each user; they never enter a ranking.
         settings: how arrays are built.
         rank_weighting: what a rank counts, for methods that add up ranks.
+        score_scale: what scores are multiplied by; None for :func:`~recbole_derrd.teacher.score_scale.automatic_scale`.
 
     Attributes:
         search_recall: share of the exact rankings that an approximate search has found; None for the exact search.
@@ -43,12 +48,14 @@ class StoredKnowledge:
         history: History,
         settings: BuildSettings | None = None,
         rank_weighting: RankWeighting | None = None,
+        score_scale: float | None = 1.0,
     ) -> None:
         """Open the knowledge; nothing is computed yet."""
         self.history = history
         self.settings = settings or BuildSettings()
         self.rank_weighting = rank_weighting or RankWeighting()
         self.search_recall: float | None = None
+        self._score_scale = score_scale
         self._teacher = LazyTeacher(source)
         self._arrays = ArrayStore(folder, self._teacher)
 
@@ -109,9 +116,24 @@ class StoredKnowledge:
     def _layer(self, hint: str | None) -> str | None:
         return hint or next(iter(self.teacher_hints), None)
 
+    @functools.cached_property
+    def score_scale(self) -> float:
+        """What scores are multiplied by; found at first use where it was not given."""
+        if self._score_scale is not None:
+            return self._score_scale
+        spread = spread_of(self.teacher)
+        scale = automatic_scale(spread)
+        if scale != 1:
+            getLogger().info(
+                f"The teacher's best scores lie {spread:.3g} above its median ones; all are multiplied by {scale:.3g} "
+                "(teacher_scale: auto)."
+            )
+        return scale
+
     def score_embeddings(self) -> tuple[Array, Array]:
         """Return embeddings whose dot products are scores; see :meth:`Knowledge.score_embeddings`."""
-        return self.embeddings("user"), self.embeddings("item")
+        users, items = self.embeddings("user"), self.embeddings("item")
+        return (users if self.score_scale == 1 else users * np.float32(self.score_scale)), items
 
     def top_items(self, count: int) -> Array:
         """Return each user's best unobserved items; see :meth:`Knowledge.top_items`."""
@@ -126,7 +148,8 @@ class StoredKnowledge:
 
     def top_scores(self, count: int) -> Array:
         """Return the logits of each user's best items; see :meth:`Knowledge.top_scores`."""
-        return self._arrays.open(TopScores(self.top_items(count), self.settings))
+        stored = self._arrays.open(TopScores(self.top_items(count), self.settings))
+        return stored if self.score_scale == 1 else stored * np.float32(self.score_scale)
 
     def trajectories(self, count: int) -> list[Array]:
         """Return the rankings of the teacher's snapshots; see :meth:`Knowledge.trajectories`."""
@@ -139,7 +162,7 @@ class StoredKnowledge:
 
     def scores(self, queries: Tensor, items: Tensor) -> Tensor:
         """Return the teacher's logits [n, K] of items [n, K] for queries [n], computed in chunks of queries."""
-        return listed_scores(self.teacher, queries, items)
+        return listed_scores(self.teacher, queries, items) * self.score_scale
 
 
 def knowledge_folder(cache: Path, teacher_key: str, fingerprint: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from recbole_derrd.config.options.schema import Options, option
+from recbole_derrd.config.options.schema import AUTO, Options, option
 from recbole_derrd.errors import OptionError, did_you_mean
 
 Text = (str, type(None))
@@ -76,6 +76,15 @@ class RunOptions(Options):
         choices=("power", "exponential"),
     )
     ensemble_power: float = option(0.05, "Exponent p of ensemble_weighting power.", above=0)
+    teacher_scale: float | str = option(
+        1.0,
+        "What the teacher's scores are multiplied by where methods read them and where a student starts at them; "
+        "rankings and embeddings stay. auto multiplies where a user's best score is less than 4 or more than 10 above "
+        "the median one, to 5: a softmax of the scores as they are would teach the best item alone, or nothing.",
+        above=0,
+        choices=(AUTO,),
+        kind=(float, str),
+    )
     warm_start: str = option(
         "none",
         "Where the distilled student starts: as RecBole draws it (none), or at the truncated SVD of the scores of its "

@@ -1,0 +1,63 @@
+r"""By what a teacher's scores are multiplied, so that their softmax teaches.
+
+Scores may be multiplied by any number without a change in a ranking, and models differ in it: a user's best item lies 5
+to 9 above the median one for BPRs that were trained to their end, 15 for a LightGCN, below 1 for a linear model of
+similarities. A softmax does depend on it. Of large scores it is nearly the best item alone, of small ones nearly
+uniform. So
+
+    c = 5 / spread  where the spread is below 4 or above 10, else 1,    spread = mean_u (max_i t_ui - median_i t_ui)
+
+over some of the users, all items but the padding item counted, training items too. The bounds leave alone what
+temperatures were chosen for.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from recbole_derrd.adapters import Adapter
+from recbole_derrd.ops.full_softmax import users_at_once
+
+#: Users that a spread is measured over: its standard error is then some 2 % of it.
+_USERS = 256
+_LEAST, _MOST, _WANTED = 4.0, 10.0, 5.0
+
+
+def score_spread(scores: Tensor) -> float:
+    """Return how far users' best scores lie above their median ones, on average.
+
+    Args:
+        scores: [n, m] of all items; -inf where there is no score.
+
+    Returns:
+        At least 0; NaN where no user's best and median scores are both numbers.
+    """
+    distance = scores.amax(dim=1) - scores.median(dim=1).values
+    return float(distance[distance.isfinite()].double().mean())
+
+
+def automatic_scale(spread: float) -> float:
+    """Return what scores of a spread are multiplied by; 1 for a spread that is no positive number.
+
+    Example:
+        >>> automatic_scale(20.0), automatic_scale(6.0), automatic_scale(0.5)
+        (0.25, 1.0, 10.0)
+    """
+    if not (math.isfinite(spread) and spread > 0) or _LEAST <= spread <= _MOST:
+        return 1.0
+    return _WANTED / spread
+
+
+@torch.no_grad()
+def spread_of(teacher: Adapter) -> float:
+    """Return the spread of a teacher's scores, over users at equal distances in the order of their ids."""
+    count = min(_USERS, teacher.n_users - 1)
+    users = torch.linspace(1, teacher.n_users - 1, count, device=teacher.device).round().long()
+    parts = []
+    with teacher.shared():
+        for chunk in users.split(users_at_once(teacher.n_items, teacher.device)):
+            parts.append(torch.tensor(score_spread(teacher.score_all(chunk)[:, 1:].float())).repeat(len(chunk)))
+    return float(torch.cat(parts).nanmean())
