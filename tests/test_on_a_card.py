@@ -19,6 +19,7 @@ import recbole_derrd.runtime.processes as processes
 from recbole_derrd.errors import OptionError
 from recbole_derrd.ops.experts import _rows_at_once
 from recbole_derrd.ops.full_softmax import users_at_once
+from recbole_derrd.recbole_compat.reading import read_archive
 from recbole_derrd.registry import METHODS, method_class
 from recbole_derrd.runtime.randomness import random_state, set_random_state
 from recbole_derrd.student.codewords import CodewordRows
@@ -65,6 +66,14 @@ def test_the_pretended_card_computes_and_differentiates(card: torch.device) -> N
 def test_the_pretended_card_refuses_tensors_of_the_cpu(card: torch.device, mixing: Any) -> None:
     with pytest.raises(MixedDevicesError):
         mixing(torch.arange(3.0), torch.arange(3.0).to(card))
+
+
+def test_the_pretended_card_reads_its_own_files(card: torch.device, tmp_path: Path) -> None:
+    written = torch.arange(6.0, device=card).view(2, 3)
+    torch.save({"state_dict": {"weight": written}}, tmp_path / "file.pth")
+    for device, kind in ((card, OnCard), ("cpu", torch.Tensor)):
+        read = read_archive(tmp_path / "file.pth", device)["state_dict"]["weight"]
+        assert type(read) is kind and read.cpu().tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
 
 
 def test_the_pretended_card_has_no_numpy(card: torch.device) -> None:

@@ -194,6 +194,7 @@ class _GeneratorOf(metaclass=_Choosing):
 def pretended_card() -> Iterator[torch.device]:
     """Within the block there is such a card; RecBole's configurations with a ``gpu_id`` take it."""
     from recbole_derrd.config.distill_config import DistillConfig
+    from recbole_derrd.recbole_compat.tensors import Storages
 
     own = DistillConfig._init_device
 
@@ -210,7 +211,18 @@ def pretended_card() -> Iterator[torch.device]:
         content = load(file, map_location="cpu", **options)
         return tree_map(lambda part: _moved(part) if isinstance(part, Tensor) else part, content)
 
+    opened, read = Storages.__init__, Storages.tensor
+
+    def opened_on_the_cpu(storages: Any, archive: Any, device: Any) -> None:
+        opened(storages, archive, "cpu")
+        storages.of_the_card = _is_card(device)
+
+    def read_and_moved(storages: Any, *described: Any) -> Any:
+        return _moved(read(storages, *described)) if storages.of_the_card else read(storages, *described)
+
     with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(Storages, "__init__", opened_on_the_cpu))
+        stack.enter_context(mock.patch.object(Storages, "tensor", read_and_moved))
         stack.enter_context(mock.patch.object(torch, "Generator", _GeneratorOf))
         stack.enter_context(mock.patch.object(torch, "load", loaded))
         stack.enter_context(mock.patch.object(torch.cuda, "synchronize", lambda *_: None))
