@@ -22,8 +22,8 @@ from recbole_derrd.errors import OptionError
 from recbole_derrd.experiment.preflight import check_run
 from recbole_derrd.experiment.teachers import knowledge_of, teachers_of
 from recbole_derrd.quick_start import run_recbole_derrd
-from recbole_derrd.teacher import GivenTeacher, StoredKnowledge
-from recbole_derrd.teacher.score_scale import automatic_scale, score_spread, spread_of
+from recbole_derrd.teacher import EnsembleKnowledge, GivenTeacher, StoredKnowledge
+from recbole_derrd.teacher.score_scale import automatic_scale, best_above_median, spread_of
 from recbole_derrd.testing.world import TinyAdapter, TinyModel, history_of, some_rows
 
 Settings = Callable[..., dict[str, Any]]
@@ -38,16 +38,16 @@ def slow_spread(scores: Tensor) -> float:
 @given(strategies.integers(0, 1000), strategies.integers(1, 9), strategies.integers(1, 12), strategies.floats(0.01, 99))
 def test_the_spread_is_that_of_the_formula(seed: int, users: int, items: int, factor: float) -> None:
     scores = torch.randn(users, items, generator=torch.Generator().manual_seed(seed))
-    found = score_spread(scores)
+    found = float(best_above_median(scores).mean())
     assert found == pytest.approx(slow_spread(scores), rel=1e-5, abs=1e-6)
     moved = factor * scores + torch.arange(users).unsqueeze(1)
-    assert score_spread(moved) == pytest.approx(factor * found, rel=1e-3, abs=1e-4)
+    assert float(best_above_median(moved).mean()) == pytest.approx(factor * found, rel=1e-3, abs=1e-4)
 
 
 def test_users_without_a_median_score_do_not_count() -> None:
     scores = torch.tensor([[3.0, -math.inf, -math.inf], [5.0, 1.0, -math.inf]])
-    assert score_spread(scores) == 4.0
-    assert math.isnan(score_spread(scores[:1]))
+    assert best_above_median(scores).tolist() == [4.0]
+    assert len(best_above_median(scores[:1])) == 0
 
 
 @given(strategies.floats(1e-6, 1e6))
@@ -147,6 +147,7 @@ def exports(tiny_settings: Settings, tmp_path: Path) -> dict[float, str]:
 def test_whole_runs_from_teachers_of_one_ranking_end_alike(tiny_settings: Settings, exports: dict[float, str]) -> None:
     settings = tiny_settings("BPR", **LISTWISE, compare_student=False, teacher_trusted=True)
     items: dict[Any, Any] = {}
+    files = set()
     for scale in ("auto", 1.0):
         for factor, file in exports.items():
             more = {**settings, "teacher_export": file, "teacher_scale": scale}
@@ -154,6 +155,8 @@ def test_whole_runs_from_teachers_of_one_ranking_end_alike(tiny_settings: Settin
             assert record["options"].get("teacher_scale") == (None if scale == 1 else "auto")
             content = torch.load(record["checkpoints"]["student"], weights_only=False)
             items[scale, factor] = content["state_dict"]["item_embedding.weight"][1:]
+            files.add(record["checkpoints"]["student"])
+    assert len(files) == 4
     torch.testing.assert_close(items["auto", 0.02], items["auto", 20.0], rtol=1e-2, atol=1e-3)
     assert (items[1.0, 0.02] - items[1.0, 20.0]).abs().mean() > 0.1
 
@@ -194,3 +197,17 @@ def test_a_scale_that_nothing_reads_is_refused(
 def test_a_scale_is_a_number_above_zero_or_auto(tiny_settings: Settings, value: Any) -> None:
     with pytest.raises(OptionError, match="teacher_scale"):
         DistillConfig("BPR", "tiny", config_dict=tiny_settings("BPR", **LISTWISE, teacher_scale=value))
+
+
+@pytest.mark.whole_run
+def test_an_ensembles_scores_stay_and_a_start_is_at_its_scaled_member(tiny_settings: Settings) -> None:
+    teachers = [{"model": "BPR", "embedding_size": size} for size in (6, 8)]
+    keys = tiny_settings("BPR", **LISTWISE, teachers=teachers, ensemble_top_n=40, teacher_scale="auto")
+    config = DistillConfig("BPR", "tiny", config_dict=keys)
+    data = prepare_data(config)
+    knowledge = knowledge_of(config, teachers_of(config, data), data)
+    assert isinstance(knowledge, EnsembleKnowledge) and knowledge.score_scale == 1
+    starter = knowledge.members[knowledge.ensemble.starter or 0]
+    users, items = knowledge.score_embeddings()
+    assert best_above_median(torch.from_numpy((users @ items.T)[1:, 1:])).mean() == pytest.approx(5, rel=0.05)
+    assert spread_of(starter.teacher) < 4

@@ -135,7 +135,7 @@ class EnsembleKnowledge(StoredKnowledge):
 
     @functools.cached_property
     def score_scale(self) -> float:
-        """What scores are multiplied by; an ensemble's are sums of what ranks count, which have a size of their own."""
+        """What scores are multiplied by; an ensemble's come from ranks, and are all of one size."""
         return 1.0 if self._score_scale is None else self._score_scale
 
     def known(self, side: str, *, by_embedding: bool = False) -> Array | None:

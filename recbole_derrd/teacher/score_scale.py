@@ -26,17 +26,17 @@ _USERS = 256
 _LEAST, _MOST, _WANTED = 4.0, 10.0, 5.0
 
 
-def score_spread(scores: Tensor) -> float:
-    """Return how far users' best scores lie above their median ones, on average.
+def best_above_median(scores: Tensor) -> Tensor:
+    """Return how far users' best scores lie above their median ones.
 
     Args:
         scores: [n, m] of all items; -inf where there is no score.
 
     Returns:
-        At least 0; NaN where no user's best and median scores are both numbers.
+        At least 0, for each user whose best and median scores are both numbers.
     """
     distance = scores.amax(dim=1) - scores.median(dim=1).values
-    return float(distance[distance.isfinite()].double().mean())
+    return distance[distance.isfinite()]
 
 
 def automatic_scale(spread: float) -> float:
@@ -53,11 +53,10 @@ def automatic_scale(spread: float) -> float:
 
 @torch.no_grad()
 def spread_of(teacher: Adapter) -> float:
-    """Return the spread of a teacher's scores, over users at equal distances in the order of their ids."""
+    """Return the spread of a teacher's scores, over users at equal distances in the order of their ids; NaN if none."""
     count = min(_USERS, teacher.n_users - 1)
     users = torch.linspace(1, teacher.n_users - 1, count, device=teacher.device).round().long()
-    parts = []
     with teacher.shared():
-        for chunk in users.split(users_at_once(teacher.n_items, teacher.device)):
-            parts.append(torch.tensor(score_spread(teacher.score_all(chunk)[:, 1:].float())).repeat(len(chunk)))
-    return float(torch.cat(parts).nanmean())
+        chunks = users.split(users_at_once(teacher.n_items, teacher.device))
+        found = [best_above_median(teacher.score_all(chunk)[:, 1:].float()) for chunk in chunks]
+    return float(torch.cat(found).double().mean())
