@@ -19,9 +19,12 @@ from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.distillers.listwise import ListwiseDistillation, ListwiseOptions
 from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.errors import OptionError
+from recbole_derrd.experiment.plans import Sizes, refining
 from recbole_derrd.experiment.preflight import check_run
 from recbole_derrd.experiment.teachers import knowledge_of, teachers_of
 from recbole_derrd.quick_start import run_recbole_derrd
+from recbole_derrd.shrinking.budget import Split
+from recbole_derrd.shrinking.plan import codebook_settings, coded_settings
 from recbole_derrd.teacher import EnsembleKnowledge, GivenTeacher, StoredKnowledge
 from recbole_derrd.teacher.score_scale import automatic_scale, best_above_median, spread_of
 from recbole_derrd.testing.world import TinyAdapter, TinyModel, history_of, some_rows
@@ -211,3 +214,11 @@ def test_an_ensembles_scores_stay_and_a_start_is_at_its_scaled_member(tiny_setti
     users, items = knowledge.score_embeddings()
     assert best_above_median(torch.from_numpy((users @ items.T)[1:, 1:])).mean() == pytest.approx(5, rel=0.05)
     assert spread_of(starter.teacher) < 4
+
+
+@pytest.mark.parametrize("teacher", [64, None])
+@pytest.mark.parametrize("interactions", [1_000, 1_000_000])
+def test_trainings_that_nobody_tunes_find_the_scale(teacher: int | None, interactions: int) -> None:
+    sizes = Sizes(5_000, 3_000, interactions, teacher)
+    for plan in (refining(sizes), coded_settings(sizes, Split(20, 2)), codebook_settings(sizes, 4, 20)):
+        assert plan["teacher_scale"] == "auto"
