@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
 from recbole_derrd.data.history import History
+from recbole_derrd.runtime.console import SHOWN
 from recbole_derrd.teacher.array_builder import BuildSettings
 from recbole_derrd.teacher.array_store import ArrayStore
 from recbole_derrd.teacher.embedding_arrays import Embeddings, Neighbours
@@ -126,7 +127,8 @@ class StoredKnowledge:
         if scale != 1:
             getLogger().info(
                 f"The teacher's best scores lie {spread:.3g} above its median ones; all are multiplied by {scale:.3g} "
-                "(teacher_scale: auto)."
+                "(teacher_scale: auto).",
+                extra=SHOWN,
             )
         return scale
 
