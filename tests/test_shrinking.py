@@ -480,3 +480,11 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.
     assert main(["shrink", str(tmp_path / "text.pth"), "--bytes=8"]) == 2
     assert main(["shrink", str(tmp_path / "absent.pth"), "--bytes=8"]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("interactions", "methods"), [(149_999, ["ir_rrd", "listwise"]), (150_000, ["listwise"])])
+def test_a_refined_teacher_of_enough_interactions_learns_from_the_users(interactions: int, methods: list[str]) -> None:
+    plan = refining(Sizes(5_551, 16_980, interactions, 64))
+    assert plan["distillers"] == methods and plan.get("base_weight", 1) == len(methods) - 1
+    # Without a start there is nothing that large steps could go on from.
+    assert refining(Sizes(5_551, 16_980, interactions, None))["distillers"] == ["ir_rrd", "listwise"]
