@@ -115,7 +115,6 @@ def test_teachers_of_one_ranking_teach_alike(tmp_path: Path, factor: float, opti
 
 def test_a_teacher_without_embeddings_is_scaled_as_well(tmp_path: Path) -> None:
     """The softmax over the catalogue then reads the teacher's own scores."""
-
     losses = []
     for embedded in (True, False):
         knowledge = knowledge_times(tmp_path, 1.0, 0.3)

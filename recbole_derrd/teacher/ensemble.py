@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -121,7 +120,9 @@ class EnsembleKnowledge(StoredKnowledge):
         score_scale: float | None = 1.0,
     ) -> None:
         """Open the knowledge; nothing is computed yet."""
-        super().__init__(folder, ensemble, history, settings, ensemble.rank_weighting, score_scale)
+        # Scores that come from ranks are all of one size.
+        scale = 1.0 if score_scale is None else score_scale
+        super().__init__(folder, ensemble, history, settings, ensemble.rank_weighting, scale)
         self.ensemble = ensemble
 
     @property
@@ -132,11 +133,6 @@ class EnsembleKnowledge(StoredKnowledge):
     def total_seconds(self) -> float:
         """Return how long building arrays took in this process, the teachers' own included."""
         return super().total_seconds() + sum(member.total_seconds() for member in self.members)
-
-    @functools.cached_property
-    def score_scale(self) -> float:
-        """What scores are multiplied by; an ensemble's come from ranks, and are all of one size."""
-        return 1.0 if self._score_scale is None else self._score_scale
 
     def known(self, side: str, *, by_embedding: bool = False) -> Array | None:
         """Return whom any teacher knows, or the one whose embeddings are used; see :meth:`Knowledge.known`."""
