@@ -235,4 +235,4 @@ def test_the_quick_start_fits_a_screen(tmp_path: Path) -> None:
     assert process.wait() == 0
     text = said.decode()
     assert text.count("\n") <= 60 and text.count("Distilled student  BPR") == 1
-    assert "Teacher BPR" in text and "Student BPR, de + rrd" in text and "%|" in text
+    assert "Teacher BPR" in text and "Student BPR, rrd" in text and "%|" in text

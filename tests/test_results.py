@@ -69,7 +69,7 @@ def results_table(name: str) -> str:
         ("README.md", "quickstart"),
         ("docs/start/table.md", "quickstart"),
         ("docs/results/quickstart.md", "quickstart"),
-        ("docs/results/quickstart.md", "quickstart-rrd"),
+        ("docs/results/quickstart.md", "quickstart-de-rrd"),
         ("docs/results/quickstart.md", "quickstart-de"),
         ("docs/results/ml-100k.md", "ml-100k-lightgcn"),
         ("docs/results/ml-100k.md", "ml-100k-neumf"),

@@ -30,7 +30,7 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case("Small data (ml-100k), BPR 64 to 6", "quickstart-rrd", "RRD", "`distillers: [rrd]`"),
+    Case("Small data (ml-100k), BPR 64 to 6", "quickstart", "RRD", "`distillers: [rrd]`"),
     Case("Small data, BPR teaches a NeuMF", "ml-100k-neumf", "DE-RRD", "`[de, rrd]`"),
     Case("Small data, three unlike teachers, BPR of 6", "hetcomp-quick", "HetComp", "`[hetcomp]`"),
     Case("CiteULike, BPR 200 to 20, little time", "citeulike-bpr", "IR-RRD", "`[ir_rrd]`"),
@@ -105,7 +105,7 @@ def cases() -> str:
 
 def page_of(records: str) -> str:
     """The page of results that holds these records."""
-    return {"quickstart-rrd": "quickstart", "ml-100k-neumf": "ml-100k"}.get(records, records)
+    return {"ml-100k-neumf": "ml-100k"}.get(records, records)
 
 
 def most_seeds(group: Group) -> int:
