@@ -45,6 +45,14 @@ def test_a_folder_where_a_file_should_be_is_a_sentence(tmp_path: Path) -> None:
         pass
 
 
+def test_a_file_does_not_take_a_pipes_place(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(DistillError, match="it is a device or a pipe. Name a file"), replacing_file(pipe):
+        pass
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "entry"
     with pytest.raises(ValueError, match="x"), building_folder(target) as folder:

@@ -29,6 +29,7 @@ def of_settings(config: DistillConfig) -> list[str]:
     return [
         *found,
         *([teacher] if teacher else []),
+        *_beside_an_export(config),
         *_left_out(config),
         *_labels(config),
         *_candidates(config),
@@ -94,6 +95,12 @@ def _without_distillers(config: DistillConfig) -> list[str]:
         f"{f', and {_listed(teacher)} is not used' if teacher else ''}. To distil, add e.g. distillers: [de, rrd]; "
         "distillers: [] says that nothing shall be distilled."
     ]
+
+
+def _beside_an_export(config: DistillConfig) -> list[str]:
+    if not (config.run_options.teacher_export and config.run_options.distillers and config["teacher"]):
+        return []
+    return ["teacher has no effect: the teacher is the finished one of teacher_export. Take one of them out."]
 
 
 def _without_weight(config: DistillConfig) -> list[str]:

@@ -82,9 +82,12 @@ def replacing_file(target: Path) -> Iterator[Path]:
     """Give a temporary path beside ``target``; it takes the target's place if the block succeeds.
 
     Raises:
-        DistillError: the folder cannot be written or the disk is full; the target is as it was.
+        DistillError: the folder cannot be written or the disk is full; the target is as it was. Or it is a device or a
+            pipe, whose place a file would take.
     """
     target = Path(target)
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise DistillError(f"Cannot write {target}: it is a device or a pipe. Name a file.")
     partial = _partial_name(target)
     try:
         with write_errors_named(target):
