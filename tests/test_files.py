@@ -48,7 +48,7 @@ def test_a_folder_where_a_file_should_be_is_a_sentence(tmp_path: Path) -> None:
 def test_a_file_does_not_take_a_pipes_place(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with pytest.raises(DistillError, match="it is a device or a pipe. Name a file"), replacing_file(pipe):
+    with pytest.raises(DistillError, match="it is a device or a pipe"), replacing_file(pipe):
         pass
     assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
 
