@@ -16,13 +16,14 @@ from recbole_derrd.data.history import History
 from recbole_derrd.testing import history_of, some_rows
 
 
-def naive_edges(sets: Sequence[set[int]], count: int) -> set[tuple[int, int]]:
-    """Return the edges of entities 1, 2 ... with these sets, both directions, by a plain sort of shared members."""
-    edges = set()
+def naive_edges(sets: Sequence[set[int]], count: int) -> dict[tuple[int, int], float]:
+    """Return (B + B^T) / 2 of entities 1, 2 ... with these sets, by a plain sort of shared members."""
+    edges: dict[tuple[int, int], float] = {}
     for one, own in enumerate(sets, 1):
         shared = {other: len(own & theirs) for other, theirs in enumerate(sets, 1) if other != one and own & theirs}
         for other in sorted(shared, key=lambda other: (-shared[other], other))[:count]:
-            edges |= {(one, other), (other, one)}
+            for edge in ((one, other), (other, one)):
+                edges[edge] = edges.get(edge, 0.0) + 0.5
     return edges
 
 
@@ -44,10 +45,10 @@ def check(rows: Sequence[Sequence[int]], n_items: int, side: str, count: int) ->
     expected = naive_edges(sets_of(rows, n_items, side), count)
     graph = co_occurrence_graph(history_of(rows, n_items), side, count)
     found = listed(graph)
-    assert set(found) == expected and len(graph.neighbours) == len(expected)
-    degrees = {one: sum(1 for edge in expected if edge[0] == one) for one, _ in expected}
+    assert set(found) == set(expected) and len(graph.neighbours) == len(expected)
+    degrees = {one: sum(weight for edge, weight in expected.items() if edge[0] == one) for one, _ in expected}
     for (one, other), weight in found.items():
-        assert weight == pytest.approx(1 / math.sqrt(degrees[one] * degrees[other]), rel=1e-6)
+        assert weight == pytest.approx(expected[one, other] / math.sqrt(degrees[one] * degrees[other]), rel=1e-6)
     assert graph.indptr[0] == graph.indptr[1] == 0 and graph.neighbours.dtype == np.int32
     for start, stop in zip(graph.indptr, graph.indptr[1:]):
         assert (np.diff(graph.neighbours[start:stop]) > 0).all()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recbole_derrd.data.co_occurrence import co_occurrence_graph
 from recbole_derrd.distillers import Need, StepBatch
 from recbole_derrd.registry import METHODS, method_class
 from recbole_derrd.teacher import GivenTeacher, StoredKnowledge
@@ -122,6 +123,22 @@ def test_neighbours_are_of_those_that_are_known(tmp_path: Path) -> None:
         assert not found[[0, *new]].any() and not np.isin(found, new).any()
         held = np.delete(np.arange(count), [0, *new])
         assert (found[held] > 0).all() and (found[held] != held[:, None]).all()
+
+
+def test_the_graph_of_interactions_has_no_edge_to_what_is_new(tmp_path: Path) -> None:
+    """And those to others are the same as with a teacher that knows all."""
+    built = made("freqd", tmp_path)
+    history = built.knowledge.history
+    for side, new in (("user", NEW_USERS), ("item", NEW_ITEMS)):
+        whole = co_occurrence_graph(history, side, built.options.neighbours)
+        ids = torch.arange(len(whole.indptr) - 1)
+        found = built.graphs[side].edges(ids)
+        rows = np.repeat(ids.numpy(), np.diff(whole.indptr))
+        kept = ~np.isin(whole.neighbours, new)
+        assert kept.any() and not kept.all()
+        assert found.counts.tolist() == np.bincount(rows[kept], minlength=len(ids)).tolist()
+        assert found.others.tolist() == whole.neighbours[kept].tolist()
+        assert found.weights.tolist() == whole.weights[kept].tolist()
 
 
 def test_neighbours_are_the_nearest_by_a_plain_sort(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ class CoOccurrence:
     Attributes:
         indptr: where each row begins [n + 1], int64; row 0 is padding and empty.
         neighbours: ids [edges], int32, ascending within a row; an edge is in the rows of both its ends.
-        weights: 1 / sqrt(d_a d_b), d being the neighbours of each end [edges], float32.
+        weights: those of D^-1/2 A D^-1/2 [edges], float32.
     """
 
     indptr: Array
@@ -33,7 +33,9 @@ class CoOccurrence:
 
 
 def co_occurrence_graph(history: History, side: str, count: int) -> CoOccurrence:
-    r"""Return D^-1/2 A D^-1/2 of the binary A that has an edge where one of two is among the other's strongest.
+    r"""Return D^-1/2 A D^-1/2 of A = (B + B^T) / 2, where B has a 1 for each of a row's strongest neighbours.
+
+    So an edge weighs 1 where each is among the other's strongest, and 1/2 where one is; D has the sums of A's rows.
 
     Two users are the stronger tied the more items both have interacted with, R R^T; two items likewise, R^T R. Of equal
     ties the smaller id is taken. Nobody is its own neighbour; who shares nothing with anyone has none.
@@ -43,7 +45,7 @@ def co_occurrence_graph(history: History, side: str, count: int) -> CoOccurrence
     Args:
         history: training items of each user.
         side: "user" or "item".
-        count: strongest neighbours of each, before A is made symmetric.
+        count: strongest neighbours of each (ones in a row of B).
     """
     ones = np.ones(len(history.items), dtype=np.int32)
     interactions = sparse.csr_matrix((ones, history.items, history.indptr), (history.n_users, history.n_items))
@@ -54,11 +56,11 @@ def co_occurrence_graph(history: History, side: str, count: int) -> CoOccurrence
     directed = [_strongest(interactions[start:stop] @ transposed, start, count) for start, stop in blocks]
     rows, columns = (np.concatenate(part) for part in zip(*directed))
     # Both directions, each edge once: sorted by row, then by column.
-    edges = np.unique(np.concatenate([rows * n + columns, columns * n + rows]))
+    edges, directions = np.unique(np.concatenate([rows * n + columns, columns * n + rows]), return_counts=True)
     rows, columns = edges // n, edges % n
-    degrees = np.bincount(rows, minlength=n)
-    weights = 1 / np.sqrt(degrees[rows] * degrees[columns])
-    indptr = np.concatenate([[0], np.cumsum(degrees)])
+    degrees = np.bincount(rows, weights=directions / 2, minlength=n)
+    weights = directions / 2 / np.sqrt(degrees[rows] * degrees[columns])
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))])
     return CoOccurrence(indptr, columns.astype(np.int32), weights.astype(np.float32))
 
 

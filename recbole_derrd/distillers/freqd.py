@@ -9,18 +9,19 @@ student's embeddings are compared after a filter H that lets these pass:
     L_FreqD = sum_{users} l(u) + 1/2 (sum_{positives} l(i) + sum_{negatives} l(j))    over a batch's distinct entities
 
 S and T are the embedding tables of a side, and f is the mean of E networks of two layers, d_s -> d_t -> d_t, with
-dropout before each layer; users and items have a graph and an f each. A = D^-1/2 B D^-1/2 of the side's co-occurrence
-graph: B has an edge between two users where one is among the K with which the other shares the most training items, and
-likewise for items (``data/co_occurrence.py``). In each step an entry of A is kept with probability p and then divided
-by p, the same entries for the student and the teacher, so that H is right on average. The two ends of an edge are
-dropped each on its own.
+dropout before each layer; users and items have a graph and an f each. A = D^-1/2 (B + B^T) / 2 D^-1/2 of the side's
+co-occurrence graph: a user's row of B has ones for the K users with which it shares the most training items, and
+likewise for items (``data/co_occurrence.py``). Whom the teacher does not know has no edges. In each step an entry of A
+is kept with probability p and then divided by p, the same entries for the student and the teacher, so that H is right
+on average. The two ends of an edge are dropped each on its own.
 
 Only the rows of H of the batch are made, and f maps only what these touch.
 
 Paper and code: the paper's equations were not accessible; this follows a description of the authors' code. There H
 covers whole tables in each step, which is the same for a batch's rows. That nobody is its own neighbour, which of equal
-ties is taken, dropout at both layers and relu between them are our reading. The code has both errors; which of them a
-published result has is not known, and the default is the first.
+ties is taken, dropout at both layers and relu between them are our reading. Of a teacher that propagates the code reads
+the propagated embeddings, beside the student's table; here both are tables (``freqd_teacher_hint``). The code has both
+errors; which of them a published result has is not known, and the default is the first.
 """
 
 from __future__ import annotations
@@ -108,13 +109,18 @@ class Graph:
     Args:
         graph: A by rows.
         device: where it is read.
+        known: whom the teacher knows, bool [n], on the device; None for all.
     """
 
-    def __init__(self, graph: CoOccurrence, device: torch.device) -> None:
-        """Move it there."""
+    def __init__(self, graph: CoOccurrence, device: torch.device, known: Tensor | None = None) -> None:
+        """Move it there, and take out the edges to those that are not known."""
         self.indptr, self.neighbours, self.weights = (
             torch.from_numpy(part).to(device) for part in (graph.indptr, graph.neighbours, graph.weights)
         )
+        if known is not None:
+            kept = known[self.neighbours.long()]
+            self.indptr = functional.pad(kept.cumsum(0), (1, 0)).index_select(0, self.indptr)
+            self.neighbours, self.weights = self.neighbours[kept], self.weights[kept]
 
     def edges(self, ids: Tensor) -> Edges:
         """Return the rows of these ids [n]."""
@@ -179,7 +185,9 @@ class FrequencyDistillation(Distiller[FreqDOptions]):
         super().__init__(options, knowledge, student, seed)
         self.hints = HintEmbeddings.of_tables(student, knowledge, options)
         self.graphs = {
-            side: Graph(co_occurrence_graph(knowledge.history, side, options.neighbours), student.device)
+            side: Graph(
+                co_occurrence_graph(knowledge.history, side, options.neighbours), student.device, self.known(side)
+            )
             for side in SIDES
         }
         self.projectors: Any = projectors_of(self.hints, options, seed, lambda _, teacher: teacher)

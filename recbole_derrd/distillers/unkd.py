@@ -5,6 +5,7 @@ Gang Chen, Jiawei Chen, Fuli Feng, Sheng Zhou, Xiangnan He: "Unbiased Knowledge 
 of similar popularity tell the teacher's taste without it:
 
 - Items in order of falling popularity (their training interactions) are cut into G groups of equal interaction mass.
+  Items without training interactions are in no group.
 - For each user and group, P pairs of items are drawn from the group's part of the teacher's N best unobserved items.
   The two items of a pair are drawn one after the other without replacement, position p of the part with probability
   proportional to exp(-p / T). i is the one that the teacher ranks higher, j the other.
@@ -90,12 +91,14 @@ def popularity_groups(interactions: Tensor, count: int) -> Tensor:
         count: groups.
 
     Returns:
-        [n_items], uint8, 0 for the most popular items; ``count`` for the padding item.
+        [n_items], uint8, 0 for the most popular items; ``count``, which is no group, for items without an interaction
+        and the padding item.
     """
     order = interactions[1:].sort(descending=True, stable=True)
     before = order.values.cumsum(0) - order.values
     # Items without an interaction come after all interactions.
-    found = (count * before // interactions[1:].sum().clamp(min=1)).clamp_(max=count - 1)
+    found = count * before // interactions[1:].sum().clamp(min=1)
+    found[order.values == 0] = count
     groups = torch.full_like(interactions, count, dtype=torch.uint8)
     groups[1 + order.indices] = found.to(torch.uint8)
     return groups
@@ -225,10 +228,11 @@ class UnbiasedDistillation(Distiller[UnKDOptions]):
 
     def diagnostics(self, activity: np.ndarray[Any, Any]) -> dict[str, Any]:
         """Return each group's items, their training interactions, and the users who have pairs in it."""
-        real = self.groups[1:].long()
-        interactions = torch.zeros(self.options.groups, dtype=torch.int64).scatter_add_(0, real, self.interactions[1:])
+        held, count = self.interactions > 0, self.options.groups
+        real = self.groups[held].long()
+        interactions = torch.zeros(count, dtype=torch.int64).scatter_add_(0, real, self.interactions[held])
         groups = {
-            "items": real.bincount(minlength=self.options.groups).tolist(),
+            "items": real.bincount(minlength=count).tolist(),
             "interactions": interactions.tolist(),
             "users": self.users_with_pairs,
         }

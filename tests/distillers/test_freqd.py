@@ -51,8 +51,8 @@ def build(world: World, seed: int = 5, **options: Any) -> FrequencyDistillation:
 
 
 def naive_adjacency(pairs: Sequence[tuple[int, int]], size: int) -> list[list[float]]:
-    """Return D^-1/2 A D^-1/2 of these edges."""
-    plain = [[float((a, b) in pairs or (b, a) in pairs) for b in range(size)] for a in range(size)]
+    """Return D^-1/2 A D^-1/2, where an edge that is given in both directions weighs twice one that is given in one."""
+    plain = [[((a, b) in pairs) / 2 + ((b, a) in pairs) / 2 for b in range(size)] for a in range(size)]
     degrees = [sum(row) for row in plain]
     return [
         [one / math.sqrt(degrees[a] * degrees[b]) if one else 0.0 for b, one in enumerate(row)]
@@ -272,13 +272,14 @@ class TestFreqD(LossContract):
         assert errors(*tables, norm).tolist() == pytest.approx(expected, rel=1e-12)
 
     def test_golden_graph_of_interactions(self, tmp_path: Path) -> None:
-        """The facts' edges, from users 1 to 4: 1, 2 and 3 share an item with each other, 4 one with 3."""
+        """The facts' edges, from users 1 to 4: 1, 2 and 3 share an item with each other, 4 one with 3, which has two
+        stronger ones: so it weighs half, and the sums of A's rows are 2, 2, 2.5 and 0.5."""
         world = make_world(tmp_path, [[1], [1], [1, 2], [2]], n_items=3)
         graph: CoOccurrence = co_occurrence_graph(world.history, "user", 2)
         assert graph.indptr.tolist() == [0, 0, 2, 4, 7, 8]
         assert graph.neighbours.tolist() == [2, 3, 1, 3, 1, 2, 4, 3]
-        third, half = 1 / math.sqrt(6), 0.5
-        expected = [half, third, half, third, third, third, 1 / math.sqrt(3), 1 / math.sqrt(3)]
+        half, mutual, single = 0.5, 1 / math.sqrt(2 * 2.5), 0.5 / math.sqrt(2.5 * 0.5)
+        expected = [half, mutual, half, mutual, mutual, mutual, single, single]
         assert graph.weights.tolist() == pytest.approx(expected)
 
     # Optimisation

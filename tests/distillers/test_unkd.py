@@ -56,7 +56,7 @@ def naive_groups(interactions: list[int], count: int) -> dict[int, int]:
     ]  # fmt: skip
     first = {item: place for place, item in reversed(list(enumerate(owners)))}
     return {
-        item: first[item] * count // len(owners) if item in first else count - 1 for item in range(1, len(interactions))
+        item: first[item] * count // len(owners) if item in first else count for item in range(1, len(interactions))
     }
 
 
@@ -211,12 +211,12 @@ class TestUnKD(LossContract):
         assert pair_loss(better, worse, better > 0).item() == pytest.approx(0.4740769841801067, rel=1e-14)
 
     def test_golden_groups(self) -> None:
-        """Twelve interactions: items of 5 and 2 begin in the first half, those of 2, 1, 1, 1 and none in the second."""
+        """Twelve interactions: items of 5 and 2 begin in the first half, those of 2, 1, 1 and 1 in the second."""
         interactions = torch.tensor([0, 1, 5, 2, 0, 1, 2, 1])
-        assert popularity_groups(interactions, 2).tolist() == [2, 1, 0, 0, 1, 1, 1, 1]
-        assert popularity_groups(interactions, 3).tolist() == [3, 2, 0, 1, 2, 2, 1, 2]
+        assert popularity_groups(interactions, 2).tolist() == [2, 1, 0, 0, 2, 1, 1, 1]
+        assert popularity_groups(interactions, 3).tolist() == [3, 2, 0, 1, 3, 2, 1, 2]
         # One interaction is all of them.
-        assert popularity_groups(torch.tensor([0, 1, 0]), 4).tolist() == [4, 0, 3]
+        assert popularity_groups(torch.tensor([0, 1, 0]), 4).tolist() == [4, 0, 4]
 
     def test_golden_module(self, tmp_path: Path) -> None:
         """Two items a group and user: the pair is known, and the term is that of two differences."""
@@ -359,7 +359,7 @@ class TestFewItems:
 
     @pytest.mark.parametrize("unobserved", range(5))
     def test_takes_what_there_is(self, tmp_path: Path, unobserved: int) -> None:
-        world = make_world(tmp_path, [[1, 2], list(range(1, 31 - unobserved)), [30]], n_items=31)
+        world = make_world(tmp_path, [[1, 2], list(range(1, 31 - unobserved)), list(range(26, 31))], n_items=31)
         distiller = build(world, groups=1)
         loss = distiller(step([2], [], [], rows=2))
         assert loss.item() == pytest.approx(naive_forward(distiller, world, step([2], [], [], rows=2)), rel=1e-5)
@@ -383,8 +383,14 @@ class TestFewItems:
             UnKDOptions(groups=6, top_n=11)
         assert UnKDOptions(groups=5, top_n=11).groups == 5
 
-    def test_items_of_no_interaction_are_the_least_popular(self) -> None:
-        assert popularity_groups(torch.tensor([0, 0, 3, 0, 3]), 3).tolist() == [3, 2, 0, 2, 1]
+    def test_items_of_no_interaction_are_in_no_group(self, tmp_path: Path) -> None:
+        assert popularity_groups(torch.tensor([0, 0, 3, 0, 3]), 3).tolist() == [3, 3, 0, 3, 1]
+        world = make_world(tmp_path, [[1, 2, 3, 4], [3, 4, 5, 6], [1, 5, 6, 2]], n_items=20)
+        distiller = build(world, groups=2, top_n=19)
+        assert distiller.items is not None and set(distiller.items.unique().tolist()) <= set(range(7))
+        assert distiller.items.any()
+        found = distiller.diagnostics(world.history.lengths)["popularity_groups"]
+        assert sum(found["items"]) == 6 and sum(found["interactions"]) == 12
 
 
 # Planted data: the right answer is known
