@@ -75,6 +75,30 @@ def test_a_teachers_spread_leaves_the_padding_item_out() -> None:
     assert spread_of(teacher) == pytest.approx(wanted, rel=0.05)
 
 
+@pytest.mark.parametrize("items", [3, 12, 29])
+def test_what_a_teacher_does_not_know_is_not_in_its_spread(items: int) -> None:
+    """Unknown items have no score, and unknown users none at all."""
+    teacher = TinyAdapter(TinyModel(40, 30, 5, seed=4))
+    scores = (teacher.model.users.weight @ teacher.model.items.weight.T).detach()
+    known = {"user": torch.arange(40) % 3 == 0, "item": torch.arange(30) > 29 - items}
+    scores[~known["user"]] = -torch.inf
+    scores[:, ~known["item"]] = -torch.inf
+    teacher.score_all = lambda users: scores[users]  # type: ignore[method-assign, assignment]
+    wanted = slow_spread(scores[3::3, -items:])
+    assert spread_of(teacher, known) == pytest.approx(wanted, rel=1e-5)
+    assert math.isnan(spread_of(teacher, {"item": torch.zeros(30, dtype=torch.bool)}))
+
+
+def test_a_teacher_of_short_lists_is_said_to_have_no_spread(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its median item is in no list."""
+    knowledge = knowledge_times(tmp_path, 30.0, None)
+    scores = torch.full((9, 30), -torch.inf)
+    scores[:, 1:11] = torch.randn(9, 10)
+    knowledge.teacher.score_all = lambda users: scores[users]  # type: ignore[method-assign]
+    assert knowledge.score_scale == 1
+    assert "teacher_scale: auto has no effect: the teacher scores too few items" in caplog.text
+
+
 def knowledge_times(folder: Path, factor: float, scale: float | None) -> StoredKnowledge:
     """Knowledge of a tiny teacher whose scores are multiplied by a factor, times a scale."""
     teacher = TinyAdapter(TinyModel(9, 30, 5, seed=2))

@@ -7,13 +7,15 @@ uniform. So
 
     c = 5 / spread  where the spread is below 4 or above 10, else 1,    spread = mean_u (max_i t_ui - median_i t_ui)
 
-over some of the users, all items but the padding item counted, training items too. The bounds leave alone what
-temperatures were chosen for.
+over some of the users that the teacher knows and all items that it knows, training items too. The bounds leave alone
+what temperatures were chosen for. Of a teacher that scores a few items of each user, as rankings from elsewhere do, the
+median is not known, and neither is the spread.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -52,11 +54,28 @@ def automatic_scale(spread: float) -> float:
 
 
 @torch.no_grad()
-def spread_of(teacher: Adapter) -> float:
-    """Return the spread of a teacher's scores, over users at equal distances in the order of their ids; NaN if none."""
-    count = min(_USERS, teacher.n_users - 1)
-    users = torch.linspace(1, teacher.n_users - 1, count, device=teacher.device).round().long()
+def spread_of(teacher: Adapter, known: Mapping[str, Tensor] | None = None) -> float:
+    """Return the spread of a teacher's scores, over users at equal distances in the order of their ids; NaN if none.
+
+    Args:
+        teacher: the teacher.
+        known: by "user" and "item", bool [n], whom it knows; a side that is missing it knows whole.
+    """
+    known = known or {}
+    users, items = (
+        _known(known.get(side), count).to(teacher.device)
+        for side, count in (("user", teacher.n_users), ("item", teacher.n_items))
+    )
+    if not (len(users) and len(items)):
+        return math.nan
+    count = min(_USERS, len(users))
+    users = users[torch.linspace(0, len(users) - 1, count, device=teacher.device).round().long()]
     with teacher.shared():
         chunks = users.split(users_at_once(teacher.n_items, teacher.device))
-        found = [best_above_median(teacher.score_all(chunk)[:, 1:].float()) for chunk in chunks]
+        found = [best_above_median(teacher.score_all(chunk)[:, items].float()) for chunk in chunks]
     return float(torch.cat(found).double().mean())
+
+
+def _known(mask: Tensor | None, count: int) -> Tensor:
+    """Return the ids that a teacher knows, without the padding id."""
+    return torch.arange(1, count) if mask is None else 1 + mask[1:].nonzero().squeeze(1).cpu()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from logging import getLogger
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
@@ -122,7 +124,16 @@ class StoredKnowledge:
         """What scores are multiplied by; found at first use where it was not given."""
         if self._score_scale is not None:
             return self._score_scale
-        spread = spread_of(self.teacher)
+        masks = {side: self.known(side) for side in ("user", "item")}
+        spread = spread_of(
+            self.teacher, {side: torch.from_numpy(mask) for side, mask in masks.items() if mask is not None}
+        )
+        if not math.isfinite(spread):
+            getLogger().warning(
+                "teacher_scale: auto has no effect: the teacher scores too few items of each user to show how large "
+                "its scores are. If they are of another size than those of a BPR, set teacher_scale to a number.",
+                extra=SHOWN,
+            )
         scale = automatic_scale(spread)
         if scale != 1:
             getLogger().info(
