@@ -93,6 +93,10 @@ class NAISAdapter(PairAdapter):
     def _numbers(self) -> int:
         return int(self.model.history_item_matrix.shape[1] * (self.model.embedding_size + self.model.weight_size))
 
+    def logit_work(self) -> int:
+        """Return the multiply-adds of one logit: an attention network over the longest history."""
+        return int(self.model.history_item_matrix.shape[1] * self.model.embedding_size * (1 + self.model.weight_size))
+
     def _pair_logits(self, users: Tensor, items: Tensor) -> Tensor:
         model = self.model
         known = model.history_lens[users] > 0

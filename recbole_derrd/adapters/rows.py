@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
+import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_derrd.adapters.base import Adapter
 from recbole_derrd.ops.listed_scores import distinct_positions
+
+#: A logit that is a history's similarities to an item: some hundred numbers, in a product that is slower than torch's.
+_SIMILARITIES = 1 << 12
 
 
 class RowAdapter(Adapter):
@@ -25,6 +29,11 @@ class RowAdapter(Adapter):
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the logits [B, K]."""
         return self.score_all(users).gather(1, items.long())
+
+    def logit_work(self) -> int:
+        """Return the multiply-adds of one logit of a row: of a network its parameters, shared out over the items."""
+        numbers = sum(one.numel() for one in self.model.parameters())
+        return max(1, int(numbers) // int(self.n_items))
 
     def score_users(self, items: Tensor, users: Tensor) -> Tensor:
         """Return the logits [B, K] of users [B, K] for items [B]; each user's row is made once."""
@@ -80,6 +89,11 @@ class FixedAdapter(RowAdapter):
     """Models without gradients (Pop, ItemKNN, EASE ...): they can teach, but not learn."""
 
     trainable = False
+
+    def logit_work(self) -> int:
+        """Return the multiply-adds of one logit: of EASE and its like, a history's similarities to the item."""
+        dense = isinstance(getattr(self.model, "item_similarity", None), np.ndarray)
+        return _SIMILARITIES if dense else super().logit_work()
 
 
 class ADMMSLIMAdapter(FixedAdapter):

@@ -39,7 +39,7 @@ from recbole_derrd.distillers.negative_sampling import NegativeSampler
 from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved, short_users
 from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.student_view import STUDENT_DIVERGED, eval_mode, student_rankings
-from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work
+from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work, ranking_work
 from recbole_derrd.errors import DataError, OptionError, TrainingError
 from recbole_derrd.teacher import Knowledge
 from recbole_derrd.teacher.exact import ExactSearch
@@ -239,8 +239,10 @@ class CollaborativeDistillation(Distiller[CDOptions]):
         return draw
 
     def work(self) -> Work:
-        """Return the work of a user's drawn items."""
-        return Work(listed_work(self.student, self.options.n_distill, passes=16))
+        """Return the work of a user's drawn items, and of an epoch's rankings where the student guides the draw."""
+        ranks = self.options.top_n and self.options.guide == "student"
+        epoch = ranking_work(self.student) if ranks else 0.0
+        return Work(listed_work(self.student, self.options.n_distill, passes=16), epoch=epoch)
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' L_CD divided by the batch's rows, in float32."""

@@ -328,8 +328,10 @@ class ListwiseDistillation(Distiller[ListwiseOptions]):
         if options.items != "all":
             ranked = ranking_work(self.student) if options.items == "student" else 0.0
             return Work(listed_work(self.student, options.k, passes=16), epoch=ranked)
-        of_teacher = 0 if self.embeddings is None else self.embeddings[1].shape[1]
-        return Work(catalogue_work(self.student, of_teacher, _PASSES if of_teacher else _PASSES // 2))
+        if options.top_n:
+            return Work(catalogue_work(self.student, 0, _PASSES // 2))
+        of_teacher = self.knowledge.teacher.logit_work() if self.embeddings is None else self.embeddings[1].shape[1]
+        return Work(catalogue_work(self.student, of_teacher, _PASSES))
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Return the distinct users' summed cross-entropy divided by the batch's rows, in float32."""

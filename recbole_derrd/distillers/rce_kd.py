@@ -68,8 +68,7 @@ class RCEKDOptions(Options):
     prefix: ClassVar[str] = "rce_kd_"
 
     preset: str | None = published(_PRESETS)
-    # The least of the four published weights, 10 to 500, which go by data set and not by model; so do tau, 1 to 10, and
-    # beta, 3 to 15. K, L, m and beta are those of at least half of the four runs.
+    # The least of the presets' weights, 10 to 10,000, which go by data set and not by model.
     weight: float = option(10.0, "Weight of the term in the loss.", low=0)
     k: int = option(50, "The teacher's and the student's best items of a user (K).", low=1)
     l: int = option(  # noqa: E741 (the paper's L)

@@ -70,7 +70,7 @@ def catalogue_work(student: Adapter, teacher_size: int, passes: int) -> float:
 
     Args:
         student: the student.
-        teacher_size: multiply-adds of a logit of the teacher's, 0 where it is on disk.
+        teacher_size: multiply-adds of a logit of the teacher's, 0 where its scores are on disk.
         passes: operations on each score.
     """
     if isinstance(student, RowAdapter):

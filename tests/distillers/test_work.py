@@ -36,6 +36,7 @@ _OF_EXPERTS = 32 * 2 * (15 * 10 + 15 + 2 * 3 * (6 + 1))
 
 CASES: list[tuple[str, dict[str, Any], float, float]] = [
     ("cd", {}, _listed(5, 16), 0),
+    ("cd", {"guide": "student", "top_n": 20}, _listed(5, 16), 0),
     ("cpd", {}, _EXPERTS * 1.75 + 320, _OF_EXPERTS),
     ("cpd", {"ranking_weight": 0.0, "pair_weight": 0.0}, _EXPERTS, _OF_EXPERTS),
     ("cpd", {"feature": "cosine", "num_experts": 1}, _network(5) * 1.75 + 320, _of_network(5)),
@@ -75,6 +76,7 @@ EVERY = {"htd": 3 * 6 + (6 + 64) * (6 + 3 * 4) + 8 * 16 * (4 + 6)}
 #: Of each epoch: 12 users rank 41 items, a product of 4 numbers and the search each. By method and options.
 _RANKING = 12 * 41 * (4 + 16 * 12)
 EPOCH = {
+    ("cd", "guide", "top_n"): _RANKING,
     ("dcd",): _RANKING,
     ("dcd", "item_weight"): 2 * _RANKING,
     ("listwise", "items", "k", "temperature"): _RANKING,
@@ -95,6 +97,17 @@ def test_the_work_of_every_method_is_that_of_its_sizes(
     built = kind(kind.options_class(**{**kind.test_settings, **options}), world.knowledge, world.student, 5)
     every, epoch = EVERY.get(name, 0), EPOCH.get((name, *options), 0)
     assert built.work() == Work(*(pytest.approx(one) for one in (entity, fixed, every, epoch)))
+
+
+def test_a_teacher_without_embeddings_is_asked_for_its_scores_in_each_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, some_rows(12, 41, 10), 41)
+    kind = method_class("listwise")
+    built = kind(kind.options_class(), world.knowledge, world.student, 5)
+    built.embeddings = None
+    monkeypatch.setattr(world.knowledge.teacher, "logit_work", lambda: 5000)
+    assert built.work().entity == pytest.approx(41 * (3 * 4 + 5000 + 16 * 24))
 
 
 def test_no_method_is_left_out() -> None:
