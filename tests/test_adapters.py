@@ -569,6 +569,16 @@ def test_a_catalogue_keeps_no_network_for_the_backward_pass(
     assert kept < 8 * len(users) * model.n_items + shared
 
 
+@pytest.mark.parametrize("name", ["BPR", "LightGCN", "DMF"])
+def test_no_users_have_no_scores(name: str, built: Any) -> None:
+    """A batch whose users are all left out of a term, where no kernel is."""
+    adapter = adapter_of(built(name)[0])
+    adapter.fused = False
+    nobody = torch.zeros(0, dtype=torch.int64)
+    assert adapter.score(nobody, nobody.view(0, 5)).shape == (0, 5)
+    assert adapter.score_users(nobody, nobody.view(0, 5)).shape == (0, 5)
+
+
 @pytest.mark.parametrize("name", ["NNCF", "ConvNCF", "NAIS", "NeuMF"])
 def test_a_catalogue_in_chunks_has_the_gradients_of_the_whole(
     name: str, built: Any, monkeypatch: pytest.MonkeyPatch

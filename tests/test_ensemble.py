@@ -187,11 +187,34 @@ def test_a_run_with_three_teachers(tiny_settings: Settings, tmp_path: Path) -> N
         ({"teachers": ["BPR", {"checkpoint": "nowhere.pth"}]}, "no checkpoint file"),
         ({"teachers": ["BPR", {"model": 3}]}, "must be a text"),
         ({"teachers": ["BPR", "Pop"], "ensemble_top_n": 7}, "set ensemble_top_n to 8 or more, or lower rrd_top_n"),
+        (
+            {"teachers": ["BPR", "Pop"], "ensemble_top_n": 7, "distillers": ["rd"], "rd_k": 9},
+            "set ensemble_top_n to 9 or more, or lower rd_k",
+        ),
+        (
+            {
+                "teachers": ["BPR", "Pop"],
+                "ensemble_top_n": 7,
+                "distillers": ["listwise"],
+                "listwise_k": 9,
+                "listwise_items": "teacher",
+            },
+            "set ensemble_top_n to 9 or more, or lower listwise_k",
+        ),
     ],
 )
 def test_mistakes_end_with_a_sentence(tiny_settings: Settings, more: dict[str, Any], words: str) -> None:
     with pytest.raises(DistillError, match=words):
         run_recbole_derrd("BPR", "tiny", config_dict={**tiny_settings("BPR"), **RRD, **more})
+
+
+def test_hetcomp_asks_nothing_of_the_ensembles_lists(tiny_settings: Settings) -> None:
+    """It merges its teachers' own, which are hetcomp_top_n long."""
+    more = {"distillers": ["hetcomp"], "hetcomp_k": 5, "hetcomp_top_n": 20, "hetcomp_discrepancy_k": 5, "epochs": 1,
+            "latency_users": 0}  # fmt: skip
+    settings = {**tiny_settings("BPR"), **more, "teachers": ["BPR", "Pop"]}
+    found = [run_recbole_derrd("BPR", "tiny", config_dict={**settings, "ensemble_top_n": one}) for one in (7, 30)]
+    assert found[0]["distilled"]["test"] == found[1]["distilled"]["test"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable
@@ -15,6 +16,7 @@ from synthetic_records import run_table
 
 from recbole_derrd.config.distill_config import DistillConfig, model_settings
 from recbole_derrd.experiment.purpose import (
+    _rounded_up,
     of_data,
     of_models,
     of_other_methods,
@@ -158,6 +160,17 @@ def test_a_share_of_less_than_one_user_is_named(tiny_settings: Settings) -> None
     config = made(tiny_settings("BPR", distillers=["de", "rrd"], teacher=LARGE, de_sample=0.03, rrd_sample=0.04))
     (said,) = of_data(config, of_tiny_data([]))
     assert said.startswith("de_sample = 0.03 is less than one user of a batch")
+    least = float(re.search(r"set it to (\S+) at the very least", said)[1])  # type: ignore[index]
+    assert (
+        of_data(made(tiny_settings("BPR", distillers=["de"], teacher=LARGE, de_sample=least)), of_tiny_data([])) == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "written"), [(1 / 2048, "0.0005"), (1 / 16, "0.07"), (0.1, "0.1"), (1 / 30, "0.04"), (0.95, "1")]
+)
+def test_the_least_share_is_rounded_up(number: float, written: str) -> None:
+    assert _rounded_up(number) == written
 
 
 def trained(model: str, params: int, score: float, groups: list[float] | None = None) -> TrainedModel:

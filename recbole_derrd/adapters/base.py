@@ -206,7 +206,7 @@ class EmbeddingAdapter(Adapter):
             user = self._users(users, layer)
             if self.fused and user.device.type == "cpu":
                 return listed_products(user, *self._listed(items, layer))
-            item = self._items(items.reshape(-1), layer).view(*items.shape, -1)
+            item = self._items(items.reshape(-1), layer).unflatten(0, items.shape)
         return torch.bmm(item, user.unsqueeze(2)).squeeze(2)
 
     def score_users(self, items: Tensor, users: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ class EmbeddingAdapter(Adapter):
                 every = self._users(distinct, layer)
         if self.fused and item.device.type == "cpu":
             return listed_products(item, every, positions)
-        user = every.index_select(0, positions.reshape(-1)).view(*positions.shape, -1)
+        user = every.index_select(0, positions.reshape(-1)).unflatten(0, positions.shape)
         return torch.bmm(user, item.unsqueeze(2)).squeeze(2)
 
     def _listed(self, items: Tensor, layer: str) -> tuple[Tensor, Tensor]:

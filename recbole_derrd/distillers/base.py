@@ -84,6 +84,11 @@ class Distiller(nn.Module, Generic[OptionsT]):
         return cls.needs
 
     @classmethod
+    def listed(cls, options: Any) -> tuple[int, str]:
+        """Return how many items of a user's list by the teacher the term reads, and the option that says so."""
+        return int(getattr(options, "top_n", 0)), f"{options.prefix}top_n"
+
+    @classmethod
     def requirements(cls, options: Any, history: History) -> list[Requirement]:
         """Return what the options ask of the data."""
         return []

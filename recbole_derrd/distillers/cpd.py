@@ -41,7 +41,7 @@ from recbole_derrd.distillers.de import DEOptions, DistillationExperts, gating_w
 from recbole_derrd.distillers.hint_embeddings import HintEmbeddings, HintOptions
 from recbole_derrd.distillers.listwise import listwise_loss, target_probabilities
 from recbole_derrd.distillers.nkd import direction_errors
-from recbole_derrd.distillers.preconditions import Requirement, require_unobserved, short_rankings
+from recbole_derrd.distillers.preconditions import Requirement, left_out_by_rankings, require_unobserved
 from recbole_derrd.distillers.projector import projectors_of
 from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.subsampling import (
@@ -238,7 +238,7 @@ class ConsistentPreferenceDistillation(Distiller[CPDOptions]):
         self.maps.share_of = self.share
         self.rankings = torch.from_numpy(knowledge.top_items(options.top_n))
         self.ranking_lengths = (self.rankings > 0).sum(dim=1)
-        self.leave_out(short_rankings(self.rankings, options.q))
+        self.leave_out(left_out_by_rankings(self.rankings, "cpd_q", options.q, knowledge.history))
         #: Items of each user whose order is to be kept [n_users, Q], drawn again in each epoch.
         self.items: Tensor | None = None
 

@@ -200,6 +200,11 @@ class ListwiseDistillation(Distiller[ListwiseOptions]):
             self.embeddings = (users, items)
 
     @classmethod
+    def listed(cls, options: ListwiseOptions) -> tuple[int, str]:
+        """Return K of the teacher's best items, or N of the teacher's probabilities."""
+        return (options.k, "listwise_k") if options.items == "teacher" else super().listed(options)
+
+    @classmethod
     def requirements(cls, options: ListwiseOptions, history: History) -> list[Requirement]:
         """Ask for one unobserved item of each user, unless training items take part as well."""
         if options.observed:

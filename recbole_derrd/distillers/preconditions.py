@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from logging import getLogger
 
 import numpy as np
 import torch
@@ -115,6 +116,28 @@ def short_rankings(rankings: Tensor, wanted: int) -> Tensor | None:
     short = (rankings > 0).sum(dim=1) < wanted
     short[0] = False
     return short if bool(short.any()) else None
+
+
+def left_out_by_rankings(rankings: Tensor, asked: str, wanted: int, history: History) -> Tensor | None:
+    """Return :func:`short_rankings`, and say for how many users it is the teacher's lists that are too short.
+
+    Args:
+        rankings: [n_users, N], 0 where there is none.
+        asked: the option that asks for so many.
+        wanted: items.
+        history: training items of each user.
+    """
+    short = short_rankings(rankings, wanted)
+    if short is not None:
+        unobserved = torch.from_numpy(history.n_items - 1 - history.lengths)
+        lists = int((short.cpu() & (unobserved >= wanted)).sum())
+        if lists:
+            getLogger().warning(
+                f"The teacher ranks fewer than {asked} = {wanted} unobserved items for {lists:,} of "
+                f"{history.n_users - 1:,} users: they have no part in this term. Lower {asked}, or give longer lists, "
+                "without the users' own items."
+            )
+    return short
 
 
 def short_users(history: History, wanted: int) -> Tensor | None:

@@ -38,7 +38,7 @@ from recbole_derrd.config.options.schema import Options, option, share_of_users
 from recbole_derrd.data.history import History
 from recbole_derrd.distillers.base import Distiller, Need
 from recbole_derrd.distillers.negative_sampling import NegativeSampler
-from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, require_unobserved, short_rankings
+from recbole_derrd.distillers.preconditions import LEFT_OUT, Requirement, left_out_by_rankings, require_unobserved
 from recbole_derrd.distillers.step_batch import StepBatch
 from recbole_derrd.distillers.subsampling import Work, epoch_seed, listed_work, subsample
 from recbole_derrd.teacher import Knowledge
@@ -153,13 +153,18 @@ class RankingDistillation(Distiller[RDOptions]):
         super().__init__(options, knowledge, student, seed)
         self.check(options, knowledge.history)
         self.rankings = torch.from_numpy(knowledge.top_items(options.k)).to(student.device)
-        self.leave_out(short_rankings(self.rankings, options.k))
+        self.leave_out(left_out_by_rankings(self.rankings, "rd_k", options.k, knowledge.history))
         self.position = position_weights(options.k, options.position_lambda).to(student.device)
         self.unobserved = NegativeSampler(knowledge.history)
         #: Unobserved items of each user [n_users, Q], drawn again in each epoch with dynamic weights; None before.
         self.negatives: Tensor | None = None
         #: Where these are in the user's ranking [n_users, Q], -1 where they are not.
         self.positions: Tensor | None = None
+
+    @classmethod
+    def listed(cls, options: RDOptions) -> tuple[int, str]:
+        """Return K: the items whose place is taught."""
+        return options.k, "rd_k"
 
     @classmethod
     def requirements(cls, options: RDOptions, history: History) -> list[Requirement]:

@@ -239,12 +239,13 @@ def check_data(config: DistillConfig, data: Data) -> None:
         note = kind.note(options, data.history)
         if note:
             getLogger().warning(f"{name}: {note}")
-        listed = min(getattr(options, "top_n", 0), most)
+        listed, option = kind.listed(options)
+        # Of what follows trajectories the lists are each teacher's own.
+        listed = 0 if Need.TRAJECTORY in kind.needs else min(listed, most)
         if run.teachers and listed > min(run.ensemble_top_n, most):
             raise OptionError(
                 f"{name} takes {listed} items of the ensemble's lists, which are made from {run.ensemble_top_n} of "
-                f"each teacher and may hold fewer: set ensemble_top_n to {listed} or more, or lower "
-                f"{options.prefix}top_n."
+                f"each teacher and may hold fewer: set ensemble_top_n to {listed} or more, or lower {option}."
             )
 
 

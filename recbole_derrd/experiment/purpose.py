@@ -225,10 +225,16 @@ def _tiny_shares(config: DistillConfig, data: Data) -> list[str]:
     users = min(data.history.n_users - 1, config["train_batch_size"])
     return [
         f"{options.prefix}sample = {share} is less than one user of a batch, so {name} looks at one alone and learns "
-        f"next to nothing: set it to {1 / users:.1g} at the very least."
+        f"next to nothing: set it to {_rounded_up(1 / users)} at the very least."
         for name, options in config.method_options.items()
         if (share := getattr(options, "sample", AUTO)) != AUTO and share * users < 1
     ]
+
+
+def _rounded_up(number: float) -> str:
+    """Return a number below 1 with one digit, none below it."""
+    scale: float = 10.0 ** math.floor(math.log10(number))
+    return f"{math.ceil(round(number / scale, 9)) * scale:.1g}"
 
 
 def refined_is_better(config: DistillConfig, teacher: TrainedModel, refined: TrainedModel) -> bool:

@@ -34,6 +34,7 @@ from recbole_derrd.training.attributes import marks_of
 from recbole_derrd.training.checkpointing import SavingMixin
 from recbole_derrd.training.distributed import NoWriter, Wrapping, refuse_unequal_weights
 from recbole_derrd.training.optimizer import give_rows, quick_adam, takes_rows
+from recbole_derrd.training.silent_terms import SilentTerms
 from recbole_derrd.training.snapshots import Snapshots
 from recbole_derrd.training.subnormals import subnormals_flushed
 from recbole_derrd.training.tracking import TrainingLogger
@@ -94,6 +95,7 @@ class TrainerMixin(SavingMixin):
         #: For each method that follows its teachers, [epoch, where it stands] at each change.
         self.progress: dict[str, list[list[Any]]] = {}
         self.extra: dict[str, Any] = {}
+        self._silent = SilentTerms(getattr(model, "distillers", ()))
         #: Where weights of some epochs are kept, if they are wanted.
         self.snapshots: Snapshots | None = None
         self._train_data: Any = None
@@ -181,12 +183,12 @@ class TrainerMixin(SavingMixin):
 
     def _after_training(self) -> None:
         refuse_unequal_weights(self.model, self.config["model"])
+        self._silent.warn()
         for name, steps in self.progress.items():
             if not steps[-1][1].get("finished", True):
                 self._log_note(name, finished=False)
         if self._idle_folder is not None:
-            # Not before: the first process may have the same folder and be about to write its file there.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # Not before: the first process may be about to write its file there.
                 self._idle_folder.rmdir()
 
     @contextlib.contextmanager
@@ -218,6 +220,7 @@ class TrainerMixin(SavingMixin):
         self._log_progress(epoch_idx)
         self._bar.epoch(epoch_idx)
         losses = super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
+        self._silent.see(self._loss_means(losses))
         self.epoch_seconds.append(time.perf_counter() - started)
         if self.snapshots is not None and is_main_process() and self.snapshots.wants(epoch_idx + 1):
             # To go on from is the training checkpoint's part.
@@ -281,9 +284,8 @@ class TrainerMixin(SavingMixin):
     def _bars(self, wanted: bool) -> tuple[bool, bool]:
         """Return (whether RecBole shows its bars, an epoch's and an evaluation's; whether the training has one bar)."""
         options = getattr(self.config, "run_options", None)
-        shown = shows_bars(wanted)
         # A stock Config has RecBole's console.
-        recboles = options is None or options.verbose
+        shown, recboles = shows_bars(wanted), options is None or options.verbose
         return shown and recboles, shown and not recboles
 
     def _training_bar(self, show: bool) -> TrainingBar:

@@ -18,6 +18,7 @@ from recbole_derrd.data.history import History
 from recbole_derrd.distillers.preconditions import (
     LEFT_OUT,
     Requirement,
+    left_out_by_rankings,
     require_unobserved,
     short_rankings,
     short_users,
@@ -244,6 +245,17 @@ def test_rankings_that_are_short() -> None:
     short = short_rankings(rankings, 2)
     assert short is not None and short.tolist() == [False, False, False, True]
     assert short_rankings(rankings, 1) is None and short_rankings(rankings[:1], 3) is None
+
+
+def test_users_whom_only_the_teacher_is_short_of_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    """Of the other, who has seen nearly all, the data are to blame."""
+    rankings = torch.tensor([[0, 0, 0], [4, 1, 0], [1, 2, 3], [5, 0, 0], [9, 0, 0]])
+    history = history_of([[1], [], [2, 3], list(range(1, 30))], n_items=N_ITEMS)
+    left = left_out_by_rankings(rankings, "rd_k", 2, history)
+    assert left is not None and left.tolist() == [False, False, False, True, True]
+    assert "fewer than rd_k = 2 unobserved items for 1 of 4 users: they have no part" in caplog.text
+    caplog.clear()
+    assert left_out_by_rankings(rankings, "rd_k", 1, history) is None and not caplog.text
 
 
 def test_a_tenth_of_the_users_may_have_less_than_fits() -> None:

@@ -75,7 +75,7 @@ class RunOptions(Options):
         "exp(-r / 10).",
         choices=("power", "exponential"),
     )
-    ensemble_power: float = option(0.05, "Exponent p of ensemble_weighting power.", above=0)
+    ensemble_power: float = option(0.05, "Exponent p of ensemble_weighting power.", above=0, high=5)
     teacher_scale: float | str = option(
         1.0,
         "What the teacher's scores are multiplied by where methods read them and where a student starts at them; "
