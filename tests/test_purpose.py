@@ -45,6 +45,14 @@ def made(settings: dict[str, Any], model: str = "BPR") -> DistillConfig:
         ({"distillers": ["rrd"], "teacher": {"seed": 3}, "split_seed": 1}, _SAME + " and settings"),
         ({"distillers": ["rrd"], "teacher": {"learning_rate": 0.1}}, _SAME + ":"),
         ({"distillers": ["rrd"], "teacher": {"embedding_size": 4}}, "embedding_size 4 is smaller than the student's 8"),
+        (
+            {"distillers": ["listwise"], "teacher": LARGE, "listwise_k": 5},
+            "listwise_k has no effect with listwise_items: all. Change that, or take listwise_k out",
+        ),
+        (
+            {"distillers": ["ir_rrd"], "teacher": LARGE, "ir_rrd_item_l": 5, "ir_rrd_item_weight": 0},
+            "ir_rrd_item_l has no effect with ir_rrd_item_weight: 0",
+        ),
         ({"distillers": ["rrd"], "teacher": LARGE, "rrd_weight": 0}, "rrd has no effect, since rrd_weight is 0"),
         ({"distillers": ["hetcomp"], "teacher": LARGE, "teacher_snapshots": 1}, "teacher_snapshots is 1"),
         ({"distillers": ["hetcomp"], "teachers": [{"checkpoint": "x.pth"}]}, "all teachers are brought"),
@@ -76,6 +84,8 @@ def test_settings_without_a_point_are_named(tiny_settings: Settings, given: dict
         {"distillers": ["rrd"], "teacher": LARGE},
         {"distillers": ["rrd"], "teacher_model": "LightGCN"},
         {"distillers": ["rrd"], "teacher_export": "e"},
+        {"distillers": ["listwise"], "teacher": LARGE, "listwise_k": 5, "listwise_items": "student"},
+        {"distillers": ["rrd"], "teacher": LARGE, "rrd_interesting": "topk"},
         {"distillers": ["rrd"], "store_bits": 4},
         {"distillers": ["rrd"], "student_bits": 2},
         {"distillers": ["rrd"], "teachers": ["BPR", {"model": "BPR", "seed": 3}]},

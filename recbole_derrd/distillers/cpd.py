@@ -89,6 +89,7 @@ class CPDOptions(HintOptions):
         "Regulariser by pairs: -log sigmoid of the product of the differences (later code), or how far the product "
         "is below 0 (hinge, first code).",
         choices=("logistic", "hinge"),
+        idle=("pair_weight", 0),
     )
     q: int = option(5, "Items a user whose order is to be kept, drawn again in each epoch (Q).", low=2)
     top_n: int = option(100, "Length of the teacher's ranking that they are drawn from.", low=2)

@@ -65,8 +65,8 @@ class IRRRDOptions(Options):
     decay: float = option(
         10.0, "Items of rank k are drawn with probability proportional to exp(-k / decay) (T).", above=0
     )
-    item_k: int = option(20, "Interesting users an item (K_I).", low=1)
-    item_l: int = option(20, "Uninteresting users an item (L_I).", low=0)
+    item_k: int = option(20, "Interesting users an item (K_I).", low=1, idle=("item_weight", 0))
+    item_l: int = option(20, "Uninteresting users an item (L_I).", low=0, idle=("item_weight", 0))
     item_top_n: int = option(
         500, "Length of the teacher's ranking of users that interesting ones are drawn from.", low=1
     )

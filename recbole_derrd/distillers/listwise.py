@@ -77,7 +77,7 @@ class ListwiseOptions(Options):
         "anew in each epoch.",
         choices=("all", "teacher", "student"),
     )
-    k: int = option(100, "Items a user with listwise_items: teacher or student (K).", low=2)
+    k: int = option(100, "Items a user with listwise_items: teacher or student (K).", low=2, idle=("items", "all"))
     observed: bool = option(False, "Whether a user's training items take part, in both softmaxes.")
     top_n: int = option(
         0,

@@ -63,7 +63,13 @@ class NKDOptions(HintOptions):
         "other for each number (hard), one share from U(0, 1) an entity (entity), or always a (constant).",
         choices=("soft", "hard", "entity", "constant"),
     )
-    own_share: float = option(0.5, "Share of the entity itself, on average (a); mixing: entity has 0.5.", low=0, high=1)
+    own_share: float = option(
+        0.5,
+        "Share of the entity itself, on average (a); mixing: entity has 0.5.",
+        low=0,
+        high=1,
+        idle=("mixing", "entity"),
+    )
     num_experts: int = option(
         5, "Small networks whose mean maps the student's embeddings to the teacher's (E).", low=1, high=1000
     )

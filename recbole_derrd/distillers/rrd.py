@@ -69,7 +69,12 @@ class RRDOptions(Options):
         40, "Uninteresting items a user (L); 0 ranks the interesting items alone.", low=0
     )
     top_n: int = option(500, "Length of the teacher's ranking that interesting items are drawn from (N).", low=1)
-    decay: float = option(10.0, "Rank k is drawn with probability proportional to exp(-k / decay) (T).", above=0)
+    decay: float = option(
+        10.0,
+        "Rank k is drawn with probability proportional to exp(-k / decay) (T).",
+        above=0,
+        idle=("interesting", "topk"),
+    )
     interesting: str = option(
         "sampled",
         "Interesting items: drawn again in each epoch, or always the first K of the ranking.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 
@@ -24,7 +25,8 @@ from recbole_derrd.teacher import TeacherSpec, teacher_specs
 
 def of_settings(config: DistillConfig) -> list[str]:
     """Return what a configuration asks for in vain."""
-    found = [*_unread(config), *_without_distillers(config), *_without_weight(config), *_without_snapshots(config)]
+    found = [*_unread(config), *_without_distillers(config), *_without_weight(config), *_idle_options(config)]
+    found += _without_snapshots(config)
     teacher = weak_teacher(config)
     return [
         *found,
@@ -108,6 +110,20 @@ def _without_weight(config: DistillConfig) -> list[str]:
         f"{name} has no effect, since {options.prefix}weight is 0: raise it, or take {name} out of distillers."
         for name, options in config.method_options.items()
         if getattr(options, "weight", 1) == 0
+    ]
+
+
+def _idle_options(config: DistillConfig) -> list[str]:
+    """Name options of a method that its other options leave unread."""
+    return [
+        f"{options.prefix}{field.name} has no effect with {options.prefix}{other}: {value}. Change that, or take "
+        f"{options.prefix}{field.name} out."
+        for options in config.method_options.values()
+        for field in dataclasses.fields(options)
+        for other, value in [field.metadata.get("idle") or (None, None)]
+        if other
+        and config.external_config_dict.get(options.prefix + field.name) is not None
+        and getattr(options, other) == value
     ]
 
 

@@ -22,6 +22,7 @@ def option(
     above: float | None = None,
     choices: tuple[str, ...] | None = None,
     kind: type | tuple[type, ...] | None = None,
+    idle: tuple[str, Any] | None = None,
 ) -> Any:
     """Declare one option: its default, meaning and limits.
 
@@ -33,12 +34,21 @@ def option(
         above: exclusive lower limit.
         choices: the only strings allowed.
         kind: type or types accepted.
+        idle: another option of the same method and its value, with which nothing reads this one.
     """
     kinds = kind if kind is not None else type(default)
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     return dataclasses.field(
         default_factory=lambda: copy.copy(default),
-        metadata={"doc": doc, "low": low, "high": high, "above": above, "choices": choices, "kinds": kinds},
+        metadata={
+            "doc": doc,
+            "low": low,
+            "high": high,
+            "above": above,
+            "choices": choices,
+            "kinds": kinds,
+            "idle": idle,
+        },
     )
 
 
