@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from power_law import write_power_law
 from recbole.trainer import Trainer
 from tabulate import tabulate
@@ -31,15 +32,19 @@ from recbole_derrd.data.prepare import prepare_data
 from recbole_derrd.model_cache.building import build_model, freeze
 from recbole_derrd.report.environment import peak_rss_bytes, versions
 from recbole_derrd.student.model import build_student
-from recbole_derrd.teacher import GivenTeacher, StoredKnowledge
+from recbole_derrd.teacher import BuildSettings, GivenTeacher, StoredKnowledge
 from recbole_derrd.training.trainer import trainer_for
 
 METHODS: dict[str, list[str]] = {
     "RRD": ["rrd"], "DE": ["de"], "DE-RRD": ["de", "rrd"],
     "CD": ["cd"], "DCD": ["dcd"], "RD": ["rd"], "IR-RRD": ["ir_rrd"], "listwise": ["listwise"], "RCE-KD": ["rce_kd"],
     "UnKD": ["unkd"], "FTD": ["ftd"], "HTD": ["htd"], "FreqD": ["freqd"], "NKD": ["nkd"], "CPD": ["cpd"],
-    "SLD": ["sld"],
+    "SLD": ["sld"], "HetComp": ["hetcomp"], "HetComp's last phase": ["hetcomp"],
 }  # fmt: skip
+#: Settings of one variant alone. Without a trajectory HetComp's first phase is over at once.
+OWN: dict[str, dict[str, Any]] = {"HetComp's last phase": {"hetcomp_trajectory": False}}
+#: Snapshots of the teacher, for HetComp.
+SNAPSHOTS = 4
 
 
 _CLOCK = time.perf_counter
@@ -52,7 +57,7 @@ def settings(given: argparse.Namespace, size: int, distillers: list[str], fast: 
         "train_batch_size": 1024, "distillers": distillers, "checkpoint_dir": temporary, "show_progress": False,
         "de_temperature_start": given.temperature, "cpd_temperature_start": given.temperature,
         "htd_temperature_start": given.temperature, "gpu_id": given.gpu_id, "fast": fast, "n_layers": 2,
-        "listwise_top_n": given.listwise_top_n, "rd_start_epoch": 0, **shares(given),
+        "listwise_top_n": given.listwise_top_n, "rd_start_epoch": 0, **shares(given), **given.options,
         "benchmark_filename": ["train", "valid", "test"] if given.benchmark_filename else None,
     }  # fmt: skip
 
@@ -72,7 +77,9 @@ def knowledge_of_untrained(
     data = prepare_data(config)
     adapter = adapter_of(freeze(build_model(config, data)))
     folder = Path(temporary) / f"knowledge-{model}"
-    knowledge = StoredKnowledge(folder, GivenTeacher(lambda: adapter, adapter.hints), data.history)
+    # Its earlier snapshots are itself.
+    teacher = GivenTeacher(lambda: adapter, adapter.hints, earlier=(lambda: adapter,) * (SNAPSHOTS - 1))
+    knowledge = StoredKnowledge(folder, teacher, data.history, BuildSettings(snapshots=SNAPSHOTS))
     seconds = {}
     for what, make in (
         ("rankings", lambda: knowledge.top_items(500)),
@@ -105,7 +112,9 @@ def measure(
             if method in given.methods.split(",")
         ),
     ):
-        config = DistillConfig(model, given.dataset, config_dict=settings(given, size, distillers, fast, temporary))
+        own_settings = OWN.get(name.replace("student + ", ""), {})
+        wanted = {**settings(given, size, distillers, fast, temporary), **own_settings}
+        config = DistillConfig(model, given.dataset, config_dict=wanted)
         own = prepare_data(config)
         if fast == "none":
             trainers[name] = Trainer(config, build_model(config, own)), own
@@ -202,6 +211,7 @@ def main() -> None:
     parser.add_argument("--sample", type=float, help="share of a batch that every method looks at; default: its own")
     parser.add_argument("--methods", default=",".join(METHODS), help="which students with distillation to measure")
     parser.add_argument("--listwise_top_n", type=int, default=0, help="the teacher's list that listwise reads")
+    parser.add_argument("--options", type=yaml.safe_load, default={}, help="more settings of all, {key: value, ...}")
     parser.add_argument("--gpu_id", default="")
     parser.add_argument(
         "--cpu", action="store_true", help="CPU seconds of the process, which a busy machine disturbs less"
