@@ -43,7 +43,8 @@ def own_log(config: DistillConfig) -> Iterator[Path | None]:
     try:
         # RecBole looks whether a folder is there and then makes it: of two processes one would fail.
         Path("log", config["model"]).mkdir(parents=True, exist_ok=True)
-        own = _recboles_handlers(config, root)
+        init_logger(config)
+        own = [handler for handler in root.handlers if handler not in before]
         _refuse_unwritable_tensorboard()
     except (OSError, OptionError) as error:
         _close([handler for handler in root.handlers if handler not in before])
@@ -61,25 +62,6 @@ def own_log(config: DistillConfig) -> Iterator[Path | None]:
     finally:
         _close(own)
         root.setLevel(level)
-
-
-def _recboles_handlers(config: DistillConfig, root: logging.Logger) -> list[logging.Handler]:
-    """Let RecBole set the root logger up, which it does to an empty one alone, and return what it has added.
-
-    Where a program or a notebook has handlers there already, its console stays as it is.
-    """
-    before = list(root.handlers)
-    root.handlers.clear()
-    try:
-        init_logger(config)
-        own = list(root.handlers)
-        if before:
-            own = [handler for handler in own if isinstance(handler, logging.FileHandler)]
-        root.handlers[:] = [*before, *own]
-    except BaseException:
-        root.handlers[:0] = before
-        raise
-    return own
 
 
 def _for_the_console(root: logging.Logger, handler: logging.Handler, config: DistillConfig) -> logging.Handler:
