@@ -85,8 +85,8 @@ def test_what_a_teacher_does_not_know_is_not_in_its_spread(items: int) -> None:
     scores[:, ~known["item"]] = -torch.inf
     teacher.score_all = lambda users: scores[users]  # type: ignore[method-assign, assignment]
     wanted = slow_spread(scores[3::3, -items:])
-    assert spread_of(teacher, known) == pytest.approx(wanted, rel=1e-5)
-    assert math.isnan(spread_of(teacher, {"item": torch.zeros(30, dtype=torch.bool)}))
+    assert spread_of(teacher, {side: mask.numpy() for side, mask in known.items()}) == pytest.approx(wanted, rel=1e-5)
+    assert math.isnan(spread_of(teacher, {"item": np.zeros(30, dtype=bool)}))
 
 
 def test_a_teacher_of_short_lists_is_said_to_have_no_spread(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

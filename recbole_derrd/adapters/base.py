@@ -67,8 +67,11 @@ class Adapter:
 
     def parameter_count(self) -> int:
         """Return how many parameters the model trains; those of distillers that are attached to it are not its own."""
-        named = self.model.named_parameters()
-        return sum(one.numel() for name, one in named if one.requires_grad and not name.startswith("distillers."))
+        return sum(one.numel() for one in self.own_parameters() if one.requires_grad)
+
+    def own_parameters(self) -> Iterator[Tensor]:
+        """Yield the model's parameters without those of distillers that are attached to it."""
+        return (one for name, one in self.model.named_parameters() if not name.startswith("distillers."))
 
     def propagated_numbers(self) -> int:
         """Return how many numbers a step gathers in propagations over a graph, forward and backward."""
@@ -77,8 +80,7 @@ class Adapter:
     def logit_work(self) -> int:
         """Return the multiply-adds of one logit: of a network, the parameters that are no table of users or items."""
         tables = (self.n_users, self.n_items)
-        own = (one for name, one in self.model.named_parameters() if not name.startswith("distillers."))
-        return sum(one.numel() for one in own if not one.dim() or one.shape[0] not in tables)
+        return sum(one.numel() for one in self.own_parameters() if not one.dim() or one.shape[0] not in tables)
 
     def user_embeddings(self, users: Tensor | None = None, hint: str | None = None) -> Tensor:
         """Return the users' embeddings [n, d]; of all users where none are named."""

@@ -32,8 +32,7 @@ class RowAdapter(Adapter):
 
     def logit_work(self) -> int:
         """Return the multiply-adds of one logit of a row: of a network its parameters, shared out over the items."""
-        numbers = sum(one.numel() for one in self.model.parameters())
-        return max(1, int(numbers) // int(self.n_items))
+        return max(1, sum(one.numel() for one in self.own_parameters()) // int(self.n_items))
 
     def score_users(self, items: Tensor, users: Tensor) -> Tensor:
         """Return the logits [B, K] of users [B, K] for items [B]; each user's row is made once."""

@@ -86,7 +86,9 @@ class Distiller(nn.Module, Generic[OptionsT]):
     @classmethod
     def listed(cls, options: Any) -> tuple[int, str]:
         """Return how many items of a user's list by the teacher the term reads, and the option that says so."""
-        return int(getattr(options, "top_n", 0)), f"{options.prefix}top_n"
+        # Of what follows trajectories the lists are each teacher's own.
+        count = 0 if Need.TRAJECTORY in cls.needs else int(getattr(options, "top_n", 0))
+        return count, f"{options.prefix}top_n"
 
     @classmethod
     def requirements(cls, options: Any, history: History) -> list[Requirement]:

@@ -129,8 +129,8 @@ def left_out_by_rankings(rankings: Tensor, asked: str, wanted: int, history: His
     """
     short = short_rankings(rankings, wanted)
     if short is not None:
-        unobserved = torch.from_numpy(history.n_items - 1 - history.lengths)
-        lists = int((short.cpu() & (unobserved >= wanted)).sum())
+        by_data = short_users(history, wanted)
+        lists = int((short.cpu() if by_data is None else short.cpu() & ~by_data).sum())
         if lists:
             getLogger().warning(
                 f"The teacher ranks fewer than {asked} = {wanted} unobserved items for {lists:,} of "

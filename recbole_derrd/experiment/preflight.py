@@ -240,8 +240,7 @@ def check_data(config: DistillConfig, data: Data) -> None:
         if note:
             getLogger().warning(f"{name}: {note}")
         listed, option = kind.listed(options)
-        # Of what follows trajectories the lists are each teacher's own.
-        listed = 0 if Need.TRAJECTORY in kind.needs else min(listed, most)
+        listed = min(listed, most)
         if run.teachers and listed > min(run.ensemble_top_n, most):
             raise OptionError(
                 f"{name} takes {listed} items of the ensemble's lists, which are made from {run.ensemble_top_n} of "

@@ -25,11 +25,13 @@ from recbole_derrd.teacher import TeacherSpec, teacher_specs
 
 def of_settings(config: DistillConfig) -> list[str]:
     """Return what a configuration asks for in vain."""
-    found = [*_unread(config), *_without_distillers(config), *_without_weight(config), *_idle_options(config)]
-    found += _without_snapshots(config)
     teacher = weak_teacher(config)
     return [
-        *found,
+        *_unread(config),
+        *_without_distillers(config),
+        *_without_weight(config),
+        *_idle_options(config),
+        *_without_snapshots(config),
         *([teacher] if teacher else []),
         *_beside_an_export(config),
         *_left_out(config),
@@ -115,16 +117,18 @@ def _without_weight(config: DistillConfig) -> list[str]:
 
 def _idle_options(config: DistillConfig) -> list[str]:
     """Name options of a method that its other options leave unread."""
-    return [
-        f"{options.prefix}{field.name} has no effect with {options.prefix}{other}: {value}. Change that, or take "
-        f"{options.prefix}{field.name} out."
-        for options in config.method_options.values()
-        for field in dataclasses.fields(options)
-        for other, value in [field.metadata.get("idle") or (None, None)]
-        if other
-        and config.external_config_dict.get(options.prefix + field.name) is not None
-        and getattr(options, other) == value
-    ]
+    found = []
+    for options in config.method_options.values():
+        for field in dataclasses.fields(options):
+            key = options.prefix + field.name
+            if not field.metadata.get("idle") or config.external_config_dict.get(key) is None:
+                continue
+            other, value = field.metadata["idle"]
+            if getattr(options, other) == value:
+                found.append(
+                    f"{key} has no effect with {options.prefix}{other}: {value}. Change that, or take {key} out."
+                )
+    return found
 
 
 def _without_snapshots(config: DistillConfig) -> list[str]:

@@ -86,11 +86,11 @@ def replacing_file(target: Path) -> Iterator[Path]:
             pipe, whose place a file would take.
     """
     target = Path(target)
-    if target.exists() and not (target.is_file() or target.is_dir()):
-        raise DistillError(f"Cannot write {target}: it is a device or a pipe. Name a file.")
     partial = _partial_name(target)
     try:
         with write_errors_named(target):
+            if target.exists() and not (target.is_file() or target.is_dir()):
+                raise DistillError(f"Cannot write {target}: it is a device or a pipe. Name a file.")
             target.parent.mkdir(parents=True, exist_ok=True)
             yield partial
             _flush_file(partial)

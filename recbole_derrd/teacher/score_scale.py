@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,7 +56,7 @@ def automatic_scale(spread: float) -> float:
 
 
 @torch.no_grad()
-def spread_of(teacher: Adapter, known: Mapping[str, Tensor] | None = None) -> float:
+def spread_of(teacher: Adapter, known: Mapping[str, np.ndarray[Any, Any]] | None = None) -> float:
     """Return the spread of a teacher's scores, over users at equal distances in the order of their ids; NaN if none.
 
     Args:
@@ -76,6 +78,6 @@ def spread_of(teacher: Adapter, known: Mapping[str, Tensor] | None = None) -> fl
     return float(torch.cat(found).double().mean())
 
 
-def _known(mask: Tensor | None, count: int) -> Tensor:
+def _known(mask: np.ndarray[Any, Any] | None, count: int) -> Tensor:
     """Return the ids that a teacher knows, without the padding id."""
-    return torch.arange(1, count) if mask is None else 1 + mask[1:].nonzero().squeeze(1).cpu()
+    return torch.arange(1, count) if mask is None else torch.from_numpy(1 + np.flatnonzero(mask[1:]))

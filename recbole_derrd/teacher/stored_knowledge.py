@@ -9,7 +9,6 @@ from logging import getLogger
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from recbole_derrd.adapters import Adapter
@@ -124,10 +123,7 @@ class StoredKnowledge:
         """What scores are multiplied by; found at first use where it was not given."""
         if self._score_scale is not None:
             return self._score_scale
-        masks = {side: self.known(side) for side in ("user", "item")}
-        spread = spread_of(
-            self.teacher, {side: torch.from_numpy(mask) for side, mask in masks.items() if mask is not None}
-        )
+        spread = spread_of(self.teacher, self._teacher.source.known)
         if not math.isfinite(spread):
             getLogger().warning(
                 "teacher_scale: auto has no effect: the teacher scores too few items of each user to show how large "
